@@ -1,0 +1,151 @@
+"""Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
+
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+SUITE_AES_256_GCM: Final = 1
+SUITE_CHACHA20_POLY1305: Final = 2
+LANE_SECRET_SIZE: Final = 44
+LANES_MAX: Final = 64
+OFFLOADS: Final[tuple[str, ...]]
+"""Names that ``--no-offload`` takes: vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing."""
+
+EVENT_FIRST_RECORD: Final = 1  # the first valid record of a receive epoch arrived
+EVENT_ROTATE_DUE: Final = 2  # a key passed a soft limit (records or blocks)
+EVENT_ENDPOINT_MOVED: Final = 4  # an authenticated record came from another address
+EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals and opens nothing more
+
+class PlaneError(Exception):
+    """The data plane refused a call or a system call failed; the message is one clear line."""
+
+class Address(NamedTuple):
+    """A UDP address. ``host`` is a numeric IPv4 or IPv6 address (never IPv4-mapped), ``scope`` an interface index or 0."""
+
+    host: str
+    port: int
+    scope: int = 0
+
+class Event(NamedTuple):
+    peer: int
+    rx_index: int
+    """The epoch that the event is about; 0 for ``EVENT_ENDPOINT_MOVED``."""
+    flags: int
+
+class Datagram(NamedTuple):
+    """One QUIC datagram that arrived on a data socket."""
+
+    data: bytes
+    remote: Address
+    local: str | None
+    """The address that it was sent to, to answer from (IP_PKTINFO)."""
+
+class PeerStats(NamedTuple):
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+    """Packets and bytes are those of the inner IP packets."""
+    last_rx_ns: int
+    """CLOCK_BOOTTIME of the last authenticated record, 0 for never."""
+    last_tx_ns: int
+    """CLOCK_BOOTTIME of the last record sent, 0 for never."""
+    last_tx_data_ns: int
+    """Likewise, of the last record that carried a packet: empty records do not count."""
+
+class Plane:
+    """The data plane: worker threads between TUN queues and UDP sockets.
+
+    All methods may be called from one thread (the event loop's); none blocks for longer than a swap of the snapshot.
+    Descriptors stay the caller's: the plane never closes them.
+    """
+
+    event_fd: int
+    """Readable when ``events`` or ``quic_datagrams`` has something."""
+
+    def __init__(
+        self,
+        tun_fds: Sequence[int],
+        udp_fds: Sequence[int],
+        *,
+        mtu: int,
+        offloads: Collection[str],
+    ) -> None:
+        """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet
+        started. ``udp_fds`` are the reuseport group's sockets 1.., bound; ``offloads`` the names that are to be used
+        (those that were probed and not switched off)."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None:
+        """Ends and joins the workers and wipes every key. Idempotent."""
+
+    def failure(self) -> str | None:
+        """Why a worker has died, or None while all run."""
+
+    def add_peer(self) -> int:
+        """A handle for a new peer, without routes, keys or endpoint."""
+
+    def remove_peer(self, peer: int) -> None:
+        """Forgets its routes, wipes its epochs and forgets its counters. KeyError if unknown."""
+
+    def set_routes(self, routes: Sequence[tuple[str, int]]) -> None:
+        """Replaces all allowed IPs: ``(cidr, peer)``. ValueError for a bad or doubly owned CIDR (nothing changes)."""
+
+    def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
+        """Where records for the peer go, and from which local address (None: the kernel chooses)."""
+
+    def endpoint(self, peer: int) -> tuple[Address, str | None] | None: ...
+    def install(
+        self,
+        peer: int,
+        *,
+        number: int,
+        suite: int,
+        rx_index: int,
+        tx_index: int,
+        tx_secrets: bytearray,
+        rx_secrets: bytearray,
+        lifetime: float,
+        records_soft: int = 2**26,
+        blocks_soft: int = 2**34,
+    ) -> None:
+        """Adds an epoch, receive-only. Secrets are lanes * 44 bytes, key (32) || iv (12) per lane; both buffers are
+        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ValueError for a bad
+        argument or an index in use."""
+
+    def activate(self, rx_index: int) -> None:
+        """From now on records for the epoch's peer are sealed under this epoch. KeyError if unknown."""
+
+    def promote(self, rx_index: int) -> None:
+        """Makes it the newest promoted receive epoch of its peer: the one whose records may move the endpoint."""
+
+    def remove(self, rx_index: int) -> None:
+        """Wipes an epoch. If it was the active one, packets for the peer are dropped as no_key. KeyError."""
+
+    def has(self, rx_index: int) -> bool: ...
+    def send_empty(self, rx_index: int) -> None:
+        """A worker seals an empty record (a keepalive) under that epoch and sends it to the peer's endpoint."""
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""
+
+    def quic_datagrams(self) -> list[Datagram]:
+        """QUIC datagrams that arrived on data sockets since the last call."""
+
+    def inject(self, data: bytes, remote: Address, local: str | None) -> None:
+        """A data record that arrived on the control plane's socket."""
+
+    def peer_stats(self, peer: int) -> PeerStats: ...
+    def epoch_records(self, rx_index: int) -> tuple[int, int]:
+        """Records sealed and opened under an epoch."""
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""
+
+    def udp_segment_active(self) -> bool:
+        """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
+
+    def live_epochs(self) -> int:
+        """Epochs whose keys are still in memory, those that wait for a worker to let go included."""
+
+def cpu_has_aes() -> bool: ...
+def vnet_size() -> int: ...

@@ -1,0 +1,44 @@
+/*
+ * AEAD back ends: one table of functions per implementation, chosen once for a suite.
+ *
+ * A key object belongs to one caller at a time: the back ends keep scratch state in it. Sealing and opening may be
+ * out of place or exactly in place (out == in); any other overlap is an error of the caller.
+ */
+#ifndef CQ_AEAD_H
+#define CQ_AEAD_H
+
+#include "cq_wire.h"
+
+struct cq_aead_key;
+
+struct cq_aead_ops {
+    const char *name; /* "evp-aes-256-gcm", for status and tests */
+    uint8_t suite;    /* enum cq_suite */
+    int (*init)(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_SIZE]);
+    /* out receives n + CQ_TAG_SIZE bytes. */
+    int (*seal)(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
+                const uint8_t *in, size_t n, uint8_t *out);
+    /* in holds n + CQ_TAG_SIZE bytes, out receives n. On CQ_E_AUTH out holds nothing that may be used. */
+    int (*open)(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
+                const uint8_t *in, size_t n, uint8_t *out);
+    void (*wipe)(struct cq_aead_key *key);
+};
+
+struct cq_aead_key {
+    const struct cq_aead_ops *ops;
+    void *state; /* owned by the back end; wiped and freed by ops->wipe */
+};
+
+/* The fastest back end of this machine for a suite, or NULL for an unknown suite. */
+const struct cq_aead_ops *cq_aead_select(uint8_t suite);
+
+/* Whether the CPU has AES instructions, which is what "auto" goes by. */
+int cq_aead_cpu_has_aes(void);
+
+int cq_aead_init(struct cq_aead_key *key, uint8_t suite, const uint8_t secret[CQ_KEY_SIZE]);
+void cq_aead_wipe(struct cq_aead_key *key); /* safe on a zeroed or wiped key */
+
+/* Overwrites n bytes so that the compiler cannot leave it out. */
+void cq_wipe(void *p, size_t n);
+
+#endif
