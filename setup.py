@@ -1,0 +1,125 @@
+"""Builds the compiled data plane. Everything else about the package is in pyproject.toml.
+
+Environment:
+    CRYPRQ_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, for tests only (``make asan``)
+    CRYPRQ_WERROR=1     warnings in csrc/ are errors (CI and ``make lint``; never for users, whose compiler may be newer)
+    CRYPRQ_GIT_SHA=...  the revision to record where there is no .git, as in an image build
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
+
+ROOT = Path(__file__).resolve().parent
+SANITIZE = os.environ.get("CRYPRQ_SANITIZE") == "1"
+WERROR = os.environ.get("CRYPRQ_WERROR") == "1"
+
+COMPILE = ["-std=gnu11", "-fvisibility=hidden", "-pthread"]
+LINK = ["-pthread"]
+if SANITIZE:
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    COMPILE += ["-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE", "-UNDEBUG", *SANITIZERS]
+    LINK += SANITIZERS
+else:
+    # Ubuntu's gcc sets _FORTIFY_SOURCE itself, and would warn about a second definition.
+    COMPILE += ["-O3", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    LINK += ["-Wl,-z,relro,-z,now"]
+
+STRICT = ["-Wall", "-Wextra"] + (["-Werror"] if WERROR else [])
+GENERATED = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
+
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.h"))
+
+
+def revision() -> str | None:
+    """The git revision of this checkout, ``-dirty`` when it has changes; None outside a checkout."""
+    if sha := os.environ.get("CRYPRQ_GIT_SHA"):
+        return sha
+    if not (ROOT / ".git").exists():  # an sdist, perhaps unpacked inside somebody else's repository
+        return None
+    # safe.directory: root building a user's checkout is no reason to lose the revision.
+    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_build_info(version: str) -> None:
+    """Writes cryprq/_build.py, the one place where the program learns its version and revision.
+
+    An sdist carries the file; a build without git keeps the one that is there.
+    """
+    path = ROOT / "cryprq" / "_build.py"
+    sha = revision()
+    if sha is None and path.exists():
+        return
+    text = f'"""Written by setup.py; do not edit."""\n\nVERSION = {version!r}\nGIT_SHA = {sha or "unknown"!r}\n'
+    text = text.replace("'", '"')
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+class BuildPy(build_py):
+    """Copies the Python sources, with the build information among them."""
+
+    def run(self) -> None:
+        write_build_info(self.distribution.get_version())
+        super().run()
+
+
+class Sdist(sdist):
+    """Packs the sources, with the build information among them."""
+
+    def run(self) -> None:
+        write_build_info(self.distribution.get_version())
+        super().run()
+
+
+class BuildExt(build_ext):
+    """Compiles csrc/ strictly and Cython's output less so, and only the objects that are older than their sources."""
+
+    def run(self) -> None:
+        write_build_info(self.distribution.get_version())
+        super().run()
+
+    def build_extensions(self) -> None:
+        compile_one = self.compiler._compile
+        newest_header = max(os.path.getmtime(path) for path in [*HEADERS, "setup.py"])
+
+        def compile_source(obj: str, src: str, ext: str, cc_args: list[str], extra: list[str], pp: list[str]) -> None:
+            if not self.force and os.path.exists(obj):
+                if os.path.getmtime(obj) > max(os.path.getmtime(src), newest_header):
+                    return
+            own = Path(src).parent.name == "csrc"
+            compile_one(obj, src, ext, cc_args, [*extra, *(STRICT if own else GENERATED)], pp)
+
+        # setuptools has one set of flags per extension; this private hook is the one place to set them per file.
+        self.compiler._compile = compile_source
+        super().build_extensions()
+
+
+def extensions() -> list[Any]:
+    """The extension modules, with C generated from Cython where it is out of date."""
+    fastpath = Extension(
+        "cryprq._fastpath",
+        sources=["cryprq/_fastpath.pyx", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))],
+        depends=[*HEADERS, "setup.py"],
+        include_dirs=["csrc"],
+        libraries=["crypto"],
+        extra_compile_args=COMPILE,
+        extra_link_args=LINK,
+    )
+    modules: list[Any] = cythonize([fastpath], compiler_directives={"language_level": 3})
+    return modules
+
+
+os.chdir(ROOT)
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": Sdist})
