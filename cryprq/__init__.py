@@ -1,0 +1,1 @@
+"""CrypRQ: a post-quantum VPN for Linux."""
