@@ -18,7 +18,7 @@ struct cq_aead_ops {
     /* out receives n + CQ_TAG_SIZE bytes. */
     int (*seal)(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
                 const uint8_t *in, size_t n, uint8_t *out);
-    /* in holds n + CQ_TAG_SIZE bytes, out receives n. On CQ_E_AUTH out holds nothing that may be used. */
+    /* in holds n + CQ_TAG_SIZE bytes, out receives n. On CQ_E_AUTH out is zeroed. */
     int (*open)(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
                 const uint8_t *in, size_t n, uint8_t *out);
     void (*wipe)(struct cq_aead_key *key);
@@ -29,12 +29,18 @@ struct cq_aead_key {
     void *state; /* owned by the back end; wiped and freed by ops->wipe */
 };
 
+/* The back ends: one table per implementation. */
+extern const struct cq_aead_ops cq_aead_evp_aes_256_gcm;       /* cq_aead_evp.c, libcrypto's EVP */
+extern const struct cq_aead_ops cq_aead_evp_chacha20_poly1305; /* likewise */
+
 /* The fastest back end of this machine for a suite, or NULL for an unknown suite. */
 const struct cq_aead_ops *cq_aead_select(uint8_t suite);
 
-/* Whether the CPU has AES instructions, which is what "auto" goes by. */
+/* Whether the CPU has AES and carry-less multiplication, which is what "auto" goes by. */
 int cq_aead_cpu_has_aes(void);
 
+/* Keys a zeroed or wiped key object for both directions; the caller still owns and wipes the secret. CQ_E_ARGUMENT for
+ * an unknown suite, CQ_E_CRYPTO when libcrypto has no such cipher, CQ_E_MEMORY; then the object is empty. */
 int cq_aead_init(struct cq_aead_key *key, uint8_t suite, const uint8_t secret[CQ_KEY_SIZE]);
 void cq_aead_wipe(struct cq_aead_key *key); /* safe on a zeroed or wiped key */
 
