@@ -2,12 +2,13 @@
 
 Environment:
     CRYPRQ_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, for tests only (``make asan``)
-    CRYPRQ_WERROR=1     warnings in csrc/ are errors (CI and ``make lint``; never for users, whose compiler may be newer)
+    CRYPRQ_WERROR=1     warnings in csrc/ are errors: for CI, not for users, whose compiler may be a newer one
     CRYPRQ_GIT_SHA=...  the revision to record where there is no .git, as in an image build
 """
 
 import os
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def write_build_info(version: str) -> None:
         path.write_text(text)
 
 
+def is_newer(path: str, when: float) -> bool:
+    """Whether the file exists and was written after ``when`` (seconds of the epoch)."""
+    return os.path.exists(path) and os.path.getmtime(path) > when
+
+
 class BuildPy(build_py):
     """Copies the Python sources, with the build information among them."""
 
@@ -86,6 +92,12 @@ class Sdist(sdist):
 class BuildExt(build_ext):
     """Compiles csrc/ strictly and Cython's output less so, and only the objects that are older than their sources."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # pip builds in a temporary directory; objects in one place let it and setup.py share their work.
+        flavour = "asan" if SANITIZE else "release"
+        self.build_temp = f"build/objects-{flavour}-{sysconfig.get_config_var('SOABI')}"
+
     def run(self) -> None:
         write_build_info(self.distribution.get_version())
         super().run()
@@ -95,9 +107,8 @@ class BuildExt(build_ext):
         newest_header = max(os.path.getmtime(path) for path in [*HEADERS, "setup.py"])
 
         def compile_source(obj: str, src: str, ext: str, cc_args: list[str], extra: list[str], pp: list[str]) -> None:
-            if not self.force and os.path.exists(obj):
-                if os.path.getmtime(obj) > max(os.path.getmtime(src), newest_header):
-                    return
+            if not self.force and is_newer(obj, max(os.path.getmtime(src), newest_header)):
+                return
             own = Path(src).parent.name == "csrc"
             compile_one(obj, src, ext, cc_args, [*extra, *(STRICT if own else GENERATED)], pp)
 

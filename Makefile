@@ -1,0 +1,78 @@
+# `make help` lists the targets. Each one first installs what is missing: Debian packages (as root; otherwise it says
+# which), and Python packages into .venv. A second call does only what changed.
+
+VENV := .venv
+PYTHON_BIN := $(VENV)/bin/python
+CC := gcc
+
+# -O2 and a real compilation, since the flow-based warnings need the optimiser.
+LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
+
+SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
+C_SOURCES := $(wildcard csrc/*.c)
+SHELL_SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
+ENVIRONMENT := $(VENV)/.stamp-environment
+BUILT := $(VENV)/.stamp-built
+
+# What exercises the compiled extension without a whole node.
+ASAN_TESTS := $(wildcard tests/test_plane*.py tests/test_fastpath*.py)
+ASAN_LIB := build/asan/lib
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test test-c bench lint asan wheel clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(ENVIRONMENT): pyproject.toml scripts/bootstrap.sh
+	@VENV=$(VENV) scripts/bootstrap.sh
+	@touch $@
+
+# .git/logs/HEAD changes with each commit: the build records the revision.
+$(BUILT): $(ENVIRONMENT) $(SOURCES) $(wildcard .git/logs/HEAD)
+	$(PYTHON_BIN) setup.py --quiet build_ext --inplace
+	@touch $@
+
+build: $(BUILT) ## install what is missing and build; the programs are in .venv/bin
+
+demo: build ## a listener and a dialer in two namespaces, with real traffic through the tunnel
+	$(PYTHON_BIN) scripts/demo.py
+
+test: build test-c ## the whole test suite
+	$(VENV)/bin/pytest tests
+
+test-c: build
+	$(MAKE) -C tests/c check
+
+bench: build ## throughput and latency of the tunnel, and micro-benchmarks against the last saved run
+	$(PYTHON_BIN) bench/tunnel.py
+	$(VENV)/bin/pytest bench --benchmark-only --benchmark-autosave --benchmark-compare
+
+# cython-lint looks for pycodestyle on the PATH.
+lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+lint: build ## ruff, mypy --strict, cython-lint, shellcheck, C with -Wall -Wextra -Werror
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict cryprq
+	$(VENV)/bin/cython-lint cryprq
+	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
+	printf '%s\n' $(C_SOURCES) | xargs -P 2 -I{} $(CC) $(LINT_CFLAGS) -c {} -o /dev/null
+
+asan: build ## the C tests and the extension's tests under AddressSanitizer and UBSan
+	$(MAKE) -C tests/c check SANITIZE=1
+	CRYPRQ_SANITIZE=1 $(PYTHON_BIN) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)
+	LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_LIB) \
+	    $(VENV)/bin/pytest -p no:cacheprovider $(ASAN_TESTS)
+
+wheel: build ## a wheel for this machine's Python, in wheelhouse/
+	$(PYTHON_BIN) -m pip wheel --quiet --no-deps --wheel-dir wheelhouse .
+
+clean: ## remove what was built, keep .venv
+	rm -rf build dist cryprq/_fastpath.c cryprq/_build.py $(BUILT) *.egg-info
+	find cryprq tests bench scripts -name '*.so' -delete -o -name __pycache__ -prune -exec rm -rf {} +
+	@if [ -e tests/c/Makefile ]; then $(MAKE) -s -C tests/c clean; fi
+
+distclean: clean ## and .venv
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
