@@ -120,3 +120,49 @@ class FrameReader:
             self._buffer.clear()
             raise FrameError(f"bad frame: {error}") from None
         return frame_type, size
+
+
+class Cursor:
+    """Reads a body field by field. Whatever is not there is a ``FrameError``, and so is what is left at the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
+
+    @property
+    def consumed(self) -> bytes:
+        """What was read so far."""
+        return self._data[: self._at]
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        if size > self.remaining:
+            raise FrameError(f"{size} bytes expected, {self.remaining} left")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def rest(self) -> bytes:
+        """Everything that is left, maybe nothing."""
+        return self.take(self.remaining)
+
+    def u8(self) -> int:
+        """The next byte."""
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        """A 16-bit number, big-endian like all."""
+        return int.from_bytes(self.take(2), "big")
+
+    def u32(self) -> int:
+        """A 32-bit number."""
+        return int.from_bytes(self.take(4), "big")
+
+    def end(self) -> None:
+        """Checks that nothing is left."""
+        if self.remaining:
+            raise FrameError(f"{self.remaining} bytes too many")
