@@ -1,4 +1,4 @@
-"""The two ways in which a program of this package gives up: each is one clear line for the operator and an exit status."""
+"""The two ways in which a program of this package gives up, each with one clear line and an exit status."""
 
 
 class CryprqError(Exception):

@@ -1,7 +1,7 @@
 """A node's long-term identity: one seed, an Ed25519 and an ML-DSA-65 key made from it, and the peer ID of both.
 
-The identity file is one line of text, ``cryprq-identity-v1 `` and 56 characters of base64: the 32-byte seed and 10 bytes
-of SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed instead of becoming another identity.
+The identity file is one line of text, ``cryprq-identity-v1 `` and 56 characters of base64: the 32-byte seed and 10
+bytes of SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed, not taken for another identity.
 """
 
 import base64
@@ -79,7 +79,7 @@ class PeerId:
         if not multihash.startswith(_MULTIHASH_SHA2_256):
             shown = text if len(text) <= 64 else text[:61] + "..."
             raise ValueError(
-                f"{shown!r} is not a peer ID: expected 46 base58 characters that begin with Qm, as `cryprq id` prints them"
+                f"{shown!r} is not a peer ID: it has 46 base58 characters and begins with Qm, as `cryprq id` prints it"
             )
         return cls(multihash[len(_MULTIHASH_SHA2_256) :])
 
@@ -250,7 +250,7 @@ def _decode(data: bytearray) -> bytearray | None:
 
 
 def _read_private(path: Path) -> bytearray:
-    """The contents of a file that only its owner may touch. OSError, or IdentityError for a file that is not private."""
+    """The contents of a file that only its owner may touch. OSError, or IdentityError if it is not private."""
     # O_NONBLOCK: a FIFO in the file's place must not hang the start.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
