@@ -14,11 +14,12 @@
 #include "check.h"
 #include "cq_session.h"
 
-enum { LANES = 3, PIECE = 8, BLOCKS_MAX = 4096 };
+enum { LANES = 3, PIECE = 8, BLOCKS_MAX = 1 << 16 };
 
 static uint8_t secrets[2][LANES][CQ_LANE_SECRET_SIZE];
 static unsigned frees, leaks, searching;
-static void *blocks[BLOCKS_MAX]; /* libcrypto's live ones */
+static void *blocks[BLOCKS_MAX]; /* libcrypto's live ones, among the first blocks_used */
+static unsigned blocks_used;
 
 void __real_free(void *p);
 void __wrap_free(void *p);
@@ -58,18 +59,20 @@ static void *crypto_malloc(size_t n, const char *file, int line)
 {
     (void)file, (void)line;
     void *p = n != 0 ? calloc(1, n) : NULL; /* zeroed, so that what is found was put there */
-    for (unsigned i = 0; p != NULL && i < BLOCKS_MAX; i++)
-        if (blocks[i] == NULL) {
-            blocks[i] = p;
-            break;
-        }
+    unsigned i = 0;
+    while (i < blocks_used && blocks[i] != NULL)
+        i++;
+    if (i == BLOCKS_MAX)
+        abort();
+    blocks[i] = p;
+    blocks_used = i < blocks_used ? blocks_used : i + 1;
     return p;
 }
 
 static void crypto_free(void *p, const char *file, int line)
 {
     (void)file, (void)line;
-    for (unsigned i = 0; p != NULL && i < BLOCKS_MAX; i++)
+    for (unsigned i = 0; p != NULL && i < blocks_used; i++)
         if (blocks[i] == p)
             blocks[i] = NULL;
     __wrap_free(p);
@@ -92,7 +95,7 @@ static unsigned live_blocks_with_secrets(void)
 {
     unsigned found = 0;
 
-    for (unsigned i = 0; i < BLOCKS_MAX; i++)
+    for (unsigned i = 0; i < blocks_used; i++)
         found += blocks[i] != NULL && holds_secret(blocks[i], malloc_usable_size(blocks[i]));
     return found;
 }
