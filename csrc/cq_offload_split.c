@@ -136,5 +136,6 @@ bool cq_offload_split_next(struct cq_split *s, uint8_t **packet, size_t *length)
     if (!s->vouched)
         complete_segment(s, p, n);
     *packet = p;
+    *length = n;
     return true;
 }
