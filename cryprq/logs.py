@@ -1,4 +1,4 @@
-"""Log lines: ``event=NAME key=value`` or one JSON object a line, on stderr. Rate limits for what strangers can trigger."""
+"""Log lines on stderr: ``event=NAME key=value`` or JSON. Rate limits for what strangers can trigger."""
 
 import logging
 import re
