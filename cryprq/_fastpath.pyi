@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from cryprq.address import Address
+
 SUITE_AES_256_GCM: Final = 1
 SUITE_CHACHA20_POLY1305: Final = 2
 LANE_SECRET_SIZE: Final = 44
@@ -17,13 +19,6 @@ EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals 
 
 class PlaneError(Exception):
     """The data plane refused a call or a system call failed; the message is one clear line."""
-
-class Address(NamedTuple):
-    """A UDP address. ``host`` is a numeric IPv4 or IPv6 address (never IPv4-mapped), ``scope`` an interface index or 0."""
-
-    host: str
-    port: int
-    scope: int = 0
 
 class Event(NamedTuple):
     peer: int
@@ -148,4 +143,3 @@ class Plane:
         """Epochs whose keys are still in memory, those that wait for a worker to let go included."""
 
 def cpu_has_aes() -> bool: ...
-def vnet_size() -> int: ...

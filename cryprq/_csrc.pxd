@@ -1,0 +1,181 @@
+# Extern declarations of csrc/, and nothing else.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "<stdatomic.h>" nogil:
+    pass
+
+
+cdef extern from "cq_wire.h" nogil:
+    enum:
+        CQ_OK
+        CQ_E_ARGUMENT
+        CQ_E_MEMORY
+        CQ_E_CRYPTO
+        CQ_LANES_MAX
+
+
+cdef extern from "cq_aead.h" nogil:
+    int cq_aead_cpu_has_aes()
+    void cq_wipe(void *p, size_t n)
+
+
+cdef extern from "cq_route.h" nogil:
+    cdef struct cq_route_entry:
+        uint8_t family
+        uint8_t prefix
+        uint8_t addr[16]
+        uint32_t value
+
+
+cdef extern from "cq_session.h" nogil:
+    enum:
+        CQ_LANE_SECRET_SIZE
+
+    cdef struct cq_limits:
+        uint64_t records_soft
+        uint64_t records_hard
+        uint64_t blocks_soft
+        uint64_t blocks_hard
+
+    cdef struct cq_epoch_params:
+        uint32_t rx_index
+        uint32_t tx_index
+        uint32_t number
+        uint8_t suite
+        uint8_t tx_lanes
+        uint8_t rx_lanes
+        const uint8_t *tx_secrets
+        const uint8_t *rx_secrets
+        uint64_t expires_ns
+        cq_limits limits
+
+    cdef struct cq_lane_tx:
+        uint64_t counter
+
+    cdef struct cq_lane_rx:
+        uint64_t records
+
+    cdef struct cq_epoch:
+        uint8_t tx_lanes
+        uint8_t rx_lanes
+        cq_lane_tx *tx
+        cq_lane_rx *rx
+
+    cq_limits cq_session_default_limits()
+    cq_epoch *cq_session_new(const cq_epoch_params *params, int *error)
+    void cq_session_free(cq_epoch *epoch)
+
+
+cdef extern from "cq_io.h" nogil:
+    cdef struct cq_address:
+        uint8_t host[16]
+        uint32_t scope
+        uint16_t port
+        uint8_t family
+
+    cdef struct cq_endpoint:
+        cq_address remote
+        uint8_t local[16]
+        uint32_t local_scope
+        uint32_t has_local
+
+    uint64_t cq_io_now_ns()
+
+
+cdef extern from "cq_table.h" nogil:
+    cdef struct cq_shared_endpoint:
+        pass
+
+    cdef struct cq_peer:
+        cq_shared_endpoint endpoint
+        uint64_t rx_packets
+        uint64_t rx_bytes
+        uint64_t last_rx_ns
+        uint64_t tx_packets
+        uint64_t tx_bytes
+        uint64_t last_tx_ns
+        uint64_t last_tx_data_ns
+
+    cdef struct cq_slot:
+        cq_epoch *epoch
+
+    cdef struct cq_table:
+        pass
+
+    cdef struct cq_tables:
+        cq_table *current
+        size_t live_epochs
+
+    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
+    void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
+    cq_slot *cq_table_find(const cq_table *table, uint32_t rx_index)
+    int cq_table_add_peer(cq_tables *t, uint32_t *handle)
+    int cq_table_remove_peer(cq_tables *t, uint32_t handle)
+    int cq_table_set_routes(cq_tables *t, const cq_route_entry *entries, size_t count)
+    int cq_table_install(cq_tables *t, uint32_t handle, cq_epoch *epoch)
+    int cq_table_activate(cq_tables *t, uint32_t rx_index)
+    int cq_table_promote(cq_tables *t, uint32_t rx_index)
+    int cq_table_remove(cq_tables *t, uint32_t rx_index)
+    cq_peer *cq_table_peer(cq_tables *t, uint32_t handle)
+    void cq_table_reclaim(cq_tables *t)
+
+
+cdef extern from "cq_plane.h" nogil:
+    enum:
+        CQ_DROP_COUNT
+
+    cdef struct cq_drop_name:
+        const char *direction
+        const char *reason
+
+    const cq_drop_name cq_plane_drop_names[]
+
+    ctypedef enum cq_drop "enum cq_drop":
+        pass
+
+    cdef struct cq_plane_options:
+        size_t workers
+        const int *tun_fds
+        const int *udp_fds
+        int family
+        size_t mtu
+        bint vnet_hdr
+        bint tso4
+        bint tso6
+        bint uso
+        bint udp_segment
+        bint udp_gro
+        bint coalesce
+        bint packing
+        unsigned max_segments
+
+    cdef struct cq_ring_entry:
+        cq_endpoint from_ "from"
+        uint32_t length
+        uint8_t data[1]
+
+    cdef struct cq_plane_event:
+        uint32_t peer
+        uint32_t rx_index
+        uint32_t flags
+
+    cdef struct cq_plane:
+        cq_tables tables
+        int event_fd
+        bint segment_refused
+        int failure
+        const char *failure_what
+
+    cq_plane *cq_plane_new(const cq_plane_options *options)
+    int cq_plane_start(cq_plane *plane)
+    void cq_plane_stop(cq_plane *plane)
+    void cq_plane_free(cq_plane *plane)
+    int cq_plane_send_empty(cq_plane *plane, uint32_t rx_index)
+    size_t cq_plane_events(cq_plane *plane, cq_plane_event *events, size_t max)
+    void cq_plane_clear_event_fd(cq_plane *plane)
+    const cq_ring_entry *cq_plane_ring_peek(cq_plane *plane, size_t *worker)
+    void cq_plane_ring_pop(cq_plane *plane, size_t worker)
+    void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
+    uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)

@@ -1,0 +1,80 @@
+/*
+ * Batches in and out of the kernel: datagrams with UDP_GRO, UDP_SEGMENT and the local address (PKTINFO), packets with
+ * a virtio_net_hdr. The only file that knows the platform's socket and TUN details; it opens and closes nothing.
+ */
+#ifndef CQ_IO_H
+#define CQ_IO_H
+
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "cq_offload.h"
+
+/* A UDP address; IPv4 is kept IPv4-mapped, so that one comparison serves both families. */
+struct cq_address {
+    uint8_t host[16];
+    uint32_t scope; /* interface index for link-local addresses, else 0 */
+    uint16_t port;
+    uint8_t family; /* 4, 6, or 0 for none */
+    uint8_t reserved;
+};
+
+/* Where a peer is: its address, and the local address that it knows us by (family 0: the kernel chooses). */
+struct cq_endpoint {
+    struct cq_address remote;
+    uint8_t local[16];
+    uint32_t local_scope; /* interface index, only for a link-local source */
+    uint32_t has_local;
+};
+
+static_assert(sizeof(struct cq_endpoint) == 48, "endpoints are copied in 64-bit words");
+
+/* ---- UDP in ---- */
+
+struct cq_udp_message {
+    uint8_t *data;
+    size_t length;
+    size_t segment; /* stride of the datagrams inside; length if it is one */
+    struct cq_endpoint from;
+    bool truncated;
+};
+
+struct cq_udp_batch; /* buffers for one recvmmsg */
+
+/* Buffers for up to count messages of up to size bytes. NULL when memory is short. */
+struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size);
+void cq_io_batch_free(struct cq_udp_batch *batch);
+
+/* Receives what is there without waiting. The number of messages, 0 if there is none, or -errno. */
+int cq_io_receive(int fd, struct cq_udp_batch *batch);
+void cq_io_message(struct cq_udp_batch *batch, unsigned i, struct cq_udp_message *message);
+
+/* ---- UDP out ---- */
+
+/* Sends data to an endpoint from a socket of the given family (AF_INET, or AF_INET6 dual-stack). With segment < length
+ * the kernel cuts it into datagrams of segment bytes (UDP_SEGMENT). 0 or -errno. */
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment);
+
+/* The same cut made here: one datagram per segment. The number sent; *error is the errno that ended it, or 0. */
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
+                         size_t segment, int *error);
+
+/* ---- TUN ---- */
+
+/* One read: the packet's length, 0 if there is none now, or -errno. vnet is zeroed where the TUN has none. */
+ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *packet, size_t size);
+
+/* ---- waiting ---- */
+
+/* Waits until fd or wake is readable (timeout_ms < 0: forever). Drains wake. 0, or -errno. */
+int cq_io_wait(int fd, int wake, int timeout_ms);
+int cq_io_wait_writable(int fd, int timeout_ms);
+void cq_io_wake(int wake);
+
+/* Datagrams that one UDP_SEGMENT send may carry on this kernel (UDP_MAX_SEGMENTS: 64, from Linux 6.9 on 128). */
+unsigned cq_io_max_segments(void);
+
+uint64_t cq_io_now_ns(void); /* CLOCK_BOOTTIME */
+
+#endif

@@ -1,0 +1,406 @@
+#include "cq_table.h"
+
+#include <stdlib.h>
+
+/* ---- endpoints ---- */
+
+static void write_locked(struct cq_shared_endpoint *s, const struct cq_endpoint *value)
+{
+    uint64_t words[CQ_ENDPOINT_WORDS];
+    memcpy(words, value, sizeof words);
+    uint32_t n = atomic_load_explicit(&s->sequence, memory_order_relaxed);
+    atomic_store_explicit(&s->sequence, n + 1, memory_order_relaxed);
+    for (size_t i = 0; i < CQ_ENDPOINT_WORDS; i++) /* release: a reader that sees a new word sees the odd sequence */
+        atomic_store_explicit(&s->words[i], words[i], memory_order_release);
+    atomic_store_explicit(&s->sequence, n + 2, memory_order_release);
+}
+
+void cq_endpoint_read(struct cq_shared_endpoint *s, struct cq_endpoint *out)
+{
+    uint64_t words[CQ_ENDPOINT_WORDS];
+    for (;;) {
+        uint32_t before = atomic_load_explicit(&s->sequence, memory_order_acquire);
+        for (size_t i = 0; i < CQ_ENDPOINT_WORDS; i++)
+            words[i] = atomic_load_explicit(&s->words[i], memory_order_acquire);
+        if (!(before & 1) && atomic_load_explicit(&s->sequence, memory_order_relaxed) == before)
+            break;
+    }
+    memcpy(out, words, sizeof words);
+}
+
+void cq_endpoint_write(struct cq_shared_endpoint *s, const struct cq_endpoint *value)
+{
+    pthread_mutex_lock(&s->writer);
+    write_locked(s, value);
+    pthread_mutex_unlock(&s->writer);
+}
+
+bool cq_endpoint_try_write(struct cq_shared_endpoint *s, const struct cq_endpoint *value)
+{
+    if (pthread_mutex_trylock(&s->writer) != 0)
+        return false;
+    write_locked(s, value);
+    pthread_mutex_unlock(&s->writer);
+    return true;
+}
+
+/* ---- references ---- */
+
+static void peer_release(struct cq_peer *p)
+{
+    if (--p->references == 0) {
+        pthread_mutex_destroy(&p->endpoint.writer);
+        free(p);
+    }
+}
+
+static void slot_release(struct cq_tables *t, struct cq_slot *s)
+{
+    if (--s->references != 0)
+        return;
+    cq_session_free(s->epoch);
+    peer_release(s->peer);
+    pthread_mutex_destroy(&s->path.writer);
+    free(s);
+    t->live_epochs--;
+}
+
+static void routes_release(struct cq_routes *r)
+{
+    if (--r->references == 0) {
+        cq_route_free(r->table);
+        free(r);
+    }
+}
+
+static void table_free(struct cq_tables *t, struct cq_table *table)
+{
+    for (size_t i = 0; i < table->slot_count; i++)
+        slot_release(t, table->slots[i]);
+    for (size_t i = 0; i < table->peer_count; i++)
+        if (table->peers[i].peer != NULL)
+            peer_release(table->peers[i].peer);
+    routes_release(table->routes);
+    free(table->slots);
+    free(table->hash);
+    free(table->peers);
+    free(table);
+}
+
+/* ---- building ---- */
+
+static size_t hash_place(uint32_t index, size_t mask)
+{
+    return index & mask; /* indices are random: their low bits are as good as any hash of them */
+}
+
+static void hash_fill(struct cq_table *table)
+{
+    for (size_t i = 0; i < table->slot_count; i++) {
+        size_t at = hash_place(table->slots[i]->epoch->rx_index, table->hash_mask);
+        while (table->hash[at] != NULL)
+            at = (at + 1) & table->hash_mask;
+        table->hash[at] = table->slots[i];
+    }
+}
+
+/* A draft: a copy of the current table with room for slots and peers, which nobody sees until publish(). It holds no
+ * references yet, so that it can be changed or thrown away freely. */
+static struct cq_table *draft_new(const struct cq_table *old, size_t slots, size_t peers)
+{
+    struct cq_table *d = calloc(1, sizeof *d);
+    if (d == NULL)
+        return NULL;
+    d->slots = calloc(slots ? slots : 1, sizeof *d->slots);
+    d->peers = calloc(peers ? peers : 1, sizeof *d->peers);
+    if (d->slots == NULL || d->peers == NULL) {
+        free(d->slots);
+        free(d->peers);
+        free(d);
+        return NULL;
+    }
+    if (old != NULL) {
+        memcpy(d->slots, old->slots, old->slot_count * sizeof *d->slots);
+        memcpy(d->peers, old->peers, old->peer_count * sizeof *d->peers);
+        d->slot_count = old->slot_count;
+        d->routes = old->routes;
+    }
+    d->peer_count = peers;
+    return d;
+}
+
+static void draft_free(struct cq_table *d)
+{
+    free(d->slots);
+    free(d->peers);
+    free(d->hash);
+    free(d);
+}
+
+static int publish(struct cq_tables *t, struct cq_table *d)
+{
+    size_t size = 16;
+    while (size < d->slot_count * 4)
+        size *= 2;
+    d->hash = calloc(size, sizeof *d->hash);
+    if (d->hash == NULL) {
+        draft_free(d);
+        return CQ_E_MEMORY;
+    }
+    d->hash_mask = size - 1;
+    hash_fill(d);
+    for (size_t i = 0; i < d->slot_count; i++)
+        d->slots[i]->references++;
+    for (size_t i = 0; i < d->peer_count; i++)
+        if (d->peers[i].peer != NULL)
+            d->peers[i].peer->references++;
+    d->routes->references++;
+
+    struct cq_table *old = atomic_exchange(&t->current, d);
+    if (old != NULL) {
+        old->next_retired = t->retired;
+        t->retired = old;
+    }
+    cq_table_reclaim(t);
+    return CQ_OK;
+}
+
+void cq_table_reclaim(struct cq_tables *t)
+{
+    struct cq_table **link = &t->retired;
+    while (*link != NULL) {
+        struct cq_table *table = *link;
+        bool held = false;
+        for (size_t i = 0; i < t->hazard_count && !held; i++)
+            held = atomic_load(&t->hazards[i].held) == table;
+        if (held) {
+            link = &table->next_retired;
+            continue;
+        }
+        *link = table->next_retired;
+        table_free(t, table);
+    }
+}
+
+/* ---- workers ---- */
+
+struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker)
+{
+    struct cq_table *table = atomic_load(&t->current);
+    for (;;) { /* announce, then make sure that it was still current: from then on reclaim() sees the announcement */
+        atomic_store(&t->hazards[worker].held, table);
+        struct cq_table *now = atomic_load(&t->current);
+        if (now == table)
+            return table;
+        table = now;
+    }
+}
+
+void cq_table_release(struct cq_tables *t, size_t worker)
+{
+    atomic_store_explicit(&t->hazards[worker].held, NULL, memory_order_release);
+}
+
+struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
+{
+    size_t at = hash_place(rx_index, table->hash_mask);
+    while (table->hash[at] != NULL && table->hash[at]->epoch->rx_index != rx_index)
+        at = (at + 1) & table->hash_mask;
+    return table->hash[at];
+}
+
+/* ---- life ---- */
+
+int cq_table_init(struct cq_tables *t, size_t workers)
+{
+    memset(t, 0, sizeof *t);
+    t->hazards = aligned_alloc(64, workers * sizeof *t->hazards);
+    struct cq_routes *routes = calloc(1, sizeof *routes);
+    struct cq_table *first = draft_new(NULL, 0, 0);
+    if (routes != NULL)
+        routes->table = cq_route_build(NULL, 0, NULL);
+    if (t->hazards == NULL || first == NULL || routes == NULL || routes->table == NULL) {
+        if (first != NULL)
+            draft_free(first);
+        if (routes != NULL)
+            cq_route_free(routes->table);
+        free(routes);
+        free(t->hazards);
+        t->hazards = NULL;
+        return CQ_E_MEMORY;
+    }
+    t->hazard_count = workers;
+    for (size_t i = 0; i < workers; i++)
+        atomic_init(&t->hazards[i].held, NULL);
+    first->routes = routes;
+    return publish(t, first);
+}
+
+void cq_table_destroy(struct cq_tables *t)
+{
+    struct cq_table *last = atomic_exchange(&t->current, NULL);
+    cq_table_reclaim(t);
+    if (last != NULL)
+        table_free(t, last);
+    free(t->hazards);
+    t->hazards = NULL;
+    t->hazard_count = 0;
+}
+
+/* ---- changes ---- */
+
+static struct cq_table *now(struct cq_tables *t) { return atomic_load_explicit(&t->current, memory_order_relaxed); }
+
+struct cq_peer *cq_table_peer(struct cq_tables *t, uint32_t handle)
+{
+    struct cq_table *table = now(t);
+    return handle < table->peer_count ? table->peers[handle].peer : NULL;
+}
+
+int cq_table_add_peer(struct cq_tables *t, uint32_t *handle)
+{
+    struct cq_table *table = now(t);
+    size_t at = 0;
+    while (at < table->peer_count && table->peers[at].peer != NULL)
+        at++;
+    if (at >= CQ_PEERS_MAX)
+        return CQ_E_ARGUMENT;
+    size_t alignment = _Alignof(struct cq_peer);
+    struct cq_peer *p = aligned_alloc(alignment, sizeof *p);
+    struct cq_table *d = draft_new(table, table->slot_count, at < table->peer_count ? table->peer_count : at + 1);
+    if (p == NULL || d == NULL) {
+        free(p);
+        if (d != NULL)
+            draft_free(d);
+        return CQ_E_MEMORY;
+    }
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->endpoint.writer, NULL);
+    p->handle = (uint32_t)at;
+    d->peers[at].peer = p;
+    int rc = publish(t, d);
+    if (rc != CQ_OK) {
+        pthread_mutex_destroy(&p->endpoint.writer);
+        free(p);
+        return rc;
+    }
+    *handle = (uint32_t)at;
+    return CQ_OK;
+}
+
+int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
+{
+    struct cq_peer *peer = cq_table_peer(t, handle);
+    if (peer == NULL)
+        return CQ_E_ARGUMENT;
+    struct cq_table *table = now(t);
+    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
+    if (d == NULL)
+        return CQ_E_MEMORY;
+    d->slot_count = 0;
+    for (size_t i = 0; i < table->slot_count; i++)
+        if (table->slots[i]->peer != peer)
+            d->slots[d->slot_count++] = table->slots[i];
+    memset(&d->peers[handle], 0, sizeof d->peers[handle]);
+    return publish(t, d);
+}
+
+int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count)
+{
+    struct cq_table *table = now(t);
+    int rc = CQ_E_MEMORY;
+    struct cq_routes *routes = calloc(1, sizeof *routes);
+    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
+    if (routes != NULL)
+        routes->table = cq_route_build(entries, count, &rc);
+    if (d == NULL || routes == NULL || routes->table == NULL) {
+        if (d != NULL)
+            draft_free(d);
+        if (routes != NULL)
+            cq_route_free(routes->table);
+        free(routes);
+        return rc;
+    }
+    d->routes = routes;
+    rc = publish(t, d);
+    if (rc != CQ_OK) {
+        cq_route_free(routes->table);
+        free(routes);
+    }
+    return rc;
+}
+
+int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoch)
+{
+    struct cq_peer *peer = cq_table_peer(t, handle);
+    struct cq_table *table = now(t);
+    if (peer == NULL || epoch->rx_index == 0 || cq_table_find(table, epoch->rx_index) != NULL)
+        return CQ_E_ARGUMENT;
+    struct cq_slot *s = calloc(1, sizeof *s);
+    struct cq_table *d = draft_new(table, table->slot_count + 1, table->peer_count);
+    if (s == NULL || d == NULL) {
+        free(s);
+        if (d != NULL)
+            draft_free(d);
+        return CQ_E_MEMORY;
+    }
+    s->epoch = epoch;
+    s->peer = peer;
+    pthread_mutex_init(&s->path.writer, NULL);
+    d->slots[d->slot_count++] = s;
+    int rc = publish(t, d);
+    if (rc != CQ_OK) {
+        pthread_mutex_destroy(&s->path.writer);
+        free(s);
+        return rc;
+    }
+    peer->references++;
+    t->live_epochs++;
+    return CQ_OK;
+}
+
+static int change_slot(struct cq_tables *t, uint32_t rx_index, void (*change)(struct cq_table *, struct cq_slot *))
+{
+    struct cq_table *table = now(t);
+    struct cq_slot *s = cq_table_find(table, rx_index);
+    if (s == NULL)
+        return CQ_E_ARGUMENT;
+    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
+    if (d == NULL)
+        return CQ_E_MEMORY;
+    change(d, s);
+    return publish(t, d);
+}
+
+static void set_active(struct cq_table *d, struct cq_slot *s) { d->peers[s->peer->handle].active = s; }
+
+static void set_promoted(struct cq_table *d, struct cq_slot *s) { d->peers[s->peer->handle].promoted = s; }
+
+static void drop_slot(struct cq_table *d, struct cq_slot *s)
+{
+    struct cq_table_peer *p = &d->peers[s->peer->handle];
+    if (p->active == s)
+        p->active = NULL;
+    if (p->promoted == s)
+        p->promoted = NULL;
+    size_t at = 0;
+    while (d->slots[at] != s)
+        at++;
+    d->slots[at] = d->slots[--d->slot_count];
+}
+
+int cq_table_activate(struct cq_tables *t, uint32_t rx_index) { return change_slot(t, rx_index, set_active); }
+
+int cq_table_promote(struct cq_tables *t, uint32_t rx_index)
+{
+    struct cq_slot *s = cq_table_find(now(t), rx_index);
+    if (s == NULL)
+        return CQ_E_ARGUMENT;
+    struct cq_endpoint path; /* the record that promotes also says where the peer is now */
+    cq_endpoint_read(&s->path, &path);
+    if (path.remote.family != 0)
+        cq_endpoint_write(&s->peer->endpoint, &path);
+    return change_slot(t, rx_index, set_promoted);
+}
+
+int cq_table_remove(struct cq_tables *t, uint32_t rx_index) { return change_slot(t, rx_index, drop_slot); }

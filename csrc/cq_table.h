@@ -1,0 +1,118 @@
+/*
+ * What the workers look things up in: an immutable table of receive indices, peers and routes.
+ *
+ * The control thread builds a new table for every change and publishes it with one atomic store. Each worker announces
+ * the table it is using (a hazard pointer), so an old one is freed, and the keys that only it referred to are wiped,
+ * as soon as no worker holds it. Workers take no lock; all functions but those marked "worker" belong to the control
+ * thread, and so do the reference counts.
+ */
+#ifndef CQ_TABLE_H
+#define CQ_TABLE_H
+
+#include "cq_io.h"
+#include "cq_route.h"
+#include "cq_session.h"
+
+#define CQ_PEERS_MAX 65536u
+#define CQ_ENDPOINT_WORDS (sizeof(struct cq_endpoint) / 8)
+
+enum cq_event {
+    CQ_EVENT_FIRST_RECORD = 1,
+    CQ_EVENT_ROTATE_DUE = 2,
+    CQ_EVENT_ENDPOINT_MOVED = 4,
+    CQ_EVENT_KEY_EXPIRED = 8,
+};
+
+/* An endpoint that one thread replaces while others read it: a sequence lock whose words are atomics. */
+struct cq_shared_endpoint {
+    pthread_mutex_t writer;
+    _Atomic uint32_t sequence; /* odd while a writer is at work */
+    _Atomic uint64_t words[CQ_ENDPOINT_WORDS];
+};
+
+void cq_endpoint_read(struct cq_shared_endpoint *shared, struct cq_endpoint *out); /* worker */
+void cq_endpoint_write(struct cq_shared_endpoint *shared, const struct cq_endpoint *value);
+/* As write, but gives up when another writer is at work: the next record tries again. True if it wrote. (worker) */
+bool cq_endpoint_try_write(struct cq_shared_endpoint *shared, const struct cq_endpoint *value);
+
+struct cq_peer {
+    uint32_t handle;
+    unsigned references;
+    struct cq_shared_endpoint endpoint;
+    _Atomic uint32_t events;
+    _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
+    _Alignas(64) _Atomic uint64_t rx_packets;
+    _Atomic uint64_t rx_bytes, last_rx_ns;
+    _Alignas(64) _Atomic uint64_t tx_packets;
+    _Atomic uint64_t tx_bytes, last_tx_ns, last_tx_data_ns;
+};
+
+/* An epoch and what surrounds it. */
+struct cq_slot {
+    struct cq_epoch *epoch;
+    struct cq_peer *peer;
+    unsigned references;
+    _Atomic uint32_t events;
+    _Atomic bool seen;         /* a valid record has arrived */
+    _Atomic bool empty_wanted; /* a worker is to send an empty record */
+    struct cq_shared_endpoint path; /* where the newest record came from, until the epoch is promoted */
+};
+
+struct cq_table_peer {
+    struct cq_peer *peer; /* NULL: the handle is free */
+    struct cq_slot *active;   /* seals what goes out; NULL: no key */
+    struct cq_slot *promoted; /* newest promoted receive epoch */
+};
+
+struct cq_routes {
+    struct cq_route_table *table;
+    unsigned references;
+};
+
+struct cq_table {
+    struct cq_slot **slots; /* every live epoch, in no order */
+    size_t slot_count;
+    struct cq_slot **hash; /* open addressing by receive index */
+    size_t hash_mask;
+    struct cq_table_peer *peers; /* by handle */
+    size_t peer_count;
+    struct cq_routes *routes;
+    struct cq_table *next_retired;
+};
+
+struct cq_hazard {
+    _Alignas(64) _Atomic(struct cq_table *) held;
+};
+
+struct cq_tables {
+    _Atomic(struct cq_table *) current;
+    struct cq_hazard *hazards; /* one per worker */
+    size_t hazard_count;
+    struct cq_table *retired;
+    size_t live_epochs;
+};
+
+int cq_table_init(struct cq_tables *t, size_t workers);
+void cq_table_destroy(struct cq_tables *t); /* no worker may be running */
+
+/* worker: the current table, safe to use until release. */
+struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker);
+void cq_table_release(struct cq_tables *t, size_t worker);
+
+struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index); /* worker */
+
+/* Each publishes a new table. 0, CQ_E_MEMORY or CQ_E_ARGUMENT; on an error nothing has changed. */
+int cq_table_add_peer(struct cq_tables *t, uint32_t *handle);
+int cq_table_remove_peer(struct cq_tables *t, uint32_t handle);
+int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count);
+int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoch); /* takes the epoch on success */
+int cq_table_activate(struct cq_tables *t, uint32_t rx_index);
+int cq_table_promote(struct cq_tables *t, uint32_t rx_index);
+int cq_table_remove(struct cq_tables *t, uint32_t rx_index);
+
+struct cq_peer *cq_table_peer(struct cq_tables *t, uint32_t handle); /* NULL if unknown */
+
+/* Frees what no worker holds any more; called by everything above. */
+void cq_table_reclaim(struct cq_tables *t);
+
+#endif

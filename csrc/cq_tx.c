@@ -1,0 +1,392 @@
+/*
+ * The tx worker: TUN to UDP.
+ *
+ * Packets gather in runs, one per peer: sealed records of equal size, back to back, that leave in one UDP_SEGMENT
+ * send. A run goes out when it is full or when the TUN has nothing more to read; nothing ever waits for later packets.
+ */
+#include "cq_plane.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define RUNS 8              /* peers that one burst can address without extra sends */
+#define BURST_READS 64      /* TUN reads before runs are sent in any case */
+#define PAD_MAX 256         /* zero padding that a record may get to keep its run in one send */
+#define SEND_WAIT_MS 20     /* for room in the socket's buffer */
+#define SEND_TRIES 50       /* 1 s in all, then the run is dropped and counted */
+#define DOWN_WAIT_MS 100    /* the TUN is down: how often to look */
+
+struct run {
+    struct cq_slot *slot; /* NULL: free */
+    uint64_t age;
+    uint8_t *wire;
+    size_t length;
+    size_t segment;  /* size of every record but the last */
+    unsigned count;  /* sealed records */
+    bool ended;      /* the last one is short: nothing may follow */
+    uint64_t packets, bytes; /* of the inner packets in it */
+    /* the open record: small packets that are not sealed yet */
+    uint8_t *open;
+    size_t open_length;
+    unsigned open_packets;
+    bool open_transport, open_vouched; /* holds TCP/UDP packets, and of which kind */
+};
+
+struct cq_tx {
+    struct cq_plane *plane;
+    size_t worker;
+    int tun, udp, wake;
+    size_t payload_max;
+    uint64_t now_ns, ticks;
+    struct cq_table *table;
+    struct cq_vnet vnet;
+    uint8_t *packet;
+    struct run runs[RUNS];
+    struct cq_drops drops;
+};
+
+/* ---- sending a run ---- */
+
+static bool forget_source(struct cq_peer *peer, struct cq_endpoint *to, int error)
+{
+    if (!to->has_local || (error != EINVAL && error != ENETUNREACH && error != EADDRNOTAVAIL))
+        return false;
+    to->has_local = 0;
+    memset(to->local, 0, sizeof to->local);
+    to->local_scope = 0;
+    cq_endpoint_try_write(&peer->endpoint, to);
+    return true;
+}
+
+static bool transient(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS; }
+
+/* Sends what is left of a run in whatever way the path takes. Returns how many records did not leave. */
+static unsigned send_records(struct cq_tx *tx, struct cq_peer *peer, const struct run *run)
+{
+    const struct cq_plane_options *o = &tx->plane->options;
+    struct cq_endpoint to;
+    size_t offset = 0;
+    cq_endpoint_read(&peer->endpoint, &to);
+    for (int tries = 0; offset < run->length;) {
+        bool batch = run->length - offset > run->segment && o->udp_segment &&
+                     !atomic_load_explicit(&tx->plane->segment_refused, memory_order_relaxed) &&
+                     tx->now_ns >= atomic_load_explicit(&peer->segment_off_until_ns, memory_order_relaxed);
+        int error = 0;
+        if (batch) {
+            error = -cq_io_send(tx->udp, o->family, &to, run->wire + offset, run->length - offset, run->segment);
+            if (error == 0)
+                return 0;
+        } else {
+            unsigned sent = cq_io_send_each(tx->udp, o->family, &to, run->wire + offset, run->length - offset,
+                                            run->segment, &error);
+            offset += (size_t)sent * run->segment;
+            if (error == 0)
+                return 0;
+        }
+        if (forget_source(peer, &to, error))
+            continue;
+        if (batch && error == EIO) { /* the device cannot checksum what UDP_SEGMENT makes; it will not learn to */
+            atomic_store_explicit(&tx->plane->segment_refused, true, memory_order_relaxed);
+            continue;
+        }
+        if (batch && (error == EMSGSIZE || error == EINVAL)) { /* the path's MTU, or a route that refuses batches */
+            atomic_store_explicit(&peer->segment_off_until_ns, tx->now_ns + CQ_SEGMENT_RETRY_NS,
+                                  memory_order_relaxed);
+            continue;
+        }
+        if (transient(error) && ++tries < SEND_TRIES &&
+            !atomic_load_explicit(&tx->plane->stopping, memory_order_relaxed)) {
+            cq_io_wait_writable(tx->udp, SEND_WAIT_MS);
+            continue;
+        }
+        if (!batch && !transient(error) && error != EAFNOSUPPORT) { /* this datagram cannot leave: go on after it */
+            offset += run->segment;
+            cq_drops_add(&tx->drops, CQ_DROP_TX_SEND_ERROR, 1);
+            continue;
+        }
+        return (unsigned)((run->length - offset + run->segment - 1) / run->segment);
+    }
+    return 0;
+}
+
+static void send_run(struct cq_tx *tx, struct run *run)
+{
+    struct cq_peer *peer = run->slot->peer;
+    if (run->count > 0) {
+        struct cq_endpoint to;
+        cq_endpoint_read(&peer->endpoint, &to);
+        if (to.remote.family == 0) {
+            cq_drops_add(&tx->drops, CQ_DROP_TX_NO_ENDPOINT, run->packets);
+        } else {
+            unsigned lost = send_records(tx, peer, run);
+            if (lost > 0)
+                cq_drops_add(&tx->drops, CQ_DROP_TX_SEND_ERROR, lost);
+            atomic_store_explicit(&peer->last_tx_ns, tx->now_ns, memory_order_relaxed);
+            if (run->packets > 0)
+                atomic_store_explicit(&peer->last_tx_data_ns, tx->now_ns, memory_order_relaxed);
+            atomic_fetch_add_explicit(&peer->tx_packets, run->packets, memory_order_relaxed);
+            atomic_fetch_add_explicit(&peer->tx_bytes, run->bytes, memory_order_relaxed);
+        }
+    }
+    run->length = 0;
+    run->count = 0;
+    run->segment = 0;
+    run->ended = false;
+    run->packets = 0;
+    run->bytes = 0;
+}
+
+/* ---- sealing into a run ---- */
+
+static void no_key(struct cq_tx *tx, struct cq_slot *slot, uint64_t packets)
+{
+    cq_plane_raise_slot(tx->plane, slot, CQ_EVENT_KEY_EXPIRED);
+    cq_drops_add(&tx->drops, CQ_DROP_TX_NO_KEY, packets);
+}
+
+/* Seals one record to the end of the run, first sending the run if the record does not fit in. */
+static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size_t n, bool vouched, unsigned packets,
+                 size_t bytes)
+{
+    struct cq_epoch *epoch = run->slot->epoch;
+    size_t size = n + CQ_OVERHEAD;
+    if (run->count > 0 && (run->ended || size > run->segment || run->length + size > CQ_SEND_MAX ||
+                           run->count >= tx->plane->options.max_segments))
+        send_run(tx, run);
+    int rc = tx->now_ns >= epoch->expires_ns
+                 ? CQ_E_LIMIT
+                 : cq_session_seal(epoch, (uint8_t)tx->worker, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
+                                   run->wire + run->length);
+    if (rc == CQ_E_LIMIT) {
+        no_key(tx, run->slot, packets);
+        return;
+    }
+    if (rc != CQ_OK) {
+        cq_drops_add(&tx->drops, CQ_DROP_TX_CRYPTO, packets);
+        return;
+    }
+    if (atomic_load_explicit(&epoch->soft_limit, memory_order_relaxed))
+        cq_plane_raise_slot(tx->plane, run->slot, CQ_EVENT_ROTATE_DUE);
+    if (run->count == 0)
+        run->segment = size;
+    run->ended = size < run->segment;
+    run->length += size;
+    run->count++;
+    run->packets += packets;
+    run->bytes += bytes;
+}
+
+static void close_record(struct cq_tx *tx, struct run *run)
+{
+    if (run->open_packets == 0)
+        return;
+    size_t n = run->open_length;
+    /* Pad to the run's size, so that the run need not end here: a few zero bytes are cheaper than a system call. */
+    size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : tx->payload_max;
+    if (run->open_packets > 1 && n < target && target - n <= PAD_MAX) {
+        memset(run->open + n, 0, target - n);
+        n = target;
+    }
+    unsigned packets = run->open_packets;
+    size_t bytes = run->open_length;
+    run->open_packets = 0;
+    run->open_length = 0;
+    bool vouched = run->open_transport && run->open_vouched;
+    run->open_transport = false;
+    seal(tx, run, run->open, n, vouched, packets, bytes);
+}
+
+static void flush_run(struct cq_tx *tx, struct run *run)
+{
+    close_record(tx, run);
+    send_run(tx, run);
+    run->slot = NULL;
+}
+
+static void flush_all(struct cq_tx *tx)
+{
+    for (size_t i = 0; i < RUNS; i++)
+        if (tx->runs[i].slot != NULL)
+            flush_run(tx, &tx->runs[i]);
+}
+
+static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
+{
+    struct run *victim = &tx->runs[0];
+    for (size_t i = 0; i < RUNS; i++) {
+        struct run *r = &tx->runs[i];
+        if (r->slot == slot) {
+            r->age = ++tx->ticks;
+            return r;
+        }
+        if (victim->slot != NULL && (r->slot == NULL || r->age < victim->age))
+            victim = r;
+    }
+    if (victim->slot != NULL)
+        flush_run(tx, victim);
+    victim->slot = slot;
+    victim->age = ++tx->ticks;
+    return victim;
+}
+
+static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
+                       bool vouched)
+{
+    /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
+    if (!tx->plane->options.packing || n > tx->payload_max / 2) {
+        close_record(tx, run);
+        seal(tx, run, packet, n, vouched, 1, n);
+        return;
+    }
+    if (run->open_length + n > tx->payload_max || (transport && run->open_transport && vouched != run->open_vouched))
+        close_record(tx, run);
+    memcpy(run->open + run->open_length, packet, n);
+    run->open_length += n;
+    run->open_packets++;
+    if (transport) {
+        run->open_transport = true;
+        run->open_vouched = vouched;
+    }
+}
+
+/* ---- one packet or super-packet from the TUN ---- */
+
+static void handle(struct cq_tx *tx, size_t n)
+{
+    struct cq_split split;
+    uint8_t *packet = tx->packet;
+    if (cq_offload_split_init(&split, &tx->vnet, packet, n) != CQ_OK) {
+        cq_drops_add(&tx->drops, CQ_DROP_TX_MALFORMED, 1);
+        return;
+    }
+    uint32_t handle = packet[0] >> 4 == 4 ? cq_route_lookup4(tx->table->routes->table, packet + 16)
+                                          : cq_route_lookup6(tx->table->routes->table, packet + 24);
+    if (handle >= tx->table->peer_count || tx->table->peers[handle].peer == NULL) {
+        cq_drops_add(&tx->drops, CQ_DROP_TX_NO_ROUTE, split.count);
+        return;
+    }
+    struct cq_slot *slot = tx->table->peers[handle].active;
+    if (slot == NULL || tx->worker >= slot->epoch->tx_lanes) {
+        cq_drops_add(&tx->drops, CQ_DROP_TX_NO_KEY, split.count);
+        return;
+    }
+    struct run *run = run_for(tx, slot);
+    size_t length;
+    while (cq_offload_split_next(&split, &packet, &length)) {
+        if (length > tx->payload_max) {
+            cq_drops_add(&tx->drops, CQ_DROP_TX_TOO_BIG, 1);
+            continue;
+        }
+        add_packet(tx, run, packet, length, split.transport, split.vouched);
+    }
+}
+
+static void send_empties(struct cq_tx *tx)
+{
+    if (tx->worker != 0 || !atomic_exchange(&tx->plane->empties_wanted, false))
+        return;
+    for (size_t i = 0; i < tx->table->slot_count; i++) {
+        struct cq_slot *slot = tx->table->slots[i];
+        if (!atomic_exchange(&slot->empty_wanted, false))
+            continue;
+        struct run *run = run_for(tx, slot);
+        close_record(tx, run);
+        seal(tx, run, run->open, 0, false, 0, 0);
+        flush_run(tx, run);
+    }
+}
+
+/* ---- the loop ---- */
+
+static void burst(struct cq_tx *tx, ssize_t n)
+{
+    tx->table = cq_table_acquire(&tx->plane->tables, tx->worker);
+    tx->now_ns = cq_io_now_ns();
+    send_empties(tx);
+    for (int reads = 1; n > 0; reads++) {
+        handle(tx, (size_t)n);
+        if (reads == BURST_READS)
+            break;
+        n = cq_io_tun_read(tx->tun, tx->plane->options.vnet_hdr, &tx->vnet, tx->packet, CQ_TUN_READ_MAX);
+    }
+    flush_all(tx);
+    cq_table_release(&tx->plane->tables, tx->worker);
+    tx->table = NULL;
+}
+
+void *cq_tx_run(void *arg)
+{
+    struct cq_tx *tx = arg;
+    struct cq_plane *plane = tx->plane;
+    while (!atomic_load(&plane->stopping)) {
+        ssize_t n = cq_io_tun_read(tx->tun, plane->options.vnet_hdr, &tx->vnet, tx->packet, CQ_TUN_READ_MAX);
+        int rc = 0;
+        bool empties = tx->worker == 0 && atomic_load(&plane->empties_wanted);
+        if (n > 0 || (empties && (n == 0 || n == -EIO)))
+            burst(tx, n);
+        else if (n == 0)
+            rc = cq_io_wait(tx->tun, tx->wake, -1);
+        else if (n == -EIO) /* the interface is down */
+            rc = cq_io_wait(tx->wake, tx->wake, DOWN_WAIT_MS);
+        else if (n == -EBADMSG)
+            cq_drops_add(&tx->drops, CQ_DROP_TX_MALFORMED, 1);
+        else
+            rc = (int)n;
+        if (rc != 0) {
+            cq_plane_fail(plane, "reading the TUN device", -rc);
+            break;
+        }
+    }
+    return NULL;
+}
+
+/* ---- life ---- */
+
+struct cq_tx *cq_tx_new(struct cq_plane *plane, size_t worker)
+{
+    struct cq_tx *tx = calloc(1, sizeof *tx);
+    if (tx == NULL)
+        return NULL;
+    tx->plane = plane;
+    tx->worker = worker;
+    tx->tun = plane->options.tun_fds[worker];
+    tx->udp = plane->options.udp_fds[worker];
+    tx->payload_max = plane->options.mtu;
+    tx->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    tx->packet = aligned_alloc(64, CQ_TUN_READ_MAX);
+    bool ok = tx->wake >= 0 && tx->packet != NULL;
+    for (size_t i = 0; i < RUNS; i++) {
+        tx->runs[i].wire = malloc(CQ_SEND_MAX + CQ_OVERHEAD);
+        tx->runs[i].open = malloc(tx->payload_max);
+        ok = ok && tx->runs[i].wire != NULL && tx->runs[i].open != NULL;
+    }
+    if (!ok) {
+        cq_tx_free(tx);
+        return NULL;
+    }
+    return tx;
+}
+
+void cq_tx_free(struct cq_tx *tx)
+{
+    if (tx == NULL)
+        return;
+    for (size_t i = 0; i < RUNS; i++) {
+        if (tx->runs[i].open != NULL)
+            cq_wipe(tx->runs[i].open, tx->payload_max); /* plaintext of users */
+        free(tx->runs[i].wire);
+        free(tx->runs[i].open);
+    }
+    if (tx->packet != NULL)
+        cq_wipe(tx->packet, CQ_TUN_READ_MAX);
+    free(tx->packet);
+    if (tx->wake >= 0)
+        close(tx->wake);
+    free(tx);
+}
+
+void cq_tx_wake(struct cq_tx *tx) { cq_io_wake(tx->wake); }
+
+struct cq_drops *cq_tx_drops(struct cq_tx *tx) { return &tx->drops; }
