@@ -1,1 +1,23 @@
-"""CrypRQ: a post-quantum VPN for Linux."""
+"""CrypRQ: a post-quantum VPN for Linux.
+
+``Node`` runs a node in an asyncio program, ``NodeConfig`` says what it does, ``Identity`` and ``PeerId`` who it is.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from cryprq.config import NodeConfig
+from cryprq.identity import Identity, PeerId
+
+if TYPE_CHECKING:
+    from cryprq.node import Node
+
+__all__ = ["Identity", "Node", "NodeConfig", "PeerId"]
+
+
+def __getattr__(name: str) -> Any:
+    # Node needs the compiled data plane; everything else works without it.
+    if name == "Node":
+        from cryprq.node import Node
+
+        return Node
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

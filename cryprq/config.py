@@ -25,6 +25,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 DEFAULT_IDENTITY: Final = Path("/var/lib/cryprq/identity")
+DEFAULT_TUN_NAME: Final = "cryprq0"
 RUNTIME_DIRECTORY: Final = Path("/run/cryprq")
 MTU_MAX: Final = 65455
 """A packet of this size, sealed, is the largest datagram that is sent (65,487 bytes, ``CQ_SEND_MAX``)."""
@@ -44,7 +45,7 @@ class NodeConfig:
     """Who may connect, with the peer's networks; without any, it gets an address from the tunnel network."""
     allow_any: bool = False
     identity: Path = DEFAULT_IDENTITY
-    tun_name: str = "cryprq0"
+    tun_name: str = DEFAULT_TUN_NAME
     tun_addresses: tuple[Interface, ...] = ()
     """This node's addresses in the tunnel, with the prefix length of the tunnel's network."""
     mtu: int = limits.MTU_DEFAULT
@@ -94,15 +95,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> NodeConfig:
     ConfigError, or MachineError if the file cannot be read.
     """
     given = settings.collect(parse_args(argv), environ)
-    tun_name = _one(given, "tun-name", str, "cryprq0")
-    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd gives a list
-    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    tun_name = _one(given, "tun-name", str, DEFAULT_TUN_NAME)
     return NodeConfig(
         listen=_one(given, "listen", Multiaddr.parse, None),
         peers=_many(given, "peer", Multiaddr.parse),
         allow_peers=_allow_peers(given),
         allow_any=_one(given, "allow-any", lambda text: text == "true", False),
-        identity=_one(given, "identity", Path, Path(state) / "identity" if state else DEFAULT_IDENTITY),
+        identity=_one(given, "identity", Path, default_identity(environ)),
         tun_name=tun_name,
         tun_addresses=_many(given, "tun-address", _interface),
         mtu=_one(given, "mtu", _number, limits.MTU_DEFAULT),
@@ -116,12 +115,22 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> NodeConfig:
         log_level=_one(given, "log-level", _log_level, "info"),
         log_format=_one(given, "log-format", str.lower, "logfmt"),
         routes=_many(given, "route", _network),
-        control_socket=_one(
-            given, "control-socket", Path, (Path(runtime) if runtime else RUNTIME_DIRECTORY) / f"{tun_name}.sock"
-        ),
+        control_socket=_one(given, "control-socket", Path, default_control_socket(environ, tun_name)),
         disabled_offloads=frozenset(_many(given, "no-offload", str)),
         config_file=given.config_file,
     )
+
+
+def default_identity(environ: Mapping[str, str]) -> Path:
+    """Where the identity lies if nobody says: in systemd's state directory for the service, or /var/lib/cryprq."""
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd gives a list
+    return Path(state) / "identity" if state else DEFAULT_IDENTITY
+
+
+def default_control_socket(environ: Mapping[str, str], tun_name: str) -> Path:
+    """Where the control socket of the node with that TUN is if nobody says."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return (Path(runtime) if runtime else RUNTIME_DIRECTORY) / f"{tun_name}.sock"
 
 
 def describe(config: NodeConfig) -> str:

@@ -1,0 +1,50 @@
+"""``cryprq-node``: the daemon. Exit status 0 after a normal stop, 2 for a wrong configuration, 1 for the machine."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryprq import version
+from cryprq.cli import run_program
+from cryprq.config import NodeConfig, describe, load, parse_args
+from cryprq.errors import ConfigError, MachineError
+from cryprq.identity import Identity
+
+PROGRAM = "cryprq-node"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a node until it is told to stop; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_program(PROGRAM, lambda: _run(arguments))
+
+
+def _run(argv: Sequence[str]) -> int:
+    environ = dict(os.environ)
+    arguments = parse_args(argv)
+    if arguments.version:
+        print(version.describe(PROGRAM))
+        return 0
+    config = load(argv, environ)
+    if arguments.check:
+        print(_check(config))
+        return 0
+    try:
+        from cryprq.node import run
+    except ImportError as error:
+        if error.name != "cryprq._fastpath":
+            raise
+        raise MachineError(f"the compiled data plane cannot be loaded: {error}; build it with `make build`") from None
+    return run(config, reload=lambda: load(argv, environ))
+
+
+def _check(config: NodeConfig) -> str:
+    """The effective configuration and whose it is. Reads the identity if it is there, but makes none."""
+    who = "none yet, made at the first start"
+    if os.path.lexists(config.identity):
+        identity = Identity.load(Path(config.identity))
+        if any(peer.peer_id == identity.peer_id for peer in config.peers) or identity.peer_id in config.allow_peers:
+            raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
+        who = str(identity.peer_id)
+    return f"peer_id = {who}\n{describe(config)}"

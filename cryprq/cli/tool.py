@@ -1,0 +1,85 @@
+"""``cryprq``: makes identities and asks a running node."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryprq import status, version
+from cryprq.cli import run_program
+from cryprq.config import DEFAULT_TUN_NAME, default_control_socket, default_identity
+from cryprq.errors import ConfigError
+from cryprq.identity import Identity, PeerId
+from cryprq.settings import OneLineParser
+
+PROGRAM = "cryprq"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_program(PROGRAM, lambda: _run(arguments))
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.version:
+        print(version.describe(PROGRAM))
+    elif arguments.command is None:
+        raise ConfigError("nothing to do: give keygen, id, status or rotate; see cryprq --help")
+    elif arguments.command == "keygen":
+        print(Identity.create(_identity_path(arguments.out)).peer_id)
+    elif arguments.command == "id":
+        print(Identity.load(_identity_path(arguments.file)).peer_id)
+    elif arguments.command == "status":
+        answer = status.request(_socket_path(arguments), "status")
+        print(json.dumps(answer, indent=2) if arguments.json else status.render(answer))
+    else:
+        _rotate(arguments)
+    return 0
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    peer = {}
+    if arguments.peer is not None:
+        try:
+            peer = {"peer": str(PeerId.parse(arguments.peer))}
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    for started in status.request(_socket_path(arguments), "rotate", **peer) or ["no peer: none has a session"]:
+        print(f"rotation started with {started}")
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog=PROGRAM, description="Makes CrypRQ identities and asks a running node.")
+    parser.add_argument("--version", action="store_true", help="print version and build and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
+    keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
+    identity = commands.add_parser("id", help="print the peer ID of an identity file")
+    identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
+    show = commands.add_parser("status", help="show the running node and its peers")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
+    rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
+    for command in (show, rotate):
+        command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
+        command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
+    return parser
+
+
+def _identity_path(given: str | None) -> Path:
+    text = given or os.environ.get("CRYPRQ_IDENTITY")
+    return Path(text) if text else default_identity(os.environ)
+
+
+def _socket_path(arguments: argparse.Namespace) -> Path:
+    """A flag beats the environment, and a socket beats a TUN's name."""
+    if arguments.control_socket:
+        return Path(arguments.control_socket)
+    if not arguments.tun_name and (path := os.environ.get("CRYPRQ_CONTROL_SOCKET")):
+        return Path(path)
+    name = arguments.tun_name or os.environ.get("CRYPRQ_TUN_NAME") or DEFAULT_TUN_NAME
+    return default_control_socket(os.environ, name)
