@@ -1,0 +1,39 @@
+"""What all tests share: the run in private namespaces, and a lab for those that build networks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import netns
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything starts a thread: the whole run gets a network and a /run of its own, where that is allowed."""
+    netns.enter()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with the mark ``netns``, or with the ``lab`` fixture, are skipped where namespaces are refused."""
+    reason = netns.enter()
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.netns)
+        if reason is not None and item.get_closest_marker("netns"):
+            item.add_marker(pytest.mark.skip(reason=f"no network namespaces: {reason}"))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[netns.Lab]:
+    """An empty lab; the logs of its processes are part of the report of a failed test."""
+    with netns.Lab(tmp_path) as lab:
+        yield lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, netns.Lab):
+        for name, text in lab.logs().items():
+            report.sections.append((f"log of {name}", "\n".join(text.splitlines()[-60:])))
+    return report
