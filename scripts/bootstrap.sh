@@ -89,7 +89,12 @@ make_venv() {
 
 install_package() {
     say "installing the package and its tools into $VENV (the first time takes a minute or two)"
-    "$VENV/bin/python" -m pip install --quiet --editable '.[dev]'
+    # Without build isolation the compiled extension is built once, by the Cython that rebuilds it later.
+    "$VENV/bin/python" - <<'PYTHON' | "$VENV/bin/python" -m pip install --quiet --requirement /dev/stdin
+import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+PYTHON
+    "$VENV/bin/python" -m pip install --quiet --no-build-isolation --editable '.[dev]'
 }
 
 install_packages
