@@ -153,9 +153,7 @@ class Netlink:
     def _route(self, kind: int, flags: int, index: int, network: Network) -> None:
         family = _family(network.version)
         scope = _RT_SCOPE_LINK if family == socket.AF_INET else _RT_SCOPE_UNIVERSE
-        header = _RTMSG.pack(
-            family, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0
-        )
+        header = _RTMSG.pack(family, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0)
         attributes = _attribute(_RTA_DST, network.network_address.packed) + _u32(_RTA_OIF, index)
         self._request(kind, flags, header + attributes)
 

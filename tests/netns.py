@@ -35,6 +35,8 @@ mount -t tmpfs -o mode=755 cryprq /run
 ip link set lo up
 ip netns add probe
 ip link add probe0 type veth peer name probe1 netns probe
+test -c /dev/net/tun || { echo "no /dev/net/tun" >&2; exit 1; }
+test -w /dev/net/tun || { echo "no right to open /dev/net/tun" >&2; exit 1; }
 ip tuntap add dev probe2 mode tun
 echo 0 > /proc/sys/net/ipv4/ip_forward
 """

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq.identity import Identity
 
-PROGRAMS = Path(sys.executable).parent
+PROGRAMS = Path(os.environ.get("CRYPRQ_PROGRAMS", Path(sys.executable).parent))
+"""Where ``cryprq-node`` and ``cryprq`` are; the environment variable names those of another build."""
 PORT = 9999
 METRICS = "127.0.0.1:9464"
 

@@ -58,7 +58,7 @@ def _ready() -> None:
 def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    return int(~(total + (total >> 16)) & 0xFFFF)
 
 
 def ping(address: str, count: int, interval: float, timeout: float, size: int) -> Result:
