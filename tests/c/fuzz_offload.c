@@ -1,0 +1,197 @@
+/*
+ * Fuzzing of the offloads. One input is a batch of packets:
+ *
+ *   byte 0: options of the coalescer; then per packet: control byte (bit 0: vouched, bit 1: run it through split first,
+ *   with the 10 bytes of a vnet header before it), u16 length, bytes.
+ *
+ * Whatever the input, nothing outside of the packets' own bytes is touched, segments stay inside of the buffer and are
+ * whole IP packets, every packet is written exactly once, and no write is longer than it may be.
+ *
+ * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise it has a main of its own that
+ * makes inputs from valid packets by seeded random mutations: `fuzz_offload [ROUNDS [SEED]]`, meant for ASan and UBSan.
+ */
+#include <stdio.h>
+
+#include "packets.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { BATCH_MAX = 64 };
+
+#define HOLDS(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
+            abort();                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+struct sink {
+    struct cq_coalesce_options options;
+    unsigned packets;
+    volatile uint8_t byte;
+};
+
+static void take(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+{
+    struct sink *sink = arg;
+    int first = sink->options.vnet ? 1 : 0;
+    size_t n = 0;
+    HOLDS(packets >= 1 && iovcnt == first + (int)packets);
+    for (int i = first; i < iovcnt; i++) {
+        const uint8_t *p = iov[i].iov_base;
+        for (size_t j = 0; j < iov[i].iov_len; j++) /* the sanitizer sees every byte that the kernel would read */
+            sink->byte = p[j];
+        n += iov[i].iov_len;
+    }
+    const uint8_t *head = iov[first].iov_base;
+    if (packets > 1) {
+        HOLDS(n <= sink->options.max_size && packets <= sink->options.max_segments);
+        HOLDS(n == (head[0] >> 4 == 4 ? cq_get16(head + 2) : 40u + cq_get16(head + 4)));
+    }
+    if (first) {
+        struct cq_vnet v;
+        HOLDS(iov[0].iov_len == sizeof v);
+        memcpy(&v, iov[0].iov_base, sizeof v);
+        HOLDS(v.flags == 0 || (size_t)v.csum_start + v.csum_offset + 2 <= iov[1].iov_len);
+        HOLDS((v.gso_size != 0) == (packets > 1) && (v.gso_type != 0) == (packets > 1));
+        HOLDS(packets == 1 || (v.flags == 1 && v.hdr_len + (size_t)v.gso_size == iov[1].iov_len));
+    }
+    sink->packets += packets;
+}
+
+struct batch {
+    struct cq_coalesce *coalesce;
+    uint8_t *blocks[BATCH_MAX * 8];
+    unsigned used, added;
+};
+
+/* Gives the packet a block of exactly its size, so that a sanitizer sees the first byte too many. */
+static void hand_over(struct batch *b, const uint8_t *p, size_t n, bool vouched)
+{
+    size_t length = cq_offload_packet_length(p, n);
+    if (length == 0 || b->used == sizeof b->blocks / sizeof *b->blocks)
+        return;
+    uint8_t *block = malloc(length);
+    REQUIRE(block != NULL);
+    b->blocks[b->used++] = memcpy(block, p, length);
+    cq_offload_coalesce_add(b->coalesce, block, length, vouched);
+    b->added++;
+}
+
+static void split_first(struct batch *b, const uint8_t *p, size_t n)
+{
+    struct cq_vnet v;
+    struct cq_split s;
+    uint8_t *packet;
+    size_t length;
+    if (n < sizeof v)
+        return;
+    memcpy(&v, p, sizeof v);
+    n -= sizeof v;
+    uint8_t *buffer = malloc(n + (n == 0));
+    REQUIRE(buffer != NULL);
+    memcpy(buffer, p + sizeof v, n);
+    if (cq_offload_split_init(&s, &v, buffer, n) == CQ_OK) {
+        unsigned count = 0;
+        while (cq_offload_split_next(&s, &packet, &length)) {
+            HOLDS(packet >= buffer && packet + length <= buffer + n);
+            if (v.gso_type != 0) /* completing an ordinary packet may hit any of its bytes, if the kernel says so */
+                HOLDS(cq_offload_packet_length(packet, length) == length);
+            HOLDS(!s.vouched || s.transport);
+            hand_over(b, packet, length, s.vouched);
+            count++;
+        }
+        HOLDS(count == s.count);
+    }
+    free(buffer);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size == 0)
+        return 0;
+    struct sink sink = {.options = {.tcp4 = data[0] & 1, .tcp6 = data[0] & 2, .uso = data[0] & 4, .vnet = data[0] & 8,
+                                    .max_size = data[0] & 16 ? 65535 : 4000, .max_segments = 1 + (data[0] >> 5) * 20u}};
+    struct batch b = {.coalesce = cq_offload_coalesce_new(&sink.options, take, &sink)};
+    REQUIRE(b.coalesce != NULL);
+    for (size_t at = 1; at + 3 <= size;) {
+        uint8_t control = data[at];
+        size_t n = cq_get16(data + at + 1);
+        at += 3;
+        n = n < size - at ? n : size - at;
+        if (control & 2)
+            split_first(&b, data + at, n);
+        else
+            hand_over(&b, data + at, n, control & 1);
+        at += n;
+    }
+    cq_offload_coalesce_flush(b.coalesce);
+    HOLDS(sink.packets == b.added);
+    cq_offload_coalesce_free(b.coalesce);
+    for (unsigned i = 0; i < b.used; i++)
+        free(b.blocks[i]);
+    return 0;
+}
+
+#ifndef CQ_LIBFUZZER
+
+static uint64_t random_state;
+
+static uint32_t draw(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % below);
+}
+
+/* Appends one packet of a few flows that would merge if nothing were changed about it. */
+static size_t append(uint8_t *out, struct spec *flows)
+{
+    static const int extensions[] = {NO_EXTENSION, NO_EXTENSION, NO_EXTENSION, HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT};
+    struct spec *s = &flows[draw(4)];
+    uint8_t *p = out + 3;
+    bool split = draw(4) == 0;
+    s->payload = split ? draw(6000) : draw(8) == 0 ? draw(300) : 200;
+    s->extension = draw(8) == 0 ? extensions[draw(7)] : NO_EXTENSION;
+    if (split)
+        p += CQ_VNET_SIZE;
+    size_t n = build(p, s);
+    s->sequence += (uint32_t)s->payload;
+    s->id++;
+    if (split) {
+        struct cq_vnet v = vnet_of(p, draw(4) == 0 ? 0 : (uint16_t)(1 + draw(draw(2) ? 1500 : 100)));
+        if (draw(16) == 0)
+            ((uint8_t *)&v)[draw(sizeof v)] ^= (uint8_t)(1u << draw(8));
+        memcpy(out + 3, &v, sizeof v);
+    }
+    static const uint8_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x40, 0x60, 0x45};
+    for (uint32_t changes = draw(3) == 0 ? draw(4) : 0; changes > 0; changes--) {
+        uint32_t where = draw(n < 80 || draw(8) == 0 ? (uint32_t)n : 80);
+        p[where] = draw(2) ? edges[draw(sizeof edges)] : (uint8_t)draw(256);
+    }
+    if (draw(64) == 0) /* cut off */
+        n = draw((uint32_t)n + 1);
+    n += (size_t)(p - out) - 3;
+    out[0] = (uint8_t)(draw(8) != 0) | (split ? 2 : 0);
+    cq_put16(out + 1, (uint16_t)n);
+    return 3 + n;
+}
+
+int main(int argc, char **argv)
+{
+    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 4000;
+    static uint8_t input[BATCH_MAX * 7000];
+    random_state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    for (unsigned long round = 0; round < rounds; round++) {
+        struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
+        size_t n = 1;
+        input[0] = (uint8_t)(draw(256) | (draw(4) ? 31 : 0));
+        for (uint32_t packets = 1 + draw(BATCH_MAX); packets > 0; packets--)
+            n += append(input + n, flows);
+        LLVMFuzzerTestOneInput(input, n);
+    }
+    printf("fuzz_offload             ok: %lu batches\n", rounds);
+    return 0;
+}
+
+#endif

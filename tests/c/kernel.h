@@ -1,0 +1,150 @@
+/*
+ * The kernel's end of the TUN for the tests of coalescing: it takes what is written apart again with the naive
+ * segmenter, fills in checksums where it was told to, and keeps the packets in the order of their arrival.
+ */
+#ifndef KERNEL_H
+#define KERNEL_H
+
+#include "packets.h"
+
+enum { OUT_MAX = 4096, POOL_SIZE = 4 << 20 };
+
+static struct cq_coalesce *coalesce;
+static struct cq_coalesce_options options;
+static uint8_t pool[POOL_SIZE], whole[PACKET_MAX];
+static size_t pool_used;
+
+/* What was written, after the kernel's work: one entry per packet. */
+static struct {
+    uint8_t *packet;
+    size_t length;
+    bool needs_csum;
+    unsigned write; /* the number of the write that it came in */
+} out[OUT_MAX];
+static unsigned out_count, writes;
+static struct cq_vnet last_vnet;
+static size_t last_length;
+
+static inline uint8_t *keep(const uint8_t *p, size_t n)
+{
+    REQUIRE(pool_used + n <= POOL_SIZE);
+    uint8_t *q = memcpy(pool + pool_used, p, n);
+    pool_used += n;
+    return q;
+}
+
+static inline void add_out(const uint8_t *p, size_t n, bool needs_csum)
+{
+    REQUIRE(out_count < OUT_MAX);
+    out[out_count].packet = keep(p, n);
+    out[out_count].length = n;
+    out[out_count].needs_csum = needs_csum;
+    out[out_count++].write = writes;
+}
+
+/* Plays the kernel: checks the vnet header, then segments and completes. */
+static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+{
+    struct cq_vnet v = {0};
+    size_t n = 0;
+    int i = 0, protocol;
+    static uint8_t segment[PACKET_MAX];
+
+    CHECK(arg == &coalesce);
+    if (options.vnet) {
+        CHECK_EQUAL(iov[0].iov_len, CQ_VNET_SIZE);
+        memcpy(&v, iov[i++].iov_base, CQ_VNET_SIZE);
+    }
+    CHECK_EQUAL(iovcnt, (int)packets + i);
+    for (; i < iovcnt; i++) {
+        REQUIRE(n + iov[i].iov_len <= sizeof whole);
+        memcpy(whole + n, iov[i].iov_base, iov[i].iov_len);
+        n += iov[i].iov_len;
+    }
+    last_vnet = v;
+    last_length = n;
+    writes++;
+    CHECK_EQUAL(cq_offload_packet_length(whole, n), n);
+    if (v.flags == 0) {
+        CHECK(v.gso_type == 0 && v.gso_size == 0 && v.csum_start == 0 && v.csum_offset == 0);
+        CHECK_EQUAL(packets, 1);
+        add_out(whole, n, false);
+        return;
+    }
+    CHECK_EQUAL(v.flags, 1);
+    size_t l4 = transport_of(whole, &protocol);
+    CHECK_EQUAL(v.csum_start, l4);
+    CHECK_EQUAL(v.csum_offset, checksum_offset(protocol));
+    CHECK_EQUAL(v.hdr_len, headers_of(whole));
+    CHECK_EQUAL(cq_get16(whole + l4 + checksum_offset(protocol)), naive_fold(naive_pseudo(whole, n)));
+    if (packets == 1) {
+        CHECK(v.gso_type == 0 && v.gso_size == 0);
+        put_checksums(whole, n);
+        add_out(whole, n, true);
+        return;
+    }
+    CHECK_EQUAL(v.gso_type, vnet_of(whole, v.gso_size).gso_type);
+    CHECK(n <= options.max_size);
+    CHECK(packets <= options.max_segments);
+    if (whole[0] >> 4 == 4)
+        CHECK_EQUAL(naive_fold(naive_sum(whole, ip_size(whole))), 0xffff);
+    if (protocol == UDP)
+        CHECK_EQUAL(cq_get16(whole + l4 + 4), n - l4);
+    size_t length, segments = 0;
+    while ((length = naive_segment(whole, n, v.gso_size, segments, segment)) > 0) {
+        add_out(segment, length, true);
+        segments++;
+    }
+    CHECK_EQUAL(segments, packets);
+}
+
+static inline void reset(void)
+{
+    pool_used = out_count = writes = 0;
+}
+
+static inline void start_with(struct cq_coalesce_options o)
+{
+    cq_offload_coalesce_free(coalesce);
+    options = o;
+    coalesce = cq_offload_coalesce_new(&o, receive, &coalesce);
+    REQUIRE(coalesce != NULL);
+    reset();
+}
+
+static inline void start(void)
+{
+    start_with((struct cq_coalesce_options){
+        .tcp4 = true, .tcp6 = true, .uso = true, .vnet = true, .max_size = 65535, .max_segments = 64});
+}
+
+/* Hands over a copy; a vouched one with rubbish in its checksum field. */
+static inline void add_bytes(const uint8_t *p, size_t n, bool vouched)
+{
+    uint8_t *q = keep(p, n);
+    int protocol;
+    if (vouched)
+        cq_put16(q + transport_of(q, &protocol) + checksum_offset(protocol), (uint16_t)check_random());
+    cq_offload_coalesce_add(coalesce, q, n, vouched);
+}
+
+static inline void add(const struct spec *s, bool vouched)
+{
+    static uint8_t p[PACKET_MAX];
+    add_bytes(p, build(p, s), vouched);
+}
+
+/* The next packet of the same flow. */
+static inline void advance(struct spec *s)
+{
+    s->sequence += (uint32_t)s->payload;
+    s->id++;
+}
+
+static inline unsigned flush(void)
+{
+    cq_offload_coalesce_flush(coalesce);
+    return writes;
+}
+
+#endif
