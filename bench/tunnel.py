@@ -96,7 +96,7 @@ def measure(left: netns.Namespace, right: netns.Namespace, address: str, options
     """One round on one path: idle round trips first, then each number of flows."""
     echo = left.traffic("udp_echo", address, ECHO_PORT)
     right.measure("udp_rtt", address, ECHO_PORT, count=20)  # warms caches, neighbours and clocks up
-    rtt = right.measure("udp_rtt", address, ECHO_PORT, count=options.echoes, size=64, timeout=120)
+    rtt = right.measure("udp_rtt", address, ECHO_PORT, count=options.echoes, size=64, within=120)
     echo.stop()
     result: Result = {"rtt": rtt, "tcp": {}}
     for flows in options.flows:

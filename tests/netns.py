@@ -206,9 +206,9 @@ class Namespace:
             process.wait_for("ready\n")
         return process
 
-    def measure(self, command: str, *arguments: object, timeout: float = 60.0, **options: object) -> dict[str, Any]:
-        """Runs a command of ``traffic.py`` to its end and returns its result."""
-        return self.traffic(command, *arguments, **options).result(timeout)
+    def measure(self, command: str, *arguments: object, within: float = 60.0, **options: object) -> dict[str, Any]:
+        """Runs a command of ``traffic.py`` to its end, at most ``within`` seconds, and returns its result."""
+        return self.traffic(command, *arguments, **options).result(within)
 
     def sysctl(self, name: str, value: str | int) -> None:
         """Sets a net.* sysctl of the namespace."""

@@ -111,6 +111,26 @@ def test_packets_pass_through_header_and_address(host: netns.Namespace) -> None:
             os.read(tun.fds[0], 2048)  # and no router solicitation or the like beside it
 
 
+@pytest.mark.parametrize(("segments", "reads"), [(45, 1), (46, 46)])
+def test_super_packets_are_bounded_by_what_one_send_takes(host: netns.Namespace, segments: int, reads: int) -> None:
+    with Tun.open("tun-a", 1, TUN_OFFLOADS, 1420) as tun:
+        if "uso" not in tun.offloads:
+            pytest.skip("this kernel has no USO")
+        tun.add_address(ip_interface("10.66.0.1/24"))
+        tun.up()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            size = [(17, 103, struct.pack("=H", 1392))]  # UDP_SEGMENT
+            sock.sendmsg([bytes(1392 * segments)], size, 0, ("10.66.0.2", 7))
+        for _ in range(reads):
+            packet = os.read(tun.fds[0], 65546)
+            _flags, gso_type, _header, gso_size = struct.unpack_from("=BBHH", packet)
+            whole = reads == 1
+            assert (gso_type, gso_size) == ((5, 1392) if whole else (0, 0))  # VIRTIO_NET_HDR_GSO_UDP_L4
+            assert len(packet) == 10 + 28 + 1392 * (segments if whole else 1)
+        with pytest.raises(BlockingIOError):
+            os.read(tun.fds[0], 65546)
+
+
 def test_addresses_and_routes_come_and_go(host: netns.Namespace) -> None:
     def routes() -> set[str]:
         found = json.loads(host.ip("-j -4 route show dev tun-a") or "[]")
