@@ -56,7 +56,7 @@ class Established:
 
 @dataclass(frozen=True)
 class Rotated:
-    """Both ends have epoch ``number``. In seconds: ``duration`` from R1 to here, ``interval`` since the epoch before."""
+    """Both ends have epoch ``number``. Seconds: ``duration`` from R1 to here, ``interval`` since the epoch before."""
 
     number: int
     duration: float
@@ -87,7 +87,7 @@ class Redial:
 
 @dataclass(frozen=True)
 class Dead:
-    """The session has ended by itself and holds no data key any more. Not said after ``close``, ``wipe``, ``retire``."""
+    """The session has ended by itself and holds no data key. Not said after ``close``, ``wipe``, ``retire``."""
 
     reason: str
 

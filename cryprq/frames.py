@@ -162,6 +162,13 @@ class Cursor:
         """A 32-bit number."""
         return int.from_bytes(self.take(4), "big")
 
+    def index(self) -> int:
+        """A receiver index: a 32-bit number that is not 0."""
+        index = self.u32()
+        if index == 0:
+            raise FrameError("a receiver index of 0")
+        return index
+
     def end(self) -> None:
         """Checks that nothing is left."""
         if self.remaining:

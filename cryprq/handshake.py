@@ -308,7 +308,7 @@ class Initiator(_Machine):
         if cursor.u8() != self._kem:
             raise _Failure("kem")
         cursor.take(NONCE_SIZE)
-        self._peer_index = _index(cursor)
+        self._peer_index = cursor.index()
         return cursor.take(SIZES[self._kem].ciphertext), cursor.take(X25519_SIZE)
 
     def _verify_listener(self, th1: bytes, opened: bytes) -> None:
@@ -406,8 +406,10 @@ class Responder(_Machine):
     def message4(self, status: int, parameters: Parameters, now: float) -> tuple[bytes, Session | None]:
         """M4, and the session if the status is ``STATUS_ACCEPTED``: install it (``Session.start``) before M4 leaves.
 
-        ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age.
+        ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age. ValueError for a bad argument.
         """
+        if status not in (STATUS_ACCEPTED, STATUS_DUPLICATE):
+            raise ValueError(f"status {status} is unknown")
         with self._step(_State.VERIFIED_M3, _State.OVER):
             assert self._peer_id is not None
             parameters = _with_rotation(parameters)
@@ -436,7 +438,7 @@ class Responder(_Machine):
         if self._kem not in self._kems:
             raise _Failure("kem")
         cursor.take(NONCE_SIZE)
-        self._peer_index = _index(cursor)
+        self._peer_index = cursor.index()
         kem_ek, x25519 = cursor.take(SIZES[self._kem].encapsulation_key), cursor.take(X25519_SIZE)
         cursor.end()
         return kem_ek, x25519
@@ -454,13 +456,6 @@ def _lanes(cursor: Cursor) -> int:
     if not 1 <= lanes <= LANES_MAX:
         raise FrameError(f"{lanes} lanes")
     return lanes
-
-
-def _index(cursor: Cursor) -> int:
-    index = cursor.u32()
-    if index == 0:
-        raise FrameError("a receiver index of 0")
-    return index
 
 
 def _credentials(cursor: Cursor) -> tuple[bytes, bytes, bytes]:

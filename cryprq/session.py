@@ -2,11 +2,10 @@
 
 Without I/O and without a clock: bytes, events of the data plane and ``now`` (CLOCK_BOOTTIME, seconds) go in, actions
 come out. A session holds at most three epochs: the previous one, which only receives; the current one; and during a
-rotation the next, pending until the peer is known to have it. Only data keys outlive the control channel: with it, the
-roots and control keys are wiped, since nothing can be derived or said any more.
+rotation the next, pending until the peer is known to have it. Only data keys outlive the control channel: roots and
+control keys are wiped with it, since nothing can be derived or said any more.
 """
 
-import hmac
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,23 +28,20 @@ from cryprq.actions import (
     SendEmpty,
     SendFrame,
 )
-from cryprq.frames import CloseCode, Cursor, FrameError, FrameType
+from cryprq.channel import Agreed, ControlChannel, Refused
+from cryprq.frames import CloseCode, FrameType
 from cryprq.identity import PeerId
-from cryprq.kem import SIZES, Ephemeral, KemError, encapsulate
 from cryprq.limits import (
     CLOSE_REASON_MAX,
     EMPTY_INTERVAL,
     EPOCH_MAX,
     GRACE,
-    HASH_SIZE,
     PROMOTE_TIMEOUT,
     ROTATE_MIN_INTERVAL,
     ROTATE_RESPONSE_TIMEOUT,
-    TAG_SIZE,
-    X25519_SIZE,
     hard_age,
 )
-from cryprq.schedule import ControlKey, EpochKeys, wipe
+from cryprq.schedule import EpochKeys
 
 __all__ = [
     "Action",
@@ -133,10 +129,6 @@ class _Epoch:
     expires_at: float
 
 
-class _Refused(Exception):
-    """A frame that ends the connection; the data keys live on."""
-
-
 class Session:
     """One session. No method raises because of what the peer does or when it does it."""
 
@@ -151,7 +143,6 @@ class Session:
         self.state = State.NEW
         self.rotation = Rotation.IDLE
         self._dials = setup.role is Role.INITIATOR
-        self._tx, self._rx = (schedule.I2R, schedule.R2I) if self._dials else (schedule.R2I, schedule.I2R)
 
         self._previous: _Epoch | None = None
         self._current: _Epoch | None = self._epoch(0, rx_index, tx_index, now)
@@ -159,17 +150,9 @@ class Session:
         self._number = 0
         self._since = now  # when the current epoch was confirmed
 
-        # The control channel: all of this is wiped with it.
-        self._connected = True
-        self._root = bytearray(root)
-        self._seal = ControlKey(root, self._tx)
-        self._open = ControlKey(root, self._rx)
-        self._next_root: bytearray | None = None  # responder: until the pending epoch is confirmed
-        self._next_open: ControlKey | None = None  # responder: opens R3, and what follows it
-        self._expected_tag = b""
-        self._ephemeral: Ephemeral | None = None  # initiator: between R1 and R2
-        self._r1 = b""
-        self._r1_index = 0
+        self._channel = ControlChannel(root, dials=self._dials, kem=setup.kem)
+        self._connected = True  # the channel can be used; it is wiped when this ends
+        self._r1_index = 0  # initiator: promised in R1
         self._requested = False  # responder: REKEY_REQUEST is sent and not answered
 
         # Timers: when, or None.
@@ -235,7 +218,7 @@ class Session:
         self.state = State.PROVISIONAL
         self._promoted_by = now + PROMOTE_TIMEOUT
         epoch = self._current
-        actions: list[Action] = [self._install(epoch, self._root, now)]
+        actions: list[Action] = [self._install(epoch, self._channel.root, now)]
         if self._dials:
             actions += [Activate(epoch.rx_index), SendEmpty(epoch.rx_index)]
             self._empty_at = now + EMPTY_INTERVAL
@@ -268,7 +251,7 @@ class Session:
         if self.state is not State.ESTABLISHED or self.rotation is not Rotation.IDLE or self._requested:
             return []
         self._requested = True
-        return [self._send(frames.REKEY_REQUEST, b"")]
+        return [SendFrame(self._channel.seal(frames.REKEY_REQUEST, b""))]
 
     def connection_lost(self, now: float) -> list[Action]:
         """QUIC is gone. Data keys live on to their limits; a pending epoch may still be promoted by a record."""
@@ -292,6 +275,7 @@ class Session:
             actions.append(CloseConnection(CloseCode.REPLACED, "replaced"))
         # A rotation that the takeover cut short has not failed: it is no longer needed.
         self._end_channel("replaced")
+        self.rotation = Rotation.IDLE
         return actions
 
     def close(self, reason: str, now: float) -> list[Action]:
@@ -305,7 +289,7 @@ class Session:
         actions: list[Action] = []
         if self._connected and self.state in (State.PROVISIONAL, State.ESTABLISHED):
             if self.rotation not in (Rotation.AWAIT_DONE, Rotation.LATE_DONE):
-                actions.append(self._send(frames.CLOSE, text))
+                actions.append(SendFrame(self._channel.seal(frames.CLOSE, text)))
             code = CloseCode.SHUTDOWN if reason == "shutdown" else CloseCode.OK
             actions.append(CloseConnection(code, reason))
         return actions + self.wipe()
@@ -370,124 +354,68 @@ class Session:
         if not self._connected or self.state not in (State.PROVISIONAL, State.ESTABLISHED):
             return []
         try:
-            cursor = Cursor(self._unseal(frame_type, header, body))
-            return self._dispatch(frame_type, cursor, now)
-        except _Refused as refused:
-            reason = str(refused)
-        except FrameError:
-            reason = "malformed"
-        except KemError:
-            reason = "kem"
-        return self._fail_channel(CloseCode.MALFORMED, reason)
+            return self._dispatch(frame_type, self._channel.open(frame_type, header, body), now)
+        except Refused as refused:
+            return self._fail_channel(CloseCode.MALFORMED, str(refused))
 
-    def _unseal(self, frame_type: FrameType, header: bytes, body: bytes) -> bytes:
-        """R3 is the first frame under the new epoch; what the initiator says before it is under the old one."""
-        key = self._next_open if frame_type == frames.REKEY_DONE else self._open
-        opened = key.open(header, body) if key else None
-        if opened is None:
-            raise _Refused("tag")
-        return opened
-
-    def _dispatch(self, frame_type: FrameType, cursor: Cursor, now: float) -> list[Action]:
+    def _dispatch(self, frame_type: FrameType, body: bytes, now: float) -> list[Action]:
         if frame_type == frames.CLOSE:
-            return self._receive_close(cursor)
+            return self._receive_close(body)
         if self._dials:
-            if frame_type == frames.REKEY_REQUEST:
-                return self._receive_request(cursor, now)
+            if frame_type == frames.REKEY_REQUEST and not body:
+                return self._receive_request(now)
             if frame_type == frames.REKEY_RESPONSE and self.rotation is Rotation.AWAIT_RESPONSE:
-                return self._receive_response(cursor, now)
+                return self._receive_response(body, now)
         elif self.state is State.ESTABLISHED:
             if frame_type == frames.REKEY and self.rotation is Rotation.IDLE:
-                return self._receive_rekey(cursor, now)
+                return self._receive_rekey(body, now)
             if frame_type == frames.REKEY_DONE and self.rotation in (Rotation.AWAIT_DONE, Rotation.LATE_DONE):
-                return self._receive_done(cursor, now)
-        raise _Refused("order")
+                return self._receive_done(body, now)
+        raise Refused("order")
 
-    def _receive_request(self, cursor: Cursor, now: float) -> list[Action]:
+    def _receive_request(self, now: float) -> list[Action]:
         """REKEY_REQUEST. One that crossed R1 is answered by that rotation; any other is kept until it can be met."""
-        cursor.end()
         if self.rotation is not Rotation.AWAIT_RESPONSE and self._rotation_wanted is None:
             self._rotation_wanted = now
         return self._start_rotation_if_due(now)
 
-    def _receive_rekey(self, cursor: Cursor, now: float) -> list[Action]:
+    def _receive_rekey(self, r1: bytes, now: float) -> list[Action]:
         """R1. The pending epoch receives before R2 leaves."""
-        number = self._next_number(cursor)
-        kem_ek, x25519 = cursor.take(SIZES[self.kem].encapsulation_key), cursor.take(X25519_SIZE)
-        tx_index = _index(cursor)
-        r1 = cursor.consumed
-        cursor.end()
-        answer = encapsulate(self.kem, kem_ek, x25519)
-        rx_index = self._setup.new_index()
-        r2 = number.to_bytes(4, "big") + answer.ciphertext + answer.x25519 + rx_index.to_bytes(4, "big")
-        following = schedule.next_root(self._root, answer.shared, r1, r2)
-        wipe(answer.shared)
-        self._pending = self._epoch(number, rx_index, tx_index, now)
-        actions: list[Action] = [
-            self._install(self._pending, following.root, now),
-            self._send(frames.REKEY_RESPONSE, r2 + following.tag_r),
-        ]
-        self._next_root = following.root
-        self._next_open = ControlKey(following.root, self._rx)
-        self._replace_seal(following.root)
-        self._expected_tag = following.tag_i
+        number = self._next_number()
+        agreed = self._channel.answer_rekey(r1, number, self._setup.new_index)
         self._rotation_started = now
         self.rotation = Rotation.AWAIT_DONE
-        return actions
+        return [self._install_pending(number, agreed, now), SendFrame(agreed.frame)]
 
-    def _receive_response(self, cursor: Cursor, now: float) -> list[Action]:
-        """R2. A good tag proves that the listener has the new root: send under it from here on."""
-        number = self._next_number(cursor)
-        ciphertext, x25519 = cursor.take(SIZES[self.kem].ciphertext), cursor.take(X25519_SIZE)
-        tx_index = _index(cursor)
-        r2 = cursor.consumed
-        tag = cursor.take(HASH_SIZE)
-        cursor.end()
-        assert self._ephemeral is not None
-        shared = self._ephemeral.agree(ciphertext, x25519)
-        following = schedule.next_root(self._root, shared, self._r1, r2)
-        wipe(shared)
-        if not hmac.compare_digest(tag, following.tag_r):
-            wipe(following.root)
-            raise _Refused("tag")
-        self._pending = epoch = self._epoch(number, self._r1_index, tx_index, now)
-        wipe(self._root)
-        self._root = following.root
-        self._replace_seal(following.root)
-        self._open.wipe()
-        self._open = ControlKey(following.root, self._rx)
-        self._ephemeral = None
+    def _receive_response(self, r2: bytes, now: float) -> list[Action]:
+        """R2. The peer has the new epoch for certain: send under it from here on."""
+        number = self._next_number()
+        agreed = self._channel.finish_rekey(r2, number)
         self._response_by = None
-        self._number = number
         self._empty_at = now + EMPTY_INTERVAL
+        self._number = number
         self.rotation = Rotation.AWAIT_RECORD
         return [
-            self._install(epoch, following.root, now),
-            Activate(epoch.rx_index),
-            self._send(frames.REKEY_DONE, number.to_bytes(4, "big") + following.tag_i),
-            SendEmpty(epoch.rx_index),
+            self._install_pending(number, agreed, now),
+            Activate(agreed.rx_index),
+            SendFrame(agreed.frame),
+            SendEmpty(agreed.rx_index),
         ]
 
-    def _receive_done(self, cursor: Cursor, now: float) -> list[Action]:
-        """R3. The old control key has done its work; the epoch is promoted if no record was faster."""
-        number, tag = cursor.u32(), cursor.take(HASH_SIZE)
-        cursor.end()
+    def _receive_done(self, r3: bytes, now: float) -> list[Action]:
+        """R3. The epoch is promoted if no record was faster."""
         epoch = self._pending if self.rotation is Rotation.AWAIT_DONE else self._current
-        if epoch is None or number != epoch.number or self._next_open is None:
-            raise _Refused("order")
-        if not hmac.compare_digest(tag, self._expected_tag):
-            raise _Refused("tag")
-        self._open.wipe()
-        self._open, self._next_open = self._next_open, None
+        if epoch is None:
+            raise Refused("order")
+        self._channel.receive_done(r3, epoch.number)
         promoted_before = self.rotation is Rotation.LATE_DONE
         self.rotation = Rotation.IDLE
         return [] if promoted_before else self._confirm(now)
 
-    def _receive_close(self, cursor: Cursor) -> list[Action]:
+    def _receive_close(self, reason: bytes) -> list[Action]:
         """CLOSE: the peer has destroyed its keys, so ours are of no use."""
-        reason = cursor.rest()
         if not _REASON.fullmatch(reason):
-            raise _Refused("malformed")
+            raise Refused("malformed")
         return self._die("peer_" + reason.decode(), CloseCode.OK)
 
     # ---- steps ----
@@ -513,9 +441,7 @@ class Session:
         self._empty_at = None
         self._number = epoch.number
         self._requested = False
-        if self._next_root is not None:
-            wipe(self._root)
-            self._root, self._next_root = self._next_root, None
+        self._channel.confirm()
         actions.append(Promote(epoch.rx_index))
         if not self._dials:
             actions += [Activate(epoch.rx_index), SendEmpty(epoch.rx_index)]
@@ -541,19 +467,12 @@ class Session:
         due = self._rotation_due()
         if due is None or due > now or self._current is None:
             return []
-        self._ephemeral = Ephemeral.generate(self.kem)
         self._r1_index = self._setup.new_index()
-        self._r1 = (
-            (self._current.number + 1).to_bytes(4, "big")
-            + self._ephemeral.kem_ek
-            + self._ephemeral.x25519
-            + self._r1_index.to_bytes(4, "big")
-        )
         self._rotation_wanted = None
         self._rotation_started = now
         self._response_by = now + ROTATE_RESPONSE_TIMEOUT
         self.rotation = Rotation.AWAIT_RESPONSE
-        return [self._send(frames.REKEY, self._r1)]
+        return [SendFrame(self._channel.start_rekey(self._current.number + 1, self._r1_index))]
 
     def _expire(self, epoch: _Epoch) -> list[Action]:
         """A hard limit. Without an epoch to send on, now or soon, the tunnel fails closed and the dialer dials."""
@@ -594,12 +513,7 @@ class Session:
     def _end_channel(self, reason: str) -> list[Action]:
         """Wipes what only the control channel needs. Says so if that cuts a rotation short."""
         self._connected = False
-        self._seal.wipe()
-        self._open.wipe()
-        if self._next_open is not None:
-            self._next_open.wipe()
-        wipe(self._root, self._next_root)
-        self._next_root = self._next_open = self._ephemeral = None
+        self._channel.wipe()
         self._response_by = self._rotation_wanted = None
         if self.rotation is Rotation.AWAIT_RESPONSE:
             self.rotation = Rotation.IDLE
@@ -622,33 +536,21 @@ class Session:
             suite=self.suite,
             rx_index=epoch.rx_index,
             tx_index=epoch.tx_index,
-            tx_secrets=schedule.data_secrets(root, self._tx, self._setup.tx_lanes),
-            rx_secrets=schedule.data_secrets(root, self._rx, self._setup.rx_lanes),
+            tx_secrets=schedule.data_secrets(root, self._channel.tx, self._setup.tx_lanes),
+            rx_secrets=schedule.data_secrets(root, self._channel.rx, self._setup.rx_lanes),
             derived_at=epoch.derived_at,
         )
         return Install(keys, epoch.expires_at - now)
 
-    def _send(self, frame_type: FrameType, body: bytes) -> SendFrame:
-        header = frames.header(frame_type, len(body) + TAG_SIZE)
-        return SendFrame(header + self._seal.seal(header, body))
-
-    def _replace_seal(self, root: bytearray) -> None:
-        self._seal.wipe()
-        self._seal = ControlKey(root, self._tx)
+    def _install_pending(self, number: int, agreed: Agreed, now: float) -> Install:
+        self._pending = self._epoch(number, agreed.rx_index, agreed.tx_index, now)
+        return self._install(self._pending, agreed.root, now)
 
     def _remove_previous(self, epoch: _Epoch) -> Remove:
         self._previous = self._grace_until = None
         return Remove(epoch.rx_index)
 
-    def _next_number(self, cursor: Cursor) -> int:
-        number = cursor.u32()
-        if self._current is None or number != self._current.number + 1:
-            raise _Refused("order")
-        return number
-
-
-def _index(cursor: Cursor) -> int:
-    index = cursor.u32()
-    if index == 0:
-        raise FrameError("a receiver index of 0")
-    return index
+    def _next_number(self) -> int:
+        if self._current is None:
+            raise Refused("order")
+        return self._current.number + 1
