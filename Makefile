@@ -24,10 +24,10 @@ ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-c bench lint asan wheel clean distclean
+.PHONY: help build demo test test-c test-minimums bench lint asan wheel clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(ENVIRONMENT): pyproject.toml scripts/bootstrap.sh
 	@VENV=$(VENV) scripts/bootstrap.sh
@@ -48,6 +48,12 @@ test: build test-c ## the whole test suite
 
 test-c: build
 	$(MAKE) -C tests/c check
+
+test-minimums: build ## the test suite with the oldest dependencies that pyproject.toml allows
+	$(PYTHON_BIN) -m venv --clear build/minimums
+	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
+	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
+	build/minimums/bin/pytest tests
 
 bench: build ## throughput and latency of the tunnel, and micro-benchmarks against the last saved run
 	$(PYTHON_BIN) bench/tunnel.py
