@@ -1,0 +1,553 @@
+"""The data plane in this process: real UDP on loopback, a socket pair where the TUN would be, and the oracle as peer.
+
+A socket pair carries what a TUN with IFF_VNET_HDR does, a virtio_net_hdr and a packet per message, so these tests need
+no privilege and run under sanitizers. The tunnel tests have the real device.
+"""
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from oracle import Header, RecordOpener, RecordSealer
+
+from cryprq import _fastpath
+from cryprq._fastpath import Plane
+from cryprq.address import Address
+
+VNET = struct.Struct("=BBHHHH")
+RX_INDEX, TX_INDEX = 0x11223344, 0x55667788
+ALL = frozenset(_fastpath.OFFLOADS)
+MTU = 1420
+
+
+def secret(label: int) -> bytes:
+    return bytes((label * 7 + i) % 256 for i in range(_fastpath.LANE_SECRET_SIZE))
+
+
+def ipv4(source: str, destination: str, payload: bytes = b"", protocol: int = 99, identification: int = 0) -> bytes:
+    head = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), identification, 0x4000, 64, protocol, 0,
+        socket.inet_aton(source), socket.inet_aton(destination),
+    )  # fmt: skip
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
+
+
+def ipv6(source: str, destination: str, payload: bytes = b"") -> bytes:
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    return struct.pack(">IHBB", 6 << 28, len(payload), 99, 64) + addresses + payload
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f">{len(data) // 2}H", data)) if len(data) % 2 == 0 else checksum_odd(data)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def checksum_odd(data: bytes) -> int:
+    return sum(struct.unpack(f">{len(data) // 2 + 1}H", data + b"\0"))
+
+
+class Bench:
+    """A plane with one peer, 10.0.0.2 and fd00::2, whose end of the tunnel is the test itself."""
+
+    def __init__(self, offloads: frozenset[str] = ALL, suite: int = 1, mtu: int = MTU, **install: int) -> None:
+        self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.vnet = "vnet_hdr" in offloads
+        self.inner = inner
+        inner.setblocking(False)
+        self.tun.settimeout(5)
+        self.suite = suite
+        self.udp = self.bind()
+        self.port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.port.bind(("127.0.0.1", 0))
+        self.port.setsockopt(socket.IPPROTO_IP, socket.IP_PKTINFO if hasattr(socket, "IP_PKTINFO") else 8, 1)
+        self.plane = Plane([inner.fileno()], [self.port.fileno()], mtu=mtu, offloads=offloads)
+        self.peer = self.plane.add_peer()
+        self.plane.set_routes([("10.0.0.2/32", self.peer), ("fd00::2/128", self.peer)])
+        self.plane.set_endpoint(self.peer, Address(*self.udp.getsockname()))
+        self.sealer, self.opener = self.install(RX_INDEX, TX_INDEX, 1, **install)
+        self.plane.activate(RX_INDEX)
+        self.plane.promote(RX_INDEX)
+        self.plane.start()
+
+    @staticmethod
+    def bind() -> socket.socket:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        udp.settimeout(5)
+        return udp
+
+    def install(
+        self, rx_index: int, tx_index: int, label: int, lifetime: float = 600, lanes: int = 1, **limits: int
+    ) -> tuple[RecordSealer, RecordOpener]:
+        tx = bytearray(secret(label))
+        rx = bytearray(b"".join(secret(label + 50 + lane) for lane in range(lanes)))
+        self.plane.install(
+            self.peer, number=label, suite=self.suite, rx_index=rx_index, tx_index=tx_index, tx_secrets=tx,
+            rx_secrets=rx, lifetime=lifetime, **limits,
+        )  # fmt: skip
+        assert not any(tx) and not any(rx)
+        ours, theirs = secret(label), secret(label + 50)
+        return (
+            RecordSealer(theirs[:32], theirs[32:], 0, rx_index, self.suite),
+            RecordOpener(ours[:32], ours[32:], 0, self.suite),
+        )
+
+    def close(self) -> None:
+        self.plane.stop()
+        for member in (self.tun, self.inner, self.udp, self.port):
+            member.close()
+
+    def from_tun(self, packet: bytes, vnet: tuple[int, ...] = (0, 0, 0, 0, 0, 0)) -> None:
+        self.tun.send((VNET.pack(*vnet) if self.vnet else b"") + packet)
+
+    def to_tun(self) -> tuple[tuple[int, ...], bytes]:
+        data = self.tun.recv(70000)
+        return (VNET.unpack(data[:10]), data[10:]) if self.vnet else ((), data)
+
+    def send(self, record: bytes, source: socket.socket | None = None) -> None:
+        (source or self.udp).sendto(record, self.port.getsockname())
+
+    def quiet(self) -> bool:
+        """Nothing is on its way to the TUN: a later, valid packet is the first to come out."""
+        marker = ipv4("10.0.0.2", "10.0.0.1", b"marker")
+        self.send(self.sealer.seal(marker))
+        return self.to_tun()[1] == marker
+
+    def dropped(self, direction: str, reason: str, count: int = 1) -> bool:
+        return wait(lambda: self.plane.drops()[direction, reason] == count)
+
+
+def wait(condition, seconds: float = 5.0) -> bool:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(params=[1, 2], ids=["aes-256-gcm", "chacha20-poly1305"])
+def suites(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(suite=request.param)
+    yield bench
+    bench.close()
+
+
+def test_packet_from_tun_becomes_a_record(suites: Bench) -> None:
+    packet = ipv4("10.0.0.1", "10.0.0.2", b"hello")
+    suites.from_tun(packet)
+    record = suites.udp.recv(2000)
+    assert Header.decode(record) == Header(1, 0, 0, TX_INDEX, 0)
+    assert suites.opener.open(record) == (packet, True)
+
+
+def test_record_becomes_a_packet(suites: Bench) -> None:
+    for packet in (ipv4("10.0.0.2", "10.0.0.1", b"hello"), ipv6("fd00::2", "fd00::1", b"six")):
+        suites.send(suites.sealer.seal(packet))
+        assert suites.to_tun() == ((0, 0, 0, 0, 0, 0), packet)
+
+
+def test_several_packets_in_a_record_with_padding(bench: Bench) -> None:
+    packets = [ipv4("10.0.0.2", "10.0.0.1", b"x" * n) for n in (0, 1, 100)] + [ipv6("fd00::2", "fd00::1")]
+    bench.send(bench.sealer.seal(b"".join(packets) + b"\0" * 9))
+    assert [bench.to_tun()[1] for _ in packets] == packets
+    assert all(count == 0 for count in bench.plane.drops().values())
+
+
+def test_small_packets_share_records_in_order(bench: Bench) -> None:
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([n]) * 44) for n in range(100)]
+    for packet in packets:
+        bench.from_tun(packet)
+    payload = b""
+    records = 0
+    while len(payload.rstrip(b"\0")) < sum(map(len, packets)) - 44:
+        part, _ = bench.opener.open(bench.udp.recv(2000))
+        assert len(part) <= MTU
+        while part and part[0]:
+            size = int.from_bytes(part[2:4])
+            payload += part[:size]
+            part = part[size:]
+        records += 1
+    assert payload == b"".join(packets)
+    assert records < len(packets)
+
+
+def test_without_packing_each_packet_has_its_record() -> None:
+    bench = Bench(ALL - {"packing"})
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([n]) * 44) for n in range(50)]
+    for packet in packets:
+        bench.from_tun(packet)
+    assert [bench.opener.open(bench.udp.recv(2000))[0] for _ in packets] == packets
+    bench.close()
+
+
+@pytest.mark.parametrize("segment", [True, False], ids=["udp_segment", "single"])
+def test_super_packet_leaves_as_full_vouched_records(segment: bool) -> None:
+    bench = Bench(ALL if segment else ALL - {"udp_segment"})
+    payload = bytes(i % 251 for i in range(30_000))
+    size = MTU - 40
+    tcp = struct.pack(">HHIIBBHHH", 1000, 2000, 7, 9, 0x50, 0x18, 500, 0xABCD, 0)
+    packet = ipv4("10.0.0.1", "10.0.0.2", tcp + payload, 6)
+    bench.from_tun(packet, (1, 1, 40, size, 20, 16))
+    out = b""
+    while len(out) < len(payload):
+        record = bench.udp.recv(2000)
+        assert Header.decode(record).flags == 1
+        inner, _ = bench.opener.open(record)
+        assert len(inner) <= MTU and int.from_bytes(inner[2:4]) == len(inner)
+        assert int.from_bytes(inner[24:28]) == 7 + len(out)
+        assert checksum(inner[:20]) == 0
+        out += inner[40:]
+    assert out == payload
+    bench.close()
+
+
+def test_vouched_segments_arrive_as_one_super_packet(bench: Bench) -> None:
+    size, records = 1000, []
+    for n in range(20):
+        tcp = struct.pack(">HHIIBBHHH", 1000, 2000, n * size, 9, 0x50, 0x10, 500, 0xDEAD, 0)
+        records.append(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1", tcp + bytes([n]) * size, 6, n), flags=1))
+    bench.udp.setsockopt(socket.SOL_UDP, 103, len(records[0]))  # UDP_SEGMENT: one batch, so that one read gets it all
+    bench.send(b"".join(records))
+    payload, writes = b"", 0
+    while len(payload) < 20 * size:
+        vnet, packet = bench.to_tun()
+        assert vnet[0] == 1 and vnet[4:] == (20, 16)
+        payload += packet[40:]
+        writes += 1
+    assert payload == b"".join(bytes([n]) * size for n in range(20))
+    assert writes < 20
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda r: r[:31], "short"),
+        (lambda r: b"\x02" + r[1:], "bad_header"),
+        (lambda r: r[:1] + b"\x01" + r[2:], "bad_header"),
+        (lambda r: r[:2] + b"\x80" + r[3:], "bad_header"),
+        (lambda r: r[:3] + b"\x01" + r[4:], "auth"),
+        (lambda r: r[:4] + b"\0\0\0\0" + r[8:], "unknown_index"),
+        (lambda r: r[:15] + bytes([r[15] ^ 1]) + r[16:], "auth"),
+        (lambda r: r[:-1] + bytes([r[-1] ^ 1]), "auth"),
+        (lambda r: r[:-1], "auth"),
+        (lambda r: r[:8] + b"\xff" * 8 + r[16:], "no_key"),
+    ],
+)
+def test_damaged_record_is_dropped_and_counted(bench: Bench, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+    bench.send(damage(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1"))))
+    assert bench.dropped("rx", reason)
+    assert bench.quiet()
+
+
+def test_empty_datagram_is_dropped(bench: Bench) -> None:
+    bench.send(b"")
+    assert bench.dropped("rx", "short")
+    assert bench.quiet()
+
+
+def test_replayed_record_is_dropped(bench: Bench) -> None:
+    record = bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1"))
+    for _ in range(3):
+        bench.send(record)
+    bench.to_tun()
+    assert bench.dropped("rx", "replay", 2)
+    assert bench.quiet()
+
+
+@pytest.mark.parametrize(
+    "packet", [ipv4("10.0.0.3", "10.0.0.1"), ipv4("10.0.0.1", "10.0.0.1"), ipv6("fd00::3", "fd00::1")]
+)
+def test_spoofed_inner_source_is_dropped(bench: Bench, packet: bytes) -> None:
+    bench.send(bench.sealer.seal(packet))
+    assert bench.dropped("rx", "source_not_allowed")
+    assert bench.quiet()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x45",
+        b"\x44" + ipv4("10.0.0.2", "10.0.0.1")[1:],
+        ipv4("10.0.0.2", "10.0.0.1", b"cut")[:-1],
+        ipv6("fd00::2", "fd00::1", b"cut")[:-1],
+        b"\x70" * 60,
+        b"\x10\xff\xff",
+    ],
+)
+def test_malformed_payload_is_dropped(bench: Bench, payload: bytes) -> None:
+    bench.send(bench.sealer.seal(payload))
+    assert bench.dropped("rx", "malformed")
+    assert bench.quiet()
+
+
+def test_unknown_in_band_message_is_skipped(bench: Bench) -> None:
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"after")
+    bench.send(bench.sealer.seal(b"\x1f\x00\x04abcd" + packet))
+    assert bench.to_tun()[1] == packet
+
+
+def test_unroutable_and_broken_packets_from_tun(bench: Bench) -> None:
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.9"))
+    assert bench.dropped("tx", "no_route")
+    bench.from_tun(b"\x45\0")
+    assert bench.dropped("tx", "malformed")
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", b"x" * MTU))
+    assert bench.dropped("tx", "too_big")
+
+
+def test_first_record_of_an_epoch_is_reported_once(bench: Bench) -> None:
+    for _ in range(3):
+        bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")))
+        bench.to_tun()
+    readable, _, _ = select.select([bench.plane.event_fd], [], [], 5)
+    assert readable
+    assert bench.plane.events() == [(bench.peer, RX_INDEX, _fastpath.EVENT_FIRST_RECORD)]
+    assert bench.plane.events() == []
+
+
+def test_switching_epochs(bench: Bench) -> None:
+    sealer, opener = bench.install(99, 98, 2)
+    bench.send(sealer.seal(b""))  # receive-only until it is activated
+    assert wait(lambda: (bench.peer, 99, 1) in bench.plane.events())
+    packet = ipv4("10.0.0.1", "10.0.0.2")
+    bench.from_tun(packet)
+    assert bench.opener.open(bench.udp.recv(2000))[0] == packet
+    bench.plane.activate(99)
+    bench.from_tun(packet)
+    record = bench.udp.recv(2000)
+    assert Header.decode(record).index == 98
+    assert opener.open(record)[0] == packet
+    bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1", b"late")))  # the old one still opens
+    assert bench.to_tun()[1].endswith(b"late")
+    assert bench.plane.live_epochs() == 2
+    bench.plane.remove(RX_INDEX)
+    assert wait(lambda: bench.plane.live_epochs() == 1)
+    bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")))
+    assert bench.dropped("rx", "unknown_index")
+
+
+def test_without_an_active_key_nothing_leaves(bench: Bench) -> None:
+    bench.plane.remove(RX_INDEX)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    assert bench.dropped("tx", "no_key")
+
+
+def test_expired_key_seals_and_opens_nothing(bench: Bench) -> None:
+    sealer, _ = bench.install(99, 98, 2, lifetime=0.05)
+    bench.plane.activate(99)
+    time.sleep(0.06)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    assert bench.dropped("tx", "no_key")
+    bench.send(sealer.seal(b""))
+    assert bench.dropped("rx", "no_key")
+    assert (bench.peer, 99, _fastpath.EVENT_KEY_EXPIRED) in bench.plane.events()
+
+
+def test_soft_limit_asks_for_rotation_once() -> None:
+    bench = Bench(records_soft=3)
+    for _ in range(6):
+        bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", b"x" * 1000))
+        bench.udp.recv(2000)
+    events = bench.plane.events()
+    assert events == [(bench.peer, RX_INDEX, _fastpath.EVENT_ROTATE_DUE)]
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", b"x" * 1000))
+    bench.udp.recv(2000)
+    assert bench.plane.events() == []
+    bench.close()
+
+
+def test_send_empty(bench: Bench) -> None:
+    bench.plane.send_empty(RX_INDEX)
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"", True)
+    stats = bench.plane.peer_stats(bench.peer)
+    assert stats.tx_packets == 0 and stats.last_tx_ns > 0 and stats.last_tx_data_ns == 0
+
+
+def test_endpoint_follows_the_newest_authenticated_record(bench: Bench) -> None:
+    other = bench.bind()
+    old = bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1", b"old"))
+    bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1", b"new")))
+    bench.to_tun()
+    here = Address(*bench.udp.getsockname())
+    bench.send(old, other)  # late, from elsewhere: opened, but it moves nothing
+    bench.to_tun()
+    bench.send(b"\x01" + os.urandom(60), other)
+    assert bench.plane.endpoint(bench.peer)[0] == here
+    bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), other)
+    bench.to_tun()
+    assert wait(lambda: bench.plane.endpoint(bench.peer)[0] == Address(*other.getsockname()))
+    assert any(e.flags & _fastpath.EVENT_ENDPOINT_MOVED for e in bench.plane.events())
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    other.recv(2000)
+    other.close()
+
+
+def test_promotion_adopts_the_address_of_the_pending_epoch(bench: Bench) -> None:
+    other = bench.bind()
+    sealer, _ = bench.install(99, 98, 2)
+    bench.send(sealer.seal(b""), other)
+    assert wait(lambda: any(e.rx_index == 99 for e in bench.plane.events()))
+    assert bench.plane.endpoint(bench.peer)[0] == Address(*bench.udp.getsockname())
+    bench.plane.promote(99)
+    assert bench.plane.endpoint(bench.peer)[0] == Address(*other.getsockname())
+    other.close()
+
+
+def test_quic_datagram_among_records_reaches_python(bench: Bench) -> None:
+    """What GRO does with short QUIC packets among records of the same size, made here by one UDP_SEGMENT send."""
+    bench.port.setsockopt(socket.SOL_UDP, 104, 1)  # UDP_GRO
+    packets = [ipv4("10.0.0.2", "10.0.0.1", bytes([n]) * 20) for n in range(6)]
+    records = [bench.sealer.seal(packet) for packet in packets]
+    quic = b"\x40" + b"q" * (len(records[0]) - 1)
+    batch = [*records[:2], quic, *records[2:4], quic, *records[4:]]
+    bench.udp.setsockopt(socket.SOL_UDP, 103, len(quic))
+    bench.send(b"".join(batch))
+    assert [bench.to_tun()[1] for _ in packets] == packets
+    found: list[bytes] = []
+    assert wait(lambda: found.extend(d.data for d in bench.plane.quic_datagrams()) or len(found) == 2)
+    assert found == [quic, quic]
+
+
+def test_control_queue_is_bounded(bench: Bench) -> None:
+    for _ in range(600):
+        bench.send(b"\x40" + b"q" * 30)
+    assert bench.dropped("rx", "control_queue", 600 - 256)
+    assert len(bench.plane.quic_datagrams()) == 256
+    assert bench.quiet()
+
+
+def test_record_that_arrived_on_the_control_socket(bench: Bench) -> None:
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"stray")
+    bench.plane.inject(bench.sealer.seal(packet), Address(*bench.udp.getsockname()), "127.0.0.1")
+    assert bench.to_tun()[1] == packet
+    bench.plane.inject(b"\x01short", Address("127.0.0.1", 1), None)
+    assert bench.dropped("rx", "short")
+
+
+def test_any_announced_lane_opens_and_no_other(bench: Bench) -> None:
+    bench.install(99, 98, 2, lanes=3)
+    theirs = secret(54)
+    sealer = RecordSealer(theirs[:32], theirs[32:], 2, 99)
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"lane 2")
+    bench.send(sealer.seal(packet))
+    assert bench.to_tun()[1] == packet
+    bench.send(RecordSealer(theirs[:32], theirs[32:], 3, 99).seal(packet))
+    assert bench.dropped("rx", "bad_header")
+
+
+def test_unreachable_endpoint_is_counted_and_forgiven(bench: Bench) -> None:
+    bench.plane.set_endpoint(bench.peer, Address("fd00::1", 9))  # an IPv4 socket cannot
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    assert bench.dropped("tx", "send_error")
+    bench.plane.set_endpoint(bench.peer, Address(*bench.udp.getsockname()), "10.99.99.99")  # no such local address
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    bench.udp.recv(2000)
+    assert bench.plane.endpoint(bench.peer)[1] is None
+    assert bench.plane.failure() is None
+
+
+def test_batch_larger_than_the_path_is_sent_singly() -> None:
+    """65,536 is loopback's MTU: records of 40 kB make the kernel refuse UDP_SEGMENT, and none may be lost."""
+    bench = Bench(ALL - {"packing"}, mtu=40_000)
+    bench.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    bench.inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([n]) * 30_000) for n in range(4)]
+    for packet in packets:
+        bench.from_tun(packet)
+    assert [bench.opener.open(bench.udp.recv(70_000))[0] for _ in packets] == packets
+    assert bench.plane.drops()["tx", "send_error"] == 0
+    bench.close()
+
+
+def test_bad_arguments_change_nothing(bench: Bench) -> None:
+    plane = bench.plane
+    with pytest.raises(ValueError, match="in use"):
+        bench.install(RX_INDEX, 5, 3)
+    with pytest.raises(ValueError):
+        bench.install(0, 5, 3)
+    with pytest.raises(KeyError):
+        plane.set_routes([("10.0.0.0/8", 77)])
+    other = plane.add_peer()
+    with pytest.raises(ValueError, match="two peers"):
+        plane.set_routes([("10.0.0.2/32", bench.peer), ("10.0.0.2/32", other)])
+    with pytest.raises(ValueError):
+        plane.set_routes([("10.0.0.300/32", other)])
+    for method in (plane.activate, plane.promote, plane.remove, plane.send_empty, plane.epoch_records):
+        with pytest.raises(KeyError):
+            method(424242)
+    secrets = bytearray(b"k" * 43), bytearray(b"k" * 44)
+    with pytest.raises(ValueError):
+        plane.install(
+            other, number=0, suite=1, rx_index=7, tx_index=7, tx_secrets=secrets[0], rx_secrets=secrets[1], lifetime=1
+        )
+    assert not any(secrets[0]) and not any(secrets[1])  # wiped whatever happens
+    assert bench.quiet()
+
+
+def test_removing_a_peer_wipes_its_keys_and_routes(bench: Bench) -> None:
+    bench.install(99, 98, 2)
+    bench.plane.remove_peer(bench.peer)
+    assert wait(lambda: bench.plane.live_epochs() == 0)
+    assert not bench.plane.has(RX_INDEX)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    assert bench.dropped("tx", "no_route")
+    with pytest.raises(KeyError):
+        bench.plane.peer_stats(bench.peer)
+    assert bench.plane.add_peer() == bench.peer  # the handle is free again, and owns nothing
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    assert bench.dropped("tx", "no_route", 2)
+
+
+def test_changes_under_load_lose_nothing(bench: Bench) -> None:
+    """The snapshot is swapped all the time while records are opened: each must find its key."""
+    for round_number in range(200):
+        index = 1000 + round_number
+        sealer, _ = bench.install(index, index, 3)
+        packet = ipv4("10.0.0.2", "10.0.0.1", round_number.to_bytes(2))
+        bench.send(sealer.seal(packet))
+        assert bench.to_tun()[1] == packet
+        bench.plane.remove(index)
+    assert wait(lambda: bench.plane.live_epochs() == 1)
+    assert all(count == 0 for count in bench.plane.drops().values())
+
+
+def test_counters_per_peer(bench: Bench) -> None:
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"x" * 80)
+    bench.send(bench.sealer.seal(packet * 2))
+    bench.to_tun()
+    bench.to_tun()
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    bench.udp.recv(2000)
+    assert wait(lambda: bench.plane.peer_stats(bench.peer)[:4] == (2, 200, 1, 20))
+    assert bench.plane.epoch_records(RX_INDEX) == (1, 1)
+
+
+def test_plane_reports_a_tun_that_went_away(bench: Bench) -> None:
+    bench.tun.close()
+    bench.inner.shutdown(socket.SHUT_RDWR)
+    os.dup2(os.open("/dev/null", os.O_WRONLY), bench.inner.fileno())
+    bench.plane.send_empty(RX_INDEX)
+    assert wait(lambda: bench.plane.failure() is not None)
+    assert "TUN" in bench.plane.failure()
+
+
+def test_stopped_plane_says_so(bench: Bench) -> None:
+    bench.plane.stop()
+    bench.plane.stop()
+    assert bench.plane.failure() == "the data plane was stopped"
+    with pytest.raises(_fastpath.PlaneError):
+        bench.plane.drops()
