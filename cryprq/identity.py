@@ -172,11 +172,11 @@ class Identity:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write_new(path, data)
             return cls.from_seed(seed)
-        except FileExistsError:
-            raise IdentityError(
-                f"{path} exists already and an identity is never overwritten; move it away or choose another file"
-            ) from None
         except OSError as error:
+            if os.path.lexists(path):
+                raise IdentityError(
+                    f"{path} exists already and an identity is never overwritten; move it away or choose another file"
+                ) from None
             raise IdentityError(f"cannot make the identity file {path}: {error.strerror}") from None
         finally:
             _wipe(seed)

@@ -48,8 +48,8 @@ def _rotate(arguments: argparse.Namespace) -> None:
             peer = {"peer": str(PeerId.parse(arguments.peer))}
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    for started in status.request(_socket_path(arguments), "rotate", **peer) or ["no peer: none has a session"]:
-        print(f"rotation started with {started}")
+    started = status.request(_socket_path(arguments), "rotate", **peer)
+    print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 
 def _parser() -> OneLineParser:
