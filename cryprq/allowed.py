@@ -1,0 +1,113 @@
+"""Allowed IPs: which peer owns which inner network, and what a gateway may add to that."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
+
+from cryprq.identity import PeerId
+
+Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+
+WIDEST_ANNOUNCED: Mapping[int, int] = {4: 8, 6: 7}
+"""Shortest prefix that a gateway may announce, by IP version. Anything wider is a default route in pieces, and a
+default route needs local configuration. (fc00::/7 is the widest network with a use of its own.)"""
+
+NEVER_ANNOUNCED: Sequence[Network] = tuple(
+    ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8")
+)
+"""Networks that mean something else on every host; nobody may draw them into a tunnel by announcing them."""
+
+
+def covering(networks: Iterable[Network], host: str) -> Network | None:
+    """The first network that contains the numeric address ``host`` (a zone is ignored), or None."""
+    address = ip_address(host.partition("%")[0])
+    return next((network for network in networks if address.version == network.version and address in network), None)
+
+
+def overlapping(network: Network, others: Iterable[Network]) -> Network | None:
+    """The first of the other networks that shares an address with ``network``, or None."""
+    return next((other for other in others if other.version == network.version and _overlap(network, other)), None)
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    if isinstance(one, IPv4Network):
+        return isinstance(other, IPv4Network) and one.overlaps(other)
+    return isinstance(other, IPv6Network) and one.overlaps(other)
+
+
+def within(network: Network, outer: Network) -> bool:
+    """True if every address of ``network`` is one of ``outer``."""
+    if isinstance(network, IPv4Network):
+        return isinstance(outer, IPv4Network) and network.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and network.subnet_of(outer)
+
+
+def announced(routes: Iterable[Network]) -> tuple[Network, ...]:
+    """The announced routes without the default routes, which a gateway cannot give."""
+    return tuple(route for route in routes if route.prefixlen >= WIDEST_ANNOUNCED[route.version])
+
+
+def host_networks(addresses: Iterable[Interface]) -> tuple[Network, ...]:
+    """Each interface address as the network of just that address (/32, /128)."""
+    return tuple(ip_network(address.ip) for address in addresses)
+
+
+class AllowedIps:
+    """The table of allowed IPs over all peers.
+
+    A network belongs to one peer. Peers may own networks within each other's, the longest prefix decides; what a
+    gateway announces may not even do that (``refusal``).
+    """
+
+    def __init__(self) -> None:
+        self._owned: dict[PeerId, tuple[Network, ...]] = {}
+
+    def claim(self, peer: PeerId, networks: Iterable[Network]) -> tuple[Network, ...]:
+        """Gives ``peer`` these networks in place of what it had. Returns those that another peer owns already and
+        that it therefore did not get."""
+        taken = {network for owner, owned in self._owned.items() if owner != peer for network in owned}
+        wanted = tuple(dict.fromkeys(networks))
+        self._owned[peer] = tuple(network for network in wanted if network not in taken)
+        return tuple(network for network in wanted if network in taken)
+
+    def release(self, peer: PeerId) -> None:
+        """The peer owns nothing any more."""
+        self._owned.pop(peer, None)
+
+    def of(self, peer: PeerId) -> tuple[Network, ...]:
+        """What the peer owns."""
+        return self._owned.get(peer, ())
+
+    def routes(self, handles: Mapping[PeerId, int]) -> list[tuple[str, int]]:
+        """The table as the data plane takes it: ``(cidr, peer handle)``; peers without a handle are left out."""
+        known = [(handles[peer], owned) for peer, owned in self._owned.items() if peer in handles]
+        return [(str(network), handle) for handle, owned in known for network in owned]
+
+    def interface_routes(self, connected: Iterable[Interface]) -> set[Network]:
+        """The networks that need a route to the TUN: all that its own addresses' networks don't cover."""
+        links = [address.network for address in connected]
+        return {
+            network
+            for owned in self._owned.values()
+            for network in owned
+            if not any(within(network, link) for link in links)
+        }
+
+    def refusal(
+        self, peer: PeerId, addresses: Iterable[Interface], routes: Iterable[Network], endpoint: str
+    ) -> str | None:
+        """Why what a gateway assigns and announces cannot be taken (one line), or None if it can.
+
+        Refused are networks that overlap another peer's, that contain the gateway's own outer address (its records
+        would be sent into the tunnel that they carry), or that have a meaning on every host.
+        """
+        others = [network for owner, owned in self._owned.items() if owner != peer for network in owned]
+        for network in (*(address.network for address in addresses), *routes):
+            if covering((network,), endpoint) is not None:
+                return f"the gateway announces {network}, which contains its own address {endpoint}"
+            if (other := overlapping(network, NEVER_ANNOUNCED)) is not None:
+                return f"the gateway announces {network}, which overlaps {other}"
+            if (other := overlapping(network, others)) is not None:
+                return f"the gateway announces {network}, which overlaps {other} of another peer"
+        return None

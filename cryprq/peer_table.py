@@ -1,0 +1,111 @@
+"""All peers of a node, and who gets which event and which timer."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from cryprq._fastpath import Event
+from cryprq.allowed import Network
+from cryprq.frames import CloseCode
+from cryprq.identity import PeerId
+from cryprq.peers import EpochPlane, Peer, PeerObserver
+from cryprq.tunnel import Tunnel
+
+CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}
+"""What a sealed CLOSE says, by the code that ends the connection."""
+
+
+class _TablePlane(EpochPlane, Protocol):
+    def events(self) -> Sequence[Event]: ...
+
+
+class PeerTable:
+    """The peers that may have a session, by ID and by the handle that the data plane knows them by."""
+
+    def __init__(
+        self,
+        *,
+        own_id: PeerId,
+        plane: _TablePlane,
+        tunnel: Tunnel,
+        observer: PeerObserver,
+        permits: Callable[[PeerId], bool],
+        records_soft: int,
+        changed: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        """The arguments are those of ``Peer``."""
+        self._own_id = own_id
+        self._plane = plane
+        self._tunnel = tunnel
+        self._observer = observer
+        self._permits = permits
+        self._records_soft = records_soft
+        self._changed = changed
+        self._later = later
+        self._by_id: dict[PeerId, Peer] = {}
+        self._by_handle: dict[int, Peer] = {}
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, peer_id: PeerId) -> Peer | None:
+        """The peer, if the table has it."""
+        return self._by_id.get(peer_id)
+
+    def obtain(self, peer_id: PeerId, networks: Sequence[Network]) -> Peer:
+        """The peer, made if need be, with these allowed IPs from now on (less what other peers own)."""
+        peer = self._by_id.get(peer_id)
+        if peer is None:
+            peer = Peer(
+                peer_id,
+                own_id=self._own_id,
+                plane=self._plane,
+                observer=self._observer,
+                permits=self._permits,
+                records_soft=self._records_soft,
+                changed=self._changed,
+                later=self._later,
+            )
+            self._by_id[peer_id] = self._by_handle[peer.handle] = peer
+        if set(self._tunnel.allowed(peer_id)) != set(networks):
+            self._tunnel.claim(peer_id, peer.handle, networks)
+        return peer
+
+    def remove(self, peer_id: PeerId, code: CloseCode, now: float) -> None:
+        """Cuts the peer off: it is told, its keys are wiped, its allowed IPs and routes go."""
+        peer = self._by_id.pop(peer_id, None)
+        if peer is None:
+            return
+        peer.close(code, CLOSE_REASONS.get(code, "removed"), now)
+        del self._by_handle[peer.handle]
+        self._tunnel.release(peer_id)
+        self._plane.remove_peer(peer.handle)
+
+    def close(self, now: float) -> None:
+        """The node stops: every peer is told and every key wiped. The peers stay, their routes too."""
+        for peer in self:
+            peer.close(CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now)
+
+    def dispatch(self, events: Iterable[Event], now: float) -> None:
+        """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
+        for event in events:
+            peer = self._by_handle.get(event.peer)
+            if peer is not None:
+                peer.event(event.rx_index, event.flags, now)
+
+    def next_timer(self) -> float | None:
+        """When ``handle_timers`` is due."""
+        return min((due for peer in self if (due := peer.next_timer()) is not None), default=None)
+
+    def handle_timers(self, now: float) -> None:
+        """Lets every session act whose time has come."""
+        for peer in self:
+            peer.handle_timers(now)
+
+    def look(self, now: float) -> None:
+        """Once a second: is every peer still there?"""
+        for peer in self:
+            peer.look(now)
