@@ -126,6 +126,15 @@ class Tun:
         except NetlinkError as error:
             raise self._error("cannot bring it up", error) from error
 
+    def set_mtu(self, mtu: int) -> None:
+        """Lowers the MTU, or raises it again up to what the device was opened with, which is what the readers' buffers
+        and the bound on super-packets were made for. Raises MachineError."""
+        mtu = min(mtu, self.mtu)
+        try:
+            self._netlink.set_link(self.index, mtu=mtu)
+        except NetlinkError as error:
+            raise self._error(f"cannot set MTU {mtu}", error) from error
+
     def add_address(self, address: Interface) -> None:
         """Adds an address; its network is routed into the tunnel from then on. A second time changes nothing."""
         if address in self._addresses:

@@ -195,6 +195,15 @@ def test_bad_mtu_is_one_clear_line_and_leaves_no_device(host: netns.Namespace) -
     assert "tun-a" not in [name for _, name in socket.if_nameindex()]
 
 
+def test_mtu_follows_but_never_above_that_of_the_opening(host: netns.Namespace) -> None:
+    with Tun.open("tun-a", 1, set(), 1420) as tun:
+        for asked, got in ((1300, 1300), (1420, 1420), (9000, 1420)):
+            tun.set_mtu(asked)
+            assert link(host, "tun-a")["mtu"] == got
+        with pytest.raises(MachineError, match="tun-a: cannot set MTU 3: "):
+            tun.set_mtu(3)
+
+
 def test_close_twice_closes_no_foreign_descriptor(host: netns.Namespace) -> None:
     tun = Tun.open("tun-a", 1, set(), 1420)
     tun.close()
