@@ -20,7 +20,7 @@ struct spec {
     int extension;       /* IPv6: one extension header of 16 bytes, or NO_EXTENSION; IPv4: 4 bytes of options if not */
     uint8_t tos, ttl;
     bool df;
-    uint16_t id, source_port, destination_port, window;
+    uint16_t id, source_port, destination_port, window, urgent;
     uint8_t host; /* last byte of both addresses */
     uint32_t sequence, ack;
     uint8_t flags;
@@ -151,6 +151,7 @@ static inline size_t build(uint8_t *p, const struct spec *s)
         t[12] = (uint8_t)((20 + s->options) / 4 << 4);
         t[13] = s->flags;
         cq_put16(t + 14, s->window);
+        cq_put16(t + 18, s->urgent);
         memset(t + 20, 1, s->options);
         if (s->options >= 4)
             cq_put32(t + 20 + s->options - 4, s->timestamp);

@@ -63,7 +63,7 @@ static void test_push_ends_a_super_packet_and_is_kept(void)
 }
 
 /* Two packets that differ in one more thing than their position: how many writes, with everything in order. */
-enum { CHANGES = 17 };
+enum { CHANGES = 18 };
 
 static int change(struct spec *s, int what)
 {
@@ -84,6 +84,7 @@ static int change(struct spec *s, int what)
     case 13: return s->timestamp++, s->protocol == TCP ? 2 : 1;
     case 14: return s->options -= 4, s->protocol == TCP ? 2 : 1;
     case 15: return s->flags |= ECE, s->protocol == TCP ? 2 : 1;
+    case 16: return s->urgent = 1, s->protocol == TCP ? 2 : 1;
     default: return s->sequence -= 2000, s->protocol == TCP ? 2 : 1; /* an old one */
     }
 }
@@ -127,7 +128,7 @@ static void test_ids_count_up_or_stay_the_same(void)
     } cases[] = {
         {true, {7, 8, 9, 10}, 1},  {false, {7, 8, 9, 10}, 1},     {false, {0xfffe, 0xffff, 0, 1}, 1},
         {true, {0, 0, 0, 0}, 1},   {false, {0, 0, 0, 0}, 4},      {true, {5, 5, 6, 7}, 2},
-        {true, {5, 6, 6, 7}, 2},   {true, {5, 7, 8, 9}, 2},       {true, {5, 6, 5, 6}, 2},
+        {true, {5, 6, 6, 7}, 2},   {true, {5, 7, 8, 9}, 2},       {true, {5, 6, 5, 5}, 2},
         {false, {5, 4, 3, 2}, 4},  {true, {5, 5, 7, 8}, 2},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
@@ -140,6 +141,20 @@ static void test_ids_count_up_or_stay_the_same(void)
         }
         CHECK_EQUAL(flush(), cases[c].writes);
         CHECK_EQUAL(out_count, 4);
+    }
+}
+
+static void test_options_and_extension_headers_do_not_merge(void)
+{
+    for (int version = 4; version <= 6; version += 2) {
+        for (int protocol = TCP; protocol <= UDP; protocol += UDP - TCP) {
+            struct spec s = spec_of(version, protocol, 1000);
+            s.extension = HOP_BY_HOP;
+            start();
+            for (int i = 0; i < 3; i++, advance(&s))
+                add(&s, version == 6);
+            CHECK_EQUAL(flush(), 3);
+        }
     }
 }
 
@@ -252,7 +267,10 @@ static void test_udp_without_checksum_stays_as_it_is(void)
     start();
     for (int i = 0; i < 3; i++, advance(&s)) {
         size_t n = build(p, &s);
+        if (i > 0) /* 0 would even be the right sum */
+            cq_put16(p + 28, naive_fold((uint64_t)cq_get16(p + 26) + cq_get16(p + 28)));
         cq_put16(p + 26, 0);
+        CHECK_EQUAL(transport_checksum_good(p, n), i > 0);
         add_bytes(p, n, false);
     }
     CHECK_EQUAL(flush(), 3);
@@ -321,11 +339,13 @@ static void test_vouched_without_parsable_headers_is_written_as_it_came(void)
             p[6] = 0x20;
         else if (how == 2)
             cq_put16(p + 24, 9);
-        uint8_t *q = keep(p, n);
-        cq_offload_coalesce_add(coalesce, q, n, true);
-        CHECK_EQUAL(flush(), 1);
-        CHECK(!out[0].needs_csum);
-        CHECK(out[0].length == n && memcmp(out[0].packet, p, n) == 0);
+        for (unsigned i = 0; i < 2; i++)
+            cq_offload_coalesce_add(coalesce, keep(p, n), n, true);
+        CHECK_EQUAL(flush(), 2);
+        for (unsigned i = 0; i < 2; i++) {
+            CHECK(!out[i].needs_csum);
+            CHECK(out[i].length == n && memcmp(out[i].packet, p, n) == 0);
+        }
     }
 }
 
@@ -386,7 +406,7 @@ static void test_many_flows_are_all_written(void)
             advance(&s[i]);
         }
     }
-    flush();
+    CHECK_EQUAL(flush(), 600); /* the oldest makes room: each flow was gone before its second packet */
     CHECK_EQUAL(out_count, 600);
     unsigned seen[300] = {0};
     for (unsigned i = 0; i < out_count; i++) {
@@ -415,6 +435,7 @@ int main(void)
     RUN(test_packets_that_differ_do_not_merge);
     RUN(test_flags_with_a_meaning_are_written_alone);
     RUN(test_ids_count_up_or_stay_the_same);
+    RUN(test_options_and_extension_headers_do_not_merge);
     RUN(test_vouched_and_unvouched_do_not_mix);
     RUN(test_limits_of_size_and_segments);
     RUN(test_each_kind_can_be_switched_off);
