@@ -172,7 +172,7 @@ class Connection:
             self.remote = remote
 
     def timer_at(self) -> float | None:
-        """When ``handle_timer`` is due, on the loop's clock."""
+        """When ``handle_timer`` is due, on the monotonic clock."""
         times = (self.quic.get_timer(), self._deadline, self._ping_at, self._pong_by)
         return min((at for at in times if at is not None), default=None)
 

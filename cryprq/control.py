@@ -8,6 +8,7 @@ mixed into a batch go to ``on_record``. Nothing that arrives may raise out of th
 import asyncio
 import os
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,13 +58,18 @@ __all__ = [
     "Observer",
 ]
 
-BATCHES_PER_WAKEUP: Final = 64
-"""Reads per wake-up of the loop, so that a flood leaves time for everything else."""
+DATAGRAMS_PER_WAKEUP: Final = 64
+"""After so many the loop gets its turn, so that a flood leaves time for everything else."""
 CLOSING_PERIOD: Final = 3.0
 """For so long a closed connection still answers late packets with its close (RFC 9000, 10.2.1)."""
 CLOSING_MAX: Final = 1024
 _CLIENT_CID_MIN: Final = 8  # RFC 9000, 7.2
 _LONG_HEADER: Final = 0x80
+_TICK: Final = 0.001
+"""A loop may call a timer so much too early."""
+
+# uvloop's own time stands still during a callback, and has milliseconds only.
+_clock = time.monotonic
 
 
 class Observer(Protocol):
@@ -145,7 +151,7 @@ class Endpoint:
         self._admission = Admission(limits.max_inbound)
         self._responses = TokenBucket(RESPONSE_RATE, RESPONSE_BURST)
         self._by_cid: dict[bytes, Connection | _Closing] = {}
-        self._connections: dict[Connection, asyncio.TimerHandle | None] = {}
+        self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
         self._closing: deque[_Closing] = deque()
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
@@ -181,7 +187,7 @@ class Endpoint:
         """
         if not self._running:
             raise RuntimeError("the endpoint is not running")
-        now = self._loop.time()
+        now = _clock()
         remote = Address(*remote)
         quic = Quic(self._client_configuration)
         quic.connect(remote, now)
@@ -203,12 +209,12 @@ class Endpoint:
 
     def receive(self, data: bytes, remote: Address, local: str | None) -> None:
         """A datagram that a socket of the data plane received."""
-        self._segment(data, Address(*remote), local, self._loop.time())
+        self._segment(data, Address(*remote), local, _clock())
         self._flush_soon()
 
     def allow_m2(self) -> bool:
         """Takes a token for one M2 (a KEM encapsulation and two signatures); False: refuse the M1 instead."""
-        return self._responses.take(self._loop.time())
+        return self._responses.take(_clock())
 
     @property
     def connections(self) -> int:
@@ -222,8 +228,10 @@ class Endpoint:
     # ---- datagrams in ----
 
     def _readable(self) -> None:
-        now = self._loop.time()
-        for _ in range(BATCHES_PER_WAKEUP):
+        now = _clock()
+        budget = DATAGRAMS_PER_WAKEUP
+        while budget > 0:
+            budget -= 1
             try:
                 batch = self._udp.receive()
             except OSError:
@@ -234,6 +242,8 @@ class Endpoint:
             data, size, remote, local = batch
             for segment in segments(data, size):
                 self._segment(segment, remote, local, now)
+            if size > 0:
+                budget -= len(data) // size
         self._flush()
 
     def _segment(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
@@ -393,7 +403,7 @@ class Endpoint:
                     self._drop(conn)
 
     def _flush_one(self, conn: Connection) -> None:
-        now = self._loop.time()
+        now = _clock()
         datagrams = conn.quic.datagrams_to_send(now)
         for data, remote in datagrams:
             self.transmit(data, remote, conn.local, conn)
@@ -411,23 +421,24 @@ class Endpoint:
 
     def _arm(self, conn: Connection) -> None:
         due = conn.timer_at()
-        handle = self._connections[conn]
-        # A handle that fires too early costs less than cancelling one for every datagram.
-        if due is None or (handle is not None and handle.when() <= due):
+        if due is None:
             return
-        if handle is not None:
-            handle.cancel()
-        self._connections[conn] = self._loop.call_at(due, self._timer, conn)
+        armed = self._connections[conn]
+        if armed is not None:
+            # A timer that fires too early costs less than one that is set anew for every datagram.
+            if armed[0] <= due:
+                return
+            armed[1].cancel()
+        self._connections[conn] = due, self._loop.call_later(max(0.0, due - _clock()), self._timer, conn)
 
     def _timer(self, conn: Connection) -> None:
         if conn not in self._connections:
             return
         self._connections[conn] = None
-        due = conn.timer_at()
-        now = self._loop.time()
         try:
-            # The loop may call a clock tick early.
-            if due is not None and due <= now + 0.001:
+            due = conn.timer_at()
+            now = _clock()
+            if due is not None and due <= now + _TICK:
                 conn.handle_timer(max(due, now))
                 self._flush()
             else:
@@ -465,7 +476,7 @@ class Endpoint:
 
     def count_failure(self, conn: Connection) -> None:
         """A validated source failed."""
-        wait = self._backoff.failed(conn.source, self._loop.time())
+        wait = self._backoff.failed(conn.source, _clock())
         if wait:
             self._observer("inbound_backoff", remote=str(conn.remote), wait_ms=round(wait * 1000))
 
@@ -478,9 +489,9 @@ class Endpoint:
     # ---- the end of a connection ----
 
     def _forget(self, conn: Connection) -> None:
-        handle = self._connections.pop(conn)
-        if handle is not None:
-            handle.cancel()
+        armed = self._connections.pop(conn)
+        if armed is not None:
+            armed[1].cancel()
         for cid in conn.cids:
             self._by_cid.pop(cid, None)
         if conn.pending:
@@ -501,7 +512,7 @@ class Endpoint:
         while self._closing and (self._closing[0].until <= now or len(self._closing) >= CLOSING_MAX):
             self._forget_closing()
         if not self._closing:
-            self._loop.call_later(CLOSING_PERIOD, self._expire_closing)
+            self._loop.call_later(CLOSING_PERIOD + _TICK, self._expire_closing)
         closing = _Closing(self, conn, farewell, now + CLOSING_PERIOD)
         self._closing.append(closing)
         for cid in closing.cids:
@@ -514,8 +525,8 @@ class Endpoint:
                 del self._by_cid[cid]
 
     def _expire_closing(self) -> None:
-        now = self._loop.time()
-        while self._closing and self._closing[0].until <= now + 0.001:
+        now = _clock()
+        while self._closing and self._closing[0].until <= now + _TICK:
             self._forget_closing()
         if self._closing:
-            self._loop.call_at(self._closing[0].until, self._expire_closing)
+            self._loop.call_later(self._closing[0].until - now + _TICK, self._expire_closing)
