@@ -2,7 +2,7 @@
  * The Internet checksum's sum (RFC 1071).
  *
  * The loop adds machine words in memory order and swaps once at the end, which section 2(B) of the RFC allows. Four
- * bytes at a time into a 64-bit sum need no carry handling, and compilers turn exactly this loop into vector code.
+ * bytes at a time into a 64-bit sum need no carry handling, and gcc and clang make vector code of just this loop at -O3.
  */
 #include "cq_offload.h"
 

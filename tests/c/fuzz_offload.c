@@ -147,12 +147,12 @@ static uint32_t draw(uint32_t below)
 /* Appends one packet of a few flows that would merge if nothing were changed about it. */
 static size_t append(uint8_t *out, struct spec *flows)
 {
-    static const int extensions[] = {NO_EXTENSION, NO_EXTENSION, NO_EXTENSION, HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT};
+    static const int extensions[] = {HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT};
     struct spec *s = &flows[draw(4)];
     uint8_t *p = out + 3;
     bool split = draw(4) == 0;
     s->payload = split ? draw(6000) : draw(8) == 0 ? draw(300) : 200;
-    s->extension = draw(8) == 0 ? extensions[draw(7)] : NO_EXTENSION;
+    s->extension = draw(16) == 0 ? extensions[draw(4)] : NO_EXTENSION;
     if (split)
         p += CQ_VNET_SIZE;
     size_t n = build(p, s);

@@ -19,7 +19,6 @@ static struct {
     uint8_t *packet;
     size_t length;
     bool needs_csum;
-    unsigned write; /* the number of the write that it came in */
 } out[OUT_MAX];
 static unsigned out_count, writes;
 static struct cq_vnet last_vnet;
@@ -38,8 +37,7 @@ static inline void add_out(const uint8_t *p, size_t n, bool needs_csum)
     REQUIRE(out_count < OUT_MAX);
     out[out_count].packet = keep(p, n);
     out[out_count].length = n;
-    out[out_count].needs_csum = needs_csum;
-    out[out_count++].write = writes;
+    out[out_count++].needs_csum = needs_csum;
 }
 
 /* Plays the kernel: checks the vnet header, then segments and completes. */
