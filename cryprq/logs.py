@@ -25,7 +25,7 @@ _LEVELS: Final = {
     "error": logging.ERROR,
     "off": logging.CRITICAL,  # nothing here is logged as critical
 }
-_BARE: Final = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_BARE: Final = re.compile(r"[^\s\"=\\]+")
 
 
 class RateLimiter:
@@ -194,7 +194,7 @@ def _logfmt_value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    if _BARE.fullmatch(text):
+    if text.isprintable() and _BARE.fullmatch(text):
         return text
     escaped = "".join(_escape(character) for character in text)
     return f'"{escaped}"'
