@@ -109,6 +109,9 @@ PROMOTE_TIMEOUT: Final = 15.0
 """A session that was installed and not promoted within this is wiped."""
 EMPTY_INTERVAL: Final = 1.0
 """The dialer repeats an empty record on a new epoch this often until a valid record of it arrives."""
+ANSWER_PERIOD: Final = 15.0
+"""The listener, which cannot know whether its empty record on a new epoch arrived, repeats it at the same pace for so
+long: as long as the dialer waits for it (``PROMOTE_TIMEOUT``)."""
 GRACE: Final = 10.0
 """How long the epoch before the current one still receives."""
 HARD_AGE_FLOOR: Final = 30

@@ -32,6 +32,7 @@ from cryprq.channel import Agreed, ControlChannel, Refused
 from cryprq.frames import CloseCode, FrameType
 from cryprq.identity import PeerId
 from cryprq.limits import (
+    ANSWER_PERIOD,
     CLOSE_REASON_MAX,
     EMPTY_INTERVAL,
     EPOCH_MAX,
@@ -161,6 +162,7 @@ class Session:
         self._response_by: float | None = None
         self._promoted_by: float | None = None
         self._empty_at: float | None = None
+        self._empty_until: float | None = None  # responder: the last repetition
         self._grace_until: float | None = None
         self._retire_at: float | None = None
 
@@ -299,6 +301,7 @@ class Session:
         actions: list[Action] = [] if self.state is State.NEW else [Remove(e.rx_index) for e in self._epochs()]
         self._previous = self._current = self._pending = None
         self._end_channel("wiped")
+        self._promoted_by = self._empty_at = self._grace_until = self._retire_at = None
         self.rotation = Rotation.IDLE
         self.state = State.DEAD
         return actions
@@ -342,9 +345,7 @@ class Session:
         if self._response_by is not None and self._response_by <= now:
             actions += self._fail_channel(CloseCode.TIMEOUT, "timeout")
         if self._empty_at is not None and self._empty_at <= now:
-            index = self.sending_index
-            self._empty_at = now + EMPTY_INTERVAL
-            actions += [] if index is None else [SendEmpty(index)]
+            actions += self._repeat_empty(now)
         return actions + self._start_rotation_if_due(now)
 
     # ---- frames from the peer ----
@@ -427,7 +428,7 @@ class Session:
         self._promoted_by = self._empty_at = None
         if self._dials:
             return [Promote(index), Established(), *self._start_rotation_if_due(now)]
-        return [Promote(index), Activate(index), SendEmpty(index), Established()]
+        return [Promote(index), *self._answer(index, now), Established()]
 
     def _confirm(self, now: float) -> list[Action]:
         """The pending epoch becomes the current one, the current one the previous; anything older goes."""
@@ -444,11 +445,26 @@ class Session:
         self._channel.confirm()
         actions.append(Promote(epoch.rx_index))
         if not self._dials:
-            actions += [Activate(epoch.rx_index), SendEmpty(epoch.rx_index)]
+            actions += self._answer(epoch.rx_index, now)
         started = now if self._rotation_started is None else self._rotation_started
         actions.append(Rotated(epoch.number, now - started, now - self._since))
         self._since = now
         return actions + self._start_rotation_if_due(now)
+
+    def _answer(self, rx_index: int, now: float) -> list[Action]:
+        """The responder sends on a new epoch, and at once an empty record, which the initiator waits for."""
+        self._empty_at = now + EMPTY_INTERVAL
+        self._empty_until = now + ANSWER_PERIOD
+        return [Activate(rx_index), SendEmpty(rx_index)]
+
+    def _repeat_empty(self, now: float) -> list[Action]:
+        """The initiator goes on until it hears the peer. The responder, which gets no such sign, for a while."""
+        index = self.sending_index
+        if index is None or (not self._dials and self._empty_until is not None and now > self._empty_until):
+            self._empty_at = None
+            return []
+        self._empty_at = now + EMPTY_INTERVAL
+        return [SendEmpty(index)]
 
     def _rotation_due(self) -> float | None:
         """When the initiator starts the next rotation; None while it cannot."""
