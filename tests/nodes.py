@@ -68,7 +68,7 @@ class Node:
             raise CommandError(f"{self.name} was not started")
         return self.process
 
-    def events(self, event: str | None = None, **fields: object) -> list[Event]:
+    def events(self, event: str | None = None, /, **fields: object) -> list[Event]:
         """The log since the last start: all events, or those of a name and with the given fields."""
         found = []
         for line in self.lines():
@@ -88,7 +88,7 @@ class Node:
             log.seek(self._start)
             return log.read().decode(errors="replace").splitlines()
 
-    def wait_event(self, event: str, *, timeout: float = 10.0, count: int = 1, **fields: object) -> Event:
+    def wait_event(self, event: str, /, *, timeout: float = 10.0, count: int = 1, **fields: object) -> Event:
         """The count-th event of that name and fields, waited for; CommandError with the log when it does not come."""
         end = time.monotonic() + timeout
         while True:
@@ -121,7 +121,7 @@ class Node:
                 samples[sample.name.removeprefix("cryprq_"), frozenset(sample.labels.items())] = sample.value
         return samples
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The sum of the samples of that name that have these labels; KeyError if there is none."""
         wanted = labels.items()
         samples = self.metrics().items()
