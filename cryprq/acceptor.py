@@ -15,8 +15,9 @@ from cryprq.limits import KEEPALIVE_DEFAULT
 if TYPE_CHECKING:
     from cryprq.allowlist import Allowlist
     from cryprq.control import Connection
+    from cryprq.links import Link
     from cryprq.outbound import HandshakeSettings
-    from cryprq.peers import Link, Peer
+    from cryprq.peers import Peer
     from cryprq.report import Reporter
 
 NO_PENALTY: Final = frozenset({"not_allowlisted", "own_peer_id"})
@@ -87,6 +88,7 @@ class Inbound:
         responder = self._responder
         if responder is None or self._over:
             return
+        self._shared.reporter.handshake_step("received", frame_type.name, connection.remote, len(body))
         try:
             if frame_type is FrameType.INIT:
                 self._first(connection, responder, body)
@@ -108,6 +110,10 @@ class Inbound:
 
     # ---- steps ----
 
+    def _send(self, connection: "Connection", frame_type: FrameType, body: bytes) -> None:
+        self._shared.reporter.handshake_step("sent", frame_type.name, connection.remote, len(body))
+        connection.send(encode(frame_type, body))
+
     def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         if not self._shared.allow_m2():
             # Too many handshakes at once, whoever they are from: no failure of this dialer, which tries again.
@@ -115,7 +121,7 @@ class Inbound:
             connection.close(CloseCode.REFUSED)
             return
         self._shared.reporter.handshake_started()
-        connection.send(encode(FrameType.RESPONSE, responder.receive_message1(body)))
+        self._send(connection, FrameType.RESPONSE, responder.receive_message1(body))
 
     def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         shared = self._shared
@@ -141,7 +147,7 @@ class Inbound:
             shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)
             connection.authenticated()
             self._finish()
-            connection.send(encode(FrameType.ACCEPT, message))
+            self._send(connection, FrameType.ACCEPT, message)
             return  # the dialer closes when it has read it
         message, session = responder.message4(STATUS_ACCEPTED, parameters, now)
         assert session is not None
@@ -154,7 +160,7 @@ class Inbound:
         # The keys are in place before the dialer can know them.
         self._peer, self._link = peer, peer.adopt(session, connection, self._lease, now)
         if not self._link.ended:
-            connection.send(encode(FrameType.ACCEPT, message))
+            self._send(connection, FrameType.ACCEPT, message)
 
     def _parameters(self, peer_id: PeerId) -> Parameters:
         settings = self._shared.settings

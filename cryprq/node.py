@@ -1,14 +1,14 @@
 """``Node``: everything that makes up a running node, in its order of start and stop; and ``run``, the daemon.
 
-One event loop drives it. The data plane wakes it by an event descriptor, peers and dialers by one timer that is set to
-whatever is due first, and once a second it looks after what has no event of its own.
+One event loop drives it. The data plane wakes it by an event descriptor; peers and dialers by one timer, set to
+whatever is due first; and once a second it looks after what has no event of its own.
 """
 
 import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,13 +19,11 @@ from cryprq._fastpath import cpu_has_aes
 from cryprq.acceptor import Admittance
 from cryprq.address import Address
 from cryprq.allowed import Network, covering
-from cryprq.allowlist import Allowlist, Leases, lease_path
+from cryprq.allowlist import Leases, lease_path
 from cryprq.config import NodeConfig
 from cryprq.control import Endpoint, EndpointLimits
-from cryprq.dialer import Dialer, DialSchedule
-from cryprq.errors import ConfigError, CryprqError
-from cryprq.frames import CloseCode
-from cryprq.handshake import Parameters
+from cryprq.dialer import Dialer
+from cryprq.errors import CryprqError
 from cryprq.hostaddr import reachable_address
 from cryprq.httpd import HttpServer
 from cryprq.identity import Identity, PeerId
@@ -41,7 +39,8 @@ from cryprq.peers import Peer
 from cryprq.reload import merge
 from cryprq.report import Reporter
 from cryprq.resolver import Resolver
-from cryprq.snapshot import sample
+from cryprq.roster import Roster
+from cryprq.snapshot import Snapshot
 from cryprq.status import ControlServer, NodeStatus
 from cryprq.tunnel import Tunnel
 from cryprq.version import REVISION, VERSION
@@ -83,10 +82,10 @@ class Node:
         self._open_machine = machine
         self._metrics = Metrics(peers=self._samples, drops=self._drops, offloads=self._offloads)
         self._reporter = Reporter(self._log, self._metrics)
-        self._dialers: dict[PeerId, Dialer] = {}
+        self._snapshot: Snapshot | None = None
         self._undo: list[Callable[[], Any]] = []
-        self._machine: Machine | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
 
@@ -116,65 +115,23 @@ class Node:
         self._stop_requested.set()
 
     async def _start(self) -> None:
+        """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
         config = self.config
         self._loop = asyncio.get_running_loop()
         self._stop_requested = asyncio.Event()
-        self._started = boottime()
         identity = Identity.load_or_create(config.identity)
         self.peer_id = identity.peer_id
-        _refuse_own_id(config, self.peer_id)
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
-        self._leases = leases
-        self._allowlist = Allowlist.from_config(config, leases)
-
-        machine = self._machine = self._open_machine(config)
-        self._undo.append(machine.close)
-        self._plane = machine.plane
-        self._tunnel = Tunnel(machine.tun, machine.plane, self._reporter, config.tun_addresses, config.mtu)
-        self._peers = PeerTable(
-            own_id=self.peer_id,
-            plane=machine.plane,
-            tunnel=self._tunnel,
-            observer=self._reporter,
-            permits=lambda peer_id: self._allowlist.permits(peer_id),
-            records_soft=config.rotate_records,
-            changed=self._changed,
-            later=self._loop.call_later,
-        )
-        settings = HandshakeSettings(
-            identity=identity,
-            lanes=config.workers,
-            aeads=_aeads(config.aead),
-            rotate_secs=config.rotate_secs,
-            mtu=config.mtu,
-            indices=IndexPool(),
-        )
-        machine.start()
-        self._loop.add_reader(machine.plane.event_fd, self._plane_ready)
-        self._undo.append(partial(self._loop.remove_reader, machine.plane.event_fd))
-
-        self._admittance = Admittance(
-            settings=settings,
-            allowlist=self._allowlist,
-            announced=self._announced(config),
-            obtain=self._obtain,
-            allow_m2=lambda: self._endpoint.allow_m2(),
-            reporter=self._reporter,
-            clock=boottime,
-        )
-        self._endpoint = Endpoint(
-            machine.sockets.control,
-            limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
-            accept=self._admittance.accept if config.listen is not None else None,
-            loop=self._loop,
-            on_record=machine.plane.inject,
-            observer=self._reporter.endpoint_event,
-        )
-        self._endpoint.start()
-        self._undo.append(self._stop_talking)
-        self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
+        self._machine = self._open_machine(config)
+        self._undo.append(self._machine.close)
+        self._make_parts(leases)
+        self._machine.start()
+        self._plane = self._machine.plane
+        self._loop.add_reader(self._plane.event_fd, self._plane_ready)
+        self._undo.append(partial(self._loop.remove_reader, self._plane.event_fd))
+        self._start_endpoint(identity)
         self._undo.append(self._resolver.close)
-
+        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._tunnel, self.health, boottime)
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health)
             addresses = await http.start(*config.metrics_addr)
@@ -183,13 +140,66 @@ class Node:
         control = ControlServer(config.control_socket, self.status, self.rotate)
         await control.start()
         self._undo.append(control.close)
-
-        self._apply_peers()
+        self._roster.apply(boottime())
+        self.health.watch(self._machine.failure)
+        self.health.ready()
         self._undo.append(self._stop_timers)
         self._tick()
-        self.health.watch(machine.failure)
-        self.health.ready()
-        self._announce(machine)
+        self._announce()
+
+    def _make_parts(self, leases: Leases | None) -> None:
+        config, plane = self.config, self._machine.plane
+        self._tunnel = Tunnel(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
+        self._peers = PeerTable(
+            own_id=self.peer_id,
+            plane=plane,
+            tunnel=self._tunnel,
+            observer=self._reporter,
+            permits=self._permits,
+            records_soft=config.rotate_records,
+            changed=self._changed,
+            later=self._loop.call_later,
+        )
+        self._roster = Roster(
+            config,
+            self.peer_id,
+            leases,
+            peers=self._peers,
+            tunnel=self._tunnel,
+            resolver=self._resolver,
+            connect=self._connect,
+            observer=self._reporter,
+        )
+
+    def _start_endpoint(self, identity: Identity) -> None:
+        config = self.config
+        self._admittance = Admittance(
+            settings=HandshakeSettings(
+                identity=identity,
+                lanes=config.workers,
+                aeads=_aeads(config.aead),
+                rotate_secs=config.rotate_secs,
+                mtu=config.mtu,
+                indices=IndexPool(),
+            ),
+            allowlist=self._roster.allowlist,
+            announced=_announced(config),
+            obtain=self._roster.obtain,
+            allow_m2=self._allow_m2,
+            reporter=self._reporter,
+            clock=boottime,
+        )
+        self._endpoint = Endpoint(
+            self._machine.sockets.control,
+            limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
+            accept=self._admittance.accept if config.listen is not None else None,
+            loop=self._loop,
+            on_record=self._plane.inject,
+            observer=self._reporter.endpoint_event,
+        )
+        self._endpoint.start()
+        self._undo.append(self._stop_talking)
 
     async def _unwind(self) -> None:
         self.health.failed("stopping")
@@ -197,34 +207,33 @@ class Node:
             result = self._undo.pop()()
             if asyncio.iscoroutine(result):
                 await result
+        self._snapshot = None
 
     async def _stop_talking(self) -> None:
         """Peers get a sealed CLOSE and a second to answer it by closing their end; then QUIC closes what is left."""
-        for dialer in self._dialers.values():
-            dialer.stop()
+        self._roster.stop()
         self._peers.close(boottime())
         for _ in range(round(CLOSE_FLUSH_TIMEOUT / CLOSE_POLL)):
             if not self._endpoint.connections:
                 break
             await asyncio.sleep(CLOSE_POLL)
         self._endpoint.stop()
+        self._stop_timers()  # what closed meanwhile may have set them again
 
     def _stop_timers(self) -> None:
         for handle in (self._timer, self._poll_soon, self._ticker):
             if handle is not None:
                 handle.cancel()
 
-    def _announce(self, machine: Machine) -> None:
-        config = self.config
+    def _announce(self) -> None:
+        config, sockets = self.config, self._machine.sockets
         if config.allow_any:
             self._log.warning("allow_any", hint="every peer that finds this node may use the tunnel; for labs only")
         if config.listen is not None:
             host = config.listen.host
             if host in ("0.0.0.0", "::"):
-                host = reachable_address(machine.sockets.family, without=config.tun_name)
-            self.listen_addr = Multiaddr(
-                "ip6" if ":" in host else "ip4", host, machine.sockets.port, self.peer_id
-            )
+                host = reachable_address(sockets.family, without=config.tun_name)
+            self.listen_addr = Multiaddr("ip6" if ":" in host else "ip4", host, sockets.port, self.peer_id)
             self._tunnel.check_forwarding(config.routes)
             self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=self.listen_addr)
         self._log.info(
@@ -235,116 +244,11 @@ class Node:
             tun=config.tun_name,
             addresses=",".join(map(str, config.tun_addresses)) or None,
             mtu=config.mtu,
-            port=machine.sockets.port,
+            port=sockets.port,
             aead=AEAD_NAMES[self._admittance.settings.aeads[0]],
             workers=config.workers,
-            offloads=",".join(name for name, state in machine.offloads().items() if state == "on"),
+            offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
         )
-
-    # ---- whoever the configuration names ----
-
-    def _networks(self, peer_id: PeerId) -> tuple[Network, ...]:
-        """The allowed IPs that a peer gets now. LeaseError."""
-        if not self.config.allow_peers.get(peer_id) and peer_id in self._allowlist.dialled:
-            return self._tunnel.dialled_networks(peer_id)
-        return self._allowlist.networks_for(peer_id)
-
-    def _obtain(self, peer_id: PeerId) -> Peer:
-        return self._peers.obtain(peer_id, self._networks(peer_id))
-
-    def _apply_peers(self) -> None:
-        """Peers and dialers as the configuration has them: whoever is not allowed any more is cut off."""
-        now = boottime()
-        for peer in self._peers:
-            if not self._allowlist.permits(peer.peer_id):
-                self._peers.remove(peer.peer_id, CloseCode.REFUSED, now)
-        wanted = {target.peer_id: target for target in self.config.peers if target.peer_id is not None}
-        for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddr != wanted.get(known)]:
-            self._dialers.pop(peer_id).stop()
-        # Only peers with networks of their own and dialled ones have a place before they come: others get a lease then.
-        for peer_id in self._allowlist.named:
-            if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
-                self._obtain(peer_id)
-        for peer_id, target in wanted.items():
-            if peer_id not in self._dialers:
-                self._dialers[peer_id] = Dialer(
-                    self._obtain(peer_id),
-                    target,
-                    DialSchedule(self.config.backoff_base_ms / 1000, self.config.backoff_max_ms / 1000),
-                    addresses=self._resolver.addresses,
-                    resolve_error=self._resolver.error,
-                    connect=self._connect,
-                    observer=self._reporter,
-                )
-        self._changed()
-
-    @staticmethod
-    def _announced(config: NodeConfig) -> tuple[Network, ...]:
-        networks = (*(address.network for address in config.tun_addresses), *config.routes)
-        return tuple(dict.fromkeys(networks))
-
-    def reload(self) -> None:
-        """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
-        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing."""
-        if self._read_config is None:
-            return
-        try:
-            config, kept = merge(self.config, self._read_config())
-            _refuse_own_id(config, self.peer_id)
-            allowlist = Allowlist.from_config(config, self._leases)
-        except CryprqError as error:
-            self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
-            return
-        before, after = self._allowlist.named, allowlist.named
-        self.config, self._allowlist = config, allowlist
-        self._admittance.reconfigure(allowlist, self._announced(config), config.rotate_secs)
-        self._log.set_level(config.log_level)
-        try:
-            self._apply_peers()
-        except CryprqError as error:
-            self._log.error("config_rejected", error=error)
-        self._log.info(
-            "config_reloaded",
-            added=len(after - before),
-            removed=len(before - after),
-            needs_restart=",".join(kept) or None,
-        )
-
-    # ---- dialling ----
-
-    def _connect(self, dialer: Dialer, remote: Address, timeout: float) -> Outbound:
-        peer = self._peers.get(dialer.target.peer_id)
-        assert self._machine is not None
-        assert peer is not None
-        if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
-            raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
-        if (network := covering(self._tunnel.allowed(peer.peer_id), remote.host)) is not None:
-            raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
-        outbound = Outbound(
-            peer,
-            remote,
-            self._admittance.settings,
-            timeout=timeout,
-            take=self._take,
-            ended=lambda outcome: self._dial_ended(dialer, outcome),
-            reporter=self._reporter,
-            clock=boottime,
-            call_later=self._loop.call_later,
-        )
-        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
-        return outbound
-
-    def _take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
-        configured = self.config.allow_peers.get(peer.peer_id, ())
-        return self._tunnel.take(peer.peer_id, peer.handle, parameters, remote.host, configured)
-
-    def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
-        if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
-            dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
-        self._changed()
-
-    async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        return await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
 
     # ---- what drives it ----
 
@@ -354,6 +258,7 @@ class Node:
             self._endpoint.receive(datagram.data, datagram.remote, datagram.local)
 
     def _changed(self) -> None:
+        """Something may be due now, or earlier than the timer says."""
         if self._poll_soon is None:
             self._poll_soon = self._loop.call_soon(self._poll)
 
@@ -363,11 +268,11 @@ class Node:
         now = boottime()
         try:
             self._peers.handle_timers(now)
-            times = [dialer.poll(now) for dialer in self._dialers.values()]
+            times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(**describe_exception(error))
             times = [now + TICK]
-        due = min((at for at in (*times, self._peers.next_timer()) if at is not None), default=None)
+        due = min((at for at in times if at is not None), default=None)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
@@ -376,9 +281,7 @@ class Node:
         self._ticker = self._loop.call_later(TICK, self._tick)
         now = boottime()
         self._peers.look(now)
-        for peer in self._peers:
-            if peer.idle and peer.peer_id not in self._allowlist.named:  # let in by --allow-any, and gone
-                self._peers.remove(peer.peer_id, CloseCode.OK, now)
+        self._roster.forget_idle(now)
         failure = self.health.reason()
         if failure != self._told_failure:
             self._told_failure = failure
@@ -386,42 +289,57 @@ class Node:
                 self._log.error("node_failed", reason=failure)
         self._changed()
 
-    # ---- what it shows ----
+    # ---- what its parts ask for ----
 
-    def _samples(self) -> Iterator[PeerSample]:
-        if self._machine is None:
-            return
-        now = boottime()
-        for peer in self._peers:
-            entry, dialled = self.config.allow_peers.get(peer.peer_id), peer.peer_id in self._allowlist.dialled
-            leased = () if entry or dialled else self._tunnel.allowed(peer.peer_id)
-            assigned = tuple(str(network.network_address) for network in leased)
-            yield sample(peer, self._plane, self._tunnel, assigned, now)
+    def _permits(self, peer_id: PeerId) -> bool:
+        return self._roster.permits(peer_id)
+
+    def _allow_m2(self) -> bool:
+        return self._endpoint.allow_m2()
+
+    def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
+        if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
+            raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
+        if (network := covering(self._tunnel.allowed(peer.peer_id), remote.host)) is not None:
+            raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
+        outbound = Outbound(
+            peer,
+            remote,
+            self._admittance.settings,
+            timeout=timeout,
+            take=self._roster.take,
+            ended=partial(self._dial_ended, dialer),
+            reporter=self._reporter,
+            clock=boottime,
+            call_later=self._loop.call_later,
+        )
+        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
+        return outbound
+
+    def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+        if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
+            dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
+        self._changed()
+
+    async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
+        return await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
+
+    def _samples(self) -> Iterable[PeerSample]:
+        return self._snapshot.samples() if self._snapshot is not None else ()
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
-        return self._plane.drops() if self._machine is not None else {}
+        return self._snapshot.drops() if self._snapshot is not None else {}
 
     def _offloads(self) -> Mapping[str, str]:
-        return self._machine.offloads() if self._machine is not None else {}
+        return self._snapshot.offloads() if self._snapshot is not None else {}
+
+    # ---- what operators ask for ----
 
     def status(self) -> NodeStatus:
-        """The node as ``cryprq status`` shows it."""
-        drops: dict[str, dict[str, int]] = {}
-        for (direction, reason), count in self._drops().items():
-            drops.setdefault(direction, {})[reason] = count
-        return NodeStatus(
-            version=VERSION,
-            peer_id=str(self.peer_id),
-            tun_name=self.config.tun_name,
-            uptime_secs=round(boottime() - self._started, 3),
-            healthy=self.health.reason() is None,
-            listen_addr=str(self.listen_addr) if self.listen_addr is not None else "",
-            addresses=tuple(map(str, self._tunnel.addresses)),
-            mtu=self._tunnel.mtu,
-            peers=tuple(self._samples()),
-            drops=drops,
-            offloads=self._offloads(),
-        )
+        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+        if self._snapshot is None:
+            raise RuntimeError("the node is not running")
+        return self._snapshot.status(str(self.peer_id), str(self.listen_addr or ""))
 
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
         """Rotates the keys with one peer, or all. Returns those that it started with; LookupError if there is no
@@ -433,6 +351,23 @@ class Node:
                 raise LookupError(f"no session with {peer_id} to rotate")
             return (peer_id,)
         return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))
+
+    def reload(self) -> None:
+        """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
+        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing."""
+        if self._read_config is None:
+            return
+        try:
+            config, kept = merge(self.config, self._read_config())
+            added, removed = self._roster.change(config, boottime())
+        except CryprqError as error:
+            self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
+            return
+        self.config = config
+        self._admittance.reconfigure(self._roster.allowlist, _announced(config), config.rotate_secs)
+        self._log.set_level(config.log_level)
+        self._log.info("config_reloaded", added=added, removed=removed, needs_restart=",".join(kept) or None)
+        self._changed()
 
 
 def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
@@ -462,13 +397,13 @@ async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) ->
 
 
 def _aeads(name: str) -> tuple[int, ...]:
-    """What to offer and accept, in order of preference: AES where the CPU has it, as it is several times faster then."""
+    """What to offer and accept, in order of preference: AES where the CPU has it, being several times faster then."""
     if name == "auto":
         both = (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305)
         return both if cpu_has_aes() else both[::-1]
     return tuple(suite for suite, known in AEAD_NAMES.items() if known == name)
 
 
-def _refuse_own_id(config: NodeConfig, own: PeerId) -> None:
-    if own in config.allow_peers or any(peer.peer_id == own for peer in config.peers):
-        raise ConfigError(f"{own} is this node's own peer ID; name other nodes in --peer and --allow-peer")
+def _announced(config: NodeConfig) -> tuple[Network, ...]:
+    """What this listener tells its dialers: its tunnel networks and every ``--route``."""
+    return tuple(dict.fromkeys((*(address.network for address in config.tun_addresses), *config.routes)))

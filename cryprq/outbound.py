@@ -14,7 +14,8 @@ from cryprq.limits import KEM_X25519_MLKEM768
 
 if TYPE_CHECKING:
     from cryprq.control import Connection
-    from cryprq.peers import Link, Peer
+    from cryprq.links import Link
+    from cryprq.peers import Peer
     from cryprq.report import Reporter
 
 
@@ -137,7 +138,7 @@ class Outbound:
                 new_index=self._lease,
                 parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
             )
-            connection.send(encode(FrameType.INIT, self._initiator.message1()))
+            self._send(connection, FrameType.INIT, self._initiator.message1())
         except HandshakeError as error:
             self._fail(error.reason, hint=_HINTS.get(error.reason))
             connection.close(error.code)
@@ -149,11 +150,12 @@ class Outbound:
             return
         if self._over or self._initiator is None:
             return
+        self._reporter.handshake_step("received", frame_type.name, self.remote, len(body))
         try:
             if frame_type is not self._expected:
                 raise HandshakeError("order", CloseCode.MALFORMED, self._peer.peer_id)
             if frame_type is FrameType.RESPONSE:
-                connection.send(encode(FrameType.AUTH, self._initiator.receive_message2(body)))
+                self._send(connection, FrameType.AUTH, self._initiator.receive_message2(body))
                 self._expected = FrameType.ACCEPT
             else:
                 self._accepted(connection, body)
@@ -176,6 +178,10 @@ class Outbound:
             self._fail("connection_lost", hint=_HINTS["connection_lost"], outcome=Outcome.FAILED)
 
     # ---- steps ----
+
+    def _send(self, connection: "Connection", frame_type: FrameType, body: bytes) -> None:
+        self._reporter.handshake_step("sent", frame_type.name, self.remote, len(body))
+        connection.send(encode(frame_type, body))
 
     def _accepted(self, connection: "Connection", body: bytes) -> None:
         now = self._clock()
@@ -209,7 +215,7 @@ class Outbound:
     def _refusal_hint(self) -> str:
         own = self._settings.identity.peer_id
         if self._expected is FrameType.RESPONSE:
-            return f"nobody there answers to {self._peer.peer_id}: check --peer against the listener's listener_ready line"
+            return f"nobody there is {self._peer.peer_id}: check --peer against the listener's listener_ready line"
         return f"the listener refuses this node: check that it runs with --allow-peer {own}"
 
     def _timed_out(self) -> None:

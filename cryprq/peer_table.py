@@ -7,7 +7,8 @@ from cryprq._fastpath import Event
 from cryprq.allowed import Network
 from cryprq.frames import CloseCode
 from cryprq.identity import PeerId
-from cryprq.peers import EpochPlane, Peer, PeerObserver
+from cryprq.links import EpochPlane, PeerObserver
+from cryprq.peers import Peer
 from cryprq.tunnel import Tunnel
 
 CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}

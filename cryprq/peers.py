@@ -5,27 +5,18 @@ of its sessions is in use: a new one replaces an old one when the first record p
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
     EVENT_ROTATE_DUE,
-    PeerStats,
     PlaneError,
 )
-from cryprq.address import Address
-from cryprq.frames import CloseCode, FrameType
-from cryprq.identity import PeerId
-from cryprq.indices import IndexLease
-from cryprq.limits import CLOSE_FLUSH_TIMEOUT
-from cryprq.liveness import Liveness, Verdict
-from cryprq.schedule import EpochKeys
-from cryprq.session import (
+from cryprq.actions import (
     Action,
     Activate,
     CloseConnection,
@@ -35,100 +26,22 @@ from cryprq.session import (
     Promote,
     Redial,
     Remove,
-    Role,
     Rotated,
     RotationFailed,
     SendEmpty,
     SendFrame,
-    Session,
 )
+from cryprq.frames import CloseCode, FrameType
+from cryprq.identity import PeerId
+from cryprq.indices import IndexLease
+from cryprq.limits import CLOSE_FLUSH_TIMEOUT
+from cryprq.links import Carrier, EpochPlane, Link, PeerObserver, promotes
+from cryprq.liveness import Liveness, Verdict
+from cryprq.schedule import EpochKeys
+from cryprq.session import Session
 
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
-
-
-class Carrier(Protocol):
-    """What a peer needs of a QUIC connection (``cryprq.control.Connection``)."""
-
-    @property
-    def remote(self) -> Address: ...
-    @property
-    def local(self) -> str | None: ...
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: CloseCode, reason: str = "") -> None: ...
-
-
-class EpochPlane(Protocol):
-    """What a peer needs of the data plane (``cryprq._fastpath.Plane``)."""
-
-    def add_peer(self) -> int: ...
-    def remove_peer(self, peer: int) -> None: ...
-    def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None: ...
-    def endpoint(self, peer: int) -> tuple[Address, str | None] | None: ...
-    def install(
-        self,
-        peer: int,
-        *,
-        number: int,
-        suite: int,
-        rx_index: int,
-        tx_index: int,
-        tx_secrets: bytearray,
-        rx_secrets: bytearray,
-        lifetime: float,
-        records_soft: int,
-    ) -> None: ...
-    def activate(self, rx_index: int) -> None: ...
-    def promote(self, rx_index: int) -> None: ...
-    def remove(self, rx_index: int) -> None: ...
-    def has(self, rx_index: int) -> bool: ...
-    def send_empty(self, rx_index: int) -> None: ...
-    def peer_stats(self, peer: int) -> PeerStats: ...
-
-
-class PeerObserver(Protocol):
-    """Who is told what happens to a peer (``cryprq.report.Reporter``)."""
-
-    def peer_connected(self, peer_id: PeerId, remote: Address, direction: str) -> None: ...
-    def peer_disconnected(self, peer_id: PeerId, reason: str) -> None: ...
-    def control_lost(self, peer_id: PeerId, remote: Address, reason: str) -> None: ...
-    def peer_silent(self, peer_id: PeerId) -> None: ...
-    def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None: ...
-    def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None: ...
-    def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None: ...
-    def peer_denied(self, peer_id: PeerId, remote: Address) -> None: ...
-    def internal_error(self, **fields: object) -> None: ...
-
-
-@dataclass(eq=False)
-class Link:
-    """One session, and the connection that carries its control frames for as long as it lasts."""
-
-    session: Session
-    carrier: Carrier | None
-    lease: IndexLease
-    remote: Address
-    local: str | None
-    serial: int
-    """Links are numbered in the order in which their handshakes completed: of two dialled by the same side the later
-    one wins, whichever proves itself first."""
-    created: float
-    epoch_since: float
-    promoted_index: int | None = None
-    established: bool = False
-    endpoint_set: bool = False
-    ended: bool = False
-    indices: set[int] = field(default_factory=set)
-    """The receiver indices that this session has installed."""
-
-    @property
-    def dialled(self) -> bool:
-        """True if this node dialled the session."""
-        return self.session.role is Role.INITIATOR
-
-    @property
-    def direction(self) -> str:
-        return "outbound" if self.dialled else "inbound"
 
 
 class Peer:
@@ -303,7 +216,7 @@ class Peer:
     # ---- carrying out actions ----
 
     def _execute(self, link: Link, actions: Sequence[Action], now: float) -> None:
-        if not link.dialled and not link.established and _promotes(actions) and not self._permits(self.peer_id):
+        if not link.dialled and not link.established and promotes(actions) and not self._permits(self.peer_id):
             self._observer.peer_denied(self.peer_id, link.remote)
             self._end(link, CloseCode.REFUSED, "not_allowlisted")
             return
@@ -456,6 +369,3 @@ class Peer:
         if index is not None and self._plane.has(index):
             self._plane.send_empty(index)
 
-
-def _promotes(actions: Iterable[Action]) -> bool:
-    return any(isinstance(action, Promote | Established) for action in actions)

@@ -31,9 +31,9 @@ class Reporter:
         """M1 was sent, or came."""
         self._metrics.handshake_attempted()
 
-    def handshake_step(self, message: str, remote: Address, size: int) -> None:
-        """A handshake message was sent or came; ``message`` such as ``m1_sent``."""
-        self._log.limited("debug", "handshake_message", message=message, remote=remote, size=size)
+    def handshake_step(self, what: str, message: str, remote: Address, size: int) -> None:
+        """A handshake message was ``sent`` or ``received``; ``size`` of its body in bytes."""
+        self._log.limited("debug", "handshake_message", message=message.lower(), what=what, remote=remote, size=size)
 
     def handshake_complete(
         self, peer_id: PeerId, remote: Address, direction: str, kem: int, suite: int, duration: float
@@ -152,6 +152,10 @@ class Reporter:
         self._log.limited(
             "error", "network_refused", peer_id=peer_id, networks=",".join(map(str, networks)), reason=reason
         )
+
+    def peer_misplaced(self, peer_id: PeerId, error: str) -> None:
+        """A reload leaves an allowed peer without any address; it is cut off."""
+        self._log.limited("error", "peer_misplaced", peer_id=peer_id, error=error)
 
     def route_failed(self, network: Network, error: str) -> None:
         """The kernel did not take a route to the TUN."""
