@@ -15,11 +15,15 @@ from cryprq.version import REVISION, VERSION
 
 FAILURE_REASONS: Final = (
     "aead",
+    "connection_lost",
     "duplicate",
+    "endpoint_covered",
     "kem",
     "knock",
     "malformed",
+    "no_address",
     "not_allowlisted",
+    "order",
     "own_peer_id",
     "parameters",
     "refused",

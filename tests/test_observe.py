@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq import httpd
@@ -204,7 +205,10 @@ def serve(node: Node, health: Health, body: Callable[[Exchange, int], Awaitable[
         finally:
             await server.close()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    # asyncio's own loop is what a program that embeds a Node may run, uvloop is the daemon's
+    for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(asyncio.wait_for(run(), 20))
 
 
 def get(target: str, method: str = "GET", version: str = "HTTP/1.1", headers: str = "") -> bytes:
@@ -215,6 +219,7 @@ def test_healthz_answers_with_the_reason(node: Node) -> None:
     health = Health()
 
     async def body(exchange: Exchange, port: int) -> None:
+        health.failed("starting")
         answer = await exchange(get("/healthz"))
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert answer.endswith(b"\r\n\r\nstarting\n")

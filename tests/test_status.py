@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from cryprq import status
 from cryprq.errors import MachineError
@@ -54,7 +55,7 @@ def rotate(peer: PeerId | None) -> Sequence[PeerId]:
     return [peer]
 
 
-def serve(path: Path, body: Callable[[ControlServer], Awaitable[None]]) -> None:
+def serve(path: Path, body: Callable[[ControlServer], Awaitable[None]], on_uvloop: bool = True) -> None:
     async def run() -> None:
         server = ControlServer(path, lambda: STATUS, rotate)
         await server.start()
@@ -63,7 +64,8 @@ def serve(path: Path, body: Callable[[ControlServer], Awaitable[None]]) -> None:
         finally:
             await server.close()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if on_uvloop else None) as runner:
+        runner.run(asyncio.wait_for(run(), 20))
 
 
 @pytest.fixture
@@ -89,7 +91,8 @@ def test_status_gives_every_field(path: Path) -> None:
         answer = await asyncio.to_thread(request, path, "status")
         assert answer == json.loads(json.dumps(asdict(STATUS)))
 
-    serve(path, body)
+    serve(path, body, on_uvloop=True)
+    serve(path, body, on_uvloop=False)  # the loop that a program with a Node of its own may run
 
 
 def test_rotate_one_all_and_unknown(path: Path) -> None:
