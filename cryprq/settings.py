@@ -143,15 +143,18 @@ def collect(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settin
             found.append(Value(f"--{option.name}", tuple(given) if option.many else (given,)))
         if option.env is not None and (text := environ.get(option.env, "").strip()):
             found.append(Value(option.env, _split(option, text) if option.many else (text,)))
+        elif option.name == "log-level" and (word := _rust_log(environ)):
+            found.append(Value("RUST_LOG", (word,)))
         if option.name in in_file:
             found.append(Value(f"{option.name} in {config_file}", in_file[option.name]))
         values[option.name] = found
-    if not values["log-level"] or values["log-level"][0].source.endswith(f" in {config_file}"):
-        # RUST_LOG may hold directives for other programs; only its plain level words are for us.
-        words = [word for word in environ.get("RUST_LOG", "").lower().split(",") if word.strip() in LOG_LEVEL_WORDS]
-        if words:
-            values["log-level"].insert(0, Value("RUST_LOG", (words[-1].strip(),)))
     return Settings(values, config_file)
+
+
+def _rust_log(environ: Mapping[str, str]) -> str | None:
+    """The last plain level word of RUST_LOG, which may also hold directives for other programs."""
+    words = [word.strip().lower() for word in environ.get("RUST_LOG", "").split(",")]
+    return next((word for word in reversed(words) if word in LOG_LEVEL_WORDS), None)
 
 
 def _split(option: Option, text: str) -> tuple[str, ...]:
