@@ -1,5 +1,6 @@
 """UDP addresses as the rest of the package sees them: never IPv4-mapped, comparable, printable."""
 
+import errno
 import socket
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
@@ -39,7 +40,7 @@ class Address(NamedTuple):
         """For sendto and sendmsg on a socket of that family. OSError if the family cannot reach the address."""
         if family == socket.AF_INET:
             if self.is_ipv6:
-                raise OSError(f"an IPv4 socket cannot reach {self}")
+                raise OSError(errno.EAFNOSUPPORT, f"an IPv4 socket cannot reach {self}")
             return self.host, self.port
         host = self.host if self.is_ipv6 else _MAPPED + self.host
         return host, self.port, 0, self.scope
