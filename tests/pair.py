@@ -244,7 +244,7 @@ class World:
                 self._send_frame(end, data)
             case Install(keys, lifetime):
                 assert keys.rx_index not in plane.epochs
-                assert 0 < lifetime
+                assert lifetime > 0
                 plane.epochs[keys.rx_index] = action
                 plane.most_epochs = max(plane.most_epochs, len(plane.epochs))
             case Activate(rx_index):
