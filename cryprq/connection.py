@@ -194,7 +194,10 @@ class Connection:
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
         how, code, reason = self._close or self._explain(event, by_peer)
+        if self.pending and how is Ended.TRANSPORT and not by_peer:
+            self.failed()  # aioquic closed it because of what the dialer sent
         self.ended = how
+        self.pending = False
         self._close = None
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -259,7 +262,8 @@ class Connection:
             self._end(Ended.LOCAL, CloseCode.INTERNAL, "")
 
     def _malformed(self, reason: str) -> None:
-        self.failed()
+        if self.pending:
+            self.failed()
         self._end(Ended.LOCAL, CloseCode.MALFORMED, reason)
 
     def _over_budget(self) -> bool:

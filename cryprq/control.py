@@ -495,7 +495,6 @@ class Endpoint:
         for cid in conn.cids:
             self._by_cid.pop(cid, None)
         if conn.pending:
-            conn.pending = False
             self.settled(conn, authenticated=False)
 
     def _drop(self, conn: Connection) -> None:

@@ -34,10 +34,10 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     return wrapper
 
 
-async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
-    """Waits for a condition; the assertion fails with it after the timeout."""
+async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Waits for a condition; the assertion fails if it does not come true in time."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
+    deadline = loop.time() + within
     while not condition():
         assert loop.time() < deadline, "the condition did not come true"
         await asyncio.sleep(0.003)
