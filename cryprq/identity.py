@@ -242,8 +242,8 @@ def _decode(data: bytearray) -> bytearray | None:
         return None
     seed = content[:SEED_SIZE]
     try:
-        # A short content gives a short seed or check, which cannot be equal to the full-size ones.
-        return bytearray(seed) if content[SEED_SIZE:] == _check(seed) and len(seed) == SEED_SIZE else None
+        # A content of another size leaves something else than ten bytes for the check, and so fails it.
+        return bytearray(seed) if content[SEED_SIZE:] == _check(seed) else None
     finally:
         _wipe(content)
         _wipe(seed)
