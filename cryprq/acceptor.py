@@ -39,6 +39,8 @@ class Admittance:
     """Takes a token for the work of one M2; False: there is too much to do."""
     reporter: "Reporter"
     clock: Callable[[], float]
+    stopping: bool = False
+    """The node stops: whoever comes now has to wait for the next one."""
 
     def reconfigure(self, allowlist: "Allowlist", announced: tuple[Network, ...], rotate_secs: int) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
@@ -70,6 +72,10 @@ class Inbound:
 
     def connected(self, connection: "Connection") -> None:
         """QUIC is up; the dialer speaks first."""
+        if self._shared.stopping:
+            self._over = True
+            connection.close(CloseCode.SHUTDOWN)
+            return
         self._began = self._shared.clock()
         settings = self._shared.settings
         self._responder = Responder(

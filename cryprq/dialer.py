@@ -18,6 +18,8 @@ from cryprq.multiaddr import Multiaddr
 
 NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
+TELL_EVERY: Final = 30.0
+"""Seconds between reports that a peer still does not answer; the first one comes at once."""
 
 
 class DialSchedule:
@@ -107,8 +109,8 @@ class DialTarget(Protocol):
 class DialObserver(Protocol):
     """Who is told (``cryprq.report.Reporter``)."""
 
-    def dial_started(self, peer_id: PeerId, remote: Address) -> None: ...
-    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str) -> None: ...
+    def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None: ...
+    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None: ...
     def dial_unresolved(self, peer_id: PeerId, target: Multiaddr, error: str) -> None: ...
 
 
@@ -154,6 +156,8 @@ class Dialer:
         self._observer = observer
         self._volleys: list[_Volley] = []
         self._stopped = False
+        self._again = False
+        self._told_at: float | None = None
 
     @property
     def dialling(self) -> bool:
@@ -172,6 +176,7 @@ class Dialer:
         self._reap(now)
         if self.target.up:
             self.schedule.tunnel_up(now)
+            self._again, self._told_at = False, None
         if not self.target.wants_dial():
             self._abandon(lambda attempt: not attempt.answered)
             return None
@@ -197,7 +202,7 @@ class Dialer:
         while volley.waiting and now >= volley.next_at:
             remote = volley.waiting.pop(0)
             volley.tried.append(remote)
-            self._observer.dial_started(self.target.peer_id, remote)
+            self._observer.dial_started(self.target.peer_id, remote, again=self._again)
             try:
                 volley.attempts.append(self._connect(self, remote, volley.timeout))
             except OSError as error:
@@ -214,7 +219,11 @@ class Dialer:
             self._volleys.remove(volley)
             if not volley.answered:
                 detail = volley.attempts[0].detail if volley.attempts else volley.detail
-                self._observer.dial_unanswered(self.target.peer_id, volley.tried, detail)
+                again = self._told_at is not None and now - self._told_at < TELL_EVERY
+                self._observer.dial_unanswered(self.target.peer_id, volley.tried, detail, again=again)
+                self._again = True
+                if not again:
+                    self._told_at = now
                 self.schedule.failed(now)
 
     def _abandon(self, which: Callable[[Attempt], bool]) -> None:

@@ -1,6 +1,6 @@
 """The dialer's side of a connection: the handshake as initiator, then frames to and from the session."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
@@ -174,8 +174,10 @@ class Outbound:
             self._finish(Outcome.UNANSWERED)  # the dialer tells, once for all addresses
         elif by_peer and code == CloseCode.REFUSED:
             self._fail("refused", hint=self._refusal_hint())
+        elif by_peer and code in _CLOSED:
+            self._fail(_CLOSED[code], hint=_HINTS[_CLOSED[code]], outcome=Outcome.FAILED)
         else:
-            self._fail("connection_lost", hint=_HINTS["connection_lost"], outcome=Outcome.FAILED)
+            self._fail("transport", hint=_HINTS["transport"], outcome=Outcome.FAILED)
 
     # ---- steps ----
 
@@ -220,7 +222,7 @@ class Outbound:
 
     def _timed_out(self) -> None:
         if not self._over:
-            self._fail("timeout", hint=_HINTS["connection_lost"], outcome=Outcome.FAILED)
+            self._fail("timeout", hint=_HINTS["timeout"], outcome=Outcome.FAILED)
             if self._connection is not None:
                 self._connection.close(CloseCode.TIMEOUT)
 
@@ -240,10 +242,14 @@ class Outbound:
         self._ended(outcome)
 
 
+_CLOSED: Final[Mapping[int, str]] = {CloseCode.TIMEOUT: "timeout", CloseCode.SHUTDOWN: "shutdown"}
+"""Why the listener ended a handshake that it had nothing against."""
 _HINTS: Final = {
     "wrong_peer_id": "another node answered there: check the ID in --peer against its listener_ready line",
     "aead": "the two nodes have no --aead in common",
-    "connection_lost": "the listener stopped answering during the handshake",
+    "timeout": "the handshake took too long: packets are lost, or one of the two machines is overloaded",
+    "shutdown": "the listener stops",
+    "transport": "the connection was lost during the handshake",
     "own_peer_id": "that is this node's own ID",
     "version": "the listener speaks another version of the protocol",
 }

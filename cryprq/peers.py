@@ -260,6 +260,8 @@ class Peer:
             case RotationFailed(reason):
                 self._observer.rotation_failed(self.peer_id, link.session.number, reason)
             case CloseConnection(code, reason):
+                if link is self.current and link.carrier is not None and not link.session.drained:
+                    self._observer.control_lost(self.peer_id, link.remote, reason)
                 self._hang_up(link, code, reason)
             case Redial():
                 pass  # ``wants_dial`` says so from here on

@@ -79,14 +79,16 @@ class Reporter:
 
     # ---- dialling ----
 
-    def dial_started(self, peer_id: PeerId, remote: Address) -> None:
-        """A connection attempt to one address begins."""
-        self._log.limited("info", "dial_started", peer_id=peer_id, remote=remote)
+    def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None:
+        """A connection attempt to one address begins; ``again``: others went unanswered before."""
+        (self._log.debug if again else self._log.info)("dial_started", peer_id=peer_id, remote=remote)
 
-    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str) -> None:
-        """No address of the peer answered with QUIC and this protocol."""
+    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None:
+        """No address of the peer answered with QUIC and this protocol; ``again``: that was said not long ago."""
         self._metrics.handshake_attempted()
         self._metrics.handshake_failed("transport")
+        if again:
+            return
         self._log.limited(
             "warning",
             "transport_error",
@@ -151,6 +153,15 @@ class Reporter:
         """Networks that a peer does not get."""
         self._log.limited(
             "error", "network_refused", peer_id=peer_id, networks=",".join(map(str, networks)), reason=reason
+        )
+
+    def no_tunnel_address(self, peer_id: PeerId) -> None:
+        """A gateway assigns no address, and none is configured."""
+        self._log.limited(
+            "warning",
+            "no_tunnel_address",
+            peer_id=peer_id,
+            hint="the gateway gives this node networks of its own and no address: set --tun-address to one of them",
         )
 
     def peer_misplaced(self, peer_id: PeerId, error: str) -> None:
