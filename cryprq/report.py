@@ -138,7 +138,7 @@ class Reporter:
             "key_rotation",
             peer_id=peer_id,
             epoch=epoch,
-            status="ok",
+            status="success",
             duration_ms=_ms(duration),
             interval_secs=round(interval, 3),
         )
