@@ -298,6 +298,7 @@ class Peer:
             self._retire(link, CloseCode.DUPLICATE, now)
             return
         self.current = link
+        self._resume(link)  # a dialled one was activated at its start, and another may have been since
         self.liveness.reset()
         for other in tuple(self.links):
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
@@ -348,7 +349,7 @@ class Peer:
         self._changed()
 
     def _resume(self, link: Link) -> None:
-        """Sends on the current session again, in case a later one that came to nothing had taken that over."""
+        """Sends on the current session, whichever other one was activated last."""
         uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
         for index, use in uses:
             if index is not None and self._plane.has(index):
