@@ -1,8 +1,13 @@
 """Who may begin a connection: limits on pending connections, when to ask for Retry, and a token bucket."""
 
 from enum import Enum, auto
+from typing import Final
 
 from cryprq.limits import PENDING_PER_SOURCE, RETRY_ABOVE_FRACTION, UNVALIDATED_PER_SOURCE
+
+UNVALIDATED_RATE: Final = 100.0
+"""Connections a second, of all sources together, that begin without Retry. Each costs up to 1 ms of TLS, and what
+fails at once is never pending; a Retry costs 20 microseconds."""
 
 
 class Verdict(Enum):

@@ -24,7 +24,7 @@ from aioquic.quic.packet import (
 )
 
 from cryprq.address import Address
-from cryprq.admission import Admission, TokenBucket, Verdict
+from cryprq.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict
 from cryprq.backoff import Backoff
 from cryprq.certificate import make_certificate
 from cryprq.connection import TRANSPORT_CODE, Connection, ConnectionHandler, Ended
@@ -87,6 +87,7 @@ class EndpointLimits:
     backoff_base_ms: int = BACKOFF_BASE_MS
     backoff_max_ms: int = BACKOFF_MAX_MS
     backoff_free_failures: int = BACKOFF_FREE_FAILURES
+    unvalidated_rate: float = UNVALIDATED_RATE
     m1_timeout: float = M1_TIMEOUT
     pending_timeout: float = HANDSHAKE_TIMEOUT
     keepalive: float = QUIC_KEEPALIVE
@@ -149,6 +150,7 @@ class Endpoint:
             limits.backoff_base_ms, limits.backoff_max_ms, free_failures=limits.backoff_free_failures
         )
         self._admission = Admission(limits.max_inbound)
+        self._beginnings = TokenBucket(limits.unvalidated_rate, limits.unvalidated_rate)
         self._responses = TokenBucket(RESPONSE_RATE, RESPONSE_BURST)
         self._by_cid: dict[bytes, Connection | _Closing] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
@@ -305,7 +307,11 @@ class Endpoint:
             if original is None:
                 self.counters["bad_token"] += 1
                 return
-        match self._admission.judge(source, validated=bool(header.token)):
+        validated = bool(header.token)
+        verdict = self._admission.judge(source, validated=validated)
+        if verdict is Verdict.ACCEPT and not validated and not self._beginnings.take(now):
+            verdict = Verdict.RETRY
+        match verdict:
             case Verdict.DROP:
                 self.counters["limit"] += 1
             case Verdict.RETRY:
@@ -347,6 +353,7 @@ class Endpoint:
         else:
             if not quic.started:
                 self.counters["bad_initial"] += 1
+                conn.failed()
                 self._drop(conn)
 
     def _version_negotiation(self, header: QuicHeader) -> bytes:

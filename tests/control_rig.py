@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvloop
+
 from cryprq.control import Address, Connection, ConnectionHandler, Endpoint, EndpointLimits
 from cryprq.frames import FrameType, encode
 
@@ -17,7 +19,20 @@ M4 = encode(FrameType.ACCEPT, b"4" * 60)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Makes a coroutine function a test, with a fresh loop whose unhandled exceptions fail it."""
+    """Makes a coroutine function a test, on a fresh loop as the node uses it, whose unhandled exceptions fail it."""
+    return run_on(uvloop.new_event_loop)(test)
+
+
+def run_on(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], Callable[[], None]]:
+    """``run`` on another kind of loop."""
+    return lambda test: _wrap(test, loop_factory)
+
+
+def _wrap(
+    test: Callable[[], Coroutine[Any, Any, None]], loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> Callable[[], None]:
 
     def wrapper() -> None:
         faults: list[dict[str, Any]] = []
@@ -26,7 +41,8 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
             await asyncio.wait_for(test(), 15)
 
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
         assert not faults
 
     wrapper.__name__ = test.__name__

@@ -5,9 +5,11 @@ import hashlib
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 import pytest
-from control_rig import M1, M2, M3, M4, Relay, answer, greet, rigs, run, until
+import uvloop
+from control_rig import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -35,8 +37,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="control message
         (("::", "127.0.0.77"), ("0.0.0.0", "127.0.0.1")),
     ],
 )
-def test_whole_exchange(listener: tuple[str, str], dialer: tuple[str, str]) -> None:
-    @run
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_whole_exchange(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], listener: tuple[str, str], dialer: tuple[str, str]
+) -> None:
+    @run_on(loop_factory)
     async def test() -> None:
         async with rigs() as make:
             server = make.make(listener[1], bind=listener[0], on_frame=answer)
@@ -343,12 +348,13 @@ async def test_another_protocol_is_told_apart_from_silence() -> None:
 @run
 async def test_another_quic_version_is_told_apart_from_silence() -> None:
     async with rigs() as make:
-        loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.setblocking(False)
+        sock.settimeout(2)
         sock.bind(("127.0.0.1", 0))
-        dialled = make.make(dial_only=True).dial(Address("127.0.0.1", sock.getsockname()[1]))
-        data, remote = await loop.sock_recvfrom(sock, 2000)
+        client = make.make(dial_only=True)
+        dialled = client.dial(Address("127.0.0.1", sock.getsockname()[1]))
+        client.endpoint._flush()
+        data, remote = sock.recvfrom(2000)
         destination, source = data[6:14], data[15:23]
         negotiation = b"\xc0" + bytes(4) + b"\x08" + source + b"\x08" + destination + bytes.fromhex("6b3343cf")
         sock.sendto(negotiation, remote)

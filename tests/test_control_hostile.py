@@ -171,6 +171,35 @@ async def test_pending_connections_are_limited_and_authenticated_ones_make_room(
         assert server.endpoint.connections == 4
 
 
+@run
+async def test_a_flood_of_first_packets_is_answered_with_retry_whatever_comes_of_them() -> None:
+    """What fails at once is never pending, so no pending limit stops it."""
+    async with rigs() as make:
+        server = make.make(unvalidated_rate=20.0, **FAST)
+        for n in range(60):
+            data = _client_initial(os.urandom(8), 0, b"\x01\0\0\x01\0")
+            server.endpoint.receive(data, Address(f"10.0.0.{n}", 4000), "127.0.0.1")
+            server.endpoint._flush()
+        assert server.endpoint.pending == 0
+        assert 35 <= server.endpoint.counters["retry"] <= 40
+        dialled = make.make(dial_only=True).dial(server)
+        await until(lambda: dialled.conn is not None)
+
+
+@run
+async def test_a_validated_source_of_bad_first_packets_is_blamed() -> None:
+    async with rigs() as make:
+        server = make.make(**FAST)
+        here, original, given = Address("127.0.0.1", 4000), os.urandom(8), os.urandom(8)
+        token = server.endpoint._tokens.make(here, original, given, time.monotonic())
+        head = b"\xc0\0\0\0\x01\x08" + given + b"\x08" + bytes(8) + bytes([len(token)]) + token
+        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
+        assert server.endpoint.counters["bad_initial"] == 1
+        assert [event for event, _ in server.events] == ["inbound_backoff"]
+        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
+        assert server.endpoint.counters["backoff"] == 1
+
+
 # ---- backoff ----
 
 
@@ -450,7 +479,9 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
     @run
     async def test() -> None:
         async with rigs() as make:
-            server = make.make(on_frame=answer, m1_timeout=0.3, pending_timeout=0.4, idle_timeout=2.0)
+            server = make.make(
+                on_frame=answer, m1_timeout=0.3, pending_timeout=0.4, idle_timeout=2.0, unvalidated_rate=1e6
+            )
             client = make.make(dial_only=True)
             capture: list[bytes] = []
             for rig in (server, client):
@@ -508,7 +539,7 @@ async def test_mutated_handshakes_on_a_fresh_listener_raise_nothing() -> None:
     """The packets of one handshake, each changed after decryption: frames that no honest peer would send."""
     rng = random.Random(4)
     async with rigs() as make:
-        server = make.make(m1_timeout=0.2, max_inbound=100_000)
+        server = make.make(m1_timeout=0.2, max_inbound=100_000, unvalidated_rate=100_000.0)
         for n in range(300):
             crypto = rng.randbytes(rng.randrange(0, 900))
             if rng.random() < 0.6:
