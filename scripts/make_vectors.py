@@ -1,0 +1,351 @@
+"""Writes docs/vectors.json: two whole handshakes and a rotation each, with every value on the way.
+
+The inputs are named strings, hashed, except for what the libraries draw by themselves (ML-KEM ciphertexts and ML-DSA
+signatures, which are randomised): those are kept in the file and read back, so that a run changes nothing unless the
+protocol has changed. ``--fresh`` draws them anew, ``--check`` writes nothing and fails if the file would change.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from cryprq import frames, schedule
+from cryprq.handshake import STATUS_ACCEPTED, Initiator, Parameters, Responder
+from cryprq.identity import Identity
+from cryprq.kem import Encapsulation, Ephemeral, encapsulate
+from cryprq.limits import (
+    AEAD_AES_256_GCM,
+    AEAD_CHACHA20_POLY1305,
+    KEM_X25519_MLKEM768,
+    KEM_X25519_MLKEM1024,
+    KEY_SIZE,
+    LANE_SECRET_SIZE,
+)
+from cryprq.session import SendFrame, Session
+
+FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
+LANES_I: Final = 1
+LANES_R: Final = 2
+PARAMETERS_I: Final = Parameters(rotate_secs=300)
+PARAMETERS_R: Final = Parameters(
+    addresses=(ip_interface("10.77.0.2/24"), ip_interface("fd77::2/64")),
+    routes=(ip_network("10.77.0.0/24"), ip_network("fd77::/64")),
+    mtu=1420,
+    rotate_secs=120,
+    keepalive=10,
+)
+CASES: Final = {
+    "aes-256-gcm, x25519-ml-kem-768": (
+        AEAD_AES_256_GCM,
+        KEM_X25519_MLKEM768,
+        (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305),
+    ),
+    "chacha20-poly1305, x25519-ml-kem-1024": (AEAD_CHACHA20_POLY1305, KEM_X25519_MLKEM1024, (AEAD_CHACHA20_POLY1305,)),
+}
+
+Drawn = dict[str, str]
+Draw = Callable[[str, Callable[[], bytes]], bytes]
+
+
+def named(name: str, size: int = 32) -> bytes:
+    """The input of that name: SHA-256 of "cryprq v1 vectors NAME", repeated with a counter byte up to its size."""
+    blocks = (hashlib.sha256(f"cryprq v1 vectors {name}".encode() + bytes((i,))).digest() for i in itertools.count())
+    return b"".join(itertools.islice(blocks, -(-size // 32)))[:size]
+
+
+class RecordedIdentity:
+    """An identity whose ML-DSA signatures are drawn once. It signs one message."""
+
+    def __init__(self, name: str, draw: Draw) -> None:
+        self._identity = Identity.from_seed(named(f"{name} identity seed"))
+        self._draw = draw
+        self.record, self.peer_id = self._identity.record, self._identity.peer_id
+
+    def sign(self, message: bytes) -> tuple[bytes, bytes]:
+        ed25519, mldsa65 = self._identity.sign(message)
+        return ed25519, self._draw("sig_mldsa65", lambda: mldsa65)
+
+
+def ephemeral(kem: int, name: str) -> Ephemeral:
+    return Ephemeral.from_seeds(kem, named(f"{name} ml-kem seed", 64), named(f"{name} x25519 dialer"))
+
+
+@contextmanager
+def fixed_entropy(name: str, kem: int, draw: Draw) -> Iterator[None]:
+    """Everything that a step draws comes from ``named`` or from the record."""
+
+    def answer(_: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
+        own = X25519PrivateKey.from_private_bytes(named(f"{name} x25519 listener"))
+        ciphertext = draw("kem_ct", lambda: encapsulate(kem, kem_ek, x25519).ciphertext)
+        ours = own.public_key().public_bytes_raw()
+        # A recorded ciphertext has to be opened to learn its secret, which only the dialer's key can.
+        ss_mlkem = ephemeral(kem, name).agree(ciphertext, ours)[:32]
+        return Encapsulation(ciphertext, ours, ss_mlkem + own.exchange(X25519PublicKey.from_public_bytes(x25519)))
+
+    nonces = [named(f"{name} nonce_i"), named(f"{name} nonce_r")]
+    with (
+        mock.patch("cryprq.handshake.secrets.token_bytes", side_effect=nonces),
+        mock.patch("cryprq.kem.Ephemeral.generate", return_value=ephemeral(kem, name)),
+        mock.patch("cryprq.handshake.encapsulate", answer),
+        mock.patch("cryprq.channel.encapsulate", answer),
+    ):
+        yield
+
+
+def identity_values(name: str) -> dict[str, str]:
+    seed = named(f"{name} identity seed")
+    identity = Identity.from_seed(seed)
+    return {
+        "seed": seed.hex(),
+        "record": identity.record.hex(),
+        "peer_id_digest": identity.peer_id.digest.hex(),
+        "peer_id": str(identity.peer_id),
+    }
+
+
+def epoch_values(root: bytearray) -> dict[str, Any]:
+    values: dict[str, Any] = {"root": root.hex()}
+    for direction, lanes in ((schedule.I2R, LANES_I), (schedule.R2I, LANES_R)):
+        text = direction.decode()
+        values[f"control_{text}"] = schedule.control_key(root, direction).hex()
+        secrets = schedule.data_secrets(root, direction, lanes)
+        values[f"data_{text}"] = [
+            {"key": secrets[at : at + KEY_SIZE].hex(), "iv": secrets[at + KEY_SIZE : at + LANE_SECRET_SIZE].hex()}
+            for at in range(0, len(secrets), LANE_SECRET_SIZE)
+        ]
+    return values
+
+
+def checksum(data: bytes) -> bytes:
+    """RFC 1071."""
+    total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (0xFFFF - total).to_bytes(2, "big")
+
+
+def packet(source: str, destination: str) -> bytes:
+    """A UDP packet over IPv4 that says "vector"."""
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    text = b"vector"
+    length = (8 + len(text)).to_bytes(2, "big")
+    udp = bytes.fromhex("c3500007") + length
+    udp += checksum(addresses + b"\0\x11" + length + udp + text) + text
+    ip = b"\x45\0" + (20 + len(udp)).to_bytes(2, "big") + bytes.fromhex("0001 0000 40 11")
+    return ip + checksum(ip + addresses) + addresses + udp
+
+
+def sample_record(
+    epoch: dict[str, Any], suite: int, direction: str, lane: int, flags: int, index: int
+) -> dict[str, Any]:
+    """One sealed record (section 4) that carries a UDP packet."""
+    dialer, listener = "10.77.0.2", "10.77.0.1"
+    payload = packet(dialer, listener) if direction == "i2r" else packet(listener, dialer)
+    counter = 2**28 - 1
+    secrets = epoch[f"data_{direction}"][lane]
+    header = bytes((1, lane)) + flags.to_bytes(2, "big") + index.to_bytes(4, "big") + counter.to_bytes(8, "big")
+    nonce = (int.from_bytes(bytes.fromhex(secrets["iv"]), "big") ^ counter).to_bytes(12, "big")
+    aead = (AESGCM if suite == AEAD_AES_256_GCM else ChaCha20Poly1305)(bytes.fromhex(secrets["key"]))
+    return {
+        "direction": direction,
+        "lane": lane,
+        "flags": flags,
+        "receiver_index": index,
+        "counter": counter,
+        "payload": payload.hex(),
+        "record": (header + aead.encrypt(nonce, payload, header)).hex(),
+    }
+
+
+def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], drawn: dict[str, Drawn]) -> dict[str, Any]:
+    """A case: the state machines run on fixed entropy, then every value that they derived on the way."""
+
+    def draw_in(part: str) -> Draw:
+        def draw(key: str, make: Callable[[], bytes]) -> bytes:
+            return bytes.fromhex(drawn.setdefault(part, {}).setdefault(key, make().hex()))
+
+        return draw
+
+    certificate = named(f"{name} certificate", 64)
+    binding = schedule.digest(certificate)
+    index_i, index_r, next_i, next_r = (int.from_bytes(named(f"{name} index {i}", 4), "big") for i in range(4))
+    indices_i, indices_r = iter((index_i, next_i)), iter((index_r, next_r))
+    dialer, listener = RecordedIdentity("dialer", draw_in("dialer")), RecordedIdentity("listener", draw_in("listener"))
+    initiator = Initiator(
+        dialer,  # type: ignore[arg-type]  # what the state machine needs of an identity
+        listener.peer_id,
+        binding,
+        lanes=LANES_I,
+        aead_offer=offer,
+        kem=kem,
+        new_index=lambda: next(indices_i),
+        parameters=PARAMETERS_I,
+    )
+    responder = Responder(
+        listener,  # type: ignore[arg-type]
+        binding,
+        lanes=LANES_R,
+        aead_preference=offer,
+        new_index=lambda: next(indices_r),
+    )
+    with fixed_entropy(name, kem, draw_in("handshake")):
+        m1 = initiator.message1()
+        m2 = responder.receive_message1(m1)
+    m3 = initiator.receive_message2(m2)
+    responder.receive_message3(m3, lambda _: True)
+    m4, session_r = responder.message4(STATUS_ACCEPTED, PARAMETERS_R, 0.0)
+    session_i = initiator.receive_message4(m4, 0.0).session
+    assert session_i is not None
+    assert session_r is not None
+
+    clear = m2[: -(len(listener.record) + 64 + 3309 + 16)]
+    kem_ct, x25519_r = bytes.fromhex(drawn["handshake"]["kem_ct"]), clear[-32:]
+    shared = ephemeral(kem, name).agree(kem_ct, x25519_r)
+    th1 = schedule.transcript1(binding, m1, clear)
+    hs = schedule.handshake_secret(th1, shared)
+    th2 = schedule.transcript2(th1, m2)
+    th3 = schedule.transcript3(th2, m3)
+    root = schedule.first_root(hs, th3)
+    epoch = epoch_values(root)
+    return {
+        "name": name,
+        "aead": aead,
+        "kem": kem,
+        "inputs": {
+            "certificate": certificate.hex(),
+            "aead_offer": list(offer),
+            "lanes_i": LANES_I,
+            "lanes_r": LANES_R,
+            "nonce_i": named(f"{name} nonce_i").hex(),
+            "nonce_r": named(f"{name} nonce_r").hex(),
+            "index_i": index_i,
+            "index_r": index_r,
+            "ml_kem_seed": named(f"{name} ml-kem seed", 64).hex(),
+            "x25519_i_private": named(f"{name} x25519 dialer").hex(),
+            "x25519_r_private": named(f"{name} x25519 listener").hex(),
+            "parameters_i": PARAMETERS_I.encode().hex(),
+            "parameters_r": PARAMETERS_R.encode().hex(),
+        },
+        "drawn": drawn,
+        "cb": binding.hex(),
+        "m1": m1.hex(),
+        "m2": m2.hex(),
+        "m3": m3.hex(),
+        "m4": m4.hex(),
+        "ss_mlkem": shared[:32].hex(),
+        "ss_x25519": shared[32:].hex(),
+        "th1": th1.hex(),
+        "hs": hs.hex(),
+        "k_r2i_hs": schedule.handshake_key(hs, schedule.R2I).hex(),
+        "k_i2r_hs": schedule.handshake_key(hs, schedule.I2R).hex(),
+        "responder_statement": schedule.responder_statement(th1, listener.record).hex(),
+        "th2": th2.hex(),
+        "initiator_statement": schedule.initiator_statement(th2, dialer.record).hex(),
+        "th3": th3.hex(),
+        "k_accept": schedule.accept_key(root).hex(),
+        "epoch_0": epoch,
+        "records_0": [
+            sample_record(epoch, aead, "i2r", 0, 0, index_r),
+            sample_record(epoch, aead, "r2i", 1, 1, index_i),
+        ],
+        "rotation": rotation_values(f"{name} rotation", kem, session_i, session_r, root, draw_in("rotation")),
+    }
+
+
+def rotation_values(
+    name: str, kem: int, session_i: Session, session_r: Session, root: bytearray, draw: Draw
+) -> dict[str, Any]:
+    """A rotation to epoch 1, its frames as they are on the stream, and a CLOSE under the new epoch."""
+
+    def sent(actions: list[Any]) -> bytes:
+        return next(action.data for action in actions if isinstance(action, SendFrame))
+
+    def deliver(session: Session, data: bytes) -> list[Any]:
+        (received,) = frames.FrameReader().feed(data)
+        return list(session.receive_frame(*received, 2.0))
+
+    index_i, index_r = session_i.rx_indices().pop(), session_r.rx_indices().pop()
+    session_i.start(0.0), session_r.start(0.0)
+    session_r.first_record(index_r, 0.0)
+    session_i.first_record(index_i, 0.0)
+    with fixed_entropy(name, kem, draw):
+        frame1 = sent(session_i.rotate(2.0))
+        frame2 = sent(deliver(session_r, frame1))
+        frame3 = sent(deliver(session_i, frame2))
+        deliver(session_r, frame3)
+    close = sent(session_r.close("shutdown", 3.0))
+
+    def opened(direction: bytes, frame: bytes) -> bytes:
+        body = schedule.ControlKey(root, direction).open(frame[:4], frame[4:])
+        assert body is not None
+        return body
+
+    r1, r2 = opened(schedule.I2R, frame1), opened(schedule.R2I, frame2)
+    kem_ct, x25519_r = r2[4 : -32 - 4 - 32], r2[-32 - 4 - 32 : -32 - 4]
+    shared = ephemeral(kem, name).agree(kem_ct, x25519_r)
+    following = schedule.next_root(root, shared, r1, r2[:-32])
+    return {
+        "inputs": {
+            "ml_kem_seed": named(f"{name} ml-kem seed", 64).hex(),
+            "x25519_i_private": named(f"{name} x25519 dialer").hex(),
+            "x25519_r_private": named(f"{name} x25519 listener").hex(),
+            "index_i": int.from_bytes(r1[-4:], "big"),
+            "index_r": int.from_bytes(r2[-36:-32], "big"),
+        },
+        "r1": r1.hex(),
+        "r2": r2.hex(),
+        "ss_mlkem": shared[:32].hex(),
+        "ss_x25519": shared[32:].hex(),
+        "tag_r": following.tag_r.hex(),
+        "tag_i": following.tag_i.hex(),
+        "rekey_frame": frame1.hex(),
+        "rekey_response_frame": frame2.hex(),
+        "rekey_done_frame": frame3.hex(),
+        "close_frame_r2i": close.hex(),
+        "epoch_1": epoch_values(following.root),
+    }
+
+
+def build(drawn: dict[str, dict[str, Drawn]]) -> dict[str, Any]:
+    """The whole file, from what was drawn before (by case and part); what is missing is drawn and added."""
+    return {
+        "about": "Test vectors of docs/protocol.md, written by scripts/make_vectors.py. Byte strings are hexadecimal.",
+        "identities": {name: identity_values(name) for name in ("dialer", "listener")},
+        "handshakes": [
+            handshake_values(name, aead, kem, offer, drawn.setdefault(name, {}))
+            for name, (aead, kem, offer) in CASES.items()
+        ],
+    }
+
+
+def recorded() -> dict[str, dict[str, Drawn]]:
+    """What an earlier run drew."""
+    return {case["name"]: case["drawn"] for case in json.loads(FILE.read_text())["handshakes"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--fresh", action="store_true", help="draw the random parts anew")
+    choice.add_argument("--check", action="store_true", help="write nothing, fail if the file would change")
+    arguments = parser.parse_args()
+    text = json.dumps(build({} if arguments.fresh or not FILE.exists() else recorded()), indent=1) + "\n"
+    if arguments.check:
+        return 0 if FILE.exists() and FILE.read_text() == text else 1
+    FILE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
