@@ -57,8 +57,8 @@ class HandshakeError(Exception):
     """A handshake ended without a session.
 
     ``reason`` is one snake_case word for metrics and the local log: malformed, version, knock, aead, kem, tag,
-    wrong_peer_id, own_peer_id, not_allowlisted, signature, parameters, order. ``peer_id`` is who the other end claimed
-    to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
+    wrong_peer_id, own_peer_id, not_allowlisted, signature, parameters, order, busy. ``peer_id`` is who the other end
+    claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
     """
 
     def __init__(self, reason: str, code: CloseCode, peer_id: PeerId | None = None) -> None:
@@ -352,14 +352,20 @@ class Responder(_Machine):
         self._peer_id: PeerId | None = None
         self._peer_parameters = Parameters()
 
-    def receive_message1(self, body: bytes) -> bytes:
-        """M2, if the knock is right and the offer can be met."""
+    def receive_message1(self, body: bytes, admit: Callable[[], bool] = lambda: True) -> bytes:
+        """M2, if the knock is right and the offer can be met.
+
+        ``admit`` may say that there is no time for more (HandshakeError, busy). It is asked when only the costly part
+        is left, so that those who do not know the peer ID cannot use up what it counts.
+        """
         with self._step(_State.START, _State.SENT_M2):
             offered, knock = body[:-HASH_SIZE], body[-HASH_SIZE:]
             expected = schedule.knock(self._identity.peer_id.digest, self._binding, offered)
             if not hmac.compare_digest(knock, expected):
                 raise _Failure("knock")
             kem_ek, x25519 = self._parse_message1(Cursor(offered))
+            if not admit():
+                raise _Failure("busy")
             answer = encapsulate(self._kem, kem_ek, x25519)
             self._index = self._new_index()
             clear = (

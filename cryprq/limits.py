@@ -7,7 +7,6 @@ from typing import Final
 
 PROTOCOL_VERSION: Final = 1
 ALPN: Final = "cryprq/1"
-DEFAULT_PORT: Final = 9999
 QUIC_FIRST_BYTE: Final = 0x40
 """A datagram whose first byte is at least this is QUIC, any other a data record (RFC 9000, 17.2 and 17.3)."""
 
@@ -66,7 +65,6 @@ UNVALIDATED_PER_SOURCE: Final = 2
 RETRY_ABOVE_FRACTION: Final = 0.5
 """Above this share of --max-inbound every new connection is answered with Retry."""
 RETRY_TOKEN_LIFETIME: Final = 15.0
-SOURCE_PREFIX_IPV4: Final = 32
 SOURCE_PREFIX_IPV6: Final = 64
 RESPONSE_RATE: Final = 200.0
 """Token bucket for M2s (one KEM encapsulation and two signatures each): refill a second."""

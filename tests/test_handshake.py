@@ -330,6 +330,21 @@ def test_wrong_knock_costs_no_post_quantum_work(monkeypatch: pytest.MonkeyPatch)
     assert refused(pair, 1, message).reason == "knock"
 
 
+def test_admission_is_asked_after_the_knock_and_before_the_post_quantum_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> bool:
+        asked.append(True)
+        return False
+
+    asked: list[bool] = []
+    monkeypatch.setattr(handshake, "encapsulate", lambda *_: pytest.fail("worked although there is no time"))
+    for dialled, times in ((STRANGER.peer_id, 0), (LISTENER.peer_id, 1)):
+        pair = Pair(dialled=dialled)
+        with pytest.raises(HandshakeError) as caught:
+            pair.responder.receive_message1(pair.run(until=1), full)
+        assert caught.value.reason == ("busy" if times else "knock")
+        assert len(asked) == times
+
+
 def test_another_certificate_fails_at_the_knock_and_without_it_at_the_tag() -> None:
     """Somebody in between who shows a certificate of its own and passes the messages on."""
     pair = Pair(binding_i=OTHER_BINDING)
