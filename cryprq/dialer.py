@@ -187,6 +187,7 @@ class Dialer:
             self._start(now)
         for volley in self._volleys:
             self._advance(volley, now)
+        self._reap(now)  # those of whose addresses none could even be tried
         return self._next(now)
 
     def _start(self, now: float) -> None:

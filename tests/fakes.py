@@ -14,6 +14,7 @@ from cryprq.indices import IndexLease, IndexPool
 from cryprq.links import Link
 from cryprq.peers import Peer
 
+LISTENER, DIALER = Address("192.0.2.1", 9999), Address("192.0.2.7", 40000)
 SILENT = PeerStats(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -129,7 +130,7 @@ class FakePlane:
 class FakeConnection:
     """One end of a QUIC connection: keeps what is sent until ``frames`` takes it."""
 
-    remote: Address = Address("192.0.2.1", 9999)
+    remote: Address = LISTENER
     local: str | None = None
     channel_binding: bytes = b"b" * 32
     sent: list[bytes] = field(default_factory=list)
@@ -204,14 +205,14 @@ class World:
         listener: Side,
         *,
         rotate_secs: int = 300,
-        dialer_at: Address = Address("192.0.2.7", 40000),
+        dialer_at: Address = DIALER,
         local: str = "192.0.2.1",
         answer: bool = True,
         quiet: bool = False,
     ) -> tuple[Link, Link]:
         """A whole handshake. Returns the links of dialer and listener; ``answer`` False: M4 is not opened yet, then
         ``open_m4`` does; ``quiet``: nothing is carried after it."""
-        here, there = FakeConnection(Address("192.0.2.1", 9999)), FakeConnection(dialer_at, local)
+        here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
         initiator = Initiator(
             dialer.identity,

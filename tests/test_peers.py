@@ -11,7 +11,7 @@ from cryprq.frames import CloseCode
 from cryprq.peers import CANDIDATES_MAX
 
 
-@pytest.fixture()
+@pytest.fixture
 def world() -> World:
     return World()
 
