@@ -184,3 +184,10 @@ def test_limits_are_those_of_the_data_plane(name: str, value: int) -> None:
 @pytest.mark.parametrize(("rotate_secs", "age"), [(5, 180.0), (30, 180.0), (31, 181.0), (300, 450.0), (3600, 3750.0)])
 def test_hard_age(rotate_secs: int, age: float) -> None:
     assert limits.hard_age(rotate_secs) == age
+
+
+def test_limits_that_the_protocol_names_exist() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+    names = set(re.findall(r"\(`([A-Z][A-Z0-9_]+)`\)", text))
+    assert len(names) >= 6
+    assert not [name for name in names if not hasattr(limits, name)]
