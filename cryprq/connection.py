@@ -34,7 +34,8 @@ class Ended(StrEnum):
     LOCAL = "local"
     """This side closed it, with the code that ``closed`` reports."""
     PEER = "peer"
-    """The peer closed it with the application error code that ``closed`` reports."""
+    """The peer closed it, with the application error code that ``closed`` reports (``TRANSPORT_CODE`` if it did so
+    before the QUIC handshake was complete)."""
     NO_ANSWER = "no_answer"
     """Dialled, and no QUIC handshake within the time: nothing listens there, or something filters it."""
     PROTOCOL = "protocol"
@@ -303,6 +304,9 @@ class Connection:
         said = "".join(c for c in event.reason_phrase[:_REASON_MAX] if c.isascii() and c.isprintable())
         if event.frame_type is None:
             return Ended.PEER, event.error_code, said
+        if by_peer and event.error_code == QuicErrorCode.APPLICATION_ERROR:
+            # An application's close before the handshake is complete loses its code (RFC 9000, 10.2.3).
+            return Ended.PEER, TRANSPORT_CODE, "closed during the QUIC handshake"
         if event.error_code == _NO_COMMON_ALPN:
             return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}"
         if not by_peer and said == "Could not find a common protocol version":

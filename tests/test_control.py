@@ -96,7 +96,8 @@ async def test_one_endpoint_accepts_and_dials_at_once() -> None:
 @run
 async def test_two_hundred_dialers_at_once() -> None:
     async with rigs() as make:
-        server = make.make(on_frame=answer, max_inbound=500)
+        # A slow machine may need longer than the usual deadlines for both ends of them all.
+        server = make.make(on_frame=answer, max_inbound=500, m1_timeout=60, pending_timeout=60)
         clients = [make.make(f"127.0.0.{n}", dial_only=True) for n in range(10, 35)]
         dialled = [c.dial(server, on_connected=greet, on_frame=answer, timeout=14) for c in clients for _ in range(8)]
         await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 14)
@@ -137,7 +138,7 @@ async def test_a_pending_dialer_gets_a_32_kib_window_until_it_has_authenticated(
         assert dialled.conn is not None
         for _ in range(4):
             dialled.conn.send(encode(FrameType.INIT, bytes(12_000)))
-        await until(lambda: len(server.accepted[0].frames) == 2)
+        await until(lambda: server.accepted and len(server.accepted[0].frames) == 2)
         await asyncio.sleep(0.3)
         assert len(server.accepted[0].frames) == 2  # the third would end beyond 32 KiB
         conn = server.accepted[0].conn
@@ -303,6 +304,21 @@ async def test_a_fault_in_a_handler_ends_its_connection_only() -> None:
         assert server.endpoint.counters.pop("fault") == 1
         assert server.events[0][0] == "internal_error"
         assert "ZeroDivisionError" in str(server.events[0][1]["error"])
+
+
+@run
+async def test_a_listener_that_stops_during_the_quic_handshake_is_not_taken_for_another_protocol() -> None:
+    async with rigs() as make:
+        server = make.make()
+        relay = Relay(server.address)
+        relay.lose_to_dialer = True
+        dialled = make.make(dial_only=True).dial(relay.address)
+        await until(lambda: server.endpoint.pending == 1)
+        relay.lose_to_dialer = False
+        server.endpoint.stop()
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (TRANSPORT_CODE, "closed during the QUIC handshake", True)
+        relay.close()
 
 
 # ---- dialling nobody, or somebody else ----
