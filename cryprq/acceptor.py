@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cryprq.allowed import Network, covering
 from cryprq.errors import MachineError
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from cryprq.outbound import HandshakeSettings
     from cryprq.peers import Peer
     from cryprq.report import Reporter
-
-NO_PENALTY: Final = frozenset({"not_allowlisted", "own_peer_id"})
-"""Failures of an honest dialer that is not, or not yet, allowed here. They count like all others for the source's
-backoff; what they are spared is a ``handshake_failed`` line beside their ``peer_denied``."""
-
 
 @dataclass
 class Admittance:
@@ -121,13 +116,8 @@ class Inbound:
         connection.send(encode(frame_type, body))
 
     def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
-        if not self._shared.allow_m2():
-            # Too many handshakes at once, whoever they are from: no failure of this dialer, which tries again.
-            self._finish()
-            connection.close(CloseCode.REFUSED)
-            return
         self._shared.reporter.handshake_started()
-        self._send(connection, FrameType.RESPONSE, responder.receive_message1(body))
+        self._send(connection, FrameType.RESPONSE, responder.receive_message1(body, self._shared.allow_m2))
 
     def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         shared = self._shared
@@ -183,10 +173,10 @@ class Inbound:
         reporter = self._shared.reporter
         if error.reason == "not_allowlisted" and error.peer_id is not None:
             reporter.peer_denied(error.peer_id, connection.remote)
-        reporter.handshake_failed(
-            error.reason, connection.remote, peer_id=error.peer_id, quiet=error.reason in NO_PENALTY
-        )
-        connection.failed()
+        quiet = error.reason == "not_allowlisted"  # ``peer_denied`` says it
+        reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, quiet=quiet)
+        if error.reason != "busy":  # that is no fault of the dialer's, which tries again
+            connection.failed()
         connection.close(error.code)
 
     def _finish(self) -> None:

@@ -217,7 +217,8 @@ class Outbound:
     def _refusal_hint(self) -> str:
         own = self._settings.identity.peer_id
         if self._expected is FrameType.RESPONSE:
-            return f"nobody there is {self._peer.peer_id}: check --peer against the listener's listener_ready line"
+            who = self._peer.peer_id
+            return f"nobody there is {who}, or is too busy: check --peer against the listener's listener_ready line"
         return f"the listener refuses this node: check that it runs with --allow-peer {own}"
 
     def _timed_out(self) -> None:

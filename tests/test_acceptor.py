@@ -253,6 +253,7 @@ def test_no_token_for_m2_is_no_failure_of_the_source(net: Net) -> None:
     net.run()
     assert path.there.closed_with is CloseCode.REFUSED
     assert path.there.failures == 0
+    assert net.right.observer.last("handshake_failed")[0] == "busy"
 
 
 def test_full_tunnel_network_refuses_without_a_session(net: Net) -> None:
