@@ -80,7 +80,7 @@ BACKOFF_FREE_FAILURES: Final = 3
 
 # ---- dialer ----
 
-DIAL_TIMEOUT: Final = 10.0
+DIAL_TIMEOUT: Final = 5.0
 REDIAL_FAST_WINDOW: Final = 300.0
 """For so long after a tunnel was up the dialer ..."""
 REDIAL_FAST_INTERVAL: Final = 1.0

@@ -147,7 +147,7 @@ def test_refusal_ends_the_hurry_at_once(rig: Rig) -> None:
     rig.attempts[0].answered = rig.attempts[0].over = True
     rig.schedule.failed(rig.now, refused=True)
     rig.run(30)
-    assert len(rig.attempts) < 5
+    assert len(rig.attempts) < 10  # in a hurry it would be 30
     assert "dial_unanswered" not in rig.observer.names[: rig.observer.names.index("dial_started") + 2]
 
 
