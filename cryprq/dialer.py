@@ -203,7 +203,8 @@ class Dialer:
         while volley.waiting and now >= volley.next_at:
             remote = volley.waiting.pop(0)
             volley.tried.append(remote)
-            self._observer.dial_started(self.target.peer_id, remote, again=self._again)
+            hurried = self._again and self.schedule.fast(now)
+            self._observer.dial_started(self.target.peer_id, remote, again=hurried)
             try:
                 volley.attempts.append(self._connect(self, remote, volley.timeout))
             except OSError as error:

@@ -80,7 +80,7 @@ class Reporter:
     # ---- dialling ----
 
     def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None:
-        """A connection attempt to one address begins; ``again``: others went unanswered before."""
+        """A connection attempt to one address begins; ``again``: one of those that follow each other every second."""
         (self._log.debug if again else self._log.info)("dial_started", peer_id=peer_id, remote=remote)
 
     def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None:
