@@ -30,9 +30,9 @@ def test_interface_address_does_without_a_default_route(lab: netns.Lab) -> None:
 def test_way_to_everywhere_comes_first_and_the_tunnel_never(lab: netns.Lab) -> None:
     host, inside, outside = (lab.namespace(name) for name in ("host", "inside", "outside"))
     lab.veth(host, ["10.7.0.1/24"], inside, ["10.7.0.2/24"])
-    lab.veth(host, ["192.0.2.1/24"], outside, ["192.0.2.2/24"], names=("wan0", "eth0"))
-    host.ip("route add default via 192.0.2.2")
-    assert address(host) == "192.0.2.1"
+    lab.veth(host, ["198.51.100.1/24"], outside, ["198.51.100.2/24"], names=("wan0", "eth0"))
+    host.ip("route add default via 198.51.100.2")
+    assert address(host) == "198.51.100.1"
     lab.veth(host, ["10.9.0.1/24"], inside, [], names=("cryprq0", "eth1"))
     host.ip("route replace default dev cryprq0")
     assert address(host) == "10.7.0.1"
