@@ -14,6 +14,8 @@ cdef extern from "cq_wire.h" nogil:
         CQ_E_MEMORY
         CQ_E_CRYPTO
         CQ_LANES_MAX
+        CQ_SEND_MAX
+        CQ_OVERHEAD
 
 
 cdef extern from "cq_aead.h" nogil:
@@ -69,6 +71,9 @@ cdef extern from "cq_session.h" nogil:
 
 
 cdef extern from "cq_io.h" nogil:
+    enum:
+        CQ_SOURCE_PINNED
+
     cdef struct cq_address:
         uint8_t host[16]
         uint32_t scope
@@ -79,8 +84,9 @@ cdef extern from "cq_io.h" nogil:
         cq_address remote
         uint8_t local[16]
         uint32_t local_scope
-        uint32_t has_local
+        uint32_t source
 
+    void cq_io_wake(int wake)
     uint64_t cq_io_now_ns()
 
 
@@ -125,6 +131,7 @@ cdef extern from "cq_table.h" nogil:
 cdef extern from "cq_plane.h" nogil:
     enum:
         CQ_DROP_COUNT
+        CQ_RING_ENTRIES
 
     cdef struct cq_drop_name:
         const char *direction
@@ -162,6 +169,7 @@ cdef extern from "cq_plane.h" nogil:
         uint32_t flags
 
     cdef struct cq_plane:
+        cq_plane_options options
         cq_tables tables
         int event_fd
         bint segment_refused
@@ -175,7 +183,7 @@ cdef extern from "cq_plane.h" nogil:
     int cq_plane_send_empty(cq_plane *plane, uint32_t rx_index)
     size_t cq_plane_events(cq_plane *plane, cq_plane_event *events, size_t max)
     void cq_plane_clear_event_fd(cq_plane *plane)
-    const cq_ring_entry *cq_plane_ring_peek(cq_plane *plane, size_t *worker)
+    const cq_ring_entry *cq_plane_ring_peek(cq_plane *plane, size_t worker)
     void cq_plane_ring_pop(cq_plane *plane, size_t worker)
     void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
     uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)

@@ -39,11 +39,11 @@ class PeerStats(NamedTuple):
     rx_bytes: int
     tx_packets: int
     tx_bytes: int
-    """Packets and bytes are those of the inner IP packets."""
+    """Packets and bytes are those of the inner IP packets; of tx, those that left."""
     last_rx_ns: int
     """CLOCK_BOOTTIME of the last authenticated record, 0 for never."""
     last_tx_ns: int
-    """CLOCK_BOOTTIME of the last record sent, 0 for never."""
+    """CLOCK_BOOTTIME when a record was last sent, or tried to be; 0 for never."""
     last_tx_data_ns: int
     """Likewise, of the last record that carried a packet: empty records do not count."""
 
@@ -66,8 +66,9 @@ class Plane:
         offloads: Collection[str],
     ) -> None:
         """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet
-        started. ``udp_fds`` are the reuseport group's sockets 1.., bound; ``offloads`` the names that are to be used
-        (those that were probed and not switched off)."""
+        started. ``tun_fds`` are non-blocking; ``udp_fds`` are the reuseport group's sockets 1.., bound and of one
+        family; ``offloads`` are the names to use (those that were probed and not switched off). ValueError for what is
+        none of that, or an ``mtu`` outside 576..65,455; PlaneError if the system has no descriptors or memory."""
 
     def start(self) -> None: ...
     def stop(self) -> None:
@@ -86,9 +87,16 @@ class Plane:
         """Replaces all allowed IPs: ``(cidr, peer)``. ValueError for a bad or doubly owned CIDR (nothing changes)."""
 
     def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
-        """Where records for the peer go, and from which local address (None: the kernel chooses)."""
+        """Where records for the peer go, and from which local address.
 
-    def endpoint(self, peer: int) -> tuple[Address, str | None] | None: ...
+        With ``local`` (a listener) records leave from the address that the peer's newest record was sent to, whenever
+        that changes; without it (a dialer, who may roam) the kernel chooses, always. ValueError for a host that is not
+        numeric, a port of 0, or addresses of two families."""
+
+    def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
+        """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
+        pinned one was refused. None before ``set_endpoint``."""
+
     def install(
         self,
         peer: int,
@@ -104,8 +112,8 @@ class Plane:
         blocks_soft: int = 2**34,
     ) -> None:
         """Adds an epoch, receive-only. Secrets are lanes * 44 bytes, key (32) || iv (12) per lane; both buffers are
-        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ValueError for a bad
-        argument or an index in use."""
+        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ValueError or
+        TypeError for a bad argument, ValueError for an index in use, KeyError for an unknown peer."""
 
     def activate(self, rx_index: int) -> None:
         """From now on records for the epoch's peer are sealed under this epoch. KeyError if unknown."""
@@ -124,7 +132,8 @@ class Plane:
         """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""
 
     def quic_datagrams(self) -> list[Datagram]:
-        """QUIC datagrams that arrived on data sockets since the last call."""
+        """QUIC datagrams that arrived on data sockets since the last call, at most 256 per worker; ``event_fd`` stays
+        readable while there may be more."""
 
     def inject(self, data: bytes, remote: Address, local: str | None) -> None:
         """A data record that arrived on the control plane's socket."""

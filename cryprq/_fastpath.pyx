@@ -8,7 +8,10 @@ import os
 import socket
 from collections import namedtuple
 from ipaddress import ip_network
+from operator import index
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -38,6 +41,7 @@ PeerStats = namedtuple(
 
 cdef enum:
     EVENTS_MAX = 64
+    MTU_MIN = 576  # what every IPv4 host can take (RFC 791)
 
 cdef bytes MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -61,11 +65,79 @@ cdef check(int rc, str what):
     raise PlaneError(f"cannot {what}: libcrypto refused the key")
 
 
+cdef bounded(value, str what, low, high):
+    """An integer for C. ValueError where Cython's own conversion would be an OverflowError, or silent."""
+    number = index(value)
+    if not low <= number <= high:
+        raise ValueError(f"{what} {number} is not in {low}..{high}")
+    return number
+
+
+cdef uint32_t known(value) except? 0xffffffff:
+    """A handle or a receive index. One that cannot be is unknown, like one that is not."""
+    number = index(value)
+    if not 0 <= number <= 0xffffffff:
+        raise KeyError(value)
+    return number
+
+
+# ---- descriptors ----
+
+cdef int udp_family(fd) except -1:
+    try:
+        probe = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ValueError(f"descriptor {fd} is no socket: {error.strerror}") from error
+    try:
+        if probe.type != socket.SOCK_DGRAM or probe.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ValueError(f"descriptor {fd} is no UDP socket")
+        return probe.family
+    finally:
+        probe.detach()
+
+
+cdef check_tun(fd):
+    try:
+        blocking = os.get_blocking(fd)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"descriptor {fd} is no TUN queue: {error}") from error
+    if blocking:  # a worker that is stuck in a read would hold on to its keys, and never stop
+        raise ValueError(f"descriptor {fd} must be non-blocking")
+
+
+# ---- secrets ----
+
+cdef size_t hold_lanes(secrets, str what, Py_buffer *view) except 0:
+    """How many lanes the secrets are for. The buffer cannot be resized until ``wipe_secrets`` lets go of it."""
+    if not isinstance(secrets, bytearray):
+        raise TypeError(f"{what} must be a bytearray")
+    PyObject_GetBuffer(secrets, view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    lanes, rest = divmod(view.len, CQ_LANE_SECRET_SIZE)
+    if rest or not 1 <= lanes <= CQ_LANES_MAX:
+        raise ValueError(f"{what} must hold 1..{CQ_LANES_MAX} times {CQ_LANE_SECRET_SIZE} bytes")
+    return lanes
+
+
+cdef wipe_secrets(secrets, Py_buffer *view):
+    PyBuffer_Release(view)  # nothing if it holds none
+    if isinstance(secrets, bytearray):
+        cq_wipe(PyByteArray_AS_STRING(secrets), len(secrets))
+
+
+# ---- addresses ----
+
 cdef bytes pack_host(host):
     """The 16 bytes of a numeric host, IPv4 mapped."""
-    if ":" in host:
-        return socket.inet_pton(socket.AF_INET6, host)
-    return MAPPED + socket.inet_pton(socket.AF_INET, host)
+    try:
+        if ":" in host:
+            return socket.inet_pton(socket.AF_INET6, host)
+        return MAPPED + socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        raise ValueError(f"{host!r} is no numeric IP address") from None
+
+
+cdef bint is_link_local(const uint8_t *host):
+    return host[0] == 0xfe and (host[1] & 0xc0) == 0x80
 
 
 cdef str unpack_host(const uint8_t *host):
@@ -78,16 +150,21 @@ cdef str unpack_host(const uint8_t *host):
 cdef int fill_endpoint(cq_endpoint *out, remote, local) except -1:
     host, port, scope = remote
     cdef bytes raw = pack_host(host)
+    cdef bytes raw_local
     memset(out, 0, sizeof(cq_endpoint))
     memcpy(out.remote.host, <const char *>raw, 16)
-    out.remote.family = 6 if ":" in host else 4
-    out.remote.port = port
-    out.remote.scope = scope
+    out.remote.family = 4 if raw.startswith(MAPPED) else 6
+    out.remote.port = bounded(port, "port", 0, 65535)
+    scope = bounded(scope, "scope", 0, 0xffffffff)
+    if is_link_local(out.remote.host):
+        out.remote.scope = scope
     if local is not None:
-        raw = pack_host(local)
-        memcpy(out.local, <const char *>raw, 16)
-        out.has_local = 1
-        if out.local[0] == 0xfe and (out.local[1] & 0xc0) == 0x80:
+        raw_local = pack_host(local)
+        if raw_local.startswith(MAPPED) != raw.startswith(MAPPED):
+            raise ValueError(f"{local} and {host} are of different families")
+        memcpy(out.local, <const char *>raw_local, 16)
+        out.source = CQ_SOURCE_PINNED
+        if is_link_local(out.local):
             out.local_scope = scope
     return 0
 
@@ -96,7 +173,7 @@ cdef read_endpoint(const cq_endpoint *endpoint):
     if endpoint.remote.family == 0:
         return None
     remote = Address(unpack_host(endpoint.remote.host), endpoint.remote.port, endpoint.remote.scope)
-    return remote, (unpack_host(endpoint.local) if endpoint.has_local else None)
+    return remote, (unpack_host(endpoint.local) if endpoint.source == CQ_SOURCE_PINNED else None)
 
 
 cdef class Plane:
@@ -109,22 +186,27 @@ cdef class Plane:
         cdef cq_plane_options o
         cdef int tun[CQ_LANES_MAX]
         cdef int udp[CQ_LANES_MAX]
-        unknown = set(offloads) - set(OFFLOADS)
+        offloads = frozenset(offloads)
+        tun_fds, udp_fds = list(tun_fds), list(udp_fds)
+        unknown = offloads - set(OFFLOADS)
         if unknown:
             raise ValueError(f"unknown offload {sorted(unknown)[0]!r}")
         if not 1 <= len(tun_fds) == len(udp_fds) <= CQ_LANES_MAX:
             raise ValueError(f"the data plane needs 1..{CQ_LANES_MAX} TUN queues and as many sockets")
         memset(&o, 0, sizeof(o))
         for i, fd in enumerate(tun_fds):
+            check_tun(fd)
             tun[i] = fd
+        families = {udp_family(fd) for fd in udp_fds}
+        if len(families) != 1:
+            raise ValueError("the UDP sockets are of different families")
         for i, fd in enumerate(udp_fds):
             udp[i] = fd
-        with socket.socket(fileno=os.dup(udp_fds[0])) as probe:
-            o.family = probe.family
+        o.family = families.pop()
         o.workers = len(tun_fds)
         o.tun_fds = tun
         o.udp_fds = udp
-        o.mtu = mtu
+        o.mtu = bounded(mtu, "MTU", MTU_MIN, CQ_SEND_MAX - CQ_OVERHEAD)
         o.vnet_hdr = "vnet_hdr" in offloads
         o.tso4 = "tso4" in offloads
         o.tso6 = "tso6" in offloads
@@ -149,14 +231,14 @@ cdef class Plane:
             raise PlaneError("the data plane was stopped")
         return self.plane
 
-    cdef cq_peer *peer(self, uint32_t handle) except NULL:
-        cdef cq_peer *peer = cq_table_peer(&self.live().tables, handle)
+    cdef cq_peer *peer(self, handle) except NULL:
+        cdef cq_peer *peer = cq_table_peer(&self.live().tables, known(handle))
         if peer is NULL:
             raise KeyError(handle)
         return peer
 
-    cdef cq_slot *slot(self, uint32_t rx_index) except NULL:
-        cdef cq_slot *slot = cq_table_find(self.live().tables.current, rx_index)
+    cdef cq_slot *slot(self, rx_index) except NULL:
+        cdef cq_slot *slot = cq_table_find(self.live().tables.current, known(rx_index))
         if slot is NULL:
             raise KeyError(rx_index)
         return slot
@@ -198,7 +280,7 @@ cdef class Plane:
         check(cq_table_add_peer(&self.live().tables, &handle), "add a peer")
         return handle
 
-    def remove_peer(self, uint32_t peer):
+    def remove_peer(self, peer):
         """Forgets its routes, wipes its epochs and forgets its counters."""
         self.peer(peer)
         if any(owner == peer for _, owner in self.routes):
@@ -233,13 +315,15 @@ cdef class Plane:
         check(rc, "set routes (is a network listed for two peers?)")
         self.routes = routes
 
-    def set_endpoint(self, uint32_t peer, remote, local=None):
+    def set_endpoint(self, peer, remote, local=None):
         """Where records for the peer go, and from which local address."""
         cdef cq_endpoint endpoint
         fill_endpoint(&endpoint, remote, local)
+        if endpoint.remote.port == 0:
+            raise ValueError("nothing can be sent to port 0")
         cq_endpoint_write(&self.peer(peer).endpoint, &endpoint)
 
-    def endpoint(self, uint32_t peer):
+    def endpoint(self, peer):
         """The peer's address and the local one, or None."""
         cdef cq_endpoint endpoint
         cq_endpoint_read(&self.peer(peer).endpoint, &endpoint)
@@ -248,68 +332,73 @@ cdef class Plane:
     # ---- epochs ----
 
     def install(
-        self, uint32_t peer, *, uint32_t number, uint8_t suite, uint32_t rx_index, uint32_t tx_index,
-        bytearray tx_secrets not None, bytearray rx_secrets not None, double lifetime,
-        uint64_t records_soft=1 << 26, uint64_t blocks_soft=<uint64_t>1 << 34,
+        self, peer, *, number, suite, rx_index, tx_index, tx_secrets, rx_secrets, lifetime,
+        records_soft=1 << 26, blocks_soft=1 << 34,
     ):
         """Adds an epoch, receive-only; both secrets are zero afterwards."""
         cdef cq_epoch_params p
         cdef cq_epoch *epoch
+        cdef Py_buffer tx
+        cdef Py_buffer rx
+        cdef uint32_t handle
+        cdef double seconds
         cdef int rc = CQ_E_ARGUMENT
-        cdef char *tx = tx_secrets
-        cdef char *rx = rx_secrets
-        try:
+        memset(&p, 0, sizeof(p))
+        memset(&tx, 0, sizeof(tx))
+        memset(&rx, 0, sizeof(rx))
+        try:  # no argument has a C type: a conversion that fails must not keep the secrets from being wiped
             self.peer(peer)
-            for name, secrets in (("tx", tx_secrets), ("rx", rx_secrets)):
-                lanes, rest = divmod(len(secrets), CQ_LANE_SECRET_SIZE)
-                if rest or not 1 <= lanes <= CQ_LANES_MAX:
-                    raise ValueError(f"{name}_secrets must hold 1..{CQ_LANES_MAX} times {CQ_LANE_SECRET_SIZE} bytes")
-            if not 0 < lifetime < 1e9:
+            handle = known(peer)
+            p.tx_lanes = hold_lanes(tx_secrets, "tx_secrets", &tx)
+            p.rx_lanes = hold_lanes(rx_secrets, "rx_secrets", &rx)
+            p.tx_secrets = <const uint8_t *>tx.buf
+            p.rx_secrets = <const uint8_t *>rx.buf
+            p.rx_index = bounded(rx_index, "rx_index", 1, 0xffffffff)
+            p.tx_index = bounded(tx_index, "tx_index", 1, 0xffffffff)
+            p.number = bounded(number, "number", 0, 0xffffffff)
+            p.suite = bounded(suite, "suite", 0, 255)
+            seconds = lifetime
+            if not 0 < seconds < 1e9:
                 raise ValueError("lifetime must be positive")
-            memset(&p, 0, sizeof(p))
-            p.rx_index = rx_index
-            p.tx_index = tx_index
-            p.number = number
-            p.suite = suite
-            p.tx_lanes = len(tx_secrets) // CQ_LANE_SECRET_SIZE
-            p.rx_lanes = len(rx_secrets) // CQ_LANE_SECRET_SIZE
-            p.tx_secrets = <const uint8_t *>tx
-            p.rx_secrets = <const uint8_t *>rx
-            p.expires_ns = cq_io_now_ns() + <uint64_t>(lifetime * 1e9)
+            p.expires_ns = cq_io_now_ns() + <uint64_t>(seconds * 1e9)
             p.limits = cq_session_default_limits()
-            p.limits.records_soft = min(records_soft, p.limits.records_soft)
-            p.limits.blocks_soft = min(blocks_soft, p.limits.blocks_soft)
+            p.limits.records_soft = min(bounded(records_soft, "records_soft", 0, 1 << 64), p.limits.records_soft)
+            p.limits.blocks_soft = min(bounded(blocks_soft, "blocks_soft", 0, 1 << 64), p.limits.blocks_soft)
             epoch = cq_session_new(&p, &rc)
             if epoch is NULL:
                 check(rc, f"key epoch {number}")
-            rc = cq_table_install(&self.plane.tables, peer, epoch)
+            rc = cq_table_install(&self.live().tables, handle, epoch)
             if rc != CQ_OK:
                 cq_session_free(epoch)
                 check(rc, f"install receive index {rx_index}")
         finally:
-            cq_wipe(tx, len(tx_secrets))
-            cq_wipe(rx, len(rx_secrets))
+            wipe_secrets(tx_secrets, &tx)
+            wipe_secrets(rx_secrets, &rx)
 
-    def activate(self, uint32_t rx_index):
+    def activate(self, rx_index):
         """From now on records for the epoch's peer are sealed under this epoch."""
         self.slot(rx_index)
         check(cq_table_activate(&self.plane.tables, rx_index), "activate an epoch")
 
-    def promote(self, uint32_t rx_index):
+    def promote(self, rx_index):
         """Makes it the newest promoted receive epoch of its peer."""
         self.slot(rx_index)
         check(cq_table_promote(&self.plane.tables, rx_index), "promote an epoch")
 
-    def remove(self, uint32_t rx_index):
+    def remove(self, rx_index):
         """Wipes an epoch."""
         self.slot(rx_index)
         check(cq_table_remove(&self.plane.tables, rx_index), "remove an epoch")
 
-    def has(self, uint32_t rx_index):
+    def has(self, rx_index):
         """Whether an epoch is installed."""
-        return cq_table_find(self.live().tables.current, rx_index) is not NULL
+        try:
+            self.slot(rx_index)
+        except KeyError:
+            return False
+        return True
 
-    def send_empty(self, uint32_t rx_index):
+    def send_empty(self, rx_index):
         """A worker sends an empty record under that epoch."""
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
@@ -331,30 +420,34 @@ cdef class Plane:
 
     def quic_datagrams(self):
         """QUIC datagrams that arrived on data sockets since the last call."""
+        cdef cq_plane *plane = self.live()
         cdef size_t worker
         cdef const cq_ring_entry *entry
         cdef list out = []
-        while True:
-            entry = cq_plane_ring_peek(self.live(), &worker)
-            if entry is NULL:
-                return out
-            remote, local = read_endpoint(&entry.from_)
-            out.append(Datagram(PyBytes_FromStringAndSize(<const char *>entry.data, entry.length), remote, local))
-            cq_plane_ring_pop(self.plane, worker)
+        for worker in range(plane.options.workers):
+            for _ in range(CQ_RING_ENTRIES):  # a worker may fill its ring faster than we empty it
+                entry = cq_plane_ring_peek(plane, worker)
+                if entry is NULL:
+                    break
+                remote, local = read_endpoint(&entry.from_)
+                out.append(Datagram(PyBytes_FromStringAndSize(<const char *>entry.data, entry.length), remote, local))
+                cq_plane_ring_pop(plane, worker)
+            else:
+                cq_io_wake(plane.event_fd)
+        return out
 
     def inject(self, data, remote, local):
         """A data record that arrived on the control plane's socket."""
+        cdef cq_plane *plane = self.live()
         cdef cq_endpoint endpoint
-        cdef bytearray copy = bytearray(data)  # it is opened in place
-        cdef char *raw = copy
-        cdef size_t n = len(copy)
+        cdef bytearray copy = bytearray(memoryview(data))  # it is opened in place
         fill_endpoint(&endpoint, remote, local)
-        if n:
-            cq_plane_inject(self.live(), <uint8_t *>raw, n, &endpoint)
+        cq_plane_inject(plane, <uint8_t *>PyByteArray_AS_STRING(copy), len(copy), &endpoint)
+        cq_wipe(PyByteArray_AS_STRING(copy), len(copy))
 
     # ---- counters ----
 
-    def peer_stats(self, uint32_t peer):
+    def peer_stats(self, peer):
         """Counters and times of one peer."""
         cdef cq_peer *p = self.peer(peer)
         cq_table_reclaim(&self.plane.tables)
@@ -362,7 +455,7 @@ cdef class Plane:
             p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns
         )
 
-    def epoch_records(self, uint32_t rx_index):
+    def epoch_records(self, rx_index):
         """Records sealed and opened under an epoch."""
         cdef cq_epoch *epoch = self.slot(rx_index).epoch
         cdef uint64_t sealed = 0

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "cq_io.h"
 
+#include "cq_aead.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -120,6 +122,8 @@ void cq_io_batch_free(struct cq_udp_batch *b)
 {
     if (b == NULL)
         return;
+    if (b->memory != NULL)
+        cq_wipe(b->memory, b->count * b->size);
     free(b->memory);
     free(b->headers);
     free(b->iov);
@@ -166,12 +170,12 @@ void cq_io_message(struct cq_udp_batch *b, unsigned i, struct cq_udp_message *m)
             struct in_pktinfo info;
             memcpy(&info, CMSG_DATA(c), sizeof info);
             map_v4(m->from.local, &info.ipi_addr);
-            m->from.has_local = 1;
+            m->from.source = CQ_SOURCE_PINNED;
         } else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
             struct in6_pktinfo info;
             memcpy(&info, CMSG_DATA(c), sizeof info);
             memcpy(m->from.local, &info.ipi6_addr, 16);
-            m->from.has_local = 1;
+            m->from.source = CQ_SOURCE_PINNED;
             if (is_link_local(m->from.local))
                 m->from.local_scope = (uint32_t)info.ipi6_ifindex;
         }
@@ -201,11 +205,11 @@ static bool prepare(struct msghdr *h, int family, const struct cq_endpoint *to, 
     h->msg_name = name;
     h->msg_namelen = write_sockaddr(&to->remote, family, name);
     h->msg_control = control;
-    if (to->has_local && family == AF_INET) {
+    if (to->source == CQ_SOURCE_PINNED && family == AF_INET) {
         struct in_pktinfo info = {0};
         memcpy(&info.ipi_spec_dst, to->local + 12, 4);
         append_cmsg(h, IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
-    } else if (to->has_local) {
+    } else if (to->source == CQ_SOURCE_PINNED) {
         struct in6_pktinfo info = {.ipi6_ifindex = to->local_scope};
         memcpy(&info.ipi6_addr, to->local, 16);
         append_cmsg(h, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
@@ -304,11 +308,13 @@ int cq_io_wait(int fd, int wake, int timeout_ms)
     return 0;
 }
 
-int cq_io_wait_writable(int fd, int timeout_ms)
+void cq_io_wait_writable(int fd, int timeout_ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLOUT};
-    return poll(&p, 1, timeout_ms) < 0 && errno != EINTR ? -errno : 0;
+    (void)poll(&p, 1, timeout_ms); /* whatever it says, the next send knows better */
 }
+
+void cq_io_pause(int ms) { (void)poll(NULL, 0, ms); }
 
 void cq_io_wake(int wake)
 {

@@ -20,12 +20,19 @@ struct cq_address {
     uint8_t reserved;
 };
 
-/* Where a peer is: its address, and the local address that it knows us by (family 0: the kernel chooses). */
+/* Which local address datagrams to a peer leave from. */
+enum cq_source {
+    CQ_SOURCE_KERNEL = 0,    /* the kernel's choice, always: we dialled, and may roam */
+    CQ_SOURCE_PINNED = 1,    /* the one that the peer's datagrams come to */
+    CQ_SOURCE_FORGOTTEN = 2, /* that one was refused: the kernel's choice until the peer uses another path */
+};
+
+/* Where a peer is: its address, and the local address that it knows us by. */
 struct cq_endpoint {
     struct cq_address remote;
-    uint8_t local[16];
+    uint8_t local[16];    /* also kept when forgotten, so that the next datagram to it does not pin it again */
     uint32_t local_scope; /* interface index, only for a link-local source */
-    uint32_t has_local;
+    uint32_t source;      /* enum cq_source */
 };
 
 static_assert(sizeof(struct cq_endpoint) == 48, "endpoints are copied in 64-bit words");
@@ -44,7 +51,7 @@ struct cq_udp_batch; /* buffers for one recvmmsg */
 
 /* Buffers for up to count messages of up to size bytes. NULL when memory is short. */
 struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size);
-void cq_io_batch_free(struct cq_udp_batch *batch);
+void cq_io_batch_free(struct cq_udp_batch *batch); /* wipes the buffers, where records were opened; NULL is fine */
 
 /* Receives what is there without waiting. The number of messages, 0 if there is none, or -errno. */
 int cq_io_receive(int fd, struct cq_udp_batch *batch);
@@ -69,7 +76,8 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
 
 /* Waits until fd or wake is readable (timeout_ms < 0: forever). Drains wake. 0, or -errno. */
 int cq_io_wait(int fd, int wake, int timeout_ms);
-int cq_io_wait_writable(int fd, int timeout_ms);
+void cq_io_wait_writable(int fd, int timeout_ms);
+void cq_io_pause(int ms);
 void cq_io_wake(int wake);
 
 /* Datagrams that one UDP_SEGMENT send may carry on this kernel (UDP_MAX_SEGMENTS: 64, from Linux 6.9 on 128). */

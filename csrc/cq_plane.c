@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "cq_plane.h"
+#include "cq_send.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -45,13 +46,15 @@ struct cq_plane *cq_plane_new(const struct cq_plane_options *options)
     plane->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (plane->options.max_segments == 0)
         plane->options.max_segments = cq_io_max_segments();
+    if (plane->options.max_segments > CQ_SEND_RECORDS_MAX)
+        plane->options.max_segments = CQ_SEND_RECORDS_MAX;
 
     int *fds = calloc(2 * workers, sizeof *fds);
     plane->tx = calloc(workers, sizeof *plane->tx);
     plane->rx = calloc(workers + 1, sizeof *plane->rx);
     plane->threads = calloc(2 * workers, sizeof *plane->threads);
     plane->options.tun_fds = fds; /* our own copies: the caller's arrays may go away */
-    plane->options.udp_fds = fds + workers;
+    plane->options.udp_fds = fds != NULL ? fds + workers : NULL;
     bool ok = plane->event_fd >= 0 && fds != NULL && plane->tx != NULL && plane->rx != NULL && plane->threads != NULL &&
               cq_table_init(&plane->tables, 2 * workers + 1) == CQ_OK;
     if (ok) {
@@ -137,10 +140,17 @@ void cq_plane_fail(struct cq_plane *plane, const char *what, int error)
     cq_io_wake(plane->event_fd);
 }
 
+/* Bits that are raised as long as their cause lasts, per record: they stay set, so that each is told once. The others
+ * are cleared when they are told. */
+#define STICKY (CQ_EVENT_ROTATE_DUE | CQ_EVENT_KEY_EXPIRED)
+#define TOLD_SHIFT 16
+
 static void raise_event(struct cq_plane *plane, _Atomic uint32_t *flags, uint32_t event)
 {
-    if (atomic_load_explicit(flags, memory_order_relaxed) & event)
-        return; /* the control thread has not seen it yet, or it was told once and that is enough */
+    /* Only a bit that is never cleared may be looked at first. For the others a plain load could be early: it sees the
+     * bit of the event before, while the control thread clears that and reads what is older than this event. */
+    if ((event & STICKY) != 0 && (atomic_load_explicit(flags, memory_order_relaxed) & event) != 0)
+        return;
     if ((atomic_fetch_or(flags, event) & event) == 0)
         cq_io_wake(plane->event_fd);
 }
@@ -167,10 +177,6 @@ int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
     cq_tx_wake(plane->tx[0]);
     return CQ_OK;
 }
-
-/* Bits that repeat as long as their cause lasts stay set, so that each is told once; the others are cleared. */
-#define STICKY (CQ_EVENT_ROTATE_DUE | CQ_EVENT_KEY_EXPIRED)
-#define TOLD_SHIFT 16
 
 static uint32_t take(_Atomic uint32_t *flags)
 {
@@ -211,17 +217,13 @@ void cq_plane_clear_event_fd(struct cq_plane *plane)
     (void)n; /* EAGAIN: it was clear */
 }
 
-const struct cq_ring_entry *cq_plane_ring_peek(struct cq_plane *plane, size_t *worker)
+const struct cq_ring_entry *cq_plane_ring_peek(struct cq_plane *plane, size_t worker)
 {
-    for (size_t i = 0; i < plane->options.workers; i++) {
-        struct cq_ring *ring = cq_rx_ring(plane->rx[i]);
-        uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
-        if (atomic_load_explicit(&ring->head, memory_order_acquire) != tail) {
-            *worker = i;
-            return &ring->entries[tail % CQ_RING_ENTRIES];
-        }
-    }
-    return NULL;
+    struct cq_ring *ring = cq_rx_ring(plane->rx[worker]);
+    uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
+    if (atomic_load_explicit(&ring->head, memory_order_acquire) == tail)
+        return NULL;
+    return &ring->entries[tail % CQ_RING_ENTRIES];
 }
 
 void cq_plane_ring_pop(struct cq_plane *plane, size_t worker)

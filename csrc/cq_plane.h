@@ -15,7 +15,6 @@
 #define CQ_TUN_READ_MAX 65536u
 #define CQ_RING_ENTRIES 256u /* QUIC datagrams that wait for the control thread, per worker */
 #define CQ_RING_DATAGRAM 2048u
-#define CQ_SEGMENT_RETRY_NS (600u * (uint64_t)1000000000) /* how long a peer's refusal of UDP_SEGMENT is remembered */
 
 enum cq_drop {
     /* tx: packets from the TUN */
@@ -56,7 +55,7 @@ struct cq_plane_options {
     int family;                   /* of the UDP sockets: AF_INET, or AF_INET6 (dual-stack) */
     size_t mtu;
     bool vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing;
-    unsigned max_segments; /* of one UDP_SEGMENT send */
+    unsigned max_segments; /* of one UDP_SEGMENT send; 0: what the kernel takes */
 };
 
 /* A QUIC datagram that GRO delivered to a data socket, on its way to the control thread. */
@@ -107,8 +106,8 @@ int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index);
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max);
 void cq_plane_clear_event_fd(struct cq_plane *plane);
 
-/* Control thread: the oldest waiting QUIC datagram, or NULL; it stays valid until pop. */
-const struct cq_ring_entry *cq_plane_ring_peek(struct cq_plane *plane, size_t *worker);
+/* Control thread: the oldest waiting QUIC datagram of a worker, or NULL; it stays valid until pop. */
+const struct cq_ring_entry *cq_plane_ring_peek(struct cq_plane *plane, size_t worker);
 void cq_plane_ring_pop(struct cq_plane *plane, size_t worker);
 
 /* Control thread: a datagram with a data record that arrived on the control socket. data is overwritten. */

@@ -16,6 +16,7 @@
 #define GRO_MESSAGES 8 /* of up to 64 KiB each: more would push one another out of the cache */
 #define PLAIN_MESSAGES 64
 #define PLAIN_MESSAGE_SIZE 4096u
+#define ERROR_WAIT_MS 5 /* after a failed receive */
 
 /* Counters of consecutive records of one peer, added up before they touch the shared ones. */
 struct tally {
@@ -64,17 +65,18 @@ static void settle(struct cq_rx *rx)
 
 static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest)
 {
-    struct cq_endpoint known;
-    if (!newest)
+    struct cq_endpoint known, next;
+    if (!newest || from->remote.port == 0) /* nothing can be sent to port 0 */
         return;
     if (rx->table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
-        cq_endpoint_try_write(&slot->path, from);
+        cq_endpoint_read(&slot->path, &known);
+        (void)cq_endpoint_replace(&slot->path, &known, from);
         return;
     }
     cq_endpoint_read(&slot->peer->endpoint, &known);
-    if (memcmp(&known.remote, &from->remote, sizeof known.remote) == 0)
+    if (!cq_endpoint_follow(&known, from, &next) || !cq_endpoint_replace(&slot->peer->endpoint, &known, &next))
         return;
-    if (cq_endpoint_try_write(&slot->peer->endpoint, from))
+    if (memcmp(&known.remote, &next.remote, sizeof known.remote) != 0)
         cq_plane_raise_peer(rx->plane, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
 }
 
@@ -198,6 +200,12 @@ static void message(struct cq_rx *rx, const struct cq_udp_message *m)
 
 /* ---- the loop ---- */
 
+/* Errors that say that the descriptor is not what it should be. */
+static bool is_fatal(int error)
+{
+    return error == EBADF || error == ENOTSOCK || error == EINVAL || error == EFAULT || error == EOPNOTSUPP;
+}
+
 void *cq_rx_run(void *arg)
 {
     struct cq_rx *rx = arg;
@@ -207,8 +215,8 @@ void *cq_rx_run(void *arg)
         int n = cq_io_receive(rx->udp, rx->batch);
         if (n == 0)
             n = cq_io_wait(rx->udp, rx->wake, -1);
-        if (n == -ENOMEM || n == -ENOBUFS || n == -ECONNREFUSED)
-            continue; /* passes by itself */
+        if (n < 0 && !is_fatal(-n)) /* a pending error of the socket, or no memory: it passes */
+            n = cq_io_wait(rx->wake, rx->wake, ERROR_WAIT_MS);
         if (n < 0) {
             cq_plane_fail(plane, "receiving on the UDP socket", -n);
             break;

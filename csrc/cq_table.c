@@ -35,13 +35,33 @@ void cq_endpoint_write(struct cq_shared_endpoint *s, const struct cq_endpoint *v
     pthread_mutex_unlock(&s->writer);
 }
 
-bool cq_endpoint_try_write(struct cq_shared_endpoint *s, const struct cq_endpoint *value)
+bool cq_endpoint_replace(struct cq_shared_endpoint *s, const struct cq_endpoint *read,
+                         const struct cq_endpoint *value)
 {
+    struct cq_endpoint current;
     if (pthread_mutex_trylock(&s->writer) != 0)
         return false;
-    write_locked(s, value);
+    cq_endpoint_read(s, &current);
+    bool same = memcmp(&current, read, sizeof current) == 0;
+    if (same)
+        write_locked(s, value);
     pthread_mutex_unlock(&s->writer);
-    return true;
+    return same;
+}
+
+bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoint *heard, struct cq_endpoint *next)
+{
+    bool moved = memcmp(&known->remote, &heard->remote, sizeof known->remote) != 0;
+    bool named = heard->source == CQ_SOURCE_PINNED;
+    *next = *heard;
+    if (known->source == CQ_SOURCE_KERNEL || !named) {
+        memset(next->local, 0, sizeof next->local);
+        next->local_scope = 0;
+        next->source = known->source == CQ_SOURCE_KERNEL ? CQ_SOURCE_KERNEL : CQ_SOURCE_FORGOTTEN;
+        return moved;
+    }
+    return moved || memcmp(known->local, heard->local, sizeof known->local) != 0 ||
+           known->local_scope != heard->local_scope;
 }
 
 /* ---- references ---- */
@@ -233,7 +253,12 @@ int cq_table_init(struct cq_tables *t, size_t workers)
     for (size_t i = 0; i < workers; i++)
         atomic_init(&t->hazards[i].held, NULL);
     first->routes = routes;
-    return publish(t, first);
+    int rc = publish(t, first);
+    if (rc != CQ_OK) {
+        cq_route_free(routes->table);
+        free(routes);
+    }
+    return rc;
 }
 
 void cq_table_destroy(struct cq_tables *t)
@@ -396,11 +421,17 @@ int cq_table_promote(struct cq_tables *t, uint32_t rx_index)
     struct cq_slot *s = cq_table_find(now(t), rx_index);
     if (s == NULL)
         return CQ_E_ARGUMENT;
-    struct cq_endpoint path; /* the record that promotes also says where the peer is now */
+    struct cq_endpoint path, known, next; /* the record that promotes also says where the peer is now */
     cq_endpoint_read(&s->path, &path);
-    if (path.remote.family != 0)
-        cq_endpoint_write(&s->peer->endpoint, &path);
-    return change_slot(t, rx_index, set_promoted);
+    cq_endpoint_read(&s->peer->endpoint, &known);
+    int rc = change_slot(t, rx_index, set_promoted);
+    if (rc != CQ_OK || path.remote.family == 0)
+        return rc;
+    if (cq_endpoint_follow(&known, &path, &next)) /* unless a worker has already seen a newer record */
+        (void)cq_endpoint_replace(&s->peer->endpoint, &known, &next);
+    memset(&path, 0, sizeof path); /* if it is promoted once more, only what came in between counts */
+    cq_endpoint_write(&s->path, &path);
+    return CQ_OK;
 }
 
 int cq_table_remove(struct cq_tables *t, uint32_t rx_index) { return change_slot(t, rx_index, drop_slot); }

@@ -32,8 +32,13 @@ struct cq_shared_endpoint {
 
 void cq_endpoint_read(struct cq_shared_endpoint *shared, struct cq_endpoint *out); /* worker */
 void cq_endpoint_write(struct cq_shared_endpoint *shared, const struct cq_endpoint *value);
-/* As write, but gives up when another writer is at work: the next record tries again. True if it wrote. (worker) */
-bool cq_endpoint_try_write(struct cq_shared_endpoint *shared, const struct cq_endpoint *value);
+/* worker: writes if it still holds what was read. Gives up, too, while another writer is at work: what made the worker
+ * write, a record or a refused send, comes again. True if it wrote. */
+bool cq_endpoint_replace(struct cq_shared_endpoint *shared, const struct cq_endpoint *read,
+                         const struct cq_endpoint *value);
+
+/* Where a peer is that was known to be at one endpoint and has now been heard from another. True if that is news. */
+bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoint *heard, struct cq_endpoint *next);
 
 struct cq_peer {
     uint32_t handle;
@@ -55,7 +60,8 @@ struct cq_slot {
     _Atomic uint32_t events;
     _Atomic bool seen;         /* a valid record has arrived */
     _Atomic bool empty_wanted; /* a worker is to send an empty record */
-    struct cq_shared_endpoint path; /* where the newest record came from, until the epoch is promoted */
+    /* Where the newest record came from while the epoch was not the promoted one; family 0: there was none. */
+    struct cq_shared_endpoint path;
 };
 
 struct cq_table_peer {

@@ -5,6 +5,7 @@
  * send. A run goes out when it is full or when the TUN has nothing more to read; nothing ever waits for later packets.
  */
 #include "cq_plane.h"
+#include "cq_send.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,9 +15,8 @@
 #define RUNS 8              /* peers that one burst can address without extra sends */
 #define BURST_READS 64      /* TUN reads before runs are sent in any case */
 #define PAD_MAX 256         /* zero padding that a record may get to keep its run in one send */
-#define SEND_WAIT_MS 20     /* for room in the socket's buffer */
-#define SEND_TRIES 50       /* 1 s in all, then the run is dropped and counted */
 #define DOWN_WAIT_MS 100    /* the TUN is down: how often to look */
+#define UNREADABLE_MAX 100  /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct run {
     struct cq_slot *slot; /* NULL: free */
@@ -27,6 +27,7 @@ struct run {
     unsigned count;  /* sealed records */
     bool ended;      /* the last one is short: nothing may follow */
     uint64_t packets, bytes; /* of the inner packets in it */
+    struct cq_load loads[CQ_SEND_RECORDS_MAX]; /* per record */
     /* the open record: small packets that are not sealed yet */
     uint8_t *open;
     size_t open_length;
@@ -37,9 +38,11 @@ struct run {
 struct cq_tx {
     struct cq_plane *plane;
     size_t worker;
-    int tun, udp, wake;
+    int tun, wake;
+    struct cq_sender sender;
     size_t payload_max;
-    uint64_t now_ns, ticks;
+    unsigned unreadable;
+    uint64_t ticks;
     struct cq_table *table;
     struct cq_vnet vnet;
     uint8_t *packet;
@@ -49,86 +52,24 @@ struct cq_tx {
 
 /* ---- sending a run ---- */
 
-static bool forget_source(struct cq_peer *peer, struct cq_endpoint *to, int error)
-{
-    if (!to->has_local || (error != EINVAL && error != ENETUNREACH && error != EADDRNOTAVAIL))
-        return false;
-    to->has_local = 0;
-    memset(to->local, 0, sizeof to->local);
-    to->local_scope = 0;
-    cq_endpoint_try_write(&peer->endpoint, to);
-    return true;
-}
-
-static bool transient(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS; }
-
-/* Sends what is left of a run in whatever way the path takes. Returns how many records did not leave. */
-static unsigned send_records(struct cq_tx *tx, struct cq_peer *peer, const struct run *run)
-{
-    const struct cq_plane_options *o = &tx->plane->options;
-    struct cq_endpoint to;
-    size_t offset = 0;
-    cq_endpoint_read(&peer->endpoint, &to);
-    for (int tries = 0; offset < run->length;) {
-        bool batch = run->length - offset > run->segment && o->udp_segment &&
-                     !atomic_load_explicit(&tx->plane->segment_refused, memory_order_relaxed) &&
-                     tx->now_ns >= atomic_load_explicit(&peer->segment_off_until_ns, memory_order_relaxed);
-        int error = 0;
-        if (batch) {
-            error = -cq_io_send(tx->udp, o->family, &to, run->wire + offset, run->length - offset, run->segment);
-            if (error == 0)
-                return 0;
-        } else {
-            unsigned sent = cq_io_send_each(tx->udp, o->family, &to, run->wire + offset, run->length - offset,
-                                            run->segment, &error);
-            offset += (size_t)sent * run->segment;
-            if (error == 0)
-                return 0;
-        }
-        if (forget_source(peer, &to, error))
-            continue;
-        if (batch && error == EIO) { /* the device cannot checksum what UDP_SEGMENT makes; it will not learn to */
-            atomic_store_explicit(&tx->plane->segment_refused, true, memory_order_relaxed);
-            continue;
-        }
-        if (batch && (error == EMSGSIZE || error == EINVAL)) { /* the path's MTU, or a route that refuses batches */
-            atomic_store_explicit(&peer->segment_off_until_ns, tx->now_ns + CQ_SEGMENT_RETRY_NS,
-                                  memory_order_relaxed);
-            continue;
-        }
-        if (transient(error) && ++tries < SEND_TRIES &&
-            !atomic_load_explicit(&tx->plane->stopping, memory_order_relaxed)) {
-            cq_io_wait_writable(tx->udp, SEND_WAIT_MS);
-            continue;
-        }
-        if (!batch && !transient(error) && error != EAFNOSUPPORT) { /* this datagram cannot leave: go on after it */
-            offset += run->segment;
-            cq_drops_add(&tx->drops, CQ_DROP_TX_SEND_ERROR, 1);
-            continue;
-        }
-        return (unsigned)((run->length - offset + run->segment - 1) / run->segment);
-    }
-    return 0;
-}
-
 static void send_run(struct cq_tx *tx, struct run *run)
 {
     struct cq_peer *peer = run->slot->peer;
-    if (run->count > 0) {
-        struct cq_endpoint to;
-        cq_endpoint_read(&peer->endpoint, &to);
-        if (to.remote.family == 0) {
-            cq_drops_add(&tx->drops, CQ_DROP_TX_NO_ENDPOINT, run->packets);
-        } else {
-            unsigned lost = send_records(tx, peer, run);
-            if (lost > 0)
-                cq_drops_add(&tx->drops, CQ_DROP_TX_SEND_ERROR, lost);
-            atomic_store_explicit(&peer->last_tx_ns, tx->now_ns, memory_order_relaxed);
-            if (run->packets > 0)
-                atomic_store_explicit(&peer->last_tx_data_ns, tx->now_ns, memory_order_relaxed);
-            atomic_fetch_add_explicit(&peer->tx_packets, run->packets, memory_order_relaxed);
-            atomic_fetch_add_explicit(&peer->tx_bytes, run->bytes, memory_order_relaxed);
-        }
+    struct cq_endpoint to;
+    cq_endpoint_read(&peer->endpoint, &to);
+    if (run->count > 0 && to.remote.family == 0) {
+        cq_drops_add(&tx->drops, CQ_DROP_TX_NO_ENDPOINT, run->packets);
+    } else if (run->count > 0) {
+        const struct cq_batch batch = {run->wire, run->length, run->segment, run->loads};
+        struct cq_lost lost = cq_send_batch(&tx->sender, peer, &batch);
+        if (lost.records > 0)
+            cq_drops_add(&tx->drops, CQ_DROP_TX_SEND_ERROR, lost.packets);
+        /* The times of attempts: a path that takes nothing any more is to be noticed like one that answers nothing. */
+        atomic_store_explicit(&peer->last_tx_ns, tx->sender.now_ns, memory_order_relaxed);
+        if (run->packets > 0)
+            atomic_store_explicit(&peer->last_tx_data_ns, tx->sender.now_ns, memory_order_relaxed);
+        atomic_fetch_add_explicit(&peer->tx_packets, run->packets - lost.packets, memory_order_relaxed);
+        atomic_fetch_add_explicit(&peer->tx_bytes, run->bytes - lost.bytes, memory_order_relaxed);
     }
     run->length = 0;
     run->count = 0;
@@ -155,7 +96,7 @@ static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size
     if (run->count > 0 && (run->ended || size > run->segment || run->length + size > CQ_SEND_MAX ||
                            run->count >= tx->plane->options.max_segments))
         send_run(tx, run);
-    int rc = tx->now_ns >= epoch->expires_ns
+    int rc = tx->sender.now_ns >= epoch->expires_ns
                  ? CQ_E_LIMIT
                  : cq_session_seal(epoch, (uint8_t)tx->worker, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
                                    run->wire + run->length);
@@ -173,19 +114,20 @@ static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size
         run->segment = size;
     run->ended = size < run->segment;
     run->length += size;
-    run->count++;
+    run->loads[run->count++] = (struct cq_load){packets, (uint32_t)bytes};
     run->packets += packets;
     run->bytes += bytes;
 }
 
-static void close_record(struct cq_tx *tx, struct run *run)
+/* Seals the open record. more: others may follow in the run. */
+static void close_record(struct cq_tx *tx, struct run *run, bool more)
 {
     if (run->open_packets == 0)
         return;
     size_t n = run->open_length;
     /* Pad to the run's size, so that the run need not end here: a few zero bytes are cheaper than a system call. */
     size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : tx->payload_max;
-    if (run->open_packets > 1 && n < target && target - n <= PAD_MAX) {
+    if (more && run->open_packets > 1 && n < target && target - n <= PAD_MAX) {
         memset(run->open + n, 0, target - n);
         n = target;
     }
@@ -200,7 +142,7 @@ static void close_record(struct cq_tx *tx, struct run *run)
 
 static void flush_run(struct cq_tx *tx, struct run *run)
 {
-    close_record(tx, run);
+    close_record(tx, run, false);
     send_run(tx, run);
     run->slot = NULL;
 }
@@ -236,12 +178,12 @@ static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet,
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
     if (!tx->plane->options.packing || n > tx->payload_max / 2) {
-        close_record(tx, run);
+        close_record(tx, run, true);
         seal(tx, run, packet, n, vouched, 1, n);
         return;
     }
     if (run->open_length + n > tx->payload_max || (transport && run->open_transport && vouched != run->open_vouched))
-        close_record(tx, run);
+        close_record(tx, run, true);
     memcpy(run->open + run->open_length, packet, n);
     run->open_length += n;
     run->open_packets++;
@@ -285,14 +227,12 @@ static void handle(struct cq_tx *tx, size_t n)
 
 static void send_empties(struct cq_tx *tx)
 {
-    if (tx->worker != 0 || !atomic_exchange(&tx->plane->empties_wanted, false))
-        return;
     for (size_t i = 0; i < tx->table->slot_count; i++) {
         struct cq_slot *slot = tx->table->slots[i];
         if (!atomic_exchange(&slot->empty_wanted, false))
             continue;
         struct run *run = run_for(tx, slot);
-        close_record(tx, run);
+        close_record(tx, run, true);
         seal(tx, run, run->open, 0, false, 0, 0);
         flush_run(tx, run);
     }
@@ -300,45 +240,63 @@ static void send_empties(struct cq_tx *tx)
 
 /* ---- the loop ---- */
 
-static void burst(struct cq_tx *tx, ssize_t n)
+/* Sends the n bytes that were read and what else the TUN has. Returns what the last read did. */
+static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
 {
     tx->table = cq_table_acquire(&tx->plane->tables, tx->worker);
-    tx->now_ns = cq_io_now_ns();
-    send_empties(tx);
+    cq_send_begin(&tx->sender, cq_io_now_ns());
+    if (empties)
+        send_empties(tx);
     for (int reads = 1; n > 0; reads++) {
         handle(tx, (size_t)n);
-        if (reads == BURST_READS)
+        tx->unreadable = 0;
+        /* Where a send had to wait, what is in the TUN's queue may wait there, and this table may go. */
+        if (reads == BURST_READS || tx->sender.patient_until_ns != 0)
             break;
         n = cq_io_tun_read(tx->tun, tx->plane->options.vnet_hdr, &tx->vnet, tx->packet, CQ_TUN_READ_MAX);
     }
     flush_all(tx);
     cq_table_release(&tx->plane->tables, tx->worker);
     tx->table = NULL;
+    return n;
+}
+
+/* A read failed: 0 to go on, or -errno. */
+static int cannot_read(struct cq_tx *tx, int error)
+{
+    if (error == -EIO) /* the interface is down */
+        return cq_io_wait(tx->wake, tx->wake, DOWN_WAIT_MS);
+    if (error != -EBADMSG && error != -EINVAL)
+        return error;
+    /* One packet that the kernel could not describe in a virtio_net_hdr (EINVAL), or that is shorter than one. */
+    cq_drops_add(&tx->drops, CQ_DROP_TX_MALFORMED, 1);
+    return ++tx->unreadable < UNREADABLE_MAX ? 0 : error;
+}
+
+/* The flag is taken before the table is: an epoch whose empty record is asked for is in any table acquired after. */
+static bool take_empties(struct cq_tx *tx)
+{
+    _Atomic bool *wanted = &tx->plane->empties_wanted;
+    return tx->worker == 0 && atomic_load_explicit(wanted, memory_order_relaxed) && atomic_exchange(wanted, false);
 }
 
 void *cq_tx_run(void *arg)
 {
     struct cq_tx *tx = arg;
     struct cq_plane *plane = tx->plane;
-    while (!atomic_load(&plane->stopping)) {
+    int rc = 0;
+    while (rc == 0 && !atomic_load(&plane->stopping)) {
         ssize_t n = cq_io_tun_read(tx->tun, plane->options.vnet_hdr, &tx->vnet, tx->packet, CQ_TUN_READ_MAX);
-        int rc = 0;
-        bool empties = tx->worker == 0 && atomic_load(&plane->empties_wanted);
-        if (n > 0 || (empties && (n == 0 || n == -EIO)))
-            burst(tx, n);
+        bool empties = take_empties(tx);
+        if (n > 0 || empties)
+            n = burst(tx, n, empties);
         else if (n == 0)
             rc = cq_io_wait(tx->tun, tx->wake, -1);
-        else if (n == -EIO) /* the interface is down */
-            rc = cq_io_wait(tx->wake, tx->wake, DOWN_WAIT_MS);
-        else if (n == -EBADMSG)
-            cq_drops_add(&tx->drops, CQ_DROP_TX_MALFORMED, 1);
-        else
-            rc = (int)n;
-        if (rc != 0) {
-            cq_plane_fail(plane, "reading the TUN device", -rc);
-            break;
-        }
+        if (n < 0)
+            rc = cannot_read(tx, (int)n);
     }
+    if (rc != 0)
+        cq_plane_fail(plane, "reading the TUN device", -rc);
     return NULL;
 }
 
@@ -352,7 +310,13 @@ struct cq_tx *cq_tx_new(struct cq_plane *plane, size_t worker)
     tx->plane = plane;
     tx->worker = worker;
     tx->tun = plane->options.tun_fds[worker];
-    tx->udp = plane->options.udp_fds[worker];
+    tx->sender = (struct cq_sender){
+        .fd = plane->options.udp_fds[worker],
+        .family = plane->options.family,
+        .segment = plane->options.udp_segment,
+        .segment_refused = &plane->segment_refused,
+        .stopping = &plane->stopping,
+    };
     tx->payload_max = plane->options.mtu;
     tx->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     tx->packet = aligned_alloc(64, CQ_TUN_READ_MAX);

@@ -11,12 +11,14 @@ import struct
 import time
 from collections.abc import Iterator
 
+import netns
 import pytest
 from oracle import Header, RecordOpener, RecordSealer
 
 from cryprq import _fastpath
-from cryprq._fastpath import Plane
+from cryprq._fastpath import Plane, PlaneError
 from cryprq.address import Address
+from cryprq.tun import Tun
 
 VNET = struct.Struct("=BBHHHH")
 RX_INDEX, TX_INDEX = 0x11223344, 0x55667788
@@ -55,7 +57,9 @@ def checksum_odd(data: bytes) -> int:
 class Bench:
     """A plane with one peer, 10.0.0.2 and fd00::2, whose end of the tunnel is the test itself."""
 
-    def __init__(self, offloads: frozenset[str] = ALL, suite: int = 1, mtu: int = MTU, **install: int) -> None:
+    def __init__(
+        self, offloads: frozenset[str] = ALL, suite: int = 1, mtu: int = MTU, host: str = "127.0.0.1", **install: int
+    ) -> None:
         self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.vnet = "vnet_hdr" in offloads
         self.inner = inner
@@ -64,7 +68,7 @@ class Bench:
         self.suite = suite
         self.udp = self.bind()
         self.port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.port.bind(("127.0.0.1", 0))
+        self.port.bind((host, 0))
         self.port.setsockopt(socket.IPPROTO_IP, socket.IP_PKTINFO if hasattr(socket, "IP_PKTINFO") else 8, 1)
         self.plane = Plane([inner.fileno()], [self.port.fileno()], mtu=mtu, offloads=offloads)
         self.peer = self.plane.add_peer()
@@ -110,8 +114,8 @@ class Bench:
         data = self.tun.recv(70000)
         return (VNET.unpack(data[:10]), data[10:]) if self.vnet else ((), data)
 
-    def send(self, record: bytes, source: socket.socket | None = None) -> None:
-        (source or self.udp).sendto(record, self.port.getsockname())
+    def send(self, record: bytes, source: socket.socket | None = None, to: str = "127.0.0.1") -> None:
+        (source or self.udp).sendto(record, (to, self.port.getsockname()[1]))
 
     def quiet(self) -> bool:
         """Nothing is on its way to the TUN: a later, valid packet is the first to come out."""
@@ -407,6 +411,95 @@ def test_promotion_adopts_the_address_of_the_pending_epoch(bench: Bench) -> None
     other.close()
 
 
+@pytest.fixture
+def wildcard() -> Iterator[Bench]:
+    """A plane that can be asked at any address of 127.0.0.0/8."""
+    bench = Bench(host="0.0.0.0")
+    yield bench
+    bench.close()
+
+
+def answer_from(bench: Bench, udp: socket.socket) -> str:
+    """The address that a record for the peer leaves from."""
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    return str(udp.recvfrom(2000)[1][0])
+
+
+def test_listener_answers_from_the_address_that_was_asked(wildcard: Bench) -> None:
+    here, other = Address(*wildcard.udp.getsockname()), wildcard.bind()
+    packet = ipv4("10.0.0.2", "10.0.0.1")
+    wildcard.plane.set_endpoint(wildcard.peer, here, "127.0.0.1")
+    wildcard.plane.events()
+    wildcard.send(wildcard.sealer.seal(packet), to="127.0.0.5")  # the peer is where it was, and asks elsewhere
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.5")
+    assert answer_from(wildcard, wildcard.udp) == "127.0.0.5"
+    assert not any(e.flags & _fastpath.EVENT_ENDPOINT_MOVED for e in wildcard.plane.events())
+    wildcard.send(wildcard.sealer.seal(packet), other, to="127.0.0.6")
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), "127.0.0.6")
+    assert answer_from(wildcard, other) == "127.0.0.6"
+    other.close()
+
+
+def test_dialer_does_not_pin_its_own_address(wildcard: Bench) -> None:
+    other, third = wildcard.bind(), wildcard.bind()
+    packet = ipv4("10.0.0.2", "10.0.0.1")
+    wildcard.send(wildcard.sealer.seal(packet), other, to="127.0.0.5")
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), None)
+    assert answer_from(wildcard, other) == "127.0.0.1"
+    sealer, _ = wildcard.install(99, 98, 2)
+    wildcard.send(sealer.seal(packet), third, to="127.0.0.5")
+    wildcard.to_tun()
+    wildcard.plane.promote(99)
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*third.getsockname()), None)
+    other.close()
+    third.close()
+
+
+def test_promotion_pins_the_address_that_was_asked(wildcard: Bench) -> None:
+    here = Address(*wildcard.udp.getsockname())
+    wildcard.plane.set_endpoint(wildcard.peer, here, "127.0.0.1")
+    sealer, _ = wildcard.install(99, 98, 2)
+    wildcard.send(sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), to="127.0.0.7")
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.1")
+    wildcard.plane.promote(99)
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.7")
+
+
+def test_promoting_again_keeps_the_newer_address(bench: Bench) -> None:
+    other = bench.bind()
+    sealer, _ = bench.install(99, 98, 2)
+    packet = ipv4("10.0.0.2", "10.0.0.1")
+    bench.send(sealer.seal(packet))
+    bench.to_tun()
+    bench.plane.promote(99)
+    bench.send(sealer.seal(packet), other)  # roams afterwards
+    bench.to_tun()
+    there = Address(*other.getsockname()), None
+    assert bench.plane.endpoint(bench.peer) == there
+    bench.plane.promote(RX_INDEX)
+    bench.plane.promote(99)
+    assert bench.plane.endpoint(bench.peer) == there
+    other.close()
+
+
+def test_refused_source_is_not_pinned_again_by_the_same_path(wildcard: Bench) -> None:
+    here = Address(*wildcard.udp.getsockname())
+    wildcard.plane.set_endpoint(wildcard.peer, here, "10.99.99.99")  # no such local address
+    assert answer_from(wildcard, wildcard.udp) == "127.0.0.1"
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, None)
+    packet = ipv4("10.0.0.2", "10.0.0.1")
+    wildcard.plane.inject(wildcard.sealer.seal(packet), here, "10.99.99.99")
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, None)
+    wildcard.send(wildcard.sealer.seal(packet), to="127.0.0.5")
+    wildcard.to_tun()
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.5")
+
+
 def test_quic_datagram_among_records_reaches_python(bench: Bench) -> None:
     """What GRO does with short QUIC packets among records of the same size, made here by one UDP_SEGMENT send."""
     bench.port.setsockopt(socket.SOL_UDP, 104, 1)  # UDP_GRO
@@ -462,6 +555,61 @@ def test_unreachable_endpoint_is_counted_and_forgiven(bench: Bench) -> None:
     assert bench.plane.failure() is None
 
 
+def test_packets_that_cannot_leave_are_counted_each(bench: Bench) -> None:
+    bench.plane.set_endpoint(bench.peer, Address("fd00::1", 9))
+    tcp = struct.pack(">HHIIBBHHH", 1, 2, 7, 9, 0x50, 0x18, 500, 0, 0)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", tcp + bytes(3000), 6), (1, 1, 40, 1000, 20, 16))
+    assert bench.dropped("tx", "send_error", 3)
+    stats = bench.plane.peer_stats(bench.peer)
+    assert (stats.tx_packets, stats.tx_bytes) == (0, 0)
+    assert stats.last_tx_data_ns > 0  # it was tried: silence is to be noticed
+
+
+def test_what_the_tun_cannot_describe_is_dropped(bench: Bench) -> None:
+    packet = ipv4("10.0.0.1", "10.0.0.2")
+    for rubbish in (b"", b"short", bytes(10)):
+        bench.tun.send(rubbish)
+    bench.from_tun(packet)
+    assert bench.opener.open(bench.udp.recv(2000))[0] == packet
+    assert bench.plane.drops()["tx", "malformed"] == 3
+    for _ in range(100):
+        bench.tun.send(b"")
+    assert wait(lambda: bench.plane.failure() is not None)  # rather than a busy loop
+
+
+def test_vouched_and_other_transport_packets_never_share_a_record(bench: Bench) -> None:
+    tcp = struct.pack(">HHIIBBHHH", 1, 2, 7, 9, 0x50, 0x10, 500, 0, 0)
+    for n in range(90):
+        if n % 3 == 2:
+            bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", b"other", 99))
+        else:
+            bench.from_tun(
+                ipv4("10.0.0.1", "10.0.0.2", tcp + (b"vouched" if n % 3 else b"whole"), 6),
+                (1, 0, 0, 0, 20, 16) if n % 3 else (0, 0, 0, 0, 0, 0),
+            )
+    kinds: list[str] = []
+    while len(kinds) < 90:
+        record = bench.udp.recv(2000)
+        payload, _ = bench.opener.open(record)
+        inside = []
+        while payload and payload[0]:
+            packet, payload = payload[: int.from_bytes(payload[2:4])], payload[int.from_bytes(payload[2:4]) :]
+            inside.append("other" if packet[9] == 99 else packet[40:].decode())
+        assert set(inside) <= {"other", "vouched" if Header.decode(record).flags else "whole"}
+        kinds += inside
+    assert kinds == ["whole", "vouched", "other"] * 30
+
+
+def test_last_record_of_a_batch_is_not_padded(bench: Bench) -> None:
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([n]) * 80) for n in range(14)]  # 1400 bytes
+    for packet in packets:
+        bench.from_tun(packet)
+    payload = b""
+    while len(payload) < 1400:
+        payload += bench.opener.open(bench.udp.recv(2000))[0]
+    assert payload == b"".join(packets)
+
+
 def test_batch_larger_than_the_path_is_sent_singly() -> None:
     """65,536 is loopback's MTU: records of 40 kB make the kernel refuse UDP_SEGMENT, and none may be lost."""
     bench = Bench(ALL - {"packing"}, mtu=40_000)
@@ -500,6 +648,109 @@ def test_bad_arguments_change_nothing(bench: Bench) -> None:
     assert bench.quiet()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"peer": -1},
+        {"peer": 2**40},
+        {"peer": "x"},
+        {"number": -1},
+        {"number": 2**32},
+        {"suite": 3},
+        {"suite": 257},
+        {"rx_index": 0},
+        {"rx_index": 2**32},
+        {"tx_index": 0},
+        {"tx_index": -(2**70)},
+        {"tx_secrets": b"k" * 44},
+        {"rx_secrets": None},
+        {"tx_secrets": bytearray(b"k" * 44 * 65)},
+        {"rx_secrets": bytearray()},
+        {"lifetime": 0},
+        {"lifetime": float("nan")},
+        {"lifetime": "long"},
+        {"records_soft": -1},
+        {"blocks_soft": 1.5},
+    ],
+    ids=repr,
+)
+def test_secrets_are_wiped_whatever_is_wrong(bench: Bench, wrong: dict[str, object]) -> None:
+    arguments: dict[str, object] = {
+        "peer": bench.peer, "number": 1, "suite": 1, "rx_index": 7, "tx_index": 7, "lifetime": 60,
+        "tx_secrets": bytearray(b"k" * 44), "rx_secrets": bytearray(b"k" * 44),
+    }  # fmt: skip
+    arguments |= wrong
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        bench.plane.install(**arguments)  # type: ignore[arg-type]
+    for name in ("tx_secrets", "rx_secrets"):
+        secrets = arguments[name]
+        assert not isinstance(secrets, bytearray) or not any(secrets)
+    assert bench.plane.live_epochs() == 1
+    assert not bench.plane.has(7)
+
+
+def test_what_cannot_be_an_index_is_unknown(bench: Bench) -> None:
+    for value in (-1, 2**32, 2**70):
+        assert not bench.plane.has(value)
+        for method in (bench.plane.activate, bench.plane.remove, bench.plane.peer_stats, bench.plane.remove_peer):
+            with pytest.raises(KeyError):
+                method(value)
+    bench.install(2**32 - 1, 2**32 - 1, 3)
+    bench.plane.activate(2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    ("remote", "local"),
+    [
+        (Address("example.org", 1), None),
+        (Address("127.0.0.1%lo", 1), None),
+        (Address("", 1), None),
+        (Address("127.0.0.1", 0), None),
+        (Address("127.0.0.1", 65536), None),
+        (Address("127.0.0.1", -1), None),
+        (Address("fe80::1", 1, -1), None),
+        (Address("fe80::1", 1, 2**32), None),
+        (Address("127.0.0.1", 1), "fd00::1"),
+        (Address("fd00::1", 1), "127.0.0.1"),
+        (Address("127.0.0.1", 1), "here"),
+    ],
+)
+def test_bad_address_is_refused(bench: Bench, remote: Address, local: str | None) -> None:
+    before = bench.plane.endpoint(bench.peer)
+    with pytest.raises(ValueError):
+        bench.plane.set_endpoint(bench.peer, remote, local)
+    assert bench.plane.endpoint(bench.peer) == before
+
+
+def test_mapped_address_is_the_ipv4_address(bench: Bench) -> None:
+    bench.plane.set_endpoint(bench.peer, Address("::ffff:127.0.0.1", bench.udp.getsockname()[1]))
+    assert bench.plane.endpoint(bench.peer) == (Address(*bench.udp.getsockname()), None)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
+    bench.udp.recv(2000)
+
+
+def test_descriptors_are_checked() -> None:
+    tun, udp = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    port, tcp = Bench.bind(), socket.socket()
+    good = tun.fileno(), port.fileno()
+    with pytest.raises(ValueError, match="non-blocking"):
+        Plane([good[0]], [good[1]], mtu=MTU, offloads=ALL)
+    tun.setblocking(False)
+    for fds in ([good[0]], [udp.fileno()]), ([good[0]], [tcp.fileno()]), ([good[0]], [-1]), ([-1], [good[1]]):
+        with pytest.raises(ValueError):
+            Plane(*fds, mtu=MTU, offloads=ALL)
+    for fds in ([2**40], [good[1]]), ([good[0]], [987654]), ([], []), ([good[0]], [good[1]] * 2):
+        with pytest.raises((ValueError, OverflowError)):
+            Plane(*fds, mtu=MTU, offloads=ALL)
+    for mtu in (575, -1, 65_456, 2**70):
+        with pytest.raises(ValueError, match="MTU"):
+            Plane([good[0]], [good[1]], mtu=mtu, offloads=ALL)
+    Plane([good[0]], [good[1]], mtu=MTU, offloads=iter(ALL)).stop()  # type: ignore[arg-type]
+    for member in (tun, udp, port, tcp):
+        assert member.fileno() >= 0
+        member.close()
+
+
 def test_removing_a_peer_wipes_its_keys_and_routes(bench: Bench) -> None:
     bench.install(99, 98, 2)
     bench.plane.remove_peer(bench.peer)
@@ -527,6 +778,16 @@ def test_changes_under_load_lose_nothing(bench: Bench) -> None:
     assert all(count == 0 for count in bench.plane.drops().values())
 
 
+def test_empty_record_of_a_new_epoch_is_not_forgotten(bench: Bench) -> None:
+    """The worker is busy with other packets, and may hold a table that does not have the epoch yet."""
+    for round_number in range(300):
+        bench.from_tun(ipv4("10.0.0.9", "10.0.0.9"))
+        bench.install(1000 + round_number, 1000 + round_number, 3)
+        bench.plane.send_empty(1000 + round_number)
+        assert Header.decode(bench.udp.recv(2000)).index == 1000 + round_number
+        bench.plane.remove(1000 + round_number)
+
+
 def test_counters_per_peer(bench: Bench) -> None:
     packet = ipv4("10.0.0.2", "10.0.0.1", b"x" * 80)
     bench.send(bench.sealer.seal(packet * 2))
@@ -551,5 +812,48 @@ def test_stopped_plane_says_so(bench: Bench) -> None:
     bench.plane.stop()
     bench.plane.stop()
     assert bench.plane.failure() == "the data plane was stopped"
-    with pytest.raises(_fastpath.PlaneError):
-        bench.plane.drops()
+    here = Address("127.0.0.1", 1)
+    calls = [
+        bench.plane.start, bench.plane.add_peer, bench.plane.events, bench.plane.quic_datagrams, bench.plane.drops,
+        bench.plane.udp_segment_active, bench.plane.live_epochs, lambda: bench.plane.event_fd,
+        lambda: bench.plane.remove_peer(0), lambda: bench.plane.set_routes([]), lambda: bench.plane.has(RX_INDEX),
+        lambda: bench.plane.set_endpoint(0, here), lambda: bench.plane.endpoint(0), lambda: bench.plane.peer_stats(0),
+        lambda: bench.install(5, 5, 5), lambda: bench.plane.activate(5), lambda: bench.plane.promote(5),
+        lambda: bench.plane.remove(5), lambda: bench.plane.send_empty(5), lambda: bench.plane.epoch_records(5),
+        lambda: bench.plane.inject(b"", here, None),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(PlaneError, match="stopped"):
+            call()
+
+
+def test_tun_that_is_down_and_gone(lab: netns.Lab) -> None:
+    host = lab.namespace("host")
+    with host.entered(), Tun.open("tun-p", 1, ALL, MTU) as tun:
+        port, udp = Bench.bind(), Bench.bind()
+        plane = Plane(tun.fds, [port.fileno()], mtu=MTU, offloads=ALL & (tun.offloads | {"packing"}))
+        peer = plane.add_peer()
+        plane.set_routes([("10.0.0.0/24", peer)])
+        plane.set_endpoint(peer, Address(*udp.getsockname()))
+        tx, rx = bytearray(secret(1)), bytearray(secret(2))
+        sealer = RecordSealer(bytes(rx[:32]), bytes(rx[32:]), 0, RX_INDEX)
+        plane.install(peer, number=0, suite=1, rx_index=RX_INDEX, tx_index=1, tx_secrets=tx, rx_secrets=rx, lifetime=60)
+        plane.activate(RX_INDEX)
+        plane.start()
+        plane.send_empty(RX_INDEX)  # also without an interface that is up
+        udp.recv(2000)
+        udp.sendto(sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), port.getsockname())
+        assert wait(lambda: plane.drops()["rx", "tun_write"] == 1)
+        host.ip("address add 10.0.0.1/24 dev tun-p")
+        for state in ("up", "down", "up"):
+            host.ip(f"link set tun-p {state}")
+        inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        inner.sendto(b"hello", ("10.0.0.2", 9))
+        assert wait(lambda: plane.peer_stats(peer).tx_packets >= 1)
+        assert plane.failure() is None
+        host.ip("link delete tun-p")
+        assert wait(lambda: plane.failure() is not None)
+        assert "TUN" in plane.failure()
+        plane.stop()
+        for member in (port, udp, inner):
+            member.close()

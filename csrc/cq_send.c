@@ -1,0 +1,123 @@
+#include "cq_send.h"
+
+#include <errno.h>
+
+#define PATIENCE_NS ((uint64_t)1000000000) /* of one burst: the worker holds its table, and keys with it, meanwhile */
+#define WAIT_MS 20                         /* for room in the socket's buffer, before `stopping` is looked at again */
+#define PAUSE_MS 1                         /* for memory: nothing tells when there is some */
+
+void cq_send_begin(struct cq_sender *s, uint64_t now_ns)
+{
+    s->now_ns = now_ns;
+    s->patient_until_ns = 0;
+}
+
+/* ---- what the kernel's refusals mean ---- */
+
+static bool may_segment(const struct cq_sender *s, struct cq_peer *peer)
+{
+    return s->segment && !atomic_load_explicit(s->segment_refused, memory_order_relaxed) &&
+           s->now_ns >= atomic_load_explicit(&peer->segment_off_until_ns, memory_order_relaxed);
+}
+
+static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
+{
+    atomic_store_explicit(&peer->segment_off_until_ns, s->now_ns + CQ_SEGMENT_RETRY_NS, memory_order_relaxed);
+}
+
+static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }
+
+/* The pinned address may have gone, or cannot reach the peer. */
+static void forget_source(struct cq_peer *peer, struct cq_endpoint *to)
+{
+    struct cq_endpoint without = *to;
+    without.source = CQ_SOURCE_FORGOTTEN;
+    (void)cq_endpoint_replace(&peer->endpoint, to, &without);
+    *to = without;
+}
+
+static bool is_full(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
+
+static bool is_shortage(int error) { return is_full(error) || error == ENOBUFS || error == ENOMEM; }
+
+/* Waits for what passes by itself. False if it does not, or has been waited for long enough. */
+static bool wait_for_room(struct cq_sender *s, int error)
+{
+    if (!is_shortage(error))
+        return false;
+    if (s->patient_until_ns == 0)
+        s->patient_until_ns = s->now_ns + PATIENCE_NS;
+    if (s->now_ns >= s->patient_until_ns || atomic_load_explicit(s->stopping, memory_order_relaxed))
+        return false;
+    if (is_full(error))
+        cq_io_wait_writable(s->fd, WAIT_MS);
+    else
+        cq_io_pause(PAUSE_MS);
+    s->now_ns = cq_io_now_ns();
+    return true;
+}
+
+/* ---- a batch ---- */
+
+/* From one record on, count of them. */
+static void lose(struct cq_lost *lost, const struct cq_load *loads, unsigned count)
+{
+    lost->records += count;
+    for (unsigned i = 0; i < count; i++) {
+        lost->packets += loads[i].packets;
+        lost->bytes += loads[i].bytes;
+    }
+}
+
+struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const struct cq_batch *b)
+{
+    struct cq_lost lost = {0};
+    struct cq_endpoint to;
+    size_t offset = 0;
+    unsigned record = 0;
+    /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records, too):
+     * then the first datagram tells which, sent singly from the same source. */
+    bool trial = false;
+    cq_endpoint_read(&peer->endpoint, &to);
+    while (offset < b->length) {
+        const uint8_t *wire = b->wire + offset;
+        size_t left = b->length - offset;
+        bool pinned = to.source == CQ_SOURCE_PINNED, segment = left > b->segment && !trial && may_segment(s, peer);
+        int error = 0;
+        if (segment) {
+            error = -cq_io_send(s->fd, s->family, &to, wire, left, b->segment);
+            if (error == 0)
+                break;
+        } else {
+            unsigned sent = cq_io_send_each(s->fd, s->family, &to, wire, left, b->segment, &error);
+            offset += sent * b->segment;
+            record += sent;
+            if (sent > 0 && trial) {
+                remember_refusal(s, peer);
+                trial = false;
+            }
+            if (error == 0)
+                break;
+            if (sent > 0)
+                continue; /* the error is about what follows: it comes again if it lasts */
+        }
+        if (segment && error == EINVAL && pinned) {
+            trial = true;
+        } else if (pinned && blames_source(error)) {
+            forget_source(peer, &to);
+            trial = false;
+        } else if (segment && error == EIO) { /* the device cannot make the checksums; it will not learn to */
+            atomic_store_explicit(s->segment_refused, true, memory_order_relaxed);
+        } else if (segment && (error == EMSGSIZE || error == EINVAL)) { /* a small path MTU, or a broken route */
+            remember_refusal(s, peer);
+        } else if (!wait_for_room(s, error)) {
+            /* What the kernel has against a batch it has against all of it, and a full socket is full for the rest;
+             * another refusal of one datagram says nothing of the next. */
+            unsigned count = segment || is_shortage(error) ? (unsigned)((left + b->segment - 1) / b->segment) : 1;
+            lose(&lost, &b->loads[record], count);
+            record += count;
+            offset += count * b->segment;
+        }
+    }
+    return lost;
+}
