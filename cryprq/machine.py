@@ -7,20 +7,8 @@ from typing import Final
 from cryprq._fastpath import OFFLOADS, Plane, PlaneError
 from cryprq.config import NodeConfig
 from cryprq.errors import MachineError
-from cryprq.netlink import NetlinkError
 from cryprq.sockets import SocketGroup, open_group
 from cryprq.tun import Tun
-
-
-class Device(Tun):
-    """A TUN whose MTU can follow a gateway's."""
-
-    def set_mtu(self, mtu: int) -> None:
-        """Changes the MTU of the interface, at most to what it was opened with. MachineError."""
-        try:
-            self._netlink.set_link(self.index, mtu=min(mtu, self.mtu))
-        except NetlinkError as error:
-            raise MachineError(f"{self.name}: cannot set MTU {mtu}: {error.strerror}") from error
 
 
 class Machine:
@@ -32,7 +20,7 @@ class Machine:
         nothing left behind."""
         wanted = frozenset(OFFLOADS) - config.disabled_offloads
         self._disabled: Final = config.disabled_offloads
-        self.tun: Final = Device.open(config.tun_name, config.workers, wanted, config.mtu)
+        self.tun: Final = Tun.open(config.tun_name, config.workers, wanted, config.mtu)
         try:
             for address in config.tun_addresses:
                 self.tun.add_address(address)

@@ -15,6 +15,7 @@ from cryprq.version import REVISION, VERSION
 
 FAILURE_REASONS: Final = (
     "aead",
+    "busy",
     "connection_lost",
     "duplicate",
     "endpoint_covered",
@@ -27,6 +28,7 @@ FAILURE_REASONS: Final = (
     "own_peer_id",
     "parameters",
     "refused",
+    "shutdown",
     "signature",
     "tag",
     "timeout",
