@@ -1,0 +1,350 @@
+/*
+ * Sending a batch against a kernel that refuses it: what is tried next, what is remembered, and that nothing is lost
+ * or sent twice. The kernel and the clock are this file's (it is linked without cq_io.c).
+ */
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "check.h"
+#include "cq_send.h"
+
+#define SECOND ((uint64_t)1000000000)
+#define RECORDS 10u
+#define SIZE 100u
+#define TAIL 40u /* the last record is shorter */
+
+/* What the kernel has against us. */
+static struct {
+    int source;            /* errno for a pinned source */
+    int segment;           /* errno for UDP_SEGMENT */
+    int record[RECORDS];   /* errno for a single record */
+    int shortage;          /* errno while there is no room */
+    uint64_t room_at_ns;
+    const struct cq_endpoint *moves; /* where the peer moves to while a send is refused */
+} kernel;
+
+static uint64_t clock_ns;
+static unsigned calls, waits, batches, sent;
+static uint8_t sent_records[4 * RECORDS];
+static struct cq_peer peers[2];
+
+/* ---- the stand-in for cq_io.c ---- */
+
+uint64_t cq_io_now_ns(void) { return clock_ns; }
+
+void cq_io_wait_writable(int fd, int timeout_ms)
+{
+    (void)fd;
+    waits++;
+    clock_ns += (uint64_t)timeout_ms * 1000000;
+}
+
+void cq_io_pause(int ms)
+{
+    waits++;
+    clock_ns += (uint64_t)ms * 1000000;
+}
+
+static int refusal(const struct cq_endpoint *to)
+{
+    if (kernel.source != 0 && to->source == CQ_SOURCE_PINNED) {
+        if (kernel.moves != NULL)
+            cq_endpoint_write(&peers[0].endpoint, kernel.moves);
+        return kernel.source;
+    }
+    return clock_ns < kernel.room_at_ns ? kernel.shortage : 0;
+}
+
+static void take(const uint8_t *data, size_t length, size_t segment)
+{
+    for (size_t at = 0; at < length; at += segment)
+        if (sent < sizeof sent_records)
+            sent_records[sent++] = data[at];
+}
+
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+{
+    CHECK(fd == 7 && family == AF_INET && segment < length);
+    calls++;
+    int error = refusal(to);
+    if (error == 0)
+        error = kernel.segment;
+    if (error == 0) {
+        take(data, length, segment);
+        batches++;
+    }
+    return -error;
+}
+
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
+                         size_t segment, int *error)
+{
+    unsigned n = 0;
+    CHECK(fd == 7 && family == AF_INET);
+    calls++;
+    *error = refusal(to);
+    for (size_t at = 0; *error == 0 && at < length; at += segment) {
+        *error = kernel.record[data[at]];
+        if (*error != 0)
+            break;
+        take(data + at, 1, 1);
+        n++;
+    }
+    return n;
+}
+
+/* ---- one sender, one batch ---- */
+
+static _Atomic bool refused, stopping;
+static struct cq_sender sender;
+static const struct cq_endpoint pinned = {
+    .remote = {.host = {[15] = 1}, .port = 9, .family = 6}, .local = {[15] = 2}, .source = CQ_SOURCE_PINNED};
+
+static void reset(void)
+{
+    memset(&kernel, 0, sizeof kernel);
+    clock_ns = 1000 * SECOND;
+    calls = waits = batches = sent = 0;
+    refused = stopping = false;
+    sender = (struct cq_sender){
+        .fd = 7, .family = AF_INET, .segment = true, .segment_refused = &refused, .stopping = &stopping};
+    for (unsigned i = 0; i < 2; i++) {
+        peers[i].segment_off_until_ns = 0;
+        cq_endpoint_write(&peers[i].endpoint, &pinned);
+    }
+    cq_send_begin(&sender, clock_ns);
+}
+
+static struct cq_lost send_to(struct cq_peer *peer)
+{
+    static uint8_t wire[(RECORDS - 1) * SIZE + TAIL];
+    static struct cq_load loads[RECORDS];
+    for (unsigned i = 0; i < RECORDS; i++) {
+        memset(wire + i * SIZE, (int)i, i == RECORDS - 1 ? TAIL : SIZE);
+        loads[i] = (struct cq_load){1u << i, 1000 + i};
+    }
+    calls = waits = batches = sent = 0;
+    const struct cq_batch batch = {wire, sizeof wire, SIZE, loads};
+    return cq_send_batch(&sender, peer, &batch);
+}
+
+/* Every record left, once, in order, in so many calls. */
+static void check_all_left(struct cq_lost lost, unsigned in_batches)
+{
+    CHECK_EQUAL(lost.records, 0);
+    CHECK_EQUAL(lost.packets, 0);
+    CHECK_EQUAL(sent, RECORDS);
+    CHECK_EQUAL(batches, in_batches);
+    for (unsigned i = 0; i < RECORDS; i++)
+        CHECK_EQUAL(sent_records[i], i);
+}
+
+static struct cq_endpoint endpoint_of(struct cq_peer *peer)
+{
+    struct cq_endpoint e;
+    cq_endpoint_read(&peer->endpoint, &e);
+    return e;
+}
+
+/* ---- UDP_SEGMENT ---- */
+
+static void test_batch_leaves_in_one_send(void)
+{
+    reset();
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK_EQUAL(calls, 1);
+    sender.segment = false;
+    check_all_left(send_to(&peers[0]), 0);
+    CHECK_EQUAL(calls, 1);
+}
+
+static void test_eio_turns_segmentation_off_for_all(void)
+{
+    reset();
+    kernel.segment = EIO;
+    check_all_left(send_to(&peers[0]), 0);
+    CHECK_EQUAL(calls, 2);
+    CHECK(refused);
+    kernel.segment = 0;
+    clock_ns += 24 * 3600 * SECOND;
+    cq_send_begin(&sender, clock_ns);
+    check_all_left(send_to(&peers[1]), 0);
+    CHECK_EQUAL(calls, 1);
+}
+
+static void check_remembered_for_ten_minutes(int error)
+{
+    reset();
+    kernel.segment = error;
+    check_all_left(send_to(&peers[0]), 0);
+    CHECK(!refused);
+    kernel.segment = 0;
+    check_all_left(send_to(&peers[1]), 1); /* the others' paths are good */
+    clock_ns += 599 * SECOND;
+    cq_send_begin(&sender, clock_ns);
+    check_all_left(send_to(&peers[0]), 0);
+    CHECK_EQUAL(calls, 1);
+    clock_ns += SECOND;
+    cq_send_begin(&sender, clock_ns);
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK_EQUAL(endpoint_of(&peers[0]).source, CQ_SOURCE_PINNED); /* it was not the source */
+}
+
+static void test_emsgsize_is_remembered_per_peer(void) { check_remembered_for_ten_minutes(EMSGSIZE); }
+
+static void test_einval_of_a_good_source_is_about_segmentation(void) { check_remembered_for_ten_minutes(EINVAL); }
+
+/* ---- the source ---- */
+
+static void check_source_is_forgotten(int error)
+{
+    reset();
+    kernel.source = error;
+    check_all_left(send_to(&peers[0]), 1);
+    struct cq_endpoint e = endpoint_of(&peers[0]);
+    CHECK_EQUAL(e.source, CQ_SOURCE_FORGOTTEN);
+    CHECK(memcmp(&e.remote, &pinned.remote, sizeof e.remote) == 0);
+    CHECK(memcmp(e.local, pinned.local, sizeof e.local) == 0);
+    CHECK_EQUAL(peers[0].segment_off_until_ns, 0); /* it was not UDP_SEGMENT */
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK_EQUAL(calls, 1);
+}
+
+static void test_refused_source_is_forgotten(void)
+{
+    check_source_is_forgotten(EINVAL);
+    check_source_is_forgotten(ENETUNREACH);
+    check_source_is_forgotten(EADDRNOTAVAIL);
+}
+
+static void test_bad_source_and_bad_segmentation(void)
+{
+    reset();
+    kernel.source = EINVAL;
+    kernel.segment = EINVAL;
+    check_all_left(send_to(&peers[0]), 0);
+    CHECK_EQUAL(endpoint_of(&peers[0]).source, CQ_SOURCE_FORGOTTEN);
+    CHECK_EQUAL(peers[0].segment_off_until_ns, clock_ns + 600 * SECOND);
+}
+
+static void test_peer_that_moved_meanwhile_stays_where_it_is(void)
+{
+    struct cq_endpoint elsewhere = pinned;
+    reset();
+    elsewhere.remote.port = 10;
+    elsewhere.local[15] = 3;
+    kernel.source = EADDRNOTAVAIL;
+    kernel.moves = &elsewhere;
+    check_all_left(send_to(&peers[0]), 1);
+    struct cq_endpoint e = endpoint_of(&peers[0]);
+    CHECK(memcmp(&e, &elsewhere, sizeof e) == 0);
+}
+
+static void test_unreachable_network_without_a_pinned_source(void)
+{
+    struct cq_endpoint free_choice = pinned;
+    reset();
+    free_choice.source = CQ_SOURCE_KERNEL;
+    cq_endpoint_write(&peers[0].endpoint, &free_choice);
+    kernel.segment = ENETUNREACH;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(lost.records, RECORDS);
+    CHECK_EQUAL(lost.packets, (1 << RECORDS) - 1);
+    CHECK_EQUAL(calls, 1);
+}
+
+/* ---- no room, and refusals of single records ---- */
+
+static void check_waits_for_room(int error)
+{
+    reset();
+    kernel.shortage = error;
+    kernel.room_at_ns = clock_ns + SECOND / 2;
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK(waits > 0);
+    CHECK(clock_ns - 1000 * SECOND <= SECOND / 2 + 20 * 1000000);
+    CHECK_EQUAL(sender.now_ns, clock_ns);
+}
+
+static void test_full_socket_is_waited_for(void)
+{
+    check_waits_for_room(EAGAIN);
+    check_waits_for_room(ENOBUFS);
+    check_waits_for_room(ENOMEM);
+}
+
+static void check_patience(bool segment)
+{
+    reset();
+    sender.segment = segment;
+    kernel.shortage = EAGAIN;
+    kernel.room_at_ns = UINT64_MAX;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(lost.records, RECORDS);
+    CHECK_EQUAL(lost.bytes, RECORDS * 1000 + 45);
+    CHECK_EQUAL(clock_ns, 1001 * SECOND);
+    lost = send_to(&peers[1]); /* of the same burst: it has waited enough */
+    CHECK_EQUAL(lost.records, RECORDS);
+    CHECK_EQUAL(calls, 1);
+    CHECK_EQUAL(clock_ns, 1001 * SECOND);
+    cq_send_begin(&sender, clock_ns);
+    (void)send_to(&peers[0]);
+    CHECK_EQUAL(clock_ns, 1002 * SECOND);
+}
+
+static void test_burst_waits_a_second_at_most(void)
+{
+    check_patience(true);
+    check_patience(false);
+}
+
+static void test_stop_ends_the_wait(void)
+{
+    reset();
+    kernel.shortage = EAGAIN;
+    kernel.room_at_ns = UINT64_MAX;
+    stopping = true;
+    CHECK_EQUAL(send_to(&peers[0]).records, RECORDS);
+    CHECK_EQUAL(waits, 0);
+}
+
+static void test_refused_record_does_not_stop_the_others(void)
+{
+    reset();
+    sender.segment = false;
+    kernel.record[0] = kernel.record[4] = kernel.record[RECORDS - 1] = EPERM;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(lost.records, 3);
+    CHECK_EQUAL(lost.packets, 1 + 16 + 512);
+    CHECK_EQUAL(lost.bytes, 3000 + 0 + 4 + 9);
+    CHECK_EQUAL(sent, RECORDS - 3);
+}
+
+static void test_refusal_of_a_batch_is_of_all_of_it(void)
+{
+    reset();
+    kernel.segment = EPERM; /* a filter dropped the packet */
+    CHECK_EQUAL(send_to(&peers[0]).records, RECORDS);
+    CHECK_EQUAL(calls, 1);
+    CHECK_EQUAL(sent, 0);
+}
+
+int main(void)
+{
+    for (unsigned i = 0; i < 2; i++)
+        REQUIRE(pthread_mutex_init(&peers[i].endpoint.writer, NULL) == 0);
+    RUN(test_batch_leaves_in_one_send);
+    RUN(test_eio_turns_segmentation_off_for_all);
+    RUN(test_emsgsize_is_remembered_per_peer);
+    RUN(test_einval_of_a_good_source_is_about_segmentation);
+    RUN(test_refused_source_is_forgotten);
+    RUN(test_bad_source_and_bad_segmentation);
+    RUN(test_peer_that_moved_meanwhile_stays_where_it_is);
+    RUN(test_unreachable_network_without_a_pinned_source);
+    RUN(test_full_socket_is_waited_for);
+    RUN(test_burst_waits_a_second_at_most);
+    RUN(test_stop_ends_the_wait);
+    RUN(test_refused_record_does_not_stop_the_others);
+    RUN(test_refusal_of_a_batch_is_of_all_of_it);
+    return check_done();
+}
