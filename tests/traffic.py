@@ -30,7 +30,9 @@ CHUNK = 1 << 20
 _MARK = struct.Struct("!QQ")  # of a numbered datagram: number, time in ns; an end mark has the total and 0
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
-_TCP_INFO_TOTAL_RETRANS = 100  # offset in struct tcp_info, <linux/tcp.h>
+# Offsets in struct tcp_info, <linux/tcp.h>
+_TCP_INFO_UNACKED, _TCP_INFO_TOTAL_RETRANS, _TCP_INFO_DSACK_DUPS, _TCP_INFO_REORD_SEEN = 24, 100, 216, 220
+_TCP_INFO_SIZE = 224
 
 Result = dict[str, Any]
 
@@ -170,16 +172,31 @@ def _exchange(sock: socket.socket, size: int, seed: int, rate: float | None) -> 
     sender.start()
     received, good = _receive_stream(sock)
     sender.join()
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-    (retransmits,) = struct.unpack_from("=I", info, _TCP_INFO_TOTAL_RETRANS)
+    info = _acknowledged_info(sock)
     return {
         "ok": good and not failure,
         "error": "; ".join(failure) or None,
         "sent": size,
         "received": received,
         "seconds": round(time.monotonic() - start, 3),
-        "retransmits": retransmits,
+        "retransmits": info(_TCP_INFO_TOTAL_RETRANS),
+        "spurious": info(_TCP_INFO_DSACK_DUPS),
+        "reordered": info(_TCP_INFO_REORD_SEEN),
     }
+
+
+def _acknowledged_info(sock: socket.socket) -> Callable[[int], int]:
+    """Fields of the kernel's TCP_INFO, once all that was sent is acknowledged or a second has passed.
+
+    A retransmission whose original had arrived is told by the receiver (D-SACK, RFC 2883): an impatient timer sent it,
+    as on a machine whose cores are busy, and nothing was lost.
+    """
+    end = time.monotonic() + 1
+    while True:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+        if struct.unpack_from("=I", raw, _TCP_INFO_UNACKED)[0] == 0 or time.monotonic() > end:
+            return lambda offset: int(struct.unpack_from("=I", raw, offset)[0])
+        time.sleep(0.01)
 
 
 def tcp_serve(address: str, port: int, size: int, rate: float | None, connections: int) -> Result:
