@@ -24,7 +24,7 @@ ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-c test-minimums bench lint asan wheel clean distclean
+.PHONY: help build demo test test-c test-minimums bench lint format asan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ lint: build ## ruff, mypy --strict, cython-lint, shellcheck, C with -Wall -Wextr
 	$(VENV)/bin/cython-lint cryprq
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 	printf '%s\n' $(C_SOURCES) | xargs -P 2 -I{} $(CC) $(LINT_CFLAGS) -c {} -o /dev/null
+
+format: build ## let ruff format the Python sources
+	$(VENV)/bin/ruff format .
 
 asan: build ## the C tests and the extension's tests under AddressSanitizer and UBSan
 	$(MAKE) -C tests/c check SANITIZE=1
