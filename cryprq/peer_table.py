@@ -1,9 +1,11 @@
 """All peers of a node, and who gets which event and which timer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from cryprq._fastpath import Event
+from cryprq.agenda import Agenda
 from cryprq.allowed import Network
 from cryprq.frames import CloseCode
 from cryprq.identity import PeerId
@@ -45,6 +47,8 @@ class PeerTable:
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
         self._by_handle: dict[int, Peer] = {}
+        self._agenda = Agenda[PeerId]()
+        self._touched: set[PeerId] = set()
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(tuple(self._by_id.values()))
@@ -67,7 +71,7 @@ class PeerTable:
                 observer=self._observer,
                 permits=self._permits,
                 records_soft=self._records_soft,
-                changed=self._changed,
+                changed=partial(self._touch, peer_id),
                 later=self._later,
             )
             self._by_id[peer_id] = self._by_handle[peer.handle] = peer
@@ -82,6 +86,7 @@ class PeerTable:
             return
         peer.close(code, CLOSE_REASONS.get(code, "removed"), now)
         del self._by_handle[peer.handle]
+        self._agenda.set(peer_id, None)
         self._tunnel.release(peer_id)
         self._plane.remove_peer(peer.handle)
 
@@ -97,14 +102,33 @@ class PeerTable:
             if peer is not None:
                 peer.event(event.rx_index, event.flags, now)
 
+    # ---- timers: only peers that something happened to are asked for theirs ----
+
     def next_timer(self) -> float | None:
         """When ``handle_timers`` is due."""
-        return min((due for peer in self if (due := peer.next_timer()) is not None), default=None)
+        self._note_timers()
+        return self._agenda.next()
 
     def handle_timers(self, now: float) -> None:
         """Lets every session act whose time has come."""
-        for peer in self:
-            peer.handle_timers(now)
+        self._note_timers()
+        due = []
+        while (peer_id := self._agenda.take(now)) is not None:
+            due.append(peer_id)
+            self._touched.add(peer_id)  # whatever becomes of it, it is asked again
+        for peer_id in due:
+            if (peer := self._by_id.get(peer_id)) is not None:
+                peer.handle_timers(now)
+
+    def _touch(self, peer_id: PeerId) -> None:
+        self._touched.add(peer_id)
+        self._changed()
+
+    def _note_timers(self) -> None:
+        while self._touched:
+            peer_id = self._touched.pop()
+            if (peer := self._by_id.get(peer_id)) is not None:
+                self._agenda.set(peer_id, peer.next_timer())
 
     def look(self, now: float) -> None:
         """Once a second: is every peer still there?"""
