@@ -48,7 +48,6 @@ missing_packages() {
     command -v ip >/dev/null || echo iproute2
     command -v nft >/dev/null || echo nftables
     command -v ping >/dev/null || echo iputils-ping
-    command -v ethtool >/dev/null || echo ethtool
 }
 
 # /usr/bin/python3.12 is served by python3.12-dev, the distribution's default also by python3-dev.
