@@ -3,42 +3,112 @@
  */
 #define _DEFAULT_SOURCE 1 /* explicit_bzero under -std=c11 */
 
+#include <pthread.h>
+#include <stdlib.h>
+
 #include "cq_aead.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
-const struct cq_aead_ops *cq_aead_select(uint8_t suite)
-{
-    switch (suite) {
-    case CQ_SUITE_AES_256_GCM:
-        return &cq_aead_evp_aes_256_gcm;
-    case CQ_SUITE_CHACHA20_POLY1305:
-        return &cq_aead_evp_chacha20_poly1305;
-    default:
-        return NULL;
-    }
-}
+/* Sets of instructions that back ends need. */
+enum { CPU_AESNI = 1, CPU_VAES256 = 2, CPU_VAES512 = 4, CPU_ARMV8 = 8 };
 
-/* GCM is only fast, and only free of secret-dependent table look-ups, where the CPU multiplies without carry too. */
-int cq_aead_cpu_has_aes(void)
-{
+/* The fastest first. */
+static const struct {
+    const struct cq_aead_ops *ops;
+    unsigned needs;
+} backends[] = {
 #if defined(__x86_64__)
-    const unsigned wanted = bit_AES | bit_PCLMUL | bit_SSSE3;
-    unsigned eax, ebx, ecx, edx;
+    {&cq_aead_vaes512_aes_256_gcm, CPU_VAES512},
+#endif
+    {&cq_aead_evp_aes_256_gcm, 0},
+    {&cq_aead_evp_chacha20_poly1305, 0},
+};
 
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & wanted) == wanted;
+#if defined(__x86_64__)
+/* The register sets that the operating system saves: XCR0, Intel's Software Developer's Manual, volume 1, 13.3. */
+__attribute__((target("xsave"))) static uint64_t saved_registers(void) { return _xgetbv(0); }
+
+static unsigned cpu_sets(void)
+{
+    const unsigned aesni = bit_AES | bit_PCLMUL | bit_SSSE3;
+    const unsigned avx2 = bit_AVX2 | bit_BMI2, vaes = bit_VAES | bit_VPCLMULQDQ;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    const uint64_t ymm = 0x06, zmm = 0xe6;
+    unsigned eax, ebx, ecx, edx, sets = CPU_AESNI;
+
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & aesni) != aesni)
+        return 0;
+    if ((ecx & bit_OSXSAVE) == 0 || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
+        return sets;
+    if ((ebx & avx2) == avx2 && (ecx & vaes) == vaes) {
+        if ((saved_registers() & ymm) == ymm)
+            sets |= CPU_VAES256;
+        if ((ebx & avx512) == avx512 && (saved_registers() & zmm) == zmm)
+            sets |= CPU_VAES512;
+    }
+    return sets;
+}
 #elif defined(__aarch64__)
+static unsigned cpu_sets(void)
+{
     const unsigned long wanted = 1ul << 3 | 1ul << 4; /* HWCAP_AES | HWCAP_PMULL of <asm/hwcap.h> */
 
-    return (getauxval(AT_HWCAP) & wanted) == wanted;
-#else
-    return 0;
-#endif
+    return (getauxval(AT_HWCAP) & wanted) == wanted ? CPU_ARMV8 : 0;
 }
+#else
+static unsigned cpu_sets(void) { return 0; }
+#endif
+
+/* GCM is only fast, and only free of secret-dependent table look-ups, where the CPU multiplies without carry too. */
+int cq_aead_cpu_has_aes(void) { return (cpu_sets() & (CPU_AESNI | CPU_ARMV8)) != 0; }
+
+const struct cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
+{
+    const unsigned sets = cpu_sets();
+
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (backends[i].ops->suite == suite && (backends[i].needs & sets) == backends[i].needs && index-- == 0)
+            return backends[i].ops;
+    return NULL;
+}
+
+/* ---- the choice ---- */
+
+static pthread_once_t choose_once = PTHREAD_ONCE_INIT;
+static const struct cq_aead_ops *aes_256_gcm;
+
+/* Whether a back end's name begins with this word. */
+static int named(const struct cq_aead_ops *ops, const char *word)
+{
+    size_t n = strlen(word);
+
+    return strncmp(ops->name, word, n) == 0 && ops->name[n] == '-';
+}
+
+static void choose(void)
+{
+    const char *word = getenv("CRYPRQ_AEAD_BACKEND");
+
+    for (unsigned i = 0; (aes_256_gcm = cq_aead_backends(CQ_SUITE_AES_256_GCM, i)) != NULL; i++)
+        if (word == NULL || *word == '\0' || named(aes_256_gcm, word))
+            return;
+}
+
+const struct cq_aead_ops *cq_aead_select(uint8_t suite)
+{
+    if (suite != CQ_SUITE_AES_256_GCM)
+        return cq_aead_backends(suite, 0);
+    (void)pthread_once(&choose_once, choose);
+    return aes_256_gcm;
+}
+
+/* ---- keys ---- */
 
 int cq_aead_init(struct cq_aead_key *key, uint8_t suite, const uint8_t secret[CQ_KEY_SIZE])
 {

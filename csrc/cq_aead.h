@@ -29,18 +29,26 @@ struct cq_aead_key {
     void *state; /* owned by the back end; wiped and freed by ops->wipe */
 };
 
-/* The back ends: one table per implementation. */
+/* The back ends: one table per implementation. Calling one on a CPU that lacks its instructions ends the process. */
 extern const struct cq_aead_ops cq_aead_evp_aes_256_gcm;       /* cq_aead_evp.c, libcrypto's EVP */
 extern const struct cq_aead_ops cq_aead_evp_chacha20_poly1305; /* likewise */
+#if defined(__x86_64__)
+extern const struct cq_aead_ops cq_aead_vaes512_aes_256_gcm; /* cq_aead_vaes512.c: VAES, VPCLMULQDQ, AVX-512 */
+#endif
 
-/* The fastest back end of this machine for a suite, or NULL for an unknown suite. */
+/* The back ends that this CPU can run for a suite, the fastest first; NULL from the end of the list on. */
+const struct cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index);
+
+/* The back end for a suite: the fastest of this CPU. The environment variable CRYPRQ_AEAD_BACKEND, read at the first
+ * call, names another for AES-256-GCM by the first word of its name ("evp"). NULL for an unknown suite, and for
+ * AES-256-GCM if the variable names none of this CPU's back ends: no other is taken silently. */
 const struct cq_aead_ops *cq_aead_select(uint8_t suite);
 
 /* Whether the CPU has AES and carry-less multiplication, which is what "auto" goes by. */
 int cq_aead_cpu_has_aes(void);
 
-/* Keys a zeroed or wiped key object for both directions; the caller still owns and wipes the secret. CQ_E_ARGUMENT for
- * an unknown suite, CQ_E_CRYPTO when libcrypto has no such cipher, CQ_E_MEMORY; then the object is empty. */
+/* Keys a zeroed or wiped key object for both directions; the caller still owns and wipes the secret. CQ_E_ARGUMENT when
+ * cq_aead_select has no back end, CQ_E_CRYPTO when libcrypto has no such cipher, CQ_E_MEMORY; then the object is empty. */
 int cq_aead_init(struct cq_aead_key *key, uint8_t suite, const uint8_t secret[CQ_KEY_SIZE]);
 void cq_aead_wipe(struct cq_aead_key *key); /* safe on a zeroed or wiped key */
 

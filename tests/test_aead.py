@@ -2,6 +2,7 @@
 
 Vectors: NIST CAVS for GCM with 256-bit keys, 96-bit IVs and 128-bit tags (SP 800-38D), and those of RFC 8439 (first
 published as RFC 7539), BoringSSL and OpenSSL for ChaCha20-Poly1305, all from the ``cryptography-vectors`` package.
+Each runs through every back end that this CPU has; a back end of other CPUs is skipped.
 """
 
 import random
@@ -24,14 +25,46 @@ class Case(NamedTuple):
     sealed: bytes
     valid: bool = True
 
-    def command(self, verb: str, suite: int) -> str:
+    def command(self, verb: str, backend: str) -> str:
         data = self.plaintext if verb == "seal" else self.sealed
-        return " ".join([verb, str(suite), *map(to_hex, (self.key, self.nonce, self.aad, data))])
+        return " ".join([verb, backend, *map(to_hex, (self.key, self.nonce, self.aad, data))])
+
+
+GCM_BACKENDS = [f"{name}-aes-256-gcm" for name in ("vaes512", "vaes256", "aesni", "armv8", "evp")]
+CHACHA_BACKENDS = ["evp-chacha20-poly1305"]
+SUITES = dict.fromkeys(GCM_BACKENDS, AES_256_GCM) | dict.fromkeys(CHACHA_BACKENDS, CHACHA20_POLY1305)
 
 
 @pytest.fixture(scope="module")
 def program() -> Path:
     return build("aead_vectors")
+
+
+@pytest.fixture(scope="module")
+def present(program: Path) -> list[str]:
+    """The back ends that this CPU has, of both suites, the fastest of each first."""
+    return " ".join(run_lines(program, [f"backends {AES_256_GCM}", f"backends {CHACHA20_POLY1305}"])).split()
+
+
+@pytest.fixture(params=GCM_BACKENDS)
+def gcm(request: pytest.FixtureRequest, present: list[str]) -> str:
+    return present_or_skip(request.param, present)
+
+
+@pytest.fixture(params=CHACHA_BACKENDS)
+def chacha(request: pytest.FixtureRequest, present: list[str]) -> str:
+    return present_or_skip(request.param, present)
+
+
+@pytest.fixture(params=GCM_BACKENDS + CHACHA_BACKENDS)
+def backend(request: pytest.FixtureRequest, present: list[str]) -> str:
+    return present_or_skip(request.param, present)
+
+
+def present_or_skip(name: str, present: list[str]) -> str:
+    if name not in present:
+        pytest.skip(f"this CPU has no {name}")
+    return name
 
 
 def vector_blocks(name: str) -> Iterator[dict[str, str]]:
@@ -98,67 +131,88 @@ def openssl_cases() -> list[Case]:
     ]
 
 
-def check(program: Path, suite: int, cases: list[Case], *, minimum: int) -> None:
+def check(program: Path, backend: str, cases: list[Case], *, minimum: int) -> None:
     """Each case opens as it should, and each valid one seals to the published bytes."""
     assert len(cases) >= minimum, "the vector files were not read as a whole"
-    opened = run_lines(program, [case.command("open", suite) for case in cases])
+    opened = run_lines(program, [case.command("open", backend) for case in cases])
     assert opened == [to_hex(case.plaintext) if case.valid else "FAIL" for case in cases]
     good = [case for case in cases if case.valid]
-    sealed = run_lines(program, [case.command("seal", suite) for case in good])
+    sealed = run_lines(program, [case.command("seal", backend) for case in good])
     assert sealed == [to_hex(case.sealed) for case in good]
 
 
-def test_aes_256_gcm_decrypts_nist_vectors(program: Path) -> None:
+def test_aes_256_gcm_decrypts_nist_vectors(program: Path, gcm: str) -> None:
     cases = nist_cases("gcmDecrypt256.rsp")
     assert any(not case.valid for case in cases)
-    check(program, AES_256_GCM, cases, minimum=375)
+    check(program, gcm, cases, minimum=375)
 
 
-def test_aes_256_gcm_encrypts_nist_vectors(program: Path) -> None:
-    check(program, AES_256_GCM, nist_cases("gcmEncryptExtIV256.rsp"), minimum=375)
+def test_aes_256_gcm_encrypts_nist_vectors(program: Path, gcm: str) -> None:
+    check(program, gcm, nist_cases("gcmEncryptExtIV256.rsp"), minimum=375)
 
 
-def test_chacha20_poly1305_matches_rfc_8439_and_boringssl(program: Path) -> None:
+def test_chacha20_poly1305_matches_rfc_8439_and_boringssl(program: Path, chacha: str) -> None:
     cases = boringssl_cases()
     assert cases[0].plaintext.startswith(b"Ladies and Gentlemen of the class of '99")  # RFC 8439, section 2.8.2
-    check(program, CHACHA20_POLY1305, cases, minimum=66)
+    check(program, chacha, cases, minimum=66)
 
 
-def test_chacha20_poly1305_matches_openssl(program: Path) -> None:
+def test_chacha20_poly1305_matches_openssl(program: Path, chacha: str) -> None:
     cases = openssl_cases()
     assert any(not case.valid for case in cases)
-    check(program, CHACHA20_POLY1305, cases, minimum=5)
+    check(program, chacha, cases, minimum=5)
 
 
-SUITES = pytest.mark.parametrize("suite", [AES_256_GCM, CHACHA20_POLY1305])
-
-
-def random_case(rng: random.Random, suite: int, aad_size: int, size: int) -> Case:
+def random_case(rng: random.Random, backend: str, aad_size: int, size: int) -> Case:
     key, nonce, aad, plaintext = (rng.randbytes(n) for n in (32, 12, aad_size, size))
-    return Case(key, nonce, aad, plaintext, AEADS[suite](key).encrypt(nonce, plaintext, aad))
+    return Case(key, nonce, aad, plaintext, AEADS[SUITES[backend]](key).encrypt(nonce, plaintext, aad))
 
 
-@SUITES
-def test_random_cases_agree_with_cryptography(program: Path, suite: int) -> None:
-    rng = random.Random(f"differential {suite}")
+def test_random_cases_agree_with_cryptography(program: Path, backend: str) -> None:
+    rng = random.Random(f"differential {backend}")
     sizes = [*range(130), 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 1420, 1500, 9000, 65503]
-    cases = [random_case(rng, suite, rng.choice([0, 1, 15, 16, 17, 100]), size) for size in sizes]
-    cases += [random_case(rng, suite, 16, rng.randrange(1500)) for _ in range(100)]
-    check(program, suite, cases, minimum=len(sizes))
+    cases = [random_case(rng, backend, rng.choice([0, 1, 15, 16, 17, 100]), size) for size in sizes]
+    cases += [random_case(rng, backend, 16, rng.randrange(1500)) for _ in range(100)]
+    check(program, backend, cases, minimum=len(sizes))
 
 
-@SUITES
 @pytest.mark.parametrize("size", [0, 1, 16, 77])
-def test_every_flipped_bit_is_a_forgery(program: Path, suite: int, size: int) -> None:
+def test_every_flipped_bit_is_a_forgery(program: Path, backend: str, size: int) -> None:
     """Each bit of the tag, the ciphertext and the additional data, one at a time."""
-    case = random_case(random.Random(f"forgery {suite} {size}"), suite, 16, size)
+    case = random_case(random.Random(f"forgery {backend} {size}"), backend, 16, size)
     forgeries = [case._replace(sealed=flipped) for flipped in one_bit_flips(case.sealed)]
     forgeries += [case._replace(aad=flipped) for flipped in one_bit_flips(case.aad)]
-    commands = [forgery.command("open", suite) for forgery in forgeries]
+    commands = [forgery.command("open", backend) for forgery in forgeries]
     assert run_lines(program, commands) == ["FAIL"] * (8 * (size + 16) + 8 * 16)
-    assert from_hex(run_lines(program, [case.command("open", suite)])[0]) == case.plaintext
+    assert from_hex(run_lines(program, [case.command("open", backend)])[0]) == case.plaintext
 
 
 def one_bit_flips(data: bytes) -> Iterator[bytes]:
     for bit in range(8 * len(data)):
         yield bytes(byte ^ (1 << bit % 8 if at == bit // 8 else 0) for at, byte in enumerate(data))
+
+
+def selected(program: Path, suite: int) -> str:
+    return run_lines(program, [f"selected {suite}"])[0]
+
+
+def test_fastest_backend_is_selected(program: Path, present: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (None, ""):
+        monkeypatch.delenv("CRYPRQ_AEAD_BACKEND", raising=False)
+        if value is not None:
+            monkeypatch.setenv("CRYPRQ_AEAD_BACKEND", value)
+        assert selected(program, AES_256_GCM) == present[0] == next(name for name in GCM_BACKENDS if name in present)
+        assert selected(program, CHACHA20_POLY1305) == CHACHA_BACKENDS[0]
+
+
+def test_environment_names_the_backend(program: Path, gcm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPRQ_AEAD_BACKEND", gcm.split("-")[0])
+    assert selected(program, AES_256_GCM) == gcm
+    assert selected(program, CHACHA20_POLY1305) == CHACHA_BACKENDS[0]
+
+
+@pytest.mark.parametrize("name", ["vaes1024", "evp-", "ev", "EVP", "evp-aes-256-gcm", " "])
+def test_unknown_backend_is_not_replaced(program: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPRQ_AEAD_BACKEND", name)
+    assert selected(program, AES_256_GCM) == "none"
+    assert selected(program, CHACHA20_POLY1305) == CHACHA_BACKENDS[0]

@@ -1,10 +1,12 @@
 /*
  * The AEAD back ends, driven by lines:
  *
- *   seal SUITE KEY NONCE AAD PLAINTEXT        answers the ciphertext and tag
- *   open SUITE KEY NONCE AAD SEALED           answers the plaintext, or FAIL
+ *   backends SUITE                            answers the names of those that this CPU has, the fastest first
+ *   selected SUITE                            answers the name of the one in use, or "none"
+ *   seal BACKEND KEY NONCE AAD PLAINTEXT      answers the ciphertext and tag
+ *   open BACKEND KEY NONCE AAD SEALED         answers the plaintext, or FAIL
  *
- * Each command runs twice, out of place and in place, and the two must agree. A failed open must leave zeros.
+ * The last two run twice, out of place and in place, and the results must agree. A failed open must leave zeros.
  */
 #define _POSIX_C_SOURCE 200809L /* getline */
 
@@ -18,15 +20,28 @@ static int run(struct cq_aead_key *key, int sealing, struct bytes nonce, struct 
                    : key->ops->open(key, nonce.p, aad.p, aad.n, in, n, out);
 }
 
-static void command(char *line)
+static void command_backends(uint8_t suite)
 {
-    char *words[LINES_WORDS_MAX];
+    const struct cq_aead_ops *ops;
 
-    if (lines_split(line, words) != 6)
-        lines_bad("six words are wanted");
-    int sealing = strcmp(words[0], "seal") == 0;
-    if (!sealing && strcmp(words[0], "open") != 0)
-        lines_bad(words[0]);
+    for (unsigned i = 0; (ops = cq_aead_backends(suite, i)) != NULL; i++)
+        printf("%s%s", i != 0 ? " " : "", ops->name);
+}
+
+static const struct cq_aead_ops *find_backend(const char *name)
+{
+    const struct cq_aead_ops *ops;
+
+    for (uint8_t suite = CQ_SUITE_AES_256_GCM; suite <= CQ_SUITE_CHACHA20_POLY1305; suite++)
+        for (unsigned i = 0; (ops = cq_aead_backends(suite, i)) != NULL; i++)
+            if (strcmp(ops->name, name) == 0)
+                return ops;
+    lines_bad(name);
+    return NULL;
+}
+
+static void command_crypt(int sealing, char **words)
+{
     struct bytes secret = lines_bytes(words[2]), nonce = lines_bytes(words[3]), aad = lines_bytes(words[4]);
     struct bytes in = lines_bytes(words[5]);
     if (secret.n != CQ_KEY_SIZE || nonce.n != CQ_IV_SIZE || (!sealing && in.n < CQ_TAG_SIZE))
@@ -35,9 +50,9 @@ static void command(char *line)
     size_t n = sealing ? in.n : in.n - CQ_TAG_SIZE;
     size_t out_size = sealing ? in.n + CQ_TAG_SIZE : n;
     struct bytes out = lines_alloc(out_size), place = lines_alloc(n + CQ_TAG_SIZE);
-    struct cq_aead_key key = {0};
-    if (cq_aead_init(&key, (uint8_t)lines_number(words[1]), secret.p) != CQ_OK)
-        lines_bad("suite");
+    struct cq_aead_key key = {.ops = find_backend(words[1])};
+    if (key.ops->init(&key, secret.p) != CQ_OK)
+        lines_bad("key");
     memcpy(place.p, in.p, in.n);
     int rc = run(&key, sealing, nonce, aad, in.p, n, out.p);
     int again = run(&key, sealing, nonce, aad, place.p, n, place.p);
@@ -50,9 +65,26 @@ static void command(char *line)
     for (size_t i = 0; rc == CQ_E_AUTH && i < n; i++)
         if (out.p[i] != 0)
             lines_bad("unverified plaintext was left behind");
-    putchar('\n');
     cq_aead_wipe(&key);
     lines_free(secret), lines_free(nonce), lines_free(aad), lines_free(in), lines_free(out), lines_free(place);
+}
+
+static void command(char *line)
+{
+    char *words[LINES_WORDS_MAX];
+    int n = lines_split(line, words);
+
+    if (n == 2 && strcmp(words[0], "backends") == 0) {
+        command_backends((uint8_t)lines_number(words[1]));
+    } else if (n == 2 && strcmp(words[0], "selected") == 0) {
+        const struct cq_aead_ops *ops = cq_aead_select((uint8_t)lines_number(words[1]));
+        fputs(ops != NULL ? ops->name : "none", stdout);
+    } else if (n == 6 && (strcmp(words[0], "seal") == 0 || strcmp(words[0], "open") == 0)) {
+        command_crypt(words[0][0] == 's', words);
+    } else {
+        lines_bad("verb, or number of words");
+    }
+    putchar('\n');
 }
 
 int main(void)
