@@ -63,7 +63,6 @@ bench: build ## throughput and latency of the tunnel, and micro-benchmarks again
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 lint: build ## ruff, mypy --strict, cython-lint, shellcheck, C with -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict cryprq
 	$(VENV)/bin/cython-lint cryprq
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
