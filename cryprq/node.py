@@ -5,6 +5,7 @@ whatever is due first; and once a second it looks after what has no event of its
 """
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -32,6 +33,7 @@ from cryprq.limits import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, 
 from cryprq.logs import Log, describe_exception, setup
 from cryprq.machine import Machine
 from cryprq.multiaddr import Multiaddr
+from cryprq.notify import Notifier
 from cryprq.observe import Health, Metrics, PeerSample
 from cryprq.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peer_table import PeerTable
@@ -70,9 +72,10 @@ class Node:
         reload: Callable[[], NodeConfig] | None = None,
         log: Log | None = None,
         machine: Callable[[NodeConfig], Machine] = Machine,
+        notifier: Notifier | None = None,
     ) -> None:
-        """``reload`` reads the configuration again, for ``reload()``. Nothing is opened before the context is
-        entered."""
+        """``reload`` reads the configuration again, for ``reload()``; ``notifier`` tells a service manager how the node
+        is. Nothing is opened before the context is entered."""
         self.config = config
         self.health = Health()
         self.listen_addr: Multiaddr | None = None
@@ -80,6 +83,7 @@ class Node:
         self._read_config = reload
         self._log = log if log is not None else setup(config.log_level, config.log_format)
         self._open_machine = machine
+        self._notifier = notifier if notifier is not None else Notifier()
         self._metrics = Metrics(peers=self._samples, drops=self._drops, offloads=self._offloads)
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -144,8 +148,9 @@ class Node:
         self.health.watch(self._machine.failure)
         self.health.ready()
         self._undo.append(self._stop_timers)
-        self._tick()
         self._announce()
+        self._notifier.ready()
+        self._tick()
 
     def _make_parts(self, leases: Leases | None) -> None:
         config, plane = self.config, self._machine.plane
@@ -203,6 +208,7 @@ class Node:
 
     async def _unwind(self) -> None:
         self.health.failed("stopping")
+        self._notifier.stopping()
         while self._undo:
             result = self._undo.pop()()
             if asyncio.iscoroutine(result):
@@ -288,6 +294,9 @@ class Node:
             self._told_failure = failure
             if failure is not None:
                 self._log.error("node_failed", reason=failure)
+        if failure is None:  # else the manager's watchdog restarts the node
+            self._notifier.alive(now)
+        self._notifier.status(failure or f"{sum(peer.current is not None for peer in self._peers)} peers connected")
         self._changed()
 
     # ---- what its parts ask for ----
@@ -358,8 +367,15 @@ class Node:
         once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing."""
         if self._read_config is None:
             return
+        self._notifier.reloading()
         try:
-            config, kept = merge(self.config, self._read_config())
+            self._reload(self._read_config)
+        finally:
+            self._notifier.ready()
+
+    def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
+        try:
+            config, kept = merge(self.config, read_config())
             added, removed = self._roster.change(config, boottime())
         except CryprqError as error:
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
@@ -380,7 +396,7 @@ def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -
 
 async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) -> int:
     loop = asyncio.get_running_loop()
-    node = Node(config, reload=reload)
+    node = Node(config, reload=reload, notifier=Notifier.from_environ(os.environ))
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
