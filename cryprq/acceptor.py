@@ -144,6 +144,7 @@ class Inbound:
             connection.authenticated()
             self._finish()
             self._send(connection, FrameType.ACCEPT, message)
+            peer.doubt()
             return  # the dialer closes when it has read it
         message, session = responder.message4(STATUS_ACCEPTED, parameters, now)
         assert session is not None

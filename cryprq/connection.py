@@ -6,6 +6,7 @@ flushes, so a handler is never called from within its own call.
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -123,6 +124,17 @@ class Connection:
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Closes with an application error code. The first call counts; ``closed`` is called soon."""
         self._end(Ended.LOCAL, code, reason)
+
+    def probe(self, within: float) -> None:
+        """Asks whether the peer is still there: the connection ends (``Ended.IDLE``) unless it answers a ping within so
+        many seconds. Once, however often this is called meanwhile."""
+        if self._is_closing() or not self._connected:
+            return
+        by = time.monotonic() + within
+        if self._pong_by is None or self._pong_by > by:
+            self._pong_by = by
+            self.quic.send_ping(0)
+            self._endpoint.touch(self)
 
     def authenticated(self) -> None:
         """The peer has proven its identity: lifts the pending limits and timers and clears the source's backoff."""

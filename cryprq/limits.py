@@ -94,6 +94,9 @@ SILENCE_PROBE: Final = 5.0
 SILENCE_REDIAL: Final = 5.0
 """... after so much more, dial afresh beside the live session."""
 
+PROBE_TIMEOUT: Final = 3.0
+"""A connection whose peer is in doubt is lost unless the peer answers a ping within this."""
+
 # ---- session and rotation ----
 
 ROTATE_SECS_DEFAULT: Final = 300

@@ -34,7 +34,7 @@ from cryprq.actions import (
 from cryprq.frames import CloseCode, FrameType
 from cryprq.identity import PeerId
 from cryprq.indices import IndexLease
-from cryprq.limits import CLOSE_FLUSH_TIMEOUT
+from cryprq.limits import CLOSE_FLUSH_TIMEOUT, PROBE_TIMEOUT
 from cryprq.links import Carrier, EpochPlane, Link, PeerObserver, promotes
 from cryprq.liveness import Liveness, Verdict
 from cryprq.schedule import EpochKeys
@@ -89,6 +89,13 @@ class Peer:
         return self._own_id < self.peer_id and any(
             link.dialled and link.carrier is not None and not link.ended for link in self.links
         )
+
+    def doubt(self) -> None:
+        """The peer, whose dial was just outranked, may have lost the session that outranks it, by a restart say. Its
+        connections are asked for a sign of life; without one they end within seconds instead of the idle timeout."""
+        for link in self.links:
+            if link.carrier is not None:
+                link.carrier.probe(PROBE_TIMEOUT)
 
     def outranks_outbound(self) -> bool:
         """The same when M4 of an own dial arrives: True if a session that the peer dialled lives and wins."""
@@ -163,6 +170,7 @@ class Peer:
         if self.liveness.silent is not was_silent:
             if not was_silent:
                 self._observer.peer_silent(self.peer_id)
+                self.doubt()
             self._changed()
 
     def next_timer(self) -> float | None:

@@ -137,6 +137,7 @@ class FakeConnection:
     closed_with: CloseCode | None = None
     is_authenticated: bool = False
     failures: int = 0
+    probes: int = 0
 
     def send(self, frame: bytes) -> None:
         if self.closed_with is None:
@@ -145,6 +146,9 @@ class FakeConnection:
     def close(self, code: CloseCode, reason: str = "") -> None:
         if self.closed_with is None:
             self.closed_with = code
+
+    def probe(self, within: float) -> None:
+        self.probes += 1
 
     def authenticated(self) -> None:
         self.is_authenticated = True

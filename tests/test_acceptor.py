@@ -349,6 +349,22 @@ def test_second_dial_of_the_larger_digest_is_a_duplicate(net: Net) -> None:
     assert net.left.peer.current.dialled
 
 
+def test_session_that_outranks_a_dial_is_asked_whether_the_peer_still_has_it(net: Net) -> None:
+    """A peer that was killed and started again dials, while this side still takes the old connection for alive."""
+    first = net.path(net.left, net.right)
+    net.run()
+    assert first.here.probes == 0
+    net.path(net.right, net.left)
+    net.run()
+    assert first.here.probes == 1
+    first.outbound.closed(first.here, -1, "idle timeout", False)  # type: ignore[arg-type]
+    first.inbound.closed(first.there, -1, "idle timeout", False)  # type: ignore[arg-type]
+    assert net.left.peer.wants_dial()
+    net.path(net.right, net.left)
+    net.run()
+    assert net.right.outcomes[-1] is Outcome.SESSION
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_nodes_that_dial_each_other_agree_in_whatever_order_things_happen(net: Net, seed: int) -> None:
     choose = random.Random(seed)

@@ -302,6 +302,7 @@ def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: Wo
     assert left.peer.wants_dial()
     assert left.active is not None
     assert "peer_silent" in left.observer.names
+    assert carrier(left.peer.current).probes == 1  # a QUIC connection to a peer that restarted does not outlive it
     look(1, world.now)
     assert not left.peer.wants_dial()
 
