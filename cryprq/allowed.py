@@ -1,7 +1,15 @@
 """Allowed IPs: which peer owns which inner network, and what a gateway may add to that."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import (
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_network,
+)
 
 from cryprq.identity import PeerId
 
@@ -14,9 +22,27 @@ default route needs local configuration. (fc00::/7 is the widest network with a 
 
 NEVER_ANNOUNCED: Sequence[Network] = tuple(
     ip_network(text)
-    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8")
+    for text in (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/4",
+        "255.255.255.255/32",
+        "::/127",
+        "fe80::/10",
+        "ff00::/8",
+    )
 )
 """Networks that mean something else on every host; nobody may draw them into a tunnel by announcing them."""
+
+PRIVATE: Sequence[Network] = tuple(
+    ip_network(text) for text in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+"""Networks that are nobody's on the Internet (RFC 1918, RFC 6598, RFC 4193): a gateway may announce all of them."""
+
+MOST_PUBLIC: Mapping[int, int] = {4: 2**24, 6: 2**112}
+"""How many other addresses one gateway may announce in all, by IP version: an IPv4 /8, an IPv6 /16. Many narrow routes
+make a default route as well."""
 
 
 def covering(networks: Iterable[Network], host: str) -> Network | None:
@@ -95,19 +121,41 @@ class AllowedIps:
         }
 
     def refusal(
-        self, peer: PeerId, addresses: Iterable[Interface], routes: Iterable[Network], endpoint: str
+        self,
+        peer: PeerId,
+        addresses: Iterable[Interface],
+        routes: Iterable[Network],
+        endpoint: str,
+        other_gateways: Collection[str] = (),
     ) -> str | None:
         """Why what a gateway assigns and announces cannot be taken (one line), or None if it can.
 
         Refused are networks that overlap another peer's, that contain the gateway's own outer address (its records
-        would be sent into the tunnel that they carry), or that have a meaning on every host.
+        would be sent into the tunnel that they carry) or that of another one (which would lose its tunnel to this one),
+        that have a meaning on every host, and what amounts to a default route.
         """
         others = [network for owner, owned in self._owned.items() if owner != peer for network in owned]
-        for network in (*(address.network for address in addresses), *routes):
+        networks = (*(address.network for address in addresses), *routes)
+        for network in networks:
+            if network.prefixlen < WIDEST_ANNOUNCED[network.version]:
+                return f"the gateway assigns an address in {network}, which amounts to a default route"
             if covering((network,), endpoint) is not None:
                 return f"the gateway announces {network}, which contains its own address {endpoint}"
+            for host in other_gateways:
+                if covering((network,), host) is not None:
+                    return f"the gateway announces {network}, which contains the address {host} of another peer"
             if (other := overlapping(network, NEVER_ANNOUNCED)) is not None:
                 return f"the gateway announces {network}, which overlaps {other}"
             if (other := overlapping(network, others)) is not None:
                 return f"the gateway announces {network}, which overlaps {other} of another peer"
+        for version, most in MOST_PUBLIC.items():
+            if _public_addresses(networks, version) > most:
+                return f"the gateway announces so many IPv{version} networks that they amount to a default route"
         return None
+
+
+def _public_addresses(networks: Iterable[Network], version: int) -> int:
+    """How many addresses of that IP version the networks have that are not private."""
+    public = [n for n in networks if n.version == version and not any(within(n, private) for private in PRIVATE)]
+    merged: Iterable[Network] = collapse_addresses(public)  # type: ignore[type-var]
+    return sum(network.num_addresses for network in merged)

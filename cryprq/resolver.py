@@ -46,13 +46,20 @@ class Resolver:
         """Where the target is, IPv6 and IPv4 in turn beginning with the family that the system prefers; empty while
         nothing is known."""
         if target.is_numeric:
-            return (Address(target.host, target.port),)
+            return self.known(target)
         entry = self._entries.setdefault((target.protocol, target.host, target.port), _Entry())
         now = self._clock()
         if entry.task is None and (entry.looked_up is None or now - entry.looked_up >= REFRESH_AFTER or entry.error):
             entry.looked_up = now
             entry.task = asyncio.ensure_future(self._look_up(target, entry))
         return entry.addresses
+
+    def known(self, target: Multiaddr) -> tuple[Address, ...]:
+        """The same without looking anything up."""
+        if target.is_numeric:
+            return (Address(target.host, target.port),)
+        entry = self._entries.get((target.protocol, target.host, target.port))
+        return entry.addresses if entry is not None else ()
 
     def error(self, target: Multiaddr) -> str | None:
         """Why the last look-up failed, or None; also None while the first one runs."""

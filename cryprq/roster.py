@@ -78,7 +78,13 @@ class Roster:
     def take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
         """A gateway's M4: what is wrong with it, or None if it is taken over (``Tunnel.take``)."""
         configured = self.config.allow_peers.get(peer.peer_id, ())
-        return self._tunnel.take(peer.peer_id, peer.handle, parameters, remote.host, configured)
+        others = {
+            address.host
+            for target in self.config.peers
+            if target.peer_id != peer.peer_id
+            for address in self._resolver.known(target)
+        }
+        return self._tunnel.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
 
     # ---- changes ----
 

@@ -86,12 +86,24 @@ def test_networks_that_the_interface_has_need_no_route() -> None:
         ((), ("127.0.0.0/9",), "overlaps 127.0.0.0/8"),
         ((), ("224.0.0.0/8",), "overlaps 224.0.0.0/4"),
         ((), ("fe80::/64",), "overlaps fe80::/10"),
+        ((), ("255.255.255.255/32",), "overlaps 255.255.255.255/32"),
+        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of another peer"),
+        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of another peer"),
+        # An address brings its network along: with a short prefix that is a default route.
+        (("33.0.0.1/3",), (), "default route"),
+        (("2000::1/3",), (), "default route"),
+        # And so do many routes, none of which is wide.
+        ((), tuple(f"{first}.0.0.0/8" for first in range(20, 100)), "so many IPv4 networks"),
+        ((), tuple(f"{first}.0.0.0/9" for first in range(20, 23)), "so many IPv4 networks"),
+        ((), ("2400::/12", "2600::/12"), "so many IPv6 networks"),
+        (("2a00::1/12",), (), "so many IPv6 networks"),
     ],
 )
 def test_what_a_gateway_may_not_announce(addresses: tuple[str, ...], routes: tuple[str, ...], part: str) -> None:
     table = AllowedIps()
     table.claim(TWO, nets("10.1.0.0/16"))
-    reason = table.refusal(ONE, faces(*addresses), nets(*routes), "192.0.2.1")
+    others = {"203.0.113.7", "2001:db8:5::1"}
+    reason = table.refusal(ONE, faces(*addresses), nets(*routes), "192.0.2.1", others)
     assert reason is not None
     assert part in reason
 
@@ -102,6 +114,11 @@ def test_what_a_gateway_may_announce() -> None:
     table.claim(ONE, nets("10.9.0.0/24"))
     assert table.refusal(ONE, faces("10.9.0.2/24"), nets("10.9.0.0/24", "10.2.0.0/16", "fd00::/8"), "192.0.2.1") is None
     assert table.refusal(ONE, (), nets("192.0.2.0/24"), "fe80::1%eth0") is None
+    private = nets("10.128.0.0/9", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+    public = nets("44.0.0.0/8", "2620::/16")
+    assert table.refusal(ONE, (), private + public, "192.0.2.1", {"203.0.113.7"}) is None
+    # The same networks twice, as address and as route, count once.
+    assert table.refusal(ONE, faces("44.0.0.1/8"), nets("44.0.0.0/8", "44.1.0.0/16"), "192.0.2.1") is None
 
 
 def test_default_routes_are_not_taken_from_a_gateway_whole_or_in_pieces() -> None:

@@ -338,6 +338,20 @@ def test_endpoint_inside_the_peers_own_network_is_not_dialled(lab: Lab) -> None:
     run(scenario())
 
 
+def test_gateway_cannot_announce_the_network_of_another_gateway(lab: Lab) -> None:
+    async def scenario() -> None:
+        elsewhere = dial_target(identity(3).peer_id, 9, "198.51.100.9")
+        config = lab.listener(allow_peers={lab.id_of(1): ()}, routes=(ip_network("198.51.100.0/24"),))
+        async with lab.node(config) as gateway:
+            async with lab.node(lab.config(1, peers=(target_of(gateway), elsewhere))) as dialer:
+                failed = await lab.event(dialer, "handshake_failed")
+                assert failed["reason"] == "parameters"
+                assert "the address 198.51.100.9 of another peer" in failed["hint"]
+                assert not FakeMachine.opened[1].tun.routes
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("part", ["machine", "start", "endpoint", "http", "control"])
 def test_failure_while_starting_leaves_nothing_behind(lab: Lab, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
