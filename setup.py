@@ -4,6 +4,8 @@ Environment:
     CRYPRQ_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, for tests only (``make asan``)
     CRYPRQ_WERROR=1     warnings in csrc/ are errors: for CI, not for users, whose compiler may be a newer one
     CRYPRQ_GIT_SHA=...  the revision to record where there is no .git, as in an image build
+    CRYPRQ_OPENSSL=...  link the static libcrypto under this prefix (scripts/build_openssl.sh), for wheels, which may
+                        need nothing of the host
 """
 
 import os
@@ -21,9 +23,15 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).resolve().parent
 SANITIZE = os.environ.get("CRYPRQ_SANITIZE") == "1"
 WERROR = os.environ.get("CRYPRQ_WERROR") == "1"
+OPENSSL = os.environ.get("CRYPRQ_OPENSSL")
 
-COMPILE = ["-std=gnu11", "-fvisibility=hidden", "-pthread"]
-LINK = ["-pthread"]
+# One binary for every CPython from 3.11 on: Python talks to C per event and never per packet, so the stable ABI costs
+# nothing. Free-threaded builds have no stable ABI yet (PEP 803).
+ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+COMPILE = ["-std=gnu11", "-fvisibility=hidden", "-pthread", f"-ffile-prefix-map={ROOT}=."]
+# The version script keeps libcrypto's names, where it is linked in, from meeting those of another libcrypto.
+LINK = ["-pthread", "-Wl,--version-script=cryprq/_fastpath.map"]
 if SANITIZE:
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     COMPILE += ["-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE", "-UNDEBUG", *SANITIZERS]
@@ -100,6 +108,10 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         write_build_info(self.distribution.get_version())
+        if self.inplace and ABI3:
+            # One that was built for a single version of Python would be imported instead.
+            for stale in ROOT.glob("cryprq/_fastpath.cpython-*.so"):
+                stale.unlink()
         super().run()
 
     def build_extensions(self) -> None:
@@ -122,9 +134,12 @@ def extensions() -> list[Any]:
     fastpath = Extension(
         "cryprq._fastpath",
         sources=["cryprq/_fastpath.pyx", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))],
-        depends=[*HEADERS, "setup.py"],
-        include_dirs=["csrc"],
-        libraries=["crypto"],
+        depends=[*HEADERS, "setup.py", "cryprq/_fastpath.map"],
+        include_dirs=["csrc", *([f"{OPENSSL}/include"] if OPENSSL else [])],
+        extra_objects=[f"{OPENSSL}/lib/libcrypto.a"] if OPENSSL else [],
+        libraries=[] if OPENSSL else ["crypto"],
+        define_macros=[("Py_LIMITED_API", "0x030b0000")] if ABI3 else [],
+        py_limited_api=ABI3,
         extra_compile_args=COMPILE,
         extra_link_args=LINK,
     )
@@ -133,4 +148,8 @@ def extensions() -> list[Any]:
 
 
 os.chdir(ROOT)
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": Sdist})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": Sdist},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+)
