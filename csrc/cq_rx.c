@@ -33,6 +33,7 @@ struct cq_rx {
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
     struct tally tally;
+    struct cq_slot *heard; /* by a record of this message: all of a message comes by one path */
     struct cq_ring ring;
     struct cq_drops drops;
 };
@@ -63,10 +64,11 @@ static void settle(struct cq_rx *rx)
     rx->tally = (struct tally){0};
 }
 
-static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest)
+/* A record that raised the highest counter of its lane came by this path. */
+static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from)
 {
     struct cq_endpoint known, next;
-    if (!newest || from->remote.port == 0) /* nothing can be sent to port 0 */
+    if (from->remote.port == 0) /* nothing can be sent to port 0 */
         return;
     if (rx->table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
         cq_endpoint_read(&slot->path, &known);
@@ -152,7 +154,10 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
         settle(rx);
         rx->tally.peer = slot->peer;
     }
-    note_path(rx, slot, from, newest);
+    if (newest && rx->heard != slot) {
+        note_path(rx, slot, from);
+        rx->heard = slot;
+    }
     if (!atomic_load_explicit(&slot->seen, memory_order_relaxed) && !atomic_exchange(&slot->seen, true))
         cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_FIRST_RECORD);
     if (atomic_load_explicit(&slot->epoch->soft_limit, memory_order_relaxed))
@@ -189,6 +194,7 @@ static void message(struct cq_rx *rx, const struct cq_udp_message *m)
         cq_drops_add(&rx->drops, CQ_DROP_RX_SHORT, 1);
         return;
     }
+    rx->heard = NULL;
     for (size_t at = 0; at < m->length; at += m->segment) {
         size_t n = m->length - at < m->segment ? m->length - at : m->segment;
         if (m->data[at] >= 0x40) /* GRO merges by addresses and length: QUIC can stand among records */
@@ -243,6 +249,7 @@ void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct c
     const size_t hazard = rx->plane->options.workers + rx->worker;
     rx->table = cq_table_acquire(&rx->plane->tables, hazard);
     rx->now_ns = cq_io_now_ns();
+    rx->heard = NULL;
     record(rx, data, length, from);
     cq_offload_coalesce_flush(rx->coalesce);
     settle(rx);

@@ -27,15 +27,6 @@ static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
 
 static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }
 
-/* The pinned address may have gone, or cannot reach the peer. */
-static void forget_source(struct cq_peer *peer, struct cq_endpoint *to)
-{
-    struct cq_endpoint without = *to;
-    without.source = CQ_SOURCE_FORGOTTEN;
-    (void)cq_endpoint_replace(&peer->endpoint, to, &without);
-    *to = without;
-}
-
 static bool is_full(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
 static bool is_shortage(int error) { return is_full(error) || error == ENOBUFS || error == ENOMEM; }
@@ -72,39 +63,39 @@ static void lose(struct cq_lost *lost, const struct cq_load *loads, unsigned cou
 struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const struct cq_batch *b)
 {
     struct cq_lost lost = {0};
-    struct cq_endpoint to;
+    struct cq_endpoint known, to;
     size_t offset = 0;
     unsigned record = 0;
     /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records, too):
      * then the first datagram tells which, sent singly from the same source. */
     bool trial = false;
-    cq_endpoint_read(&peer->endpoint, &to);
+    cq_endpoint_read(&peer->endpoint, &known);
+    to = known;
     while (offset < b->length) {
         const uint8_t *wire = b->wire + offset;
         size_t left = b->length - offset;
-        bool pinned = to.source == CQ_SOURCE_PINNED, segment = left > b->segment && !trial && may_segment(s, peer);
+        unsigned count = (unsigned)((left + b->segment - 1) / b->segment), sent;
+        bool pinned = to.source == CQ_SOURCE_PINNED, segment = count > 1 && !trial && may_segment(s, peer);
         int error = 0;
         if (segment) {
             error = -cq_io_send(s->fd, s->family, &to, wire, left, b->segment);
-            if (error == 0)
-                break;
+            sent = error == 0 ? count : 0;
         } else {
-            unsigned sent = cq_io_send_each(s->fd, s->family, &to, wire, left, b->segment, &error);
-            offset += sent * b->segment;
-            record += sent;
-            if (sent > 0 && trial) {
-                remember_refusal(s, peer);
-                trial = false;
-            }
-            if (error == 0)
-                break;
-            if (sent > 0)
-                continue; /* the error is about what follows: it comes again if it lasts */
+            sent = cq_io_send_each(s->fd, s->family, &to, wire, left, b->segment, &error);
         }
-        if (segment && error == EINVAL && pinned) {
+        if (sent > 0) {
+            if (trial)
+                remember_refusal(s, peer);
+            if (to.source != known.source) /* without the source it works: the source was it */
+                (void)cq_endpoint_replace(&peer->endpoint, &known, &to);
+            trial = false;
+            known = to;
+            record += sent;
+            offset += sent * b->segment;
+        } else if (segment && error == EINVAL && pinned) {
             trial = true;
-        } else if (pinned && blames_source(error)) {
-            forget_source(peer, &to);
+        } else if (pinned && blames_source(error)) { /* the address has gone, or cannot reach the peer */
+            to.source = CQ_SOURCE_FORGOTTEN;
             trial = false;
         } else if (segment && error == EIO) { /* the device cannot make the checksums; it will not learn to */
             atomic_store_explicit(s->segment_refused, true, memory_order_relaxed);
@@ -113,7 +104,8 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
         } else if (!wait_for_room(s, error)) {
             /* What the kernel has against a batch it has against all of it, and a full socket is full for the rest;
              * another refusal of one datagram says nothing of the next. */
-            unsigned count = segment || is_shortage(error) ? (unsigned)((left + b->segment - 1) / b->segment) : 1;
+            if (!segment && !is_shortage(error))
+                count = 1;
             lose(&lost, &b->loads[record], count);
             record += count;
             offset += count * b->segment;

@@ -240,17 +240,26 @@ static void test_peer_that_moved_meanwhile_stays_where_it_is(void)
     CHECK(memcmp(&e, &elsewhere, sizeof e) == 0);
 }
 
-static void test_unreachable_network_without_a_pinned_source(void)
+static void check_unreachable_network(enum cq_source source, unsigned attempts)
 {
-    struct cq_endpoint free_choice = pinned;
+    struct cq_endpoint e = pinned;
     reset();
-    free_choice.source = CQ_SOURCE_KERNEL;
-    cq_endpoint_write(&peers[0].endpoint, &free_choice);
+    e.source = source;
+    cq_endpoint_write(&peers[0].endpoint, &e);
     kernel.segment = ENETUNREACH;
     struct cq_lost lost = send_to(&peers[0]);
     CHECK_EQUAL(lost.records, RECORDS);
     CHECK_EQUAL(lost.packets, (1 << RECORDS) - 1);
-    CHECK_EQUAL(calls, 1);
+    CHECK_EQUAL(calls, attempts);
+    CHECK_EQUAL(endpoint_of(&peers[0]).source, source);
+}
+
+/* No source is at fault for what no source does better. */
+static void test_unreachable_network_keeps_the_source(void)
+{
+    check_unreachable_network(CQ_SOURCE_KERNEL, 1);
+    check_unreachable_network(CQ_SOURCE_FORGOTTEN, 1);
+    check_unreachable_network(CQ_SOURCE_PINNED, 2);
 }
 
 /* ---- no room, and refusals of single records ---- */
@@ -340,7 +349,7 @@ int main(void)
     RUN(test_refused_source_is_forgotten);
     RUN(test_bad_source_and_bad_segmentation);
     RUN(test_peer_that_moved_meanwhile_stays_where_it_is);
-    RUN(test_unreachable_network_without_a_pinned_source);
+    RUN(test_unreachable_network_keeps_the_source);
     RUN(test_full_socket_is_waited_for);
     RUN(test_burst_waits_a_second_at_most);
     RUN(test_stop_ends_the_wait);
