@@ -191,6 +191,7 @@ class Node:
             allowlist=self._roster.allowlist,
             announced=_announced(config),
             obtain=self._roster.obtain,
+            allowed=self._tunnel.allowed,
             allow_m2=self._allow_m2,
             reporter=self._reporter,
             clock=boottime,
@@ -200,7 +201,7 @@ class Node:
             limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
-            on_record=self._plane.inject,
+            on_record=self._stray_record,
             observer=self._reporter.endpoint_event,
         )
         self._endpoint.start()
@@ -261,8 +262,14 @@ class Node:
 
     def _plane_ready(self) -> None:
         self._peers.dispatch(self._plane.events(), boottime())
-        for datagram in self._plane.quic_datagrams():
+        datagrams = self._plane.quic_datagrams()
+        self._metrics.rerouted("quic", len(datagrams))
+        for datagram in datagrams:
             self._endpoint.receive(datagram.data, datagram.remote, datagram.local)
+
+    def _stray_record(self, data: bytes, remote: Address, local: str | None) -> None:
+        self._metrics.rerouted("record", 1)
+        self._plane.inject(data, remote, local)
 
     def _changed(self) -> None:
         """Something may be due now, or earlier than the timer says."""

@@ -120,6 +120,14 @@ class Metrics:
         for reason in FAILURE_REASONS:
             self._failed.labels(reason)
         self._denied = Counter("cryprq_peers_denied", "Peers refused by the allowlist.", registry=self.registry)
+        self._rerouted = Counter(
+            "cryprq_rerouted_datagrams",
+            "Datagrams that GRO merged into a batch for the wrong socket, passed on to the right one.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("quic", "record"):
+            self._rerouted.labels(kind)
         self._rotation_duration = Histogram(
             "cryprq_rotation_duration_seconds",
             "From a rotation's first message to the use of its keys.",
@@ -155,6 +163,10 @@ class Metrics:
     def peer_denied(self) -> None:
         """The allowlist refused a peer."""
         self._denied.inc()
+
+    def rerouted(self, kind: str, count: int) -> None:
+        """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""
+        self._rerouted.labels(kind).inc(count)
 
     def rotated(self, duration: float, interval: float) -> None:
         """A rotation took ``duration`` seconds and came ``interval`` seconds after the last new epoch."""
