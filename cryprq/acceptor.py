@@ -1,6 +1,6 @@
 """The listener's side of a connection: the handshake as responder, then frames to and from the session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ class Admittance:
     """Its tunnel networks and every ``--route``."""
     obtain: Callable[[PeerId], "Peer"]
     """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
+    allowed: Callable[[PeerId], Sequence[Network]]
+    """The allowed IPs of such a peer."""
     allow_m2: Callable[[], bool]
     """Takes a token for the work of one M2; False: there is too much to do."""
     reporter: "Reporter"
@@ -61,6 +63,7 @@ class Inbound:
         self._link: Link | None = None
         self._peer: Peer | None = None
         self._began = admittance.clock()
+        self._answered = False
         self._over = False
 
     # ---- ConnectionHandler ----
@@ -89,6 +92,10 @@ class Inbound:
         responder = self._responder
         if responder is None or self._over:
             return
+        if self._shared.stopping:  # a session that begins now would not be told that the node stops
+            self._finish()
+            connection.close(CloseCode.SHUTDOWN)
+            return
         self._shared.reporter.handshake_step("received", frame_type.name, connection.remote, len(body))
         try:
             if frame_type is FrameType.INIT:
@@ -105,8 +112,11 @@ class Inbound:
         if self._link is not None and self._peer is not None:
             self._peer.carrier_lost(self._link, reason or f"code {code}", self._shared.clock())
             return
-        if not self._over and self._responder is not None and not by_peer:
-            self._shared.reporter.handshake_failed("timeout", connection.remote)
+        if not self._over and self._responder is not None:
+            if not by_peer:
+                self._shared.reporter.handshake_failed("timeout", connection.remote)
+            if self._answered:
+                connection.failed()  # M2 was costly, and whoever only wanted that could have it again and again
         self._finish()
 
     # ---- steps ----
@@ -117,7 +127,9 @@ class Inbound:
 
     def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         self._shared.reporter.handshake_started()
-        self._send(connection, FrameType.RESPONSE, responder.receive_message1(body, self._shared.allow_m2))
+        message = responder.receive_message1(body, self._shared.allow_m2)
+        self._answered = True
+        self._send(connection, FrameType.RESPONSE, message)
 
     def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         shared = self._shared
@@ -131,7 +143,7 @@ class Inbound:
             shared.reporter.handshake_failed("no_address", connection.remote, peer_id=auth.peer_id, hint=str(error))
             connection.close(CloseCode.REFUSED)
             return
-        swallowed = covering(shared.allowlist.networks_for(auth.peer_id), connection.remote.host)
+        swallowed = covering(shared.allowed(auth.peer_id), connection.remote.host)
         if swallowed is not None:
             self._finish()
             hint = f"its allowed network {swallowed} covers its own endpoint: the tunnel would swallow itself"
@@ -141,11 +153,10 @@ class Inbound:
         if peer.outranks_inbound():
             message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now)
             shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)
-            connection.authenticated()
             self._finish()
             self._send(connection, FrameType.ACCEPT, message)
             peer.doubt()
-            return  # the dialer closes when it has read it
+            return  # the dialer closes when it has read it; if not, the time for handshakes ends it
         message, session = responder.message4(STATUS_ACCEPTED, parameters, now)
         assert session is not None
         connection.authenticated()

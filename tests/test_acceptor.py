@@ -67,6 +67,7 @@ class End(Side):
             allowlist=self.allowlist,  # type: ignore[arg-type]
             announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
             obtain=self._obtain,
+            allowed=self.allowlist.networks_for,
             allow_m2=self._allow_m2,
             reporter=self.observer,  # type: ignore[arg-type]
             clock=clock,
@@ -297,6 +298,34 @@ def test_stopping_listener_admits_nobody(net: Net) -> None:
     assert net.left.observer.last("handshake_failed")[0] == "shutdown"
 
 
+def test_handshake_that_is_under_way_when_the_listener_stops_ends_without_a_session(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    path.step()  # M1
+    path.step()  # M2: M3 is on its way
+    net.right.admittance.stopping = True
+    net.run()
+    assert path.there.closed_with is CloseCode.SHUTDOWN
+    assert net.right.peer.idle
+    assert not len(net.right.pool)
+
+
+@pytest.mark.parametrize(("steps", "failures"), [(0, 0), (1, 1)])
+def test_dialer_that_goes_after_m2_has_failed(net: Net, steps: int, failures: int) -> None:
+    """An M2 costs signatures and an encapsulation. Before it, a dialer may have found another way."""
+    path = net.path(net.left, net.right)
+    for _ in range(steps):
+        path.step()
+    path.inbound.closed(path.there, 3, "", True)  # type: ignore[arg-type]
+    assert path.there.failures == failures
+
+
+def test_dialer_that_gets_its_session_has_not_failed(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    path.inbound.closed(path.there, 0, "", True)  # type: ignore[arg-type]
+    assert path.there.failures == 0
+
+
 def test_handshake_that_stalls_is_given_up(net: Net) -> None:
     path = net.path(net.left, net.right)
     net.left.timers[0].call()
@@ -344,6 +373,8 @@ def test_second_dial_of_the_larger_digest_is_a_duplicate(net: Net) -> None:
     net.run()
     assert net.right.outcomes == [Outcome.DUPLICATE]
     assert path.here.closed_with is CloseCode.DUPLICATE
+    assert not path.there.is_authenticated  # whoever does not close now has no connection for ever
+    assert path.there.failures == 0
     assert len(net.left.plane.epochs) == len(net.right.plane.epochs) == 1
     assert net.left.peer.current is not None
     assert net.left.peer.current.dialled
