@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from operator import index
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AsString
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -121,7 +121,7 @@ cdef size_t hold_lanes(secrets, str what, Py_buffer *view) except 0:
 cdef wipe_secrets(secrets, Py_buffer *view):
     PyBuffer_Release(view)  # nothing if it holds none
     if isinstance(secrets, bytearray):
-        cq_wipe(PyByteArray_AS_STRING(secrets), len(secrets))
+        cq_wipe(PyByteArray_AsString(secrets), len(secrets))
 
 
 # ---- addresses ----
@@ -442,8 +442,8 @@ cdef class Plane:
         cdef cq_endpoint endpoint
         cdef bytearray copy = bytearray(memoryview(data))  # it is opened in place
         fill_endpoint(&endpoint, remote, local)
-        cq_plane_inject(plane, <uint8_t *>PyByteArray_AS_STRING(copy), len(copy), &endpoint)
-        cq_wipe(PyByteArray_AS_STRING(copy), len(copy))
+        cq_plane_inject(plane, <uint8_t *>PyByteArray_AsString(copy), len(copy), &endpoint)
+        cq_wipe(PyByteArray_AsString(copy), len(copy))
 
     # ---- counters ----
 

@@ -284,7 +284,8 @@ struct cq_rx *cq_rx_new(struct cq_plane *plane, size_t worker)
     bool ok = rx->wake >= 0 && rx->coalesce != NULL;
     if (threaded) {
         size_t plain = o->mtu + CQ_OVERHEAD > PLAIN_MESSAGE_SIZE ? o->mtu + CQ_OVERHEAD : PLAIN_MESSAGE_SIZE;
-        rx->batch = o->udp_gro ? cq_io_batch_new(GRO_MESSAGES, CQ_DATAGRAM_MAX) : cq_io_batch_new(PLAIN_MESSAGES, plain);
+        rx->batch = o->udp_gro ? cq_io_batch_new(GRO_MESSAGES, CQ_DATAGRAM_MAX)
+                               : cq_io_batch_new(PLAIN_MESSAGES, plain);
         rx->ring.entries = calloc(CQ_RING_ENTRIES, sizeof *rx->ring.entries);
         ok = ok && rx->batch != NULL && rx->ring.entries != NULL;
     }

@@ -66,8 +66,8 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
     struct cq_endpoint known, to;
     size_t offset = 0;
     unsigned record = 0;
-    /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records, too):
-     * then the first datagram tells which, sent singly from the same source. */
+    /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records,
+     * too): then the first datagram tells which, sent singly from the same source. */
     bool trial = false;
     cq_endpoint_read(&peer->endpoint, &known);
     to = known;
