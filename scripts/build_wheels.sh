@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Builds, checks and tests the wheels of the commit that is checked out, for both architectures and both C libraries,
+# on one x86_64 Linux machine without any image from a registry. zig (from PyPI) is the cross compiler, with the symbol
+# versions of an old glibc; libcrypto is linked in. Two runs of one commit give the same bytes.
+#
+#   scripts/build_wheels.sh [--no-test] [TARGET...]     into wheelhouse/
+#
+# TARGET: manylinux_2_28_x86_64, manylinux_2_28_aarch64, musllinux_1_2_x86_64, musllinux_1_2_aarch64 (default: all)
+# Environment: PYTHON (default: python3), OUT (wheelhouse), JOBS (all processors). Needs cargo, perl and make, and for
+# the test of the aarch64 wheel qemu-user and apt.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+top=$PWD
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-wheelhouse}
+work=$top/build/wheels
+tools=$top/build/release-tools
+umask 022 # the modes of files are part of a wheel
+
+say() { printf 'build_wheels: %s\n' "$*"; }
+die() { printf 'build_wheels: %s\n' "$*" >&2; exit 1; }
+
+test_wheels=1
+targets=()
+for argument; do
+    case $argument in
+        --no-test) test_wheels=0 ;;
+        manylinux_2_28_x86_64 | manylinux_2_28_aarch64 | musllinux_1_2_x86_64 | musllinux_1_2_aarch64) targets+=("$argument") ;;
+        *) die "unknown target $argument" ;;
+    esac
+done
+[[ ${#targets[@]} -gt 0 ]] ||
+    targets=(manylinux_2_28_x86_64 manylinux_2_28_aarch64 musllinux_1_2_x86_64 musllinux_1_2_aarch64)
+
+git rev-parse --git-dir >/dev/null 2>&1 || die "this is no git checkout: a wheel is built from a commit"
+[[ -z $(git status --porcelain --untracked-files=no) ]] || say "note: what is not committed is not in the wheels"
+commit=$(git rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+CRYPRQ_GIT_SHA=$(git rev-parse --short=12 HEAD)
+export SOURCE_DATE_EPOCH CRYPRQ_GIT_SHA CRYPRQ_WERROR=1
+export ZIG_GLOBAL_CACHE_DIR=$top/build/zig-cache ZIG_LOCAL_CACHE_DIR=$top/build/zig-cache
+
+scripts/release_tools.sh "$tools" "$PYTHON"
+export PATH=$tools/bin:$PATH
+
+# PLATFORM -> the target triple of zig. glibc 2.28 is what manylinux_2_28 promises.
+triple() {
+    local machine=${1##*_1_2_}
+    machine=${machine##*_2_28_}
+    case $1 in
+        manylinux_*) echo "$machine-linux-gnu.2.28" ;;
+        musllinux_*) echo "$machine-linux-musl" ;;
+    esac
+}
+
+machine_of() { case $1 in *x86_64) echo x86_64 ;; *) echo aarch64 ;; esac; }
+
+# OpenSSL records the compiler's name, so it is called by a short one.
+compilers() {
+    mkdir -p "$work/bin"
+    local target
+    for target in "${targets[@]}"; do
+        printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang cc -target %s "$@"\n' "$tools" "$(triple "$target")" >"$work/bin/cc-$target"
+    done
+    printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang ar "$@"\n' "$tools" >"$work/bin/zig-ar"
+    printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang ranlib "$@"\n' "$tools" >"$work/bin/zig-ranlib"
+    chmod +x "$work"/bin/*
+    export PATH=$work/bin:$PATH
+}
+
+# libcrypto for a target, kept in build/ until its source, its options or the compiler change.
+openssl() {
+    local target=$1 prefix=$top/build/openssl/$1 key
+    key=$(cat scripts/build_openssl.sh scripts/openssl/Cargo.lock <(python -m ziglang version) | sha256sum)
+    if [[ ! -e $prefix/key || $(<"$prefix/key") != "$key" ]]; then
+        say "$target: building libcrypto (about two minutes)"
+        rm -rf "$prefix"
+        CC=cc-$target AR=zig-ar RANLIB=zig-ranlib scripts/build_openssl.sh "$prefix" "linux-$(machine_of "$target")"
+        printf '%s' "$key" >"$prefix/key"
+    fi
+}
+
+# The headers of this machine's Python, with pyconfig.h itself where Debian has one that asks for the architecture. All
+# that the stable ABI takes from pyconfig.h is the same on every 64-bit Linux.
+headers() {
+    local include config
+    include=$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    rm -rf "$work/include"
+    cp -RL "$include" "$work/include"
+    config=/usr/include/$(uname -m)-linux-gnu/$(basename "$include")/pyconfig.h
+    if grep -q "linux-gnu/$(basename "$include")/pyconfig.h" "$work/include/pyconfig.h" && [[ -e $config ]]; then
+        cp "$config" "$work/include/pyconfig.h"
+    fi
+}
+
+build() {
+    local target=$1 source=$work/$1
+    rm -rf "$source"
+    mkdir -p "$source" "$OUT"
+    git archive "$commit" | tar -x -C "$source"
+    say "$target: building"
+    # -s: no debug information and no local symbols; a checkout's own build has them.
+    (
+        cd "$source"
+        env CC="cc-$target" LDSHARED="cc-$target -shared" CFLAGS="-I$work/include -g0" LDFLAGS="-Wl,-s" \
+            CRYPRQ_OPENSSL="$top/build/openssl/$target" _PYTHON_HOST_PLATFORM="linux-$(machine_of "$target")" \
+            python -m build --wheel --no-isolation --outdir dist . >build.log 2>&1 || { tail -n 40 build.log >&2; exit 1; }
+        # Names the platform after looking at every symbol that is asked of the host, and fails if one is too new.
+        auditwheel repair --plat "$target" --wheel-dir repaired dist/*.whl >audit.log 2>&1 || { cat audit.log >&2; exit 1; }
+    )
+    python scripts/wheel_contents.py "$source"/repaired/*.whl
+    rm -f "$OUT"/cryprq-*"$target".whl
+    cp "$source"/repaired/*.whl "$OUT/"
+    rm -rf "$source"
+}
+
+compilers
+headers
+for target in "${targets[@]}"; do
+    openssl "$target"
+    build "$target"
+    if [[ $test_wheels == 1 ]]; then
+        scripts/test_wheel.sh "$OUT"/cryprq-*"$target".whl
+    fi
+done
+(cd "$OUT" && sha256sum cryprq-*.whl)
