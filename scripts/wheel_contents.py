@@ -23,7 +23,9 @@ LIBC = {
     "musllinux": re.compile(r"libc\.(so|musl-(x86_64|aarch64)\.so\.1)"),
 }
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
-NAME = re.compile(r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<libc>manylinux|musllinux)_\w+?_(?P<machine>x86_64|aarch64)\.whl")
+NAME = re.compile(
+    r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<libc>manylinux|musllinux)_\w+?_(?P<machine>x86_64|aarch64)\.whl"
+)
 
 
 def digest(data: bytes) -> str:
@@ -66,7 +68,9 @@ def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
     stack = next((s for s in elf.iter_segments() if s["p_type"] == "PT_GNU_STACK"), None)
     if stack is None or stack["p_flags"] & 1:
         faults.append("wants an executable stack")
-    faults += [f"names {path.decode()}" for path in re.findall(rb"/(?:home|root|tmp|work|build|project)/[\w./-]+", data)]
+    faults += [
+        f"names {path.decode()}" for path in re.findall(rb"/(?:home|root|tmp|work|build|project)/[\w./-]+", data)
+    ]
     return faults
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Node:
         self._start = self._log.stat().st_size if self._log.exists() else 0
         self.process = self.namespace.start(
             self.name,
-            str(PROGRAMS / "cryprq-node"),
+            *self.command(),
             *("--identity", str(self.identity), "--control-socket", str(self.control)),
             *("--metrics-addr", METRICS, "--log-format", "json"),
             *self.arguments,
@@ -58,6 +58,10 @@ class Node:
             env=self.env,
         )
         return self
+
+    def command(self) -> Sequence[str]:
+        """The daemon, without its flags."""
+        return [str(PROGRAMS / "cryprq-node")]
 
     def multiaddr(self, host: str, port: int = PORT) -> str:
         """What a dialer passes to ``--peer`` to reach this node at host."""

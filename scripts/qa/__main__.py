@@ -123,11 +123,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"{word}, {report.verdict()['seconds']} s", flush=True)
         for line in report.failures():
             print(f"    {line}", flush=True)
-    good = all(result["as_it_should"] for result in results)
-    summary = {"passed": good, "runtime": runtime, "self_test": arguments.self_test, "scenarios": results}
+    well = all(result["as_it_should"] for result in results)
+    summary = {"passed": well, "runtime": runtime, "self_test": arguments.self_test, "scenarios": results}
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{'all as it should be' if good else 'NOT as it should be'}; evidence in {output}")
-    return 0 if good else 1
+    print(f"{'all as it should be' if well else 'NOT as it should be'}; evidence in {output}")
+    return 0 if well else 1
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def baseline(site: Site, report: Report) -> None:
     report.measured["handshake"] = {key: done[key] for key in ("kem", "sig", "aead", "duration_ms")}
     before = site.metrics("before")
     check_health(report, listener, dialer)
+    site.check_nodes(report)
     report.measured["ping"] = ping(there, GATEWAY, report, "dialer to listener")
     ping(here, inside(dialer), report, "listener to dialer")
     flow = Flow((here, there), (GATEWAY, inside(dialer)), 3, 5000)
@@ -293,6 +294,7 @@ def restart(site: Site, report: Report, node: Node, probes: tuple[Probe, Probe])
     notifications = site.notifications[node.name]
     began = time.monotonic()
     report.equal(f"exit status of {node.name}", node.stop(), 0)
+    notifications.forget()
     started = time.monotonic()
     node.start()
     ready = notifications.wait("READY=1", 20)

@@ -3,6 +3,7 @@
 A fault is a way of breaking what a scenario looks at, to see that the scenario notices.
 """
 
+import contextlib
 import shutil
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Final, Self
 
 from netns import CommandError, Lab, Namespace
 from nodes import PORT, Node
+
+from qa.report import Report
 
 OUTER: Final = "192.0.2.{}"
 """Addresses on the LAN: the first host has 1."""
@@ -48,6 +51,13 @@ class Notifications:
             except TimeoutError:
                 break
         raise CommandError(f"no {line} within {timeout} s")
+
+    def forget(self) -> None:
+        """Throws away what has come so far."""
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(4096)
 
     def close(self) -> None:
         self._socket.close()
@@ -93,13 +103,10 @@ class Site:
 
     def node(self, host: Namespace, *flags: str, notify: bool = False) -> Node:
         """A node that is not yet started; with ``notify`` its messages to systemd can be waited for."""
-        name = f"node-{host.name}"
-        env: Mapping[str, str] = {}
+        path = self.directory / f"{host.name}.notify"
+        node = self._make_node(host, flags, {"NOTIFY_SOCKET": str(path)} if notify else {})
         if notify:
-            path = self.directory / f"{name}.notify"
-            self.notifications[name] = Notifications(path)
-            env = {"NOTIFY_SOCKET": str(path)}
-        node = self._make_node(host, flags, env)
+            self.notifications[node.name] = Notifications(path)
         self.nodes.append(node)
         return node
 
@@ -136,6 +143,9 @@ class Site:
     def rotate_every(self, seconds: int) -> tuple[str, str]:
         """The flags of a node that rotates its keys so often."""
         return "--rotate-secs", str(_NEVER if self.fault == "rotation-off" else seconds)
+
+    def check_nodes(self, report: Report) -> None:
+        """Checks what only this runtime has."""
 
     # ---- interrupting ----
 

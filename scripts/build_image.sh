@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the container image from wheels: those in wheelhouse/ if there are any for this Python and machine, else made
+# here; the wheels that CrypRQ needs are downloaded by pip. The build itself has no network.
+#
+#   scripts/build_image.sh [TAG]            default: cryprq:VERSION
+#
+# Environment: BASE (cryprq-base:bookworm, made by make_base_image.sh if it is missing), BASE_PYTHON (3.11: the base
+# image's Python), WHEELHOUSE (wheelhouse), PYTHON (.venv/bin/python).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+BASE=${BASE:-cryprq-base:bookworm}
+BASE_PYTHON=${BASE_PYTHON:-3.11}
+WHEELHOUSE=${WHEELHOUSE:-wheelhouse}
+PYTHON=${PYTHON:-$PWD/.venv/bin/python}
+
+die() { printf 'build_image: %s\n' "$*" >&2; exit 2; }
+docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
+[[ -x $PYTHON ]] || die "no $PYTHON: run  make build  first"
+VERSION=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
+TAG=${1:-cryprq:$VERSION}
+
+if [[ $BASE == cryprq-base:* ]] && ! docker image inspect "$BASE" >/dev/null 2>&1; then
+    scripts/make_base_image.sh "$BASE"
+fi
+
+context=build/image
+rm -rf "$context"
+mkdir -p "$context/wheelhouse"
+cp deploy/Dockerfile deploy/entrypoint.sh deploy/healthcheck.py "$context"
+# pip picks the best of the wheels that fit: it knows tags better than a pattern would.
+options=(--quiet --disable-pip-version-check --only-binary :all: --python-version "$BASE_PYTHON"
+    --dest "$context/wheelhouse")
+if ! "$PYTHON" -m pip download "${options[@]}" --no-deps --no-index --find-links "$WHEELHOUSE" \
+        "cryprq==$VERSION" 2>/dev/null; then
+    echo "build_image: no wheel of $VERSION for Python $BASE_PYTHON in $WHEELHOUSE, building one"
+    "$PYTHON" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$context/wheelhouse" .
+fi
+"$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
+DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --quiet --network none --build-arg "BASE=$BASE" \
+    --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >/dev/null
+docker image inspect --format "built {{index .RepoTags 0}}, {{.Size}} bytes, {{.Architecture}}" "$TAG"

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# End-to-end check of a CrypRQ tunnel between two containers: handshake over QUIC, traffic through the tunnel both ways
+# (ping, UDP without loss, TCP with checksums), /healthz, metrics, rights of the process, orderly end. Everything that
+# was started is removed again; the logs are kept only if something failed.
+#
+#   scripts/docker_vpn_test.sh                     with Docker; builds the image if IMAGE is not set
+#   scripts/docker_vpn_test.sh --runtime netns     the same checks in network namespaces, without an engine
+#
+# Environment: IMAGE. Exit status: 0 passed, 1 failed, 2 not run (no Docker engine answers, or a wrong call).
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+runtime=docker
+while (($#)); do
+    case $1 in
+        --runtime) runtime=${2:-}; shift 2 || { usage >&2; exit 2; } ;;
+        --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
+case $runtime in
+    docker)
+        if ! docker info >/dev/null 2>&1; then
+            echo "docker_vpn_test: no Docker engine answers here; --runtime netns makes the same checks without one" >&2
+            exit 2
+        fi
+        if [[ -z ${IMAGE:-} ]]; then
+            IMAGE=cryprq:docker-vpn-test-$$
+            trap 'docker image rm "$IMAGE" >/dev/null 2>&1 || true' EXIT
+            "$ROOT/scripts/build_image.sh" "$IMAGE"
+        fi
+        export IMAGE
+        ;;
+    netns) ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+evidence=$(mktemp -d "${TMPDIR:-/tmp}/cryprq-vpn-test.XXXXXX")
+status=0
+"$ROOT/scripts/sweep.sh" --scenario "baseline-$runtime-handshake" --runtime "$runtime" --output "$evidence" || status=$?
+if ((status == 0)); then
+    rm -rf -- "$evidence"
+    echo "docker_vpn_test: passed"
+elif ((status == 2)); then
+    rm -rf -- "$evidence"
+else
+    for log in "$evidence"/*/node-*.log; do
+        printf -- '--- %s\n' "${log##*/}"
+        tail -20 "$log"
+    done
+    echo "docker_vpn_test: failed; logs, metrics and verdict are in $evidence" >&2
+fi
+exit "$status"
