@@ -1,5 +1,6 @@
 """All peers of a node, and who gets which event and which timer."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
@@ -10,6 +11,7 @@ from cryprq.allowed import Network
 from cryprq.frames import CloseCode
 from cryprq.identity import PeerId
 from cryprq.links import EpochPlane, PeerObserver
+from cryprq.logs import describe_exception
 from cryprq.peers import Peer
 from cryprq.tunnel import Tunnel
 
@@ -80,27 +82,30 @@ class PeerTable:
         return peer
 
     def remove(self, peer_id: PeerId, code: CloseCode, now: float) -> None:
-        """Cuts the peer off: it is told, its keys are wiped, its allowed IPs and routes go."""
+        """Cuts the peer off: it is told, its keys are wiped, its allowed IPs and routes go.
+
+        Whatever fails on the way, the rest is done: nobody who was removed may keep a key or a route.
+        """
         peer = self._by_id.pop(peer_id, None)
         if peer is None:
             return
-        peer.close(code, CLOSE_REASONS.get(code, "removed"), now)
+        self._guard(peer, lambda: peer.close(code, CLOSE_REASONS.get(code, "removed"), now))
         del self._by_handle[peer.handle]
         self._agenda.set(peer_id, None)
-        self._tunnel.release(peer_id)
-        self._plane.remove_peer(peer.handle)
+        self._guard(peer, lambda: self._tunnel.release(peer_id))
+        self._guard(peer, lambda: self._plane.remove_peer(peer.handle))
 
     def close(self, now: float) -> None:
         """The node stops: every peer is told and every key wiped. The peers stay, their routes too."""
         for peer in self:
-            peer.close(CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now)
+            self._guard(peer, partial(peer.close, CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now))
 
     def dispatch(self, events: Iterable[Event], now: float) -> None:
         """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
         for event in events:
             peer = self._by_handle.get(event.peer)
             if peer is not None:
-                peer.event(event.rx_index, event.flags, now)
+                self._guard(peer, partial(peer.event, event.rx_index, event.flags, now))
 
     # ---- timers: only peers that something happened to are asked for theirs ----
 
@@ -118,7 +123,7 @@ class PeerTable:
             self._touched.add(peer_id)  # whatever becomes of it, it is asked again
         for peer_id in due:
             if (peer := self._by_id.get(peer_id)) is not None:
-                peer.handle_timers(now)
+                self._guard(peer, partial(peer.handle_timers, now))
 
     def _touch(self, peer_id: PeerId) -> None:
         self._touched.add(peer_id)
@@ -133,4 +138,13 @@ class PeerTable:
     def look(self, now: float) -> None:
         """Once a second: is every peer still there?"""
         for peer in self:
-            peer.look(now)
+            self._guard(peer, partial(peer.look, now))
+
+    def _guard(self, peer: Peer, act: Callable[[], None]) -> None:
+        """A fault with one peer, ours to mend, costs that peer its sessions and nobody else an event or a timer."""
+        try:
+            act()
+        except Exception as error:
+            self._observer.internal_error(peer_id=peer.peer_id, **describe_exception(error))
+            with contextlib.suppress(Exception):
+                peer.fail()

@@ -38,10 +38,12 @@ from cryprq.limits import CLOSE_FLUSH_TIMEOUT, PROBE_TIMEOUT
 from cryprq.links import Carrier, EpochPlane, Link, PeerObserver, promotes
 from cryprq.liveness import Liveness, Verdict
 from cryprq.schedule import EpochKeys
-from cryprq.session import Session
+from cryprq.session import Session, State
 
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
+RETIRED_MAX: Final = 4
+"""Sessions of one peer in their grace; one more ends the oldest."""
 
 
 class Peer:
@@ -201,6 +203,11 @@ class Peer:
                 self._later(CLOSE_FLUSH_TIMEOUT, partial(carrier.close, code, reason))
             self._end(link, code, reason)
 
+    def fail(self) -> None:
+        """After a fault: ends every session, since what the plane has may not be what the sessions think."""
+        for link in tuple(self.links):
+            self._end(link, CloseCode.INTERNAL, "internal_error")
+
     # ---- what the node asks ----
 
     def wants_dial(self) -> bool:
@@ -329,6 +336,9 @@ class Peer:
         """A better session is in use: this one only receives, for the grace, and its connection closes."""
         self._hang_up(link, code, code.name.lower())
         self._execute(link, link.session.retire(now), now)
+        retired = [other for other in self.links if other.session.state is State.RETIRED]
+        for other in retired[: max(0, len(retired) - RETIRED_MAX)]:
+            self._end(other, CloseCode.REPLACED, "too many sessions in their grace")
 
     def _hang_up(self, link: Link, code: CloseCode, reason: str) -> None:
         carrier, link.carrier = link.carrier, None

@@ -13,6 +13,8 @@ from cryprq.errors import ConfigError, MachineError
 from cryprq.frames import CloseCode
 from cryprq.handshake import Parameters
 from cryprq.identity import PeerId
+from cryprq.limits import REDIAL_FAST_INTERVAL
+from cryprq.logs import describe_exception
 from cryprq.peer_table import PeerTable
 from cryprq.peers import Peer
 from cryprq.resolver import Resolver
@@ -23,6 +25,7 @@ class RosterObserver(DialObserver, Protocol):
     """Who is told (``cryprq.report.Reporter``)."""
 
     def peer_misplaced(self, peer_id: PeerId, error: str) -> None: ...
+    def internal_error(self, **fields: object) -> None: ...
 
 
 class Roster:
@@ -112,9 +115,10 @@ class Roster:
             if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
                 self._place(peer_id, now)
         for peer_id, target in wanted.items():
-            if peer_id not in self._dialers:
+            placed = self._peers.get(peer_id)
+            if placed is not None and peer_id not in self._dialers:
                 self._dialers[peer_id] = Dialer(
-                    self.obtain(peer_id),
+                    placed,
                     target,
                     DialSchedule(self.config.backoff_base_ms / 1000, self.config.backoff_max_ms / 1000),
                     addresses=self._resolver.addresses,
@@ -136,6 +140,8 @@ class Roster:
         except MachineError as error:  # there is no address for it any more
             self._observer.peer_misplaced(peer_id, str(error))
             self._peers.remove(peer_id, CloseCode.REFUSED, now)
+            if (dialer := self._dialers.pop(peer_id, None)) is not None:
+                dialer.stop()  # it would go on dialling for a peer that is no more
 
     def forget_idle(self, now: float) -> None:
         """Peers that only --allow-any let in leave the table when their last session is over."""
@@ -147,8 +153,15 @@ class Roster:
 
     def poll(self, now: float) -> float | None:
         """Dials whoever is due; returns when to call again at the latest."""
-        times = [dialer.poll(now) for dialer in self._dialers.values()]
+        times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
         return min((at for at in times if at is not None), default=None)
+
+    def _poll_one(self, dialer: Dialer, now: float) -> float | None:
+        try:
+            return dialer.poll(now)
+        except Exception as error:  # a fault with one peer must not keep the others from being dialled
+            self._observer.internal_error(peer_id=dialer.target.peer_id, **describe_exception(error))
+            return now + REDIAL_FAST_INTERVAL
 
     def stop(self) -> None:
         """Nobody is dialled any more."""

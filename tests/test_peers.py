@@ -8,7 +8,7 @@ from fakes import World
 from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTATE_DUE, PeerStats, PlaneError
 from cryprq.address import Address
 from cryprq.frames import CloseCode
-from cryprq.peers import CANDIDATES_MAX
+from cryprq.peers import CANDIDATES_MAX, RETIRED_MAX
 
 
 @pytest.fixture
@@ -314,6 +314,15 @@ def test_peer_cannot_pile_up_sessions_that_it_never_proves(world: World) -> None
     assert len(right.plane.epochs) == CANDIDATES_MAX
     assert [link.ended for link in links] == [True, True] + [False] * CANDIDATES_MAX
     assert len(right.pool) == CANDIDATES_MAX
+
+
+def test_peer_cannot_pile_up_sessions_in_their_grace(world: World) -> None:
+    right = world.right
+    for _ in range(RETIRED_MAX + 4):
+        world.connect(world.left, right)
+    assert len(right.peer.links) == len(right.plane.epochs) == len(right.pool) == RETIRED_MAX + 1
+    assert right.peer.up
+    assert right.active in right.plane.epochs
 
 
 def test_plane_that_refuses_keys_ends_the_session(world: World) -> None:
