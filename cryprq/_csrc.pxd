@@ -19,7 +19,12 @@ cdef extern from "cq_wire.h" nogil:
 
 
 cdef extern from "cq_aead.h" nogil:
+    ctypedef struct cq_aead_ops "const struct cq_aead_ops":
+        const char *name
+        uint8_t suite
+
     int cq_aead_cpu_has_aes()
+    cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
     void cq_wipe(void *p, size_t n)
 
 
@@ -187,3 +192,16 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_ring_pop(cq_plane *plane, size_t worker)
     void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
     uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)
+
+
+cdef extern from "cq_bench.h" nogil:
+    ctypedef enum cq_bench_op "enum cq_bench_op":
+        CQ_BENCH_SEAL
+        CQ_BENCH_OPEN
+        CQ_BENCH_REPLAY
+        CQ_BENCH_ROUTE4
+        CQ_BENCH_ROUTE6
+        CQ_BENCH_SPLIT
+        CQ_BENCH_COALESCE
+
+    int cq_bench_run(cq_bench_op op, cq_aead_ops *ops, size_t size, unsigned count, double *ns)

@@ -176,6 +176,55 @@ cdef read_endpoint(const cq_endpoint *endpoint):
     return remote, (unpack_host(endpoint.local) if endpoint.source == CQ_SOURCE_PINNED else None)
 
 
+# ---- what the parts cost ----
+
+cdef dict BENCHES = {
+    "seal": CQ_BENCH_SEAL,
+    "open": CQ_BENCH_OPEN,
+    "replay": CQ_BENCH_REPLAY,
+    "route4": CQ_BENCH_ROUTE4,
+    "route6": CQ_BENCH_ROUTE6,
+    "split": CQ_BENCH_SPLIT,
+    "coalesce": CQ_BENCH_COALESCE,
+}
+
+
+cdef cq_aead_ops *find_backend(name) except NULL:
+    for suite in (SUITE_AES_256_GCM, SUITE_CHACHA20_POLY1305):
+        for index, known in enumerate(aead_backends(suite)):
+            if known == name:
+                return cq_aead_backends(suite, index)
+    raise ValueError(f"this machine has no AEAD back end {name!r}")
+
+
+def aead_backends(suite):
+    """Names of the back ends that this CPU can run for a suite, the fastest first."""
+    cdef cq_aead_ops *ops
+    names = []
+    while True:
+        ops = cq_aead_backends(suite, len(names))
+        if ops is NULL:
+            return tuple(names)
+        names.append(ops.name.decode())
+
+
+def measure(op, *, size=1420, unsigned count=10000, backend=None):
+    """Nanoseconds per operation of one part of the data plane."""
+    cdef cq_aead_ops *ops = NULL
+    cdef size_t n = size
+    cdef double ns = 0
+    cdef int rc
+    if op not in BENCHES:
+        raise ValueError(f"unknown operation {op!r}")
+    cdef cq_bench_op what = BENCHES[op]
+    if backend is not None:
+        ops = find_backend(backend)
+    with nogil:
+        rc = cq_bench_run(what, ops, n, count, &ns)
+    check(rc, f"measure {op} of {size}")
+    return ns
+
+
 cdef class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets."""
 
