@@ -16,7 +16,7 @@
 #endif
 
 /* Sets of instructions that back ends need. */
-enum { CPU_AESNI = 1, CPU_VAES256 = 2, CPU_VAES512 = 4, CPU_ARMV8 = 8 };
+enum { CPU_AES = 1, CPU_AES_AVX = 2, CPU_VAES256 = 4, CPU_VAES512 = 8 };
 
 /* The fastest first. */
 static const struct {
@@ -25,6 +25,8 @@ static const struct {
 } backends[] = {
 #if defined(__x86_64__)
     {&cq_aead_vaes512_aes_256_gcm, CPU_VAES512},
+    {&cq_aead_vaes256_aes_256_gcm, CPU_VAES256},
+    {&cq_aead_aesni_aes_256_gcm, CPU_AES_AVX},
 #endif
     {&cq_aead_evp_aes_256_gcm, 0},
     {&cq_aead_evp_chacha20_poly1305, 0},
@@ -36,22 +38,22 @@ __attribute__((target("xsave"))) static uint64_t saved_registers(void) { return 
 
 static unsigned cpu_sets(void)
 {
-    const unsigned aesni = bit_AES | bit_PCLMUL | bit_SSSE3;
+    const unsigned aes = bit_AES | bit_PCLMUL | bit_SSSE3, avx = bit_AVX | bit_OSXSAVE;
     const unsigned avx2 = bit_AVX2 | bit_BMI2, vaes = bit_VAES | bit_VPCLMULQDQ;
     const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
     const uint64_t ymm = 0x06, zmm = 0xe6;
-    unsigned eax, ebx, ecx, edx, sets = CPU_AESNI;
+    unsigned eax, ebx, ecx, edx, sets = CPU_AES;
 
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & aesni) != aesni)
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & aes) != aes)
         return 0;
-    if ((ecx & bit_OSXSAVE) == 0 || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
+    if ((ecx & avx) != avx || (saved_registers() & ymm) != ymm)
         return sets;
-    if ((ebx & avx2) == avx2 && (ecx & vaes) == vaes) {
-        if ((saved_registers() & ymm) == ymm)
-            sets |= CPU_VAES256;
-        if ((ebx & avx512) == avx512 && (saved_registers() & zmm) == zmm)
-            sets |= CPU_VAES512;
-    }
+    sets |= CPU_AES_AVX;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (ebx & avx2) != avx2 || (ecx & vaes) != vaes)
+        return sets;
+    sets |= CPU_VAES256;
+    if ((ebx & avx512) == avx512 && (saved_registers() & zmm) == zmm)
+        sets |= CPU_VAES512;
     return sets;
 }
 #elif defined(__aarch64__)
@@ -59,14 +61,14 @@ static unsigned cpu_sets(void)
 {
     const unsigned long wanted = 1ul << 3 | 1ul << 4; /* HWCAP_AES | HWCAP_PMULL of <asm/hwcap.h> */
 
-    return (getauxval(AT_HWCAP) & wanted) == wanted ? CPU_ARMV8 : 0;
+    return (getauxval(AT_HWCAP) & wanted) == wanted ? CPU_AES : 0;
 }
 #else
 static unsigned cpu_sets(void) { return 0; }
 #endif
 
 /* GCM is only fast, and only free of secret-dependent table look-ups, where the CPU multiplies without carry too. */
-int cq_aead_cpu_has_aes(void) { return (cpu_sets() & (CPU_AESNI | CPU_ARMV8)) != 0; }
+int cq_aead_cpu_has_aes(void) { return (cpu_sets() & CPU_AES) != 0; }
 
 const struct cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
 {

@@ -1,6 +1,6 @@
 /*
  * AES-256-GCM for x86-64 with VAES, VPCLMULQDQ and AVX-512 (F, BW, DQ, VL): four blocks a register, sixteen in flight,
- * the round keys of a record in registers, and masked loads and stores for what is not a whole register.
+ * masked loads and stores for what is not a whole register.
  */
 #include "cq_gcm.h"
 
@@ -13,12 +13,8 @@
 #define GCM_OPAQUE(v) __asm__("" : "+v"(v))
 
 typedef __m512i V;
-#define WIDTH 4
-enum { LANES = 4, SPAN = 6 };
-
-typedef struct {
-    V round[GCM_ROUNDS + 1];
-} KEYS;
+enum { LANES = 4, WIDTH = 4, SPAN = 6, HASH_FROM = 5 };
+#define RELOAD(p) (void)(p)
 
 GCM_FN V v_zero(void) { return _mm512_setzero_si512(); }
 GCM_FN V v_block(uint64_t lo, uint64_t hi)
@@ -51,16 +47,6 @@ GCM_FN V v_swap(V a) { return _mm512_shuffle_epi32(a, _MM_PERM_BADC); }
 GCM_FN V v_count(V a, V b) { return _mm512_add_epi32(a, b); }
 #define V_INDEX _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0)
 
-GCM_FN KEYS v_keys(const uint8_t (*schedule)[GCM_BLOCK])
-{
-    KEYS keys;
-
-    GCM_UNROLL
-    for (unsigned i = 0; i <= GCM_ROUNDS; i++)
-        keys.round[i] = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)schedule[i]));
-    return keys;
-}
-GCM_FN V v_key(KEYS keys, unsigned i) { return keys.round[i]; }
 GCM_FN V v_start(V a, V key) { return v_xor(a, key); }
 GCM_FN V v_round(V a, V before, V key) { return (void)before, _mm512_aesenc_epi128(a, key); }
 GCM_FN V v_finish(V a, V before, V key) { return (void)before, _mm512_aesenclast_epi128(a, key); }

@@ -7,9 +7,12 @@
  *   GCM_FN             static inline, always inlined, with that attribute
  *   GCM_OPAQUE         hides from the compiler how the value of a variable came about
  *   V, LANES           a vector, and how many blocks it holds
- *   WIDTH              vectors in a group, up to 8: enough to hide the latency of an AES round
+ *   WIDTH              vectors in a group, a multiple of 4: enough to hide the latency of an AES round
  *   SPAN               groups that are hashed with one reduction
- *   KEYS, v_keys, v_key    the round keys for one record; round key i, in every lane
+ *   HASH_FROM          the round of a group's encryption from which on another group is hashed: late enough for a
+ *                      ciphertext that has only just been computed, early enough for it all to fit in
+ *   RELOAD             makes the compiler load again what it has in registers, if these are few: the argument is a
+ *                      pointer, and afterwards the compiler cannot know what it points to
  *   v_zero, v_block    nothing; the block lo | hi << 64 in the first lane and zeros in the others
  *   v_low64            the lower half of the first lane
  *   v_spread           the first lane, in every lane
@@ -35,17 +38,22 @@
  */
 
 enum {
-    GROUP = WIDTH * LANES,       /* blocks */
-    POWERS = SPAN * GROUP + 2,   /* a span, the block of lengths and that of the additional data */
+    GROUP = WIDTH * LANES,           /* blocks */
+    STEP = WIDTH / 4,                /* a record's last vectors are rounded up to a multiple of this */
+    POWERS = SPAN * GROUP + 2,       /* for a span, the block of lengths and that of the additional data */
+    ROWS = POWERS + STEP * LANES - 1 /* and, for blocks that are only there by rounding up, zeros */
 };
 
 static const size_t group_size = (size_t)GROUP * GCM_BLOCK;
 
-/* Rows i of powers and sums are of H^(POWERS - i); the padding only ever meets zeros. */
+/* Where vector i of n bytes begins, at most at their end, and how many of the bytes are in it. */
+#define PART_AT(i, n) ((n) < (i) * sizeof(V) ? (n) : (i) * sizeof(V))
+#define PART_SIZE(i, n) ((n) - PART_AT(i, n) < sizeof(V) ? (n) - PART_AT(i, n) : sizeof(V))
+
 struct state {
-    _Alignas(64) uint8_t schedule[GCM_ROUNDS + 1][GCM_BLOCK];
-    uint8_t powers[POWERS + LANES - 1][GCM_BLOCK];
-    uint8_t sums[POWERS + LANES - 1][GCM_BLOCK]; /* lower half + upper half, in both halves */
+    _Alignas(64) V keys[GCM_ROUNDS + 1]; /* each in every lane */
+    uint8_t powers[ROWS][GCM_BLOCK];     /* row i: H^(POWERS - i) */
+    uint8_t sums[ROWS][GCM_BLOCK];       /* the sum of a power's halves, in both halves */
 };
 
 /* ---- AES-256 ---- */
@@ -152,8 +160,8 @@ GCM_FN void hash_vector(const struct state *s, struct hash *h, V a, unsigned i)
 /* A group is hashed in steps of one product, so that they can be spread over the rounds of an encryption. */
 enum { HASH_STEPS = 3 * WIDTH };
 
-/* The round after which a step is done: the last is before the last round. */
-#define HASH_ROUND(step) (1 + (step) * (GCM_ROUNDS - 2) / HASH_STEPS)
+/* The round after which a step is done: the last of them before the last round. */
+#define HASH_ROUND(step) (HASH_FROM + (step) * (GCM_ROUNDS - 1 - HASH_FROM) / HASH_STEPS)
 
 GCM_FN void hash_step(const struct state *s, struct hash *h, const uint8_t *group, unsigned step)
 {
@@ -181,36 +189,43 @@ GCM_FN void hash_next(const struct state *s, struct hash *h)
 /* ---- records ---- */
 
 struct run {
-    V counters; /* the next vector of them, bytes reversed */
+    V counters;   /* the next vector of them, bytes reversed */
+    unsigned low; /* the lowest byte of the first */
     struct hash hash;
     const uint8_t *in;
     uint8_t *out;
 };
 
-GCM_FN void next_counters(V *b, unsigned n, V *counters)
+/* The next n vectors of counter blocks. They are big-endian, and within 256 of them only the last byte changes: then one
+ * reversal does for all. */
+GCM_FN void next_counters(struct run *run, V *b, unsigned n)
 {
-    const V step = v_spread(v_block(LANES, 0));
-
-    GCM_UNROLL
-    for (unsigned i = 0; i < n; i++) {
-        b[i] = *counters;
-        *counters = v_count(*counters, step);
+    b[0] = v_reverse(run->counters);
+    if (run->low + n * LANES <= 256) {
+        GCM_UNROLL
+        for (unsigned i = 1; i < n; i++)
+            b[i] = v_count(b[i - 1], v_spread(v_block(0, (uint64_t)LANES << 56)));
+    } else {
+        GCM_UNROLL
+        for (unsigned i = 1; i < n; i++)
+            b[i] = v_reverse(v_count(run->counters, v_spread(v_block(i * LANES, 0))));
     }
+    run->counters = v_count(run->counters, v_spread(v_block(n * LANES, 0)));
+    run->low = (uint8_t)(run->low + n * LANES);
 }
 
-/* Encrypts n vectors, bytes reversed before; n is a constant. Hashes a group between the rounds, unless it is NULL: the
- * units for AES and for products are the same in some processors, but the latencies of one fill with the other. */
-GCM_FN void encrypt(const struct state *s, KEYS keys, V *b, unsigned n, struct hash *h, bool hashing,
-                    const uint8_t *group)
+/* Encrypts n vectors, n a constant, and, if `hashing` (a constant), hashes a group between the rounds, so that products
+ * fill the latency of rounds and rounds that of products. */
+GCM_FN void encrypt(const struct state *s, V *b, unsigned n, struct hash *h, bool hashing, const uint8_t *group)
 {
     GCM_UNROLL
     for (unsigned i = 0; i < n; i++)
-        b[i] = v_start(v_reverse(b[i]), v_key(keys, 0));
+        b[i] = v_start(b[i], s->keys[0]);
     GCM_UNROLL
     for (unsigned r = 1; r < GCM_ROUNDS; r++) {
         GCM_UNROLL
         for (unsigned i = 0; i < n; i++)
-            b[i] = v_round(b[i], v_key(keys, r - 1), v_key(keys, r));
+            b[i] = v_round(b[i], s->keys[r - 1], s->keys[r]);
         GCM_UNROLL
         for (unsigned i = 0; i < HASH_STEPS; i++)
             if (hashing && HASH_ROUND(i) == r)
@@ -218,18 +233,19 @@ GCM_FN void encrypt(const struct state *s, KEYS keys, V *b, unsigned n, struct h
     }
     GCM_UNROLL
     for (unsigned i = 0; i < n; i++)
-        b[i] = v_finish(b[i], v_key(keys, GCM_ROUNDS - 1), v_key(keys, GCM_ROUNDS));
+        b[i] = v_finish(b[i], s->keys[GCM_ROUNDS - 1], s->keys[GCM_ROUNDS]);
     if (hashing)
         hash_next(s, h);
 }
 
-/* Encrypts or decrypts a group. */
-GCM_FN void whole_group(const struct state *s, KEYS keys, struct run *run, bool hashing, const uint8_t *ciphertext)
+/* Encrypts or decrypts a group, and hashes the ciphertext of one, if `hashing` (a constant). */
+GCM_FN void whole_group(const struct state *s, struct run *run, bool hashing, const uint8_t *ciphertext)
 {
     V b[WIDTH];
 
-    next_counters(b, WIDTH, &run->counters);
-    encrypt(s, keys, b, WIDTH, &run->hash, hashing, ciphertext);
+    RELOAD(ciphertext);
+    next_counters(run, b, WIDTH);
+    encrypt(s, b, WIDTH, &run->hash, hashing, ciphertext);
     GCM_UNROLL
     for (unsigned i = 0; i < WIDTH; i++)
         b[i] = v_xor(b[i], v_load(run->in + i * sizeof(V)));
@@ -241,91 +257,102 @@ GCM_FN void whole_group(const struct state *s, KEYS keys, struct run *run, bool 
 }
 
 /* The last n bytes, less than a group, and the tag, in `count` vectors (a constant). The tag's block follows the last
- * of the text: its counter is the record's first and its ciphertext the lengths. So of all vectors but the last two,
- * every byte is text. */
-GCM_FN void last_blocks(const struct state *s, KEYS keys, struct run *run, size_t n, unsigned count, V first, V lengths,
+ * of the text, in one of the last STEP vectors: its counter is the record's first and its ciphertext the lengths. */
+GCM_FN void last_blocks(const struct state *s, struct run *run, size_t n, unsigned count, V first, V lengths,
                         bool sealing, bool hashing, uint8_t tag[CQ_TAG_SIZE])
 {
-    const unsigned lane = (unsigned)((n + GCM_BLOCK - 1) / GCM_BLOCK % LANES);
-    V b[WIDTH + 1], text[WIDTH + 1];
-    size_t here[WIDTH + 1];
+    const size_t tag_block = (n + GCM_BLOCK - 1) / GCM_BLOCK;
+    V b[WIDTH + STEP], text[WIDTH + STEP], mask = v_zero();
 
     GCM_UNROLL
     for (unsigned i = 0; i < count; i++) {
-        size_t at = i * sizeof(V), left = i + 1 < count || n > at ? n - at : 0;
-        here[i] = left < sizeof(V) ? left : sizeof(V);
-        text[i] = i + 2 < count ? v_load(run->in + at) : v_load_part(run->in + at, here[i]);
+        text[i] = i + STEP + 1 < count ? v_load(run->in + i * sizeof(V))
+                                       : v_load_part(run->in + PART_AT(i, n), PART_SIZE(i, n));
         if (!sealing) {
             V a = v_reverse(text[i]);
-            hash_vector(s, &run->hash, i + 1 == count ? v_put(a, lane, lengths) : a, i);
+            if (i + STEP >= count && tag_block / LANES == i)
+                a = v_put(a, tag_block % LANES, lengths);
+            hash_vector(s, &run->hash, a, i);
         }
     }
-    next_counters(b, count, &run->counters);
-    b[count - 1] = v_put(b[count - 1], lane, first);
-    encrypt(s, keys, b, count, &run->hash, hashing, run->out - group_size);
+    next_counters(run, b, count);
+    GCM_UNROLL
+    for (unsigned i = count - STEP; i < count; i++)
+        if (tag_block / LANES == i)
+            b[i] = v_put(b[i], tag_block % LANES, v_reverse(first));
+    if (hashing)
+        encrypt(s, b, count, &run->hash, true, run->out - group_size);
+    else
+        encrypt(s, b, count, &run->hash, false, NULL);
     GCM_UNROLL
     for (unsigned i = 0; i < count; i++) {
         V result = v_xor(b[i], text[i]);
-        if (i + 2 < count)
+        if (i + STEP + 1 < count) {
             v_store(run->out + i * sizeof(V), result);
-        else
-            v_store_part(run->out + i * sizeof(V), here[i], result);
+        } else {
+            v_store_part(run->out + PART_AT(i, n), PART_SIZE(i, n), result);
+            result = v_keep(result, PART_SIZE(i, n));
+        }
+        if (i + STEP >= count && tag_block / LANES == i)
+            mask = v_get(b[i], tag_block % LANES);
         if (sealing) {
-            V a = v_reverse(i + 2 < count ? result : v_keep(result, here[i]));
-            hash_vector(s, &run->hash, i + 1 == count ? v_put(a, lane, lengths) : a, i);
+            V a = v_reverse(result);
+            if (i + STEP >= count && tag_block / LANES == i)
+                a = v_put(a, tag_block % LANES, lengths);
+            hash_vector(s, &run->hash, a, i);
         }
     }
-    v_store_block(tag, v_xor(v_reverse(v_fold(reduce(run->hash.p))), v_get(b[count - 1], lane)));
+    v_store_block(tag, v_xor(v_reverse(v_fold(reduce(run->hash.p))), mask));
 }
 
-/* The same for any n. */
-GCM_FN void last_group(const struct state *s, KEYS keys, struct run *run, size_t n, V first, V lengths, bool sealing,
-                       bool hashing, uint8_t tag[CQ_TAG_SIZE])
+/* The same with that count. */
+GCM_FN void last_group(const struct state *s, struct run *run, size_t n, V first, V lengths, bool sealing, bool hashing,
+                       uint8_t tag[CQ_TAG_SIZE])
 {
-#define LAST_BLOCKS(count)                                                                                             \
-    case count:                                                                                                        \
-        last_blocks(s, keys, run, n, count, first, lengths, sealing, hashing, tag);                                    \
-        break
-    switch ((n + GCM_BLOCK - 1) / GCM_BLOCK / LANES + 1) {
-        LAST_BLOCKS(1);
-        LAST_BLOCKS(2);
-        LAST_BLOCKS(3);
-        LAST_BLOCKS(4);
-        LAST_BLOCKS(5);
-#if WIDTH == 8
-        LAST_BLOCKS(6);
-        LAST_BLOCKS(7);
-        LAST_BLOCKS(8);
-        LAST_BLOCKS(9);
-#endif
+    switch ((n + GCM_BLOCK - 1) / GCM_BLOCK / LANES / STEP) {
+    case 0:
+        last_blocks(s, run, n, 1 * STEP, first, lengths, sealing, hashing, tag);
+        break;
+    case 1:
+        last_blocks(s, run, n, 2 * STEP, first, lengths, sealing, hashing, tag);
+        break;
+    case 2:
+        last_blocks(s, run, n, 3 * STEP, first, lengths, sealing, hashing, tag);
+        break;
+    case 3:
+        last_blocks(s, run, n, 4 * STEP, first, lengths, sealing, hashing, tag);
+        break;
+    default:
+        last_blocks(s, run, n, 5 * STEP, first, lengths, sealing, hashing, tag);
+        break;
     }
-#undef LAST_BLOCKS
 }
 
 /* Encrypts or decrypts a record and computes its tag; `sealing` is a constant. */
 GCM_FN void crypt(const struct state *s, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
                   const uint8_t *in, size_t n, uint8_t *out, bool sealing, uint8_t tag[CQ_TAG_SIZE])
 {
-    const KEYS keys = v_keys(s->schedule);
     /* SP 800-38D, section 7.1: J_0 is the nonce and a counter of 1; the text begins with 2. */
     const V first = v_spread(v_block((uint64_t)cq_get32(nonce + 8) << 32 | 1, cq_get64(nonce)));
     const V lengths = v_spread(v_block((uint64_t)n * 8, (uint64_t)aad_len * 8));
-    struct run run = {.in = in, .out = out};
+    struct run run = {.low = 2, .in = in, .out = out};
 
     run.counters = v_count(v_count(first, v_spread(v_block(1, 0))), V_INDEX);
     run.hash.blocks = (n + GCM_BLOCK - 1) / GCM_BLOCK + 1;
     hash_aad(s, &run.hash, aad, aad_len);
+    /* The ciphertext of a group that is opened is there to be hashed at once; one that is sealed is, a group later. */
     if (!sealing) {
         for (; n >= group_size; n -= group_size)
-            whole_group(s, keys, &run, true, run.in);
-        last_group(s, keys, &run, n, first, lengths, false, false, tag);
-    } else if (n < group_size) {
-        last_group(s, keys, &run, n, first, lengths, true, false, tag);
+            whole_group(s, &run, true, run.in);
+        last_group(s, &run, n, first, lengths, false, false, tag);
     } else {
-        whole_group(s, keys, &run, false, NULL);
-        for (n -= group_size; n >= group_size; n -= group_size)
-            whole_group(s, keys, &run, true, run.out - group_size);
-        last_group(s, keys, &run, n, first, lengths, true, true, tag);
+        const bool groups = n >= group_size;
+        if (groups) {
+            whole_group(s, &run, false, NULL);
+            for (n -= group_size; n >= group_size; n -= group_size)
+                whole_group(s, &run, true, run.out - group_size);
+        }
+        last_group(s, &run, n, first, lengths, true, groups, tag);
     }
 }
 
@@ -372,8 +399,10 @@ GCM_TARGET static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_
     if (s == NULL)
         return CQ_E_MEMORY;
     memset(s, 0, sizeof *s);
-    expand_key(s->schedule[0], secret);
-    encrypt(s, v_keys(s->schedule), h, 1, NULL, false, NULL);
+    expand_key((uint8_t *)s->keys, secret);
+    for (unsigned i = GCM_ROUNDS + 1; i-- != 0;) /* downwards, since a vector may take the place of several keys */
+        s->keys[i] = v_spread(v_load_block((uint8_t *)s->keys + i * GCM_BLOCK));
+    encrypt(s, h, 1, NULL, false, NULL);
     const V one = times_x(v_reverse(h[0]));
     V power = one;
     for (unsigned i = 1; i <= POWERS; i++) {

@@ -1,0 +1,85 @@
+/*
+ * AES-256-GCM for x86-64 with VAES, VPCLMULQDQ and AVX2, for CPUs whose AVX-512 is missing or switched off: two blocks
+ * a register, sixteen in flight.
+ */
+#include "cq_gcm.h"
+
+#if defined(__x86_64__)
+#include "cq_gcm_x86.h"
+
+#define GCM_TARGET __attribute__((target("aes,pclmul,vaes,vpclmulqdq,avx2")))
+#define GCM_FN GCM_TARGET __attribute__((always_inline)) static inline
+#define GCM_OPAQUE(v) __asm__("" : "+x"(v))
+
+typedef __m256i V;
+enum { LANES = 2, WIDTH = 8, SPAN = 6, HASH_FROM = 3 };
+#define RELOAD(p) __asm__("" : "+r"(p))
+
+GCM_FN V v_zero(void) { return _mm256_setzero_si256(); }
+GCM_FN V v_block(uint64_t lo, uint64_t hi)
+{
+    return _mm256_zextsi128_si256(_mm_set_epi64x((long long)hi, (long long)lo));
+}
+GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(a)); }
+GCM_FN V v_spread(V a) { return _mm256_broadcastsi128_si256(_mm256_castsi256_si128(a)); }
+GCM_FN V v_put(V a, unsigned i, V b)
+{
+    return i == 0 ? _mm256_blend_epi32(a, b, 0x0f) : _mm256_blend_epi32(a, b, 0xf0);
+}
+GCM_FN V v_get(V a, unsigned i) { return i == 0 ? a : _mm256_permute4x64_epi64(a, _MM_SHUFFLE(3, 2, 3, 2)); }
+GCM_FN V v_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+GCM_FN void v_store(uint8_t *p, V a) { _mm256_storeu_si256((__m256i *)p, a); }
+GCM_FN V v_load_block(const uint8_t *p) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+GCM_FN void v_store_block(uint8_t *p, V a) { _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(a)); }
+
+GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n)
+{
+    if (n < GCM_BLOCK)
+        return _mm256_zextsi128_si256(gcm_x86_load_part(p, n));
+    return _mm256_set_m128i(gcm_x86_load_part(p + GCM_BLOCK, n - GCM_BLOCK), _mm_loadu_si128((const __m128i *)p));
+}
+GCM_TARGET __attribute__((noinline)) static void v_store_part(uint8_t *p, size_t n, V a)
+{
+    if (n < GCM_BLOCK) {
+        gcm_x86_store_part(p, n, _mm256_castsi256_si128(a));
+    } else {
+        v_store_block(p, a);
+        gcm_x86_store_part(p + GCM_BLOCK, n - GCM_BLOCK, _mm256_extracti128_si256(a, 1));
+    }
+}
+GCM_FN V v_keep(V a, size_t n) { return _mm256_and_si256(a, v_load(gcm_x86_mask + 32 - n)); }
+
+GCM_FN V v_xor(V a, V b) { return _mm256_xor_si256(a, b); }
+GCM_FN V v_xor3(V a, V b, V c) { return v_xor(v_xor(a, b), c); }
+GCM_FN V v_reverse(V a)
+{
+    const __m128i order = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
+    return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order));
+}
+GCM_FN V v_swap(V a) { return _mm256_shuffle_epi32(a, _MM_SHUFFLE(1, 0, 3, 2)); }
+GCM_FN V v_count(V a, V b) { return _mm256_add_epi32(a, b); }
+#define V_INDEX _mm256_set_epi64x(0, 1, 0, 0)
+
+GCM_FN V v_start(V a, V key) { return v_xor(a, key); }
+GCM_FN V v_round(V a, V before, V key) { return (void)before, _mm256_aesenc_epi128(a, key); }
+GCM_FN V v_finish(V a, V before, V key) { return (void)before, _mm256_aesenclast_epi128(a, key); }
+
+GCM_FN V v_ll(V a, V b) { return _mm256_clmulepi64_epi128(a, b, 0x00); }
+GCM_FN V v_hh(V a, V b) { return _mm256_clmulepi64_epi128(a, b, 0x11); }
+GCM_FN V v_fold(V a)
+{
+    return _mm256_zextsi128_si256(_mm_xor_si128(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
+
+#include "cq_gcm_template.h"
+
+const struct cq_aead_ops cq_aead_vaes256_aes_256_gcm = {
+    .name = "vaes256-aes-256-gcm",
+    .suite = CQ_SUITE_AES_256_GCM,
+    .init = init,
+    .seal = seal,
+    .open = open,
+    .wipe = wipe,
+};
+
+#endif
