@@ -157,8 +157,10 @@ class Connection:
 
     def receive(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
         """A datagram with one of its connection IDs arrived."""
+        opened = self.quic.opened
         self.quic.receive_datagram(data, remote, now)
-        if not self.is_client:
+        # Connection IDs are seen on the path: what anybody could have sent must not choose where replies leave from.
+        if not self.is_client and self.quic.opened > opened and remote == self.quic.get_peer_address():
             self.local = local
         if not self._over_budget():
             self.process_events(now)

@@ -19,7 +19,7 @@ from typing import Final
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicHeader, QuicProtocolVersion, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -87,6 +87,9 @@ class Quic(QuicConnection):
         )
         self.peer_certificate: bytes | None = None
         """DER of the certificate that the listener showed, as received."""
+        self.opened = 0
+        """Packets that were opened under keys that only the peer has (anyone can make those of an Initial), and that
+        were no repetitions."""
         self._window = 0
         self._ack_delay = 0.0
         self._local_active_connection_id_limit = _CONNECTION_IDS
@@ -135,6 +138,13 @@ class Quic(QuicConnection):
             parse(certificate)
 
         context._set_peer_certificate = keep  # type: ignore[method-assign]
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        if context.epoch is not tls.Epoch.INITIAL:
+            self.opened += 1
+        return super()._payload_received(context, plain, crypto_frame_required=crypto_frame_required)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         # The caller's doubling depends on `used`, which nothing else in there looks at for MAX_DATA.

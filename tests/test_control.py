@@ -443,28 +443,6 @@ async def test_keepalive_holds_an_idle_connection_and_silence_ends_it_at_both_en
 
 
 @run
-async def test_probe_ends_a_connection_whose_peer_is_gone_and_no_other() -> None:
-    async with rigs() as make:
-        server = make.make(on_frame=answer)
-        client = make.make(dial_only=True)
-        relay = Relay(server.address)
-        dialled = client.dial(relay.address, on_connected=greet, on_frame=answer)
-        await until(lambda: len(dialled.frames) == 2)
-        assert dialled.conn is not None
-        for _ in range(20):
-            dialled.conn.probe(0.3)
-        await asyncio.sleep(0.5)
-        assert dialled.ended is None
-        assert server.accepted[0].ended is None
-        relay.lose_to_dialer = True
-        dialled.conn.probe(0.3)
-        dialled.conn.probe(9.0)
-        await until(lambda: dialled.ended, within=1.0)
-        assert dialled.conn.ended is Ended.IDLE
-        relay.close()
-
-
-@run
 async def test_m2_tokens_run_out() -> None:
     async with rigs() as make:
         endpoint = make.make().endpoint
