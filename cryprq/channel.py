@@ -6,7 +6,7 @@ Each method commits only when its message has verified completely. Everything he
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryprq import frames, schedule
 from cryprq.frames import Cursor, FrameError, FrameType
@@ -25,7 +25,7 @@ class Agreed:
 
     rx_index: int
     tx_index: int
-    root: bytearray
+    root: bytearray = field(repr=False)
     """Of the next epoch; the channel's own, valid until it moves on."""
     frame: bytes
 

@@ -4,7 +4,7 @@ The shared secret is ss_mlkem || ss_x25519, 64 bytes. It is bound to the public 
 them all into the salt or the input of HKDF.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import (
@@ -91,7 +91,7 @@ class Encapsulation:
 
     ciphertext: bytes
     x25519: bytes
-    shared: bytearray
+    shared: bytearray = field(repr=False)
 
 
 def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:

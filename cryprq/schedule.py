@@ -7,7 +7,7 @@ library returns them as immutable bytes.
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -131,9 +131,9 @@ def data_secrets(root: Secret, direction: bytes, lanes: int) -> bytearray:
 class NextRoot:
     """What one rotation derives."""
 
-    root: bytearray
-    tag_r: bytes
-    tag_i: bytes
+    root: bytearray = field(repr=False)
+    tag_r: bytes = field(repr=False)
+    tag_i: bytes = field(repr=False)
 
 
 def next_root(root: Secret, shared: Secret, r1: bytes, r2_without_tag: bytes) -> NextRoot:

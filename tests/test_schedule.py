@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from cryprq import limits, schedule
-from cryprq.schedule import ControlKey, EpochKeys, wipe
+from cryprq.actions import Install
+from cryprq.channel import Agreed, ControlChannel
+from cryprq.identity import Identity
+from cryprq.kem import Encapsulation
+from cryprq.schedule import ControlKey, EpochKeys, NextRoot, wipe
 
 RFC5869 = [
     # A.1: basic
@@ -121,6 +125,24 @@ def test_epoch_keys_wipe_and_keep_quiet() -> None:
     keys.wipe()
     assert not any(keys.tx_secrets)
     assert not any(keys.rx_secrets)
+
+
+def test_nothing_that_holds_a_secret_shows_it() -> None:
+    """Logs, tracebacks and failed assertions print reprs."""
+    secret = bytes(range(65, 97))
+    keys = EpochKeys(1, 1, 2, 3, bytearray(secret), bytearray(secret), 0.0)
+    holders = (
+        NextRoot(bytearray(secret), secret, secret),
+        Agreed(1, 2, bytearray(secret), b"a frame"),
+        Encapsulation(b"ct", b"x", bytearray(secret)),
+        Install(keys, 1.0),
+        ControlKey(bytearray(secret), schedule.I2R),
+        ControlChannel(bytearray(secret), dials=True, kem=1),
+        Identity.from_seed(secret),
+    )
+    for holder in holders:
+        assert secret[:4].decode() not in repr(holder)
+        assert secret[:4].hex() not in repr(holder)
 
 
 def test_sealed_once_opens_with_the_same_key_and_data_only() -> None:
