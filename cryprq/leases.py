@@ -20,7 +20,10 @@ from cryprq.identity import PeerId
 Address = IPv4Address | IPv6Address
 
 _VERSION: Final = 1
-_FILE_MAX: Final = 16 * 1024 * 1024  # some 150,000 leases; a file that is larger is not ours
+_FILE_MAX: Final = 16 * 1024 * 1024  # a file that is larger is not ours
+LEASES_MAX: Final = 65_536
+"""Peers that have a lease; as many as the data plane has room for. An IPv6 network has no bound of its own, and where
+any peer is let in (``--allow-any``) a stranger could make one identity after the other."""
 
 
 class LeaseError(MachineError):
@@ -59,12 +62,16 @@ class Leases:
         held = self._addresses.get(peer, ())
         chosen: list[Interface] = []
         reclaimed: set[PeerId] = set()
+        if not held and len(self._addresses) >= LEASES_MAX:
+            reclaimed = self._unused(peer, permitted)
+            if len(self._addresses) - len(reclaimed) >= LEASES_MAX:
+                raise LeaseError(f"no address for {peer}: {LEASES_MAX} peers have one")
         for gateway in self._networks:
             mine = next((address for address in held if self._usable(address, gateway, avoid)), None)
             if mine is None:
                 mine = self._free(gateway, avoid, self._taken(peer, reclaimed))
             if mine is None:
-                reclaimed |= {other for other in self._addresses if other != peer and not permitted(other)}
+                reclaimed |= self._unused(peer, permitted)
                 mine = self._free(gateway, avoid, self._taken(peer, reclaimed))
             if mine is None:
                 raise LeaseError(
@@ -78,6 +85,9 @@ class Leases:
             _write(self._path, changed)
             self._addresses = changed
         return tuple(chosen)
+
+    def _unused(self, peer: PeerId, permitted: Callable[[PeerId], bool]) -> set[PeerId]:
+        return {other for other in self._addresses if other != peer and not permitted(other)}
 
     def _taken(self, peer: PeerId, except_of: Collection[PeerId]) -> set[Address]:
         return {

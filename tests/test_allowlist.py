@@ -103,6 +103,19 @@ def test_full_network_takes_back_what_nobody_may_use(path: Path) -> None:
     assert set(json.loads(path.read_text())["leases"]) == {str(peer(number)) for number in range(2, 6)}
 
 
+def test_number_of_leases_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryprq.leases.LEASES_MAX", 3)
+    leases = Leases(path, [V6])
+    for number in range(3):
+        leases.address_for(peer(number))
+    with pytest.raises(LeaseError, match="3 peers have one"):
+        leases.address_for(peer(3))
+    assert text(leases.address_for(peer(0))) == ["fd00:9::2/64"]
+    allowed = {peer(1), peer(2), peer(3)}
+    assert text(leases.address_for(peer(3), permitted=allowed.__contains__)) == ["fd00:9::2/64"]
+    assert len(json.loads(path.read_text())["leases"]) == 3
+
+
 def test_free_addresses_are_used_before_any_is_taken_back(path: Path) -> None:
     leases = Leases(path, [V4])
     leases.address_for(A)
