@@ -300,6 +300,12 @@ def _check_listen(config: NodeConfig) -> None:
         raise ConfigError(f"--listen {listen}: leave out /p2p/...; a node listens under its own identity")
     if not config.tun_addresses:
         raise ConfigError("a listener needs its own address in the tunnel: give --tun-address, e.g. 10.9.0.1/24")
+    told = {*(address.network for address in config.tun_addresses), *config.routes}
+    if len(config.tun_addresses) > limits.ADDRESSES_MAX or len(told) > limits.ROUTES_MAX:
+        raise ConfigError(
+            f"a listener tells its dialers up to {limits.ADDRESSES_MAX} --tun-address and {limits.ROUTES_MAX} networks,"
+            f" not {len(config.tun_addresses)} and {len(told)}: use fewer and wider --route"
+        )
     for route in config.routes:
         if route.prefixlen == 0:
             raise ConfigError(

@@ -337,6 +337,8 @@ def test_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
         (["--peer", f"/ip4/192.0.2.1/udp/0/quic-v1/p2p/{A}"], "port 0"),
         ([*DIAL, "--route", "10.1.0.0/24"], "--route needs --listen"),
         ([*LISTEN, "--route", "0.0.0.0/0"], "a default route is not announced"),
+        ([*LISTEN, *(x for n in range(256) for x in ("--route", f"10.77.{n}.0/24"))], "up to 8 --tun-address and 256"),
+        ([*LISTEN, *(x for n in range(8) for x in ("--tun-address", f"10.77.{n}.1/24"))], "not 9 and 9"),
         ([*LISTEN, "--route", "x"], "--route: 'x' is not a network"),
         ([*LISTEN, "--mtu", "575"], "--mtu 575 is out of range: 576 to 65455"),
         ([*LISTEN, "--mtu", "65456"], "out of range"),
