@@ -211,9 +211,12 @@ class Node:
         self.health.failed("stopping")
         self._notifier.stopping()
         while self._undo:
-            result = self._undo.pop()()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                result = self._undo.pop()()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:  # the rest is closed all the same: keys are wiped, the TUN goes
+                self._reporter.internal_error(**describe_exception(error))
         self._snapshot = None
 
     async def _stop_talking(self) -> None:
@@ -406,8 +409,15 @@ async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) ->
     node = Node(config, reload=reload, notifier=Notifier.from_environ(os.environ))
     task = asyncio.current_task()
     assert task is not None
+
+    def give_up() -> None:
+        """While it starts. A second signal must not cancel the clearing up."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: None)
+        task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)  # while it starts
+        loop.add_signal_handler(number, give_up)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     try:
         async with node:

@@ -378,6 +378,17 @@ def test_failure_while_starting_leaves_nothing_behind(lab: Lab, part: str, monke
     run(scenario())
 
 
+def test_fault_while_stopping_leaves_nothing_else_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with lab.node(lab.listener()) as node:
+            monkeypatch.setattr(node._endpoint, "stop", lambda: 1 // 0)
+        assert FakeMachine.opened[0].closed
+        assert "division" in lab.events(node, "internal_error")[0]["error"]
+        assert lab.events(node, "node_stopped")
+
+    run(scenario())
+
+
 def test_own_peer_id_is_a_configuration_error(lab: Lab) -> None:
     async def scenario() -> None:
         with pytest.raises(ConfigError, match="own peer ID"):
@@ -455,6 +466,11 @@ def test_sigterm_while_starting_stops_cleanly(lab: Lab, monkeypatch: pytest.Monk
             await super()._start()
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(30)
+
+        async def _stop_talking(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)  # once more
+            await asyncio.sleep(0.05)
+            await super()._stop_talking()
 
     monkeypatch.setattr(node_module, "Node", Slow)
     assert node_module.run(lab.listener()) == 0
