@@ -1,4 +1,4 @@
-"""``cryprq``: makes identities and asks a running node."""
+"""``cryprq``: makes identities, asks a running node, and measures the machine."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, id, status or rotate; see cryprq --help")
+        raise ConfigError("nothing to do: give keygen, id, status, rotate or bench; see cryprq --help")
     elif arguments.command == "keygen":
         print(Identity.create(_identity_path(arguments.out)).peer_id)
     elif arguments.command == "id":
@@ -36,6 +36,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "status":
         answer = status.request(_socket_path(arguments), "status")
         print(json.dumps(answer, indent=2) if arguments.json else status.render(answer))
+    elif arguments.command == "bench":
+        _bench(arguments)
     else:
         _rotate(arguments)
     return 0
@@ -52,8 +54,17 @@ def _rotate(arguments: argparse.Namespace) -> None:
     print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from cryprq import selfbench  # the compiled data plane is nothing that the other commands need
+
+    results = selfbench.run()
+    print(json.dumps(results, indent=2) if arguments.json else selfbench.render(results))
+
+
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog=PROGRAM, description="Makes CrypRQ identities and asks a running node.")
+    parser = OneLineParser(
+        prog=PROGRAM, description="Makes CrypRQ identities, asks a running node, measures this machine."
+    )
     parser.add_argument("--version", action="store_true", help="print version and build and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
@@ -64,6 +75,8 @@ def _parser() -> OneLineParser:
     show.add_argument("--json", action="store_true", help="as JSON")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
     rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
+    bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
+    bench.add_argument("--json", action="store_true", help="as JSON")
     for command in (show, rotate):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
