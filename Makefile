@@ -74,10 +74,12 @@ format: build ## let ruff format the Python sources
 asan: build ## the C tests and the extension's tests under AddressSanitizer and UBSan
 	$(MAKE) -C tests/c check SANITIZE=1
 	SANITIZE=1 $(VENV)/bin/pytest -q -p no:cacheprovider $(PROGRAM_TESTS)
+	rm -rf $(ASAN_LIB)
 	CRYPRQ_SANITIZE=1 $(PYTHON_BIN) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)
 	$(ASAN_ENVIRONMENT) $(VENV)/bin/pytest -q -p no:cacheprovider $(EXTENSION_TESTS)
 
 wheel: build ## a wheel for this machine's Python, in wheelhouse/
+	rm -rf build/lib*
 	$(PYTHON_BIN) -m pip wheel --quiet --no-deps --wheel-dir wheelhouse .
 
 clean: ## remove what was built, keep .venv
