@@ -9,11 +9,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # before this folder: names recur
 
-from handshakes import Pair  # noqa: E402
-from pair import established, frame, install  # noqa: E402
+from handshakes import Pair
+from pair import established, frame, install
 
-from cryprq.identity import Identity  # noqa: E402
-from cryprq.limits import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024  # noqa: E402
+from cryprq.identity import Identity
+from cryprq.limits import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024
 
 KEMS = pytest.mark.parametrize("kem", [KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024], ids=["768", "1024"])
 
