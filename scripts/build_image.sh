@@ -38,4 +38,5 @@ fi
 "$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
 DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --quiet --network none --build-arg "BASE=$BASE" \
     --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >/dev/null
+docker image prune --force --filter label=cryprq.stage=build >/dev/null # the classic builder leaves it
 docker image inspect --format "built {{index .RepoTags 0}}, {{.Size}} bytes, {{.Architecture}}" "$TAG"
