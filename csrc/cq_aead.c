@@ -27,6 +27,8 @@ static const struct {
     {&cq_aead_vaes512_aes_256_gcm, CPU_VAES512},
     {&cq_aead_vaes256_aes_256_gcm, CPU_VAES256},
     {&cq_aead_aesni_aes_256_gcm, CPU_AES_AVX},
+#elif defined(__aarch64__)
+    {&cq_aead_armv8_aes_256_gcm, CPU_AES},
 #endif
     {&cq_aead_evp_aes_256_gcm, 0},
     {&cq_aead_evp_chacha20_poly1305, 0},

@@ -36,6 +36,8 @@ extern const struct cq_aead_ops cq_aead_evp_chacha20_poly1305; /* likewise */
 extern const struct cq_aead_ops cq_aead_vaes512_aes_256_gcm; /* cq_aead_vaes512.c: VAES, VPCLMULQDQ, AVX-512 */
 extern const struct cq_aead_ops cq_aead_vaes256_aes_256_gcm; /* cq_aead_vaes256.c: VAES, VPCLMULQDQ, AVX2 */
 extern const struct cq_aead_ops cq_aead_aesni_aes_256_gcm;   /* cq_aead_aesni.c: AES-NI, PCLMULQDQ, AVX */
+#elif defined(__aarch64__)
+extern const struct cq_aead_ops cq_aead_armv8_aes_256_gcm; /* cq_aead_armv8.c: AES and PMULL of ARMv8 */
 #endif
 
 /* The back ends that this CPU can run for a suite, the fastest first; NULL from the end of the list on. */

@@ -19,14 +19,21 @@ GCM_FN V v_zero(void) { return _mm_setzero_si128(); }
 GCM_FN V v_block(uint64_t lo, uint64_t hi) { return _mm_set_epi64x((long long)hi, (long long)lo); }
 GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(a); }
 GCM_FN V v_spread(V a) { return a; }
-GCM_FN V v_put(V a, unsigned i, V b) { return (void)a, (void)i, b; }
-GCM_FN V v_get(V a, unsigned i) { return (void)i, a; }
+GCM_FN V v_put(V a, size_t i, V b) { return (void)a, (void)i, b; }
+GCM_FN V v_get(V a, size_t i) { return (void)i, a; }
 GCM_FN V v_load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
 GCM_FN void v_store(uint8_t *p, V a) { _mm_storeu_si128((__m128i *)p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return v_load(p); }
 GCM_FN void v_store_block(uint8_t *p, V a) { v_store(p, a); }
-GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n) { return gcm_x86_load_part(p, n); }
-GCM_TARGET __attribute__((noinline)) static void v_store_part(uint8_t *p, size_t n, V a) { gcm_x86_store_part(p, n, a); }
+/* Not inlined: what is rare in a record should not take room in its code. */
+GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n)
+{
+    return gcm_x86_load_part(p, n);
+}
+GCM_TARGET __attribute__((noinline)) static void v_store_part(uint8_t *p, size_t n, V a)
+{
+    gcm_x86_store_part(p, n, a);
+}
 GCM_FN V v_keep(V a, size_t n) { return _mm_and_si128(a, v_load(gcm_x86_mask + 32 - n)); }
 
 GCM_FN V v_xor(V a, V b) { return _mm_xor_si128(a, b); }

@@ -22,16 +22,17 @@ GCM_FN V v_block(uint64_t lo, uint64_t hi)
 }
 GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(a)); }
 GCM_FN V v_spread(V a) { return _mm256_broadcastsi128_si256(_mm256_castsi256_si128(a)); }
-GCM_FN V v_put(V a, unsigned i, V b)
+GCM_FN V v_put(V a, size_t i, V b)
 {
     return i == 0 ? _mm256_blend_epi32(a, b, 0x0f) : _mm256_blend_epi32(a, b, 0xf0);
 }
-GCM_FN V v_get(V a, unsigned i) { return i == 0 ? a : _mm256_permute4x64_epi64(a, _MM_SHUFFLE(3, 2, 3, 2)); }
+GCM_FN V v_get(V a, size_t i) { return i == 0 ? a : _mm256_permute4x64_epi64(a, _MM_SHUFFLE(3, 2, 3, 2)); }
 GCM_FN V v_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 GCM_FN void v_store(uint8_t *p, V a) { _mm256_storeu_si256((__m256i *)p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
 GCM_FN void v_store_block(uint8_t *p, V a) { _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(a)); }
 
+/* Not inlined: what is rare in a record should not take room in its code. */
 GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n)
 {
     if (n < GCM_BLOCK)

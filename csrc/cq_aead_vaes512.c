@@ -23,8 +23,8 @@ GCM_FN V v_block(uint64_t lo, uint64_t hi)
 }
 GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(a)); }
 GCM_FN V v_spread(V a) { return _mm512_broadcast_i32x4(_mm512_castsi512_si128(a)); }
-GCM_FN V v_put(V a, unsigned i, V b) { return _mm512_mask_mov_epi64(a, (__mmask8)(3u << 2 * i), b); }
-GCM_FN V v_get(V a, unsigned i) { return _mm512_maskz_compress_epi64((__mmask8)(3u << 2 * i), a); }
+GCM_FN V v_put(V a, size_t i, V b) { return _mm512_mask_mov_epi64(a, (__mmask8)(3u << 2 * i), b); }
+GCM_FN V v_get(V a, size_t i) { return _mm512_maskz_compress_epi64((__mmask8)(3u << 2 * i), a); }
 GCM_FN V v_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 GCM_FN void v_store(uint8_t *p, V a) { _mm512_storeu_si512(p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)p)); }

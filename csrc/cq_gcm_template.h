@@ -196,7 +196,7 @@ struct run {
     uint8_t *out;
 };
 
-/* The next n vectors of counter blocks. They are big-endian, and within 256 of them only the last byte changes: then one
+/* The next n vectors of counter blocks. They are big-endian; up to a counter of 255 only the last byte changes, and one
  * reversal does for all. */
 GCM_FN void next_counters(struct run *run, V *b, unsigned n)
 {
