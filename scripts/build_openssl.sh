@@ -26,13 +26,16 @@ source_folder() {
     echo "$cache/vendor/openssl-src-$version/openssl"
 }
 
-# "bulk" turns off all that the rest does not need; the two ciphers' parts are turned on again.
+# Two ciphers and what they need.
 # - no configuration file and no module: an attacker who can write to a compiled-in path would get code into the node
 # - no file names and no compiled-in folders of the build: the same bytes wherever it is built
 options=(
-    no-bulk enable-chacha enable-poly1305
     no-shared no-apps no-docs no-tests no-fips no-legacy no-engine no-dso no-module no-autoload-config no-filenames
-    no-tls no-dtls no-quic no-sock no-http no-ui-console no-err no-argon2 no-scrypt no-slh-dsa no-sm2 no-thread-pool
+    no-tls no-dtls no-quic no-sock no-dgram no-http no-ui-console no-err no-async no-atexit no-thread-pool
+    no-comp no-ct no-cmp no-cms no-ocsp no-ts no-srp no-srtp no-psk no-nextprotoneg no-rfc3779 no-ssl-trace
+    no-aria no-bf no-blake2 no-camellia no-cast no-cmac no-des no-idea no-md4 no-multiblock no-ocb no-rc2 no-rc4
+    no-rmd160 no-scrypt no-seed no-siphash no-siv no-sm3 no-sm4 no-whirlpool
+    no-dh no-dsa no-ec no-ml-dsa no-ml-kem no-slh-dsa
     --prefix=/usr --libdir=lib --openssldir=/etc/ssl
 )
 

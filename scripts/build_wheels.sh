@@ -106,7 +106,7 @@ build() {
             CRYPRQ_OPENSSL="$top/build/openssl/$target" _PYTHON_HOST_PLATFORM="linux-$(machine_of "$target")" \
             python -m build --wheel --no-isolation --outdir dist . >build.log 2>&1 || { tail -n 40 build.log >&2; exit 1; }
         # Names the platform after looking at every symbol that is asked of the host, and fails if one is too new.
-        auditwheel repair --plat "$target" --wheel-dir repaired dist/*.whl >audit.log 2>&1 || { cat audit.log >&2; exit 1; }
+        auditwheel repair --only-plat --plat "$target" --wheel-dir repaired dist/*.whl >audit.log 2>&1 || { cat audit.log >&2; exit 1; }
     )
     python scripts/wheel_contents.py "$source"/repaired/*.whl
     rm -f "$OUT"/cryprq-*"$target".whl

@@ -14,7 +14,7 @@ top=$PWD
 work=$top/build/wheel-tests
 
 # What needs the installed package and its extension but no whole node: published and own vectors, records, the plane.
-TESTS=(test_vectors.py test_aead.py test_record.py test_plane.py test_identity.py test_handshake.py)
+TESTS=(test_vectors_plane.py test_plane.py test_identity.py test_handshake.py test_session_world.py)
 TEST_PACKAGES=(pytest hypothesis cryptography-vectors)
 
 say() { printf 'test_wheel: %s\n' "$*"; }
@@ -42,6 +42,17 @@ copy_tests() {
     cp pyproject.toml "$1/"
 }
 
+# run_tests FOLDER PYTHON...
+run_tests() {
+    local folder=$1
+    shift
+    (
+        cd "$folder"
+        "$@" -m pytest -q -p no:cacheprovider "${TESTS[@]/#/tests/}" >tests.log 2>&1 || { tail -n 60 tests.log >&2; exit 1; }
+        tail -n 1 tests.log
+    )
+}
+
 test_native() {
     local wheel=$1 python folder version
     local -a found
@@ -62,7 +73,7 @@ test_native() {
                 --tun-address 10.66.0.1/24 >/dev/null
         )
         "$python" -m pip --python "$folder/bin/python" install --quiet --only-binary :all: "${TEST_PACKAGES[@]}"
-        (cd "$work/native" && "$folder/bin/python" -P -m pytest -q -p no:cacheprovider "${TESTS[@]/#/tests/}" | tail -n 1)
+        run_tests "$work/native" "$folder/bin/python" -P
         say "$(basename "$wheel"): passes on Python $version"
     done
 }
@@ -106,7 +117,7 @@ test_aarch64() {
         cd "$work/foreign"
         export PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1
         "${python[@]}" -c 'import sys; from cryprq.cli.node import main; sys.exit(main())' --version
-        "${python[@]}" -m pytest -q -p no:cacheprovider "${TESTS[@]/#/tests/}" | tail -n 1
+        run_tests . "${python[@]}"
     )
     FOREIGN_PYTHON="${python[*]}" FOREIGN_SITE=$site "$top/.venv/bin/python" scripts/foreign_tunnel.py
     say "$(basename "$wheel"): passes on aarch64 under qemu"

@@ -24,7 +24,7 @@ LIBC = {
 }
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 NAME = re.compile(
-    r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<libc>manylinux|musllinux)_\w+?_(?P<machine>x86_64|aarch64)\.whl"
+    r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<libc>manylinux|musllinux)_[\w.]*?(?P<machine>x86_64|aarch64)\.whl"
 )
 
 
