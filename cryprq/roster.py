@@ -103,9 +103,10 @@ class Roster:
 
     def apply(self, now: float) -> None:
         """Makes peers and dialers what the configuration says."""
-        for peer in self._peers:
-            if not self.permits(peer.peer_id):
-                self._peers.remove(peer.peer_id, CloseCode.REFUSED, now)
+        for known in self._peers:
+            if not self.permits(known.peer_id):
+                self._peers.remove(known.peer_id, CloseCode.REFUSED, now)
+        leased = {known.peer_id: self.leased_to(known.peer_id) for known in self._peers}
         self._give_up_networks()
         wanted = {target.peer_id: target for target in self.config.peers if target.peer_id is not None}
         for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddr != wanted.get(known)]:
@@ -114,11 +115,15 @@ class Roster:
             # Whoever gets an address gets it when it comes; the others have their place from the start.
             if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
                 self._place(peer_id, now)
+        for peer_id, addresses in leased.items():
+            peer = self._peers.get(peer_id)
+            if peer is not None and addresses and self.leased_to(peer_id) != addresses:
+                peer.close(CloseCode.OK, "address_changed", now)  # it dials again, and is told the new one
         for peer_id, target in wanted.items():
-            placed = self._peers.get(peer_id)
-            if placed is not None and peer_id not in self._dialers:
+            peer = self._peers.get(peer_id)
+            if peer is not None and peer_id not in self._dialers:
                 self._dialers[peer_id] = Dialer(
-                    placed,
+                    peer,
                     target,
                     DialSchedule(self.config.backoff_base_ms / 1000, self.config.backoff_max_ms / 1000),
                     addresses=self._resolver.addresses,

@@ -265,6 +265,27 @@ def test_reload_cuts_off_a_removed_peer_and_admits_a_new_one(lab: Lab) -> None:
     run(scenario())
 
 
+def test_peer_whose_address_a_reload_gives_away_is_told_the_new_one(lab: Lab) -> None:
+    async def scenario() -> None:
+        one, two = lab.id_of(1), lab.id_of(2)
+        config = lab.listener(allow_peers={one: (), two: ()})
+        wanted = replace(config, allow_peers={one: (), two: (), identity(3).peer_id: (ip_network("10.9.0.2/32"),)})
+        gateway = lab.node(config, reload=lambda: wanted)
+        async with gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as first:
+            await lab.event(first, "peer_connected")
+            async with lab.node(lab.config(2, peers=(target_of(gateway),))) as second:
+                await lab.event(second, "peer_connected")
+                assert first.status().addresses == ("10.9.0.2/24",)
+                gateway.reload()
+                assert (await lab.event(first, "peer_disconnected"))["reason"] == "peer_address_changed"
+                await lab.event(first, "peer_connected", 2)
+                assert first.status().addresses == ("10.9.0.4/24",)
+                assert not lab.events(second, "peer_disconnected")
+                assert second.status().addresses == ("10.9.0.3/24",)
+
+    run(scenario())
+
+
 def test_wrong_configuration_on_reload_changes_nothing(lab: Lab) -> None:
     async def scenario() -> None:
         config = lab.listener(allow_peers={lab.id_of(1): ()})
