@@ -396,6 +396,40 @@ def test_session_that_outranks_a_dial_is_asked_whether_the_peer_still_has_it(net
     assert net.right.outcomes[-1] is Outcome.SESSION
 
 
+@pytest.mark.parametrize("steps", range(14))
+def test_peer_removed_at_any_moment_has_no_session(net: Net, steps: int) -> None:
+    """During the handshake, before the first record, during a rotation, with another session about to take over."""
+    left, right = net.left, net.right
+    if steps >= 6:
+        net.path(left, right)
+        net.run()
+        assert left.peer.rotate(net.now + 2)  # and beside it a second handshake
+    path = net.path(left, right)
+    for _ in range(steps % 6 if steps < 12 else 20):
+        any(each.step() for each in net.paths)
+    if steps == 13:
+        net.records(right)
+    right.allowlist.permitted.clear()
+    right.permitted = False
+    right.peer.close(CloseCode.REFUSED, "not_allowlisted", net.now)
+    net.run()
+    assert right.peer.idle
+    assert not right.plane.epochs
+    for end in (left, right):
+        for timer in end.timers:
+            if not timer.cancelled and not path.outbound.over:
+                timer.call()
+        for _, call in end.delayed:
+            call()
+    net.run()
+    net.pass_time(16)
+    assert right.peer.idle
+    assert left.peer.current is None or left.peer.current.carrier is None
+    for end in (left, right):
+        assert len(end.pool) == len(end.plane.epochs)
+    assert "peer_connected" not in right.observer.names or right.observer.names.count("peer_disconnected") == 1
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_nodes_that_dial_each_other_agree_in_whatever_order_things_happen(net: Net, seed: int) -> None:
     choose = random.Random(seed)
