@@ -84,7 +84,13 @@ class Node:
         self._log = log if log is not None else setup(config.log_level, config.log_format)
         self._open_machine = machine
         self._notifier = notifier if notifier is not None else Notifier()
-        self._metrics = Metrics(peers=self._samples, drops=self._drops, offloads=self._offloads)
+        self._metrics = Metrics(
+            peers=self._samples,
+            drops=self._drops,
+            offloads=self._offloads,
+            healthy=lambda: self.health.reason() is None,
+            rotate_secs=lambda: self.config.rotate_secs,
+        )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
         self._undo: list[Callable[[], Any]] = []

@@ -106,8 +106,11 @@ class Metrics:
         peers: Callable[[], Iterable[PeerSample]],
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
+        healthy: Callable[[], bool] = lambda: True,
+        rotate_secs: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not."""
+        """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
+        ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -145,7 +148,17 @@ class Metrics:
             "Time between the last two epochs of a session, 0 before the first rotation.",
             registry=self.registry,
         )
+        self._gauge("cryprq_healthy", "1 while /healthz says ok, else 0.", healthy)
+        self._gauge(
+            "cryprq_rotation_interval_configured_seconds",
+            "This node's --rotate-secs; with each peer the smaller of both ends' counts.",
+            rotate_secs,
+        )
         self.registry.register(_StateCollector(peers, drops, offloads))
+
+    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge that is asked for its value at each scrape."""
+        Gauge(name, text, registry=self.registry).set_function(value)
 
     def handshake_attempted(self) -> None:
         """A handshake began, in either direction."""

@@ -69,6 +69,20 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
 }
 
+# Debian's Prometheus, for the tests of alert rules and dashboard: unpacked into the environment, not installed, since
+# installing it would start a server on this machine.
+unpack_prometheus() {
+    local directory=$VENV/prometheus
+    if command -v promtool prometheus >/dev/null || [[ -x $directory/usr/bin/promtool ]]; then
+        return
+    fi
+    command -v apt-get dpkg-deb >/dev/null || { say "no apt-get: install prometheus yourself for its tests"; return; }
+    say "unpacking Debian's prometheus into $directory"
+    mkdir -p "$directory"
+    (cd "$directory" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . \
+        && rm -f prometheus_*.deb) || say "could not download prometheus; its tests will say so"
+}
+
 make_venv() {
     local python
     python=$(find_python)
@@ -100,3 +114,4 @@ install_packages
 [[ ${1:-} == --system ]] && exit 0
 make_venv
 install_package
+unpack_prometheus
