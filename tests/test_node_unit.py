@@ -347,7 +347,7 @@ def test_endpoint_inside_the_peers_own_network_is_not_dialled(lab: Lab) -> None:
         # names are checked when they are resolved; the configuration cannot know them
         config = lab.config(
             1,
-            peers=(Multiaddr("dns4", "localhost", 9, there),),
+            peers=(Multiaddr("dns4", "127.0.0.1", 9, there),),
             tun_addresses=(ip_interface("10.9.0.2/24"),),
             allow_peers={there: (ip_network("127.0.0.0/8"),)},
         )

@@ -68,7 +68,7 @@ def test_listener_that_does_not_answer(hosts: tuple[Namespace, Namespace], filte
         hosts[0].run("nft", "add chain inet cut input { type filter hook input priority 0; }")
         hosts[0].run("nft", f"add rule inet cut input udp dport {PORT} drop")
     dialer = Node(hosts[1], "--peer", f"/ip4/{OUTER[4][0]}/udp/{PORT}/quic-v1/p2p/{stranger()}")
-    error = dialer.start("--log-level", "debug").wait_event("transport_error", timeout=8)
+    error = dialer.start("--log-level", "debug").wait_event("transport_error", timeout=20)
     assert error["error"].startswith("Select(Failed)")
     assert str(PORT) in error["hint"] or "UDP" in error["hint"]
     assert error["remote"] == f"{OUTER[4][0]}:{PORT}"
@@ -78,7 +78,7 @@ def test_listener_that_does_not_answer(hosts: tuple[Namespace, Namespace], filte
 def test_port_that_speaks_something_else(hosts: tuple[Namespace, Namespace]) -> None:
     hosts[0].traffic("udp_echo", OUTER[4][0], PORT)
     dialer = Node(hosts[1], "--peer", f"/ip4/{OUTER[4][0]}/udp/{PORT}/quic-v1/p2p/{stranger()}").start()
-    assert dialer.wait_event("transport_error", timeout=15)["error"].startswith("Select(Failed)")
+    assert dialer.wait_event("transport_error", timeout=20)["error"].startswith("Select(Failed)")
 
 
 def test_sighup_cuts_off_a_removed_peer_at_once_and_nobody_else(lab: Lab) -> None:

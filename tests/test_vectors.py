@@ -178,7 +178,7 @@ def test_records(case: dict[str, Any]) -> None:
         secrets = case["epoch_0"][f"data_{sample['direction']}"][sample["lane"]]
         record = b(sample["record"])
         header = oracle.Header.decode(record)
-        assert header == (1, sample["lane"], sample["flags"], sample["receiver_index"], sample["counter"])
+        assert header == oracle.Header(1, sample["lane"], sample["flags"], sample["receiver_index"], sample["counter"])
         assert sample["receiver_index"] == index_of_receiver[sample["direction"]]
         nonce = oracle.derive_nonce(b(secrets["iv"]), sample["counter"])
         opened = oracle.AEADS[case["aead"]](b(secrets["key"])).decrypt(nonce, record[16:], record[:16])
