@@ -25,6 +25,7 @@ cdef extern from "cq_aead.h" nogil:
 
     int cq_aead_cpu_has_aes()
     cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
+    cq_aead_ops *cq_aead_select(uint8_t suite)
     void cq_wipe(void *p, size_t n)
 
 

@@ -242,6 +242,9 @@ cdef class Plane:
             raise ValueError(f"unknown offload {sorted(unknown)[0]!r}")
         if not 1 <= len(tun_fds) == len(udp_fds) <= CQ_LANES_MAX:
             raise ValueError(f"the data plane needs 1..{CQ_LANES_MAX} TUN queues and as many sockets")
+        if cq_aead_select(SUITE_AES_256_GCM) is NULL:
+            known = ", ".join(name.partition("-")[0] for name in aead_backends(SUITE_AES_256_GCM))
+            raise PlaneError(f"CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has {known}")
         memset(&o, 0, sizeof(o))
         for i, fd in enumerate(tun_fds):
             check_tun(fd)

@@ -8,6 +8,8 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -897,3 +899,11 @@ def test_tun_that_is_down_and_gone(lab: netns.Lab) -> None:
         plane.stop()
         for member in (port, udp, inner):
             member.close()
+
+
+def test_unknown_aead_back_end_is_an_error_at_the_start() -> None:
+    code = "from test_plane import Bench; Bench()"
+    environment = {**os.environ, "CRYPRQ_AEAD_BACKEND": "rot13", "PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert "CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has" in done.stderr
+    assert done.returncode == 1
