@@ -23,8 +23,8 @@ from cryprq.limits import (
 from cryprq.outbound import Outcome
 
 STEP = 0.5
-RECOVERY = PROBE_TIMEOUT + 2.0
-"""Seconds after the last fault: a connection in doubt, and one dial."""
+RECOVERY = PROBE_TIMEOUT + 4.0
+"""Seconds after the last fault: for a connection in doubt, and for the wait of a dialer that was turned down meanwhile."""
 
 
 class TrafficPlane(FakePlane):
