@@ -24,7 +24,7 @@ from cryprq.outbound import Outcome
 
 STEP = 0.5
 RECOVERY = PROBE_TIMEOUT + 4.0
-"""Seconds after the last fault: for a connection in doubt, and for the wait of a dialer that was turned down meanwhile."""
+"""Seconds after the last fault: for a connection in doubt, and the wait of a dialer that was turned down meanwhile."""
 
 
 class TrafficPlane(FakePlane):
