@@ -10,7 +10,8 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
-SHELL_SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
+SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built
 
@@ -61,11 +62,15 @@ bench: build ## throughput and latency of the tunnel, and micro-benchmarks again
 
 # cython-lint looks for pycodestyle on the PATH.
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-lint: build ## ruff, mypy --strict, cython-lint, shellcheck, C with -Wall -Wextra -Werror
+lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C with -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --strict cryprq
 	$(VENV)/bin/cython-lint cryprq
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
+	$(VENV)/bin/zizmor --offline --quiet .github
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	if command -v actionlint >/dev/null; then actionlint; fi
 	printf '%s\n' $(C_SOURCES) | xargs -P 2 -I{} $(CC) $(LINT_CFLAGS) -c {} -o /dev/null
 
 format: build ## let ruff format the Python sources
