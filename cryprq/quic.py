@@ -7,6 +7,7 @@ What is narrowed, and why:
 * flow-control windows of a fixed size that slide, and only once allowed to: aioquic doubles them with traffic;
 * X25519 and P-256 signatures only: aioquic's client would make a key share for each of four groups;
 * two connection IDs instead of eight: one in use and a spare for a change of path;
+* small buffers for TLS messages: aioquic's take 48 KiB of the 70 that a stranger's first datagram costs;
 * acknowledgements leave with the next flush instead of on a timer of their own;
 * the peer's certificate is kept as it came, byte for byte;
 * no logging: strangers could write to the log, and packets would pay for it.
@@ -34,6 +35,8 @@ STREAM_ID: Final = 0
 """The one stream: bidirectional, opened by the dialer (RFC 9000, 2.1)."""
 VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1)]
 _IP_UDP_HEADERS: Final = 48
+_TLS_FLIGHT_MAX: Final = 2048
+"""More than twice what either side ever says at once: the listener's small certificate and its signature."""
 _CONNECTION_IDS: Final = 2  # the smallest active_connection_id_limit (RFC 9000, 18.2)
 
 logging.getLogger("quic").disabled = True
@@ -128,6 +131,7 @@ class Quic(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        self._crypto_buffers = {epoch: Buffer(capacity=_TLS_FLIGHT_MAX) for epoch in self._crypto_buffers}
         context = self.tls
         context._supported_groups = [tls.Group.X25519]
         context._signature_algorithms = [tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256]
