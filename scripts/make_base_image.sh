@@ -5,7 +5,7 @@
 #
 #   scripts/make_base_image.sh [TAG]        default: cryprq-base:bookworm
 #
-# Environment: SUITE (bookworm), MIRROR (http://deb.debian.org/debian). Needs root, debootstrap and a Docker engine.
+# Environment: SUITE (bookworm), INCLUDE (more packages, comma separated), MIRROR (http://deb.debian.org/debian). Needs root, debootstrap and a Docker engine.
 set -euo pipefail
 TAG=${1:-cryprq-base:bookworm}
 SUITE=${SUITE:-bookworm}
@@ -18,7 +18,7 @@ docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
 
 root=$(mktemp -d)
 trap 'rm -rf -- "$root"' EXIT
-debootstrap --variant=minbase --include=python3,python3-venv "$SUITE" "$root" "$MIRROR" >"$root.log" 2>&1 || {
+debootstrap --variant=minbase --include="python3,python3-venv${INCLUDE:+,$INCLUDE}" "$SUITE" "$root" "$MIRROR" >"$root.log" 2>&1 || {
     tail -20 "$root.log" >&2
     die "debootstrap failed; its whole log is $root.log"
 }

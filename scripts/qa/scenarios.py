@@ -243,9 +243,9 @@ def reconnect(site: Site, report: Report) -> None:
         _arrival(report, probe, back, 5, "traffic after a cut of 5 s")
         report.equal("handshakes after the cut: the session was kept", dialer.metric("handshakes_attempted_total"), 1)
         listener.kill()
-        listener.start().wait_event("listener_ready", timeout=20)
-        ready = time.monotonic()
+        listener.start().wait_event("listener_ready", timeout=30)
         site.interrupted(there)
+        ready = time.monotonic()
         _arrival(report, probe, ready, RECONNECT_SECS, "traffic after the listener was killed and started again")
     after = site.metrics("after")
     report.equal("current_peers of the restarted listener", total(after[listener.name], "current_peers"), 1)
@@ -323,8 +323,8 @@ def roaming(site: Site, report: Report) -> None:
         there.ip(f"address add {new}/24 dev {device}")
         there.ip(f"address del {old}/24 dev {device}")
         there.ip(f"address replace {new}/24 dev {device}")  # a primary address may take its secondaries along
-        moved = time.monotonic()
         site.interrupted(there)
+        moved = time.monotonic()
         for way, probe in zip(WAYS, (inward, outward), strict=True):
             _arrival(report, probe, moved + 0.2, 2, f"traffic {way} after the move")
         time.sleep(1)

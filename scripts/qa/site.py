@@ -121,7 +121,7 @@ class Site:
             node.arguments += ["--allow-peer", peer.peer_id]
         if self.fault == "allowlist-ignored":
             node.arguments.append("--allow-any")
-        node.start().wait_event("listener_ready")
+        node.start().wait_event("listener_ready", timeout=30)
         return node
 
     def dial(self, *dialers: Node, listener: Node) -> None:
