@@ -94,8 +94,8 @@ def main(argv: Sequence[str]) -> int:
         for name, scenario in SCENARIOS.items():
             print(f"{name:28} {' '.join(scenario.runtimes):14} {scenario.summary}")
         print("\nfaults, for --fault:")
-        for name, summary in FAULTS.items():
-            print(f"{name:28} {'':14} {summary}")
+        for name, meaning in FAULTS.items():
+            print(f"{name:28} {'':14} {meaning}")
         return 0
     try:
         runtime, names = choose(arguments)
