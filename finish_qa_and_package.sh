@@ -86,9 +86,13 @@ run_qa() {
     fi
 }
 
-# image ARCHITECTURE TAG: one archive under images/, the same bytes for the same image.
-save_image() {
-    docker save "$2" | gzip -9 -n >"$staging/images/cryprq-$VERSION-linux-$1.tar.gz"
+# build_image ARCHITECTURE [PLATFORM]: one archive under images/. Without PLATFORM the image is this machine's.
+build_image() {
+    local tag=cryprq:$VERSION-$1 made
+    PLATFORM=${2:-} WHEELHOUSE=$staging/wheels scripts/build_image.sh "$tag"
+    made=$(docker image inspect --format '{{.Architecture}}' "$tag")
+    [[ $made == "$1" ]] || die "the image for $1 is one for $made"
+    docker save "$tag" | gzip -9 -n >"$staging/images/cryprq-$VERSION-linux-$1.tar.gz"
 }
 
 build_images() {
@@ -97,14 +101,18 @@ build_images() {
         echo "Not built: no Docker engine answered where this release was made." | tee "$staging/images/NOT-BUILT.txt"
         return
     fi
-    WHEELHOUSE=$staging/wheels scripts/build_image.sh "cryprq:$VERSION"
-    save_image "$(docker image inspect --format '{{.Architecture}}' "cryprq:$VERSION")" "cryprq:$VERSION"
-    if grep -qs '^flags:.*F' /proc/sys/fs/binfmt_misc/qemu-aarch64; then
-        PLATFORM=linux/arm64 WHEELHOUSE=$staging/wheels scripts/build_image.sh "cryprq:$VERSION-arm64"
-        save_image arm64 "cryprq:$VERSION-arm64"
+    local native other qemu
+    case $(uname -m) in
+        x86_64) native=amd64 other=arm64 qemu=qemu-aarch64 ;;
+        aarch64) native=arm64 other=amd64 qemu=qemu-x86_64 ;;
+    esac
+    build_image "$native"
+    # F: the kernel keeps qemu open, so that it is found inside a container, too.
+    if grep -qs '^flags:.*F' "/proc/sys/fs/binfmt_misc/$qemu"; then
+        build_image "$other" "linux/$other"
     else
-        echo "linux/arm64 was not built: the kernel that this release was made on had no qemu-aarch64 registered in" \
-            "binfmt_misc (Debian: qemu-user-static), so no program of an arm64 image could run in a build step." |
+        echo "linux/$other was not built: the kernel where this release was made has no $qemu registered in binfmt_misc" \
+            "(Debian: qemu-user-static), so no program of such an image could run in a build step." |
             tee "$staging/images/NOT-BUILT.txt"
     fi
 }
