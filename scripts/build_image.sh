@@ -4,11 +4,13 @@
 #
 #   scripts/build_image.sh [TAG]            default: cryprq:VERSION
 #
-# Environment: BASE (cryprq-base:bookworm, made by make_base_image.sh if it is missing), BASE_PYTHON (3.11: the base
+# Environment: PLATFORM (this machine's; linux/arm64 wants a wheel for it in WHEELHOUSE, and qemu-user in binfmt_misc),
+# BASE (cryprq-base:bookworm, or -ARCH behind it, made by make_base_image.sh if it is missing), BASE_PYTHON (3.11: the base
 # image's Python), WHEELHOUSE (wheelhouse), PYTHON (.venv/bin/python).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-BASE=${BASE:-cryprq-base:bookworm}
+PLATFORM=${PLATFORM:-}
+BASE=${BASE:-cryprq-base:bookworm${PLATFORM:+-${PLATFORM##*/}}}
 BASE_PYTHON=${BASE_PYTHON:-3.11}
 WHEELHOUSE=${WHEELHOUSE:-wheelhouse}
 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
@@ -20,7 +22,7 @@ VERSION=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("pyproject.toml"
 TAG=${1:-cryprq:$VERSION}
 
 if [[ $BASE == cryprq-base:* ]] && ! docker image inspect "$BASE" >/dev/null 2>&1; then
-    scripts/make_base_image.sh "$BASE"
+    ${PLATFORM:+env ARCH="${PLATFORM##*/}"} scripts/make_base_image.sh "$BASE"
 fi
 
 context=build/image
@@ -30,13 +32,25 @@ cp deploy/Dockerfile deploy/entrypoint.sh deploy/healthcheck.py "$context"
 # pip picks the best of the wheels that fit: it knows tags better than a pattern would.
 options=(--quiet --disable-pip-version-check --only-binary :all: --python-version "$BASE_PYTHON"
     --dest "$context/wheelhouse")
+case ${PLATFORM##*/} in
+    arm64) machine=aarch64 ;;
+    amd64) machine=x86_64 ;;
+    "") machine="" ;;
+    *) die "PLATFORM=$PLATFORM is neither linux/amd64 nor linux/arm64" ;;
+esac
+if [[ -n $machine ]]; then
+    for glibc in 2_36 2_34 2_28 2_17; do
+        options+=(--platform "manylinux_${glibc}_$machine")
+    done
+fi
 if ! "$PYTHON" -m pip download "${options[@]}" --no-deps --no-index --find-links "$WHEELHOUSE" \
         "cryprq==$VERSION" 2>/dev/null; then
+    [[ -z $machine || $machine == "$(uname -m)" ]] || die "no wheel of $VERSION for $machine in $WHEELHOUSE"
     echo "build_image: no wheel of $VERSION for Python $BASE_PYTHON in $WHEELHOUSE, building one"
     "$PYTHON" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$context/wheelhouse" .
 fi
 "$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
-DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --quiet --network none --build-arg "BASE=$BASE" \
+DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --quiet --network none ${PLATFORM:+--platform "$PLATFORM"} --build-arg "BASE=$BASE" \
     --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >/dev/null
 docker image prune --force --filter label=cryprq.stage=build >/dev/null # the classic builder leaves it
 docker image inspect --format "built {{index .RepoTags 0}}, {{.Size}} bytes, {{.Architecture}}" "$TAG"

@@ -3,7 +3,7 @@
 # (ping, UDP without loss, TCP with checksums), /healthz, metrics, rights of the process, orderly end. Everything that
 # was started is removed again; the logs are kept only if something failed.
 #
-#   scripts/docker_vpn_test.sh                     with Docker; builds the image if IMAGE is not set
+#   scripts/docker_vpn_test.sh                     with Docker; without IMAGE it builds and removes one
 #   scripts/docker_vpn_test.sh --runtime netns     the same checks in network namespaces, without an engine
 #
 # Environment: IMAGE. Exit status: 0 passed, 1 failed, 2 not run (no Docker engine answers, or a wrong call).
@@ -25,12 +25,6 @@ case $runtime in
             echo "docker_vpn_test: no Docker engine answers here; --runtime netns makes the same checks without one" >&2
             exit 2
         fi
-        if [[ -z ${IMAGE:-} ]]; then
-            IMAGE=cryprq:docker-vpn-test-$$
-            trap 'docker image rm "$IMAGE" >/dev/null 2>&1 || true' EXIT
-            "$ROOT/scripts/build_image.sh" "$IMAGE"
-        fi
-        export IMAGE
         ;;
     netns) ;;
     *) usage >&2; exit 2 ;;

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -131,4 +132,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Nodes of another build (CRYPRQ_PROGRAMS) must see what is installed there, not this checkout.
+    os.environ.pop("PYTHONPATH", None)
     sys.exit(main(sys.argv[1:]))

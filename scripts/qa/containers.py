@@ -5,25 +5,27 @@ live on. The harness reaches a host's network namespace by the container's proce
 here bears the label ``cryprq-qa`` with the number of this process.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
-from netns import CommandError, Lab, Namespace
+from netns import ROOT, CommandError, Lab, Namespace
 from nodes import Node
 
 from qa.report import Report
 from qa.site import OUTER, Site
 
 LABEL: Final = f"cryprq-qa={os.getpid()}"
-IMAGE: Final = os.environ.get("IMAGE", "")
 USER_ID: Final = 9999
 """The image's user; identities and sockets are its own."""
 
@@ -38,11 +40,21 @@ def obstacle() -> str | None:
         return f"no Docker engine answers ({reason}); --runtime netns needs none"
     if os.geteuid() != 0:
         return "not root: the traffic is made in the containers' network namespaces"
-    if not IMAGE:
-        return "no image: set IMAGE to one that scripts/build_image.sh has built"
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=30).returncode != 0:
-        return f"no image {IMAGE}: scripts/build_image.sh builds it"
+    name = os.environ.get("IMAGE")
+    if name and subprocess.run(["docker", "image", "inspect", name], capture_output=True, timeout=30).returncode != 0:
+        return f"no image {name}: scripts/build_image.sh builds it"
     return None
+
+
+@cache
+def image() -> str:
+    """The image to run: $IMAGE, else one that is built now and removed when this process ends."""
+    if name := os.environ.get("IMAGE"):
+        return name
+    name = f"cryprq:qa-{os.getpid()}"
+    subprocess.run([str(ROOT / "scripts" / "build_image.sh"), name], check=True, stdout=sys.stderr)
+    atexit.register(subprocess.run, ["docker", "image", "rm", "--force", name], stdout=subprocess.DEVNULL)
+    return name
 
 
 def docker(*arguments: str) -> str:
@@ -61,7 +73,7 @@ class ContainerHost(Namespace):
         self._lab = lab
         docker(
             "run", "--detach", "--rm", "--name", self.name, "--label", LABEL, "--network", lab.network,
-            "--ip", address, "--cap-drop", "ALL", "--entrypoint", "sleep", "--no-healthcheck", IMAGE, "infinity",
+            "--ip", address, "--cap-drop", "ALL", "--entrypoint", "sleep", "--no-healthcheck", image(), "infinity",
         )  # fmt: skip
         process = docker("inspect", "--format", "{{.State.Pid}}", self.name)
         subprocess.run(["ip", "netns", "attach", self.name, process], check=True, timeout=10)
@@ -97,8 +109,6 @@ class DockerLab(Lab):
 class ContainerNode(Node):
     """A node in a container that shares its host's network."""
 
-    image = IMAGE
-
     def __init__(self, namespace: Namespace, *arguments: str, name: str, env: Mapping[str, str]) -> None:
         self._given = dict(env)
         super().__init__(namespace, *arguments, name=name, env=env)
@@ -112,7 +122,7 @@ class ContainerNode(Node):
             "docker", "run", "--rm", "--name", self.container, "--label", LABEL,
             "--network", f"container:{self.namespace.name}", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN",
             "--cap-add", "SETUID", "--cap-add", "SETGID", "--device", "/dev/net/tun",
-            "--volume", f"{self.directory}:{self.directory}", "--health-interval", "1s", *environment, self.image,
+            "--volume", f"{self.directory}:{self.directory}", "--health-interval", "1s", *environment, image(),
         ]  # fmt: skip
 
     def tool(self, *arguments: str) -> str:
