@@ -28,8 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import netns  # noqa: E402
 import uvloop  # noqa: E402
 from dialers import Dialers, identity_of  # noqa: E402
+from figures import environment  # noqa: E402
 from nodes import PORT, Node  # noqa: E402
-from tunnel import environment  # noqa: E402
 
 from cryprq.address import Address  # noqa: E402
 from cryprq.identity import PeerId  # noqa: E402

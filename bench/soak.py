@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import netns  # noqa: E402
+from figures import environment  # noqa: E402
 from nodes import Node  # noqa: E402
-from tunnel import environment  # noqa: E402
 from tunnels import DIALER, GATEWAY, Tunnel, make_tunnel  # noqa: E402
 
 Result = dict[str, Any]

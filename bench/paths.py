@@ -1,0 +1,271 @@
+"""The ways between two hosts that are compared: the bare cable, CrypRQ, and other tunnels in userspace.
+
+Every tunnel runs with its default settings, in the two namespaces, over the same cable. Another one is one more class
+and a line in ``PEERS``.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from loads import Ends
+from netns import CommandError, Namespace, Process
+from nodes import PORT, Node
+
+LEFT, RIGHT = "192.0.2.1", "192.0.2.2"
+"""Of the cable."""
+
+Result = dict[str, Any]
+
+
+class Way(Protocol):
+    """A way between the left host and the right one."""
+
+    pids: Sequence[int]
+    """Of the tunnel's processes, one an end."""
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        """Brings it up; called once, before the first round, and it stays up. CommandError if it does not come."""
+
+    def facts(self) -> Result:
+        """What to note beside the figures, asked after the last round."""
+
+
+class Bare:
+    """The cable itself."""
+
+    pids: Sequence[int] = ()
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        return Ends(left, right, LEFT, RIGHT)
+
+    def facts(self) -> Result:
+        return {}
+
+
+class _OtherBuild(Node):
+    """A node of the package in another directory, run by this interpreter."""
+
+    package: Path
+
+    def command(self) -> Sequence[str]:
+        code = "import sys; from cryprq.cli.node import main; sys.exit(main())"
+        self.env["PYTHONPATH"] = str(self.package)
+        return [sys.executable, "-P", "-c", code]
+
+
+class Cryprq:
+    """A listener and a dialer, default settings but for the given flags; of another checkout if one is given."""
+
+    address = "10.66.0.1"
+
+    def __init__(self, *flags: str, package: Path | None = None) -> None:
+        self.flags = flags
+        self.package = package
+        self.pids: Sequence[int] = ()
+
+    def _node(self, host: Namespace) -> Node:
+        if self.package is None:
+            return Node(host, *self.flags)
+        node = _OtherBuild(host, *self.flags)
+        node.package = self.package
+        return node
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        self.dialer, self.listener = self._node(right), self._node(left)
+        self.listener.arguments += ["--listen", f"/ip4/0.0.0.0/udp/{PORT}/quic-v1"]
+        self.listener.arguments += ["--tun-address", f"{self.address}/24", "--allow-peer", self.dialer.peer_id]
+        self.dialer.arguments += ["--peer", self.listener.multiaddr(LEFT)]
+        self.listener.start().wait_event("listener_ready")
+        self.done = self.dialer.start().wait_event("handshake_complete", timeout=15)
+        self.dialer.wait_event("peer_connected")
+        self.pids = [self.listener.running().pid, self.dialer.running().pid]
+        mine = [
+            address["local"]
+            for link in json.loads(right.ip("-j -4 address show"))
+            for address in link["addr_info"]
+            if address["local"].startswith("10.66.0.")
+        ]
+        return Ends(left, right, self.address, mine[0])
+
+    def facts(self) -> Result:
+        drops = [node.metric("dropped_packets_total") for node in (self.listener, self.dialer)]
+        return {
+            "flags": list(self.flags),
+            "aead": self.done["aead"],
+            "kem": self.done["kem"],
+            "handshake_ms": self.done["duration_ms"],
+            "dropped_packets": sum(drops),
+        }
+
+
+def _version(*command: str) -> str:
+    """The first line of what a program says of its version."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
+def _install(host: Namespace, device: str, mine: str, theirs: str) -> None:
+    """Address and route of a WireGuard interface, as wg-quick sets them."""
+    host.ip(f"link set {device} mtu 1420")
+    host.ip(f"address add {mine} peer {theirs} dev {device}")
+    host.ip(f"link set {device} up")
+
+
+class _WireGuard:
+    """A userspace WireGuard, set up by ``wg`` through its socket in /run/wireguard."""
+
+    def __init__(self, program: str, name: str, number: int) -> None:
+        self.program, self.name = program, name
+        self.addresses = (f"10.{number}.0.1", f"10.{number}.0.2")
+        self.port = 51000 + number
+        self.pids: Sequence[int] = ()
+
+    def flags(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        Path("/run/wireguard").mkdir(exist_ok=True)
+        hosts = [left, right]
+        devices = [f"{self.name[:9]}{index}" for index in range(2)]
+        secrets = [left.run("wg", "genkey").strip() for _ in hosts]
+        publics = [left.run("sh", "-c", f"echo {secret} | wg pubkey").strip() for secret in secrets]
+        processes: list[Process] = []
+        for index, host in enumerate(hosts):
+            other, device = 1 - index, devices[index]
+            program = host.start(f"{self.name}-{host.name}", self.program, *self.flags(), device)
+            processes.append(program)
+            self._wait(program, Path(f"/run/wireguard/{device}.sock"))
+            key = host.directory / f"{device}.key"
+            key.write_text(secrets[index] + "\n")
+            host.run("wg", "set", device, "listen-port", str(self.port), "private-key", str(key),
+                     "peer", publics[other], "allowed-ips", f"{self.addresses[other]}/32",
+                     "endpoint", f"{(LEFT, RIGHT)[other]}:{self.port}")  # fmt: skip
+            _install(host, device, self.addresses[index], self.addresses[other])
+        self.pids = [process.pid for process in processes]
+        right.measure("ping", self.addresses[0], count=3)
+        return Ends(left, right, *self.addresses)
+
+    @staticmethod
+    def _wait(program: Process, socket: Path) -> None:
+        for _ in range(500):
+            if socket.exists():
+                return
+            if not program.running:
+                break
+            try:
+                program.wait(0.01)
+            except subprocess.TimeoutExpired:
+                pass
+        raise CommandError(f"{program.name} has no {socket}:\n{program.output()}")
+
+    def facts(self) -> Result:
+        return {"version": _version(self.program, "--version")}
+
+
+class WireGuardGo(_WireGuard):
+    def flags(self) -> Sequence[str]:
+        return ["-f"]
+
+
+class Boringtun(_WireGuard):
+    def flags(self) -> Sequence[str]:
+        return ["--foreground", "--disable-drop-privileges"]
+
+
+class OpenVpn:
+    """Two OpenVPN processes, point to point, with TLS and certificates known by their fingerprints."""
+
+    def __init__(self, program: str, name: str, number: int) -> None:
+        self.program, self.name = program, name
+        self.addresses = (f"10.{number}.0.1", f"10.{number}.0.2")
+        self.pids: Sequence[int] = ()
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        hosts = [left, right]
+        prints = [self._certificate(host) for host in hosts]
+        processes = []
+        for index, host in enumerate(hosts):
+            files = str(host.directory / f"{self.name}-{host.name}")
+            processes.append(host.start(
+                f"{self.name}-{host.name}", self.program, "--dev", f"ovpn{index}", "--dev-type", "tun",
+                "--proto", "udp", "--disable-dco", *(["--dh", "none"] if index == 0 else []),
+                "--tls-server" if index == 0 else "--tls-client", "--cert", files + ".pem", "--key", files + ".key",
+                "--peer-fingerprint", prints[1 - index], "--remote", (RIGHT, LEFT)[index],
+                "--ifconfig", self.addresses[index], self.addresses[1 - index],
+            ))  # fmt: skip
+        for process in processes:
+            process.wait_for("Initialization Sequence Completed", 30)
+        self.log = processes[0].output()
+        self.pids = [process.pid for process in processes]
+        right.measure("ping", self.addresses[0], count=3)
+        return Ends(left, right, *self.addresses)
+
+    def _certificate(self, host: Namespace) -> str:
+        """Makes a self-signed one, and returns its SHA-256 as the program writes it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host.name)])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=2))
+            .sign(key, hashes.SHA256())
+        )
+        files = host.directory / f"{self.name}-{host.name}"
+        files.with_suffix(".pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        secret = files.with_suffix(".key")
+        secret.touch(0o600)
+        secret.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        digest = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).digest()
+        return digest.hex(":").upper()
+
+    def facts(self) -> Result:
+        ciphers = [line.split("cipher", 1)[1].strip() for line in self.log.splitlines() if "Channel: cipher" in line]
+        return {"version": _version(self.program, "--version"), "cipher": ciphers[0] if ciphers else "unknown"}
+
+
+PEERS = {"wireguard-go": WireGuardGo, "boringtun-cli": Boringtun, "openvpn": OpenVpn}
+"""Programs of other tunnels, and who runs them."""
+
+
+def find_peers(programs: Sequence[str]) -> dict[str, Way]:
+    """The tunnels of these programs (paths or names), else of all of ``PEERS`` that are on the PATH.
+
+    A program is known by the first words of its file name, so that two versions of one can be compared.
+    """
+    found: dict[str, Way] = {}
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    for program in programs or PEERS:
+        kinds = [kind for kind in PEERS if Path(program).name.startswith(kind)]
+        file = shutil.which(program, path=path)
+        if not kinds or file is None:
+            if programs:
+                raise CommandError(f"{program}: not a tunnel that is known here, or not found")
+            continue
+        if kinds[0] != "openvpn" and shutil.which("wg", path=path) is None:
+            if programs:
+                raise CommandError(f"{program} needs wg (package wireguard-tools)")
+            continue
+        name = Path(program).name
+        found[name] = PEERS[kinds[0]](file, name, 67 + len(found))
+    return found
