@@ -150,7 +150,8 @@ class Dial:
 class Dialers:
     """All dialers of one UDP socket. A context manager on a running loop; its end closes every connection."""
 
-    def __init__(self, listener: Address, peer_id: PeerId) -> None:
+    def __init__(self, listener: Address, peer_id: PeerId, source: str | None = None) -> None:
+        """``source`` is the address to dial from; None: the kernel's choice."""
         self.peer_id = peer_id
         self.indices = IndexPool()
         self.waiting: dict[int, Dial] = {}
@@ -159,7 +160,7 @@ class Dialers:
         family = socket.AF_INET6 if listener.is_ipv6 else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._sock.bind(("::" if listener.is_ipv6 else "0.0.0.0", 0))
+        self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
         self._endpoint = Endpoint(
             self._sock,
             limits=EndpointLimits(),
