@@ -63,6 +63,17 @@ def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
     }
     if exported != {"PyInit__fastpath"}:
         faults.append(f"exports {', '.join(sorted(exported)) or 'nothing'}")
+    if libc == "manylinux":  # a linker takes a symbol that the old glibc lacks for one of the program's
+        strays = {
+            symbol.name
+            for symbol, version in zip(
+                elf.get_section_by_name(".dynsym").iter_symbols(),
+                elf.get_section_by_name(".gnu.version").iter_symbols(),
+                strict=True,
+            )
+            if symbol.entry.st_shndx == "SHN_UNDEF" and version["ndx"] in ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")
+        }
+        faults += [f"asks for {name} of no library" for name in sorted(strays) if name and not re.match("_?Py", name)]
     if elf.get_section_by_name(".symtab") or elf.get_section_by_name(".debug_info"):
         faults.append("is not stripped")
     stack = next((s for s in elf.iter_segments() if s["p_type"] == "PT_GNU_STACK"), None)
