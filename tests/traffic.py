@@ -6,7 +6,6 @@
     traffic.py udp-receive / udp-send           numbered datagrams at a constant rate, losses counted
     traffic.py udp-echo / udp-sizes / udp-rtt   an echo server, every size with DF, round-trip times
     traffic.py udp-spoof                        datagrams from a source address that is not ours
-    traffic.py udp-garbage                      random and half-plausible datagrams, for a port that must not care
 
 A server prints ``ready`` first, on a line of its own. Addresses are numeric, IPv4 or IPv6.
 """
@@ -424,33 +423,6 @@ def udp_spoof(source: str, address: str, port: int, count: int) -> Result:
     return {"sent": count}
 
 
-def udp_garbage(address: str, port: int, rate: float, seconds: float, seed: int) -> Result:
-    """Random bytes of every length, empty ones, truncated records, records of random indices, and malformed QUIC."""
-    generator = random.Random(seed)
-    kinds: list[Callable[[], bytes]] = [
-        lambda: b"",
-        lambda: generator.randbytes(generator.randrange(1, 1472)),
-        lambda: b"\x01\x00\x00\x00" + generator.randbytes(generator.randrange(0, 28)),  # under 32 bytes
-        lambda: b"\x01\x00\x00\x00" + generator.randbytes(generator.randrange(28, 1468)),
-        lambda: b"\x01" + generator.randbytes(generator.randrange(31, 200)),
-        lambda: b"\xc3\x00\x00\x00\x01" + generator.randbytes(generator.randrange(0, 1300)),  # QUIC v1 Initial
-        lambda: b"\xc3" + generator.randbytes(4) + generator.randbytes(1250),  # of an unknown version
-        lambda: b"\x43" + generator.randbytes(generator.randrange(0, 1300)),  # short header
-    ]
-    sent = 0
-    with _socket(address, socket.SOCK_DGRAM) as sock:
-        start = time.monotonic()
-        while (now := time.monotonic()) < start + seconds:
-            while sent <= (now - start) * rate:
-                try:
-                    sock.sendto(kinds[sent % len(kinds)](), (address, port))
-                except OSError:  # an ICMP error about an earlier one
-                    pass
-                sent += 1
-            time.sleep(0.001)
-    return {"sent": sent}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -475,7 +447,6 @@ def _parser() -> argparse.ArgumentParser:
     command(udp_sizes, "address", "port", first=0, last=1392, timeout=2.0)
     command(udp_rtt, "address", "port", count=1000, interval=0.001, size=64)
     command(udp_spoof, "source", "address", "port", count=100)
-    command(udp_garbage, "address", "port", rate=1000.0, seconds=5.0, seed=1)
     return parser
 
 
