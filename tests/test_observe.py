@@ -64,6 +64,19 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
 
+def test_health_and_the_configured_interval_are_asked_for_at_each_scrape() -> None:
+    now = {"healthy": True, "rotate_secs": 300}
+    metrics = Metrics(
+        peers=list, drops=dict, offloads=dict,
+        healthy=lambda: bool(now["healthy"]), rotate_secs=lambda: now["rotate_secs"],
+    )  # fmt: skip
+    for healthy, seconds in ((True, 300), (False, 60)):
+        now.update(healthy=healthy, rotate_secs=seconds)
+        found = samples(metrics)
+        assert found[("cryprq_healthy",)] == healthy
+        assert found[("cryprq_rotation_interval_configured_seconds",)] == seconds
+
+
 def test_families_of_peers_are_declared_without_peers(node: Node) -> None:
     text = node.metrics.render()[0].decode()
     for name in (
