@@ -1,5 +1,7 @@
 """Traffic of the scenarios: flows that must lose nothing, and a probe that knows when the tunnel carried what."""
 
+import contextlib
+import random
 import socket
 import struct
 import threading
@@ -130,3 +132,68 @@ class Probe:
         """The longest time without an arrival from ``since`` until now, in seconds."""
         times = [since, *(at for at in self._arrivals if at > since), time.monotonic()]
         return max(later - earlier for earlier, later in pairwise(times))
+
+
+class Conversation:
+    """One TCP connection through the tunnel for as long as the context is open: the client says something, the server
+    says it back, and that again and again. Whoever interrupts the tunnel may delay an answer, but not lose one."""
+
+    def __init__(self, client: Namespace, server: Namespace, address: str, port: int = 5002) -> None:
+        self.answers = 0
+        """So many answers came, each of them right."""
+        self.error: str | None = None
+        """What ended the connection."""
+        self._end = threading.Event()
+        with server.entered():
+            self._listener = socket.create_server((address, port))
+        with client.entered():
+            self._client = socket.create_connection((address, port), timeout=30)
+        self._server, _ = self._listener.accept()
+        self._server.settimeout(30)
+        self._threads = [threading.Thread(target=self._ask), threading.Thread(target=self._answer)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+        for each in (self._client, self._server, self._listener):
+            each.close()
+
+    def wait(self, timeout: float = 10.0) -> bool:
+        """Whether one more answer comes."""
+        before, end = self.answers, time.monotonic() + timeout
+        while self.answers == before and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.answers > before
+
+    def _ask(self) -> None:
+        try:
+            while not self._end.wait(0.01):
+                said = random.randbytes(4096)
+                self._client.sendall(said)
+                heard = b""
+                while len(heard) < len(said):
+                    if not (part := self._client.recv(len(said) - len(heard))):
+                        raise ConnectionError("the connection ended early")
+                    heard += part
+                if heard != said:
+                    raise ConnectionError("the answer is not what was said")
+                self.answers += 1
+        except OSError as error:
+            self.error = str(error)
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+
+    def _answer(self) -> None:
+        try:
+            while said := self._server.recv(65536):
+                self._server.sendall(said)
+        except OSError as error:
+            self.error = self.error or str(error)
