@@ -60,6 +60,8 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
         assert found[(f"cryprq_{name}",)] == 0
     for reason in FAILURE_REASONS:
         assert found[("cryprq_handshakes_failed_total", reason)] == 0
+    for kind in ("quic", "record"):
+        assert found[("cryprq_rerouted_datagrams_total", kind)] == 0
     assert found[("cryprq_dropped_packets_total", "tx", "no_key")] == 0
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
