@@ -62,7 +62,7 @@ def transfer(server: Namespace, client: Namespace, address: str, size: int, repo
 
 def ping(host: Namespace, address: str, report: Report, name: str, count: int = 10) -> dict[str, Any]:
     """Pings of which each must be answered."""
-    result = host.measure("ping", address, count=count, interval=0.02)
+    result = host.measure("ping", address, count=count, interval=0.02, timeout=1.0)
     report.equal(f"{name}: pings answered", result["received"], count)
     return result
 
