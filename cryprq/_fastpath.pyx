@@ -136,6 +136,12 @@ cdef bytes pack_host(host):
         raise ValueError(f"{host!r} is no numeric IP address") from None
 
 
+cdef tuple pack_network(cidr):
+    """IP version, prefix length and the address's bytes. ValueError for what is no network."""
+    network = ip_network(cidr, strict=False)
+    return network.version, network.prefixlen, network.network_address.packed
+
+
 cdef bint is_link_local(const uint8_t *host):
     return host[0] == 0xfe and (host[1] & 0xc0) == 0x80
 
@@ -230,6 +236,7 @@ cdef class Plane:
 
     cdef cq_plane *plane
     cdef list routes
+    cdef dict networks  # the parsed CIDRs of those routes
 
     def __cinit__(self, tun_fds, udp_fds, *, mtu, offloads):
         cdef cq_plane_options o
@@ -268,6 +275,7 @@ cdef class Plane:
         o.coalesce = "coalesce" in offloads
         o.packing = "packing" in offloads
         self.routes = []
+        self.networks = {}
         self.plane = cq_plane_new(&o)
         if self.plane is NULL:
             raise PlaneError(f"cannot set up the data plane: {os.strerror(errno)}")
@@ -346,26 +354,26 @@ cdef class Plane:
         cdef bytes raw
         self.live()
         routes = list(routes)
-        parsed = []
+        networks = {}  # most routes were there before, and parsing one takes longer than all else here
         for cidr, owner in routes:
-            network = ip_network(cidr, strict=False)
             self.peer(owner)
-            parsed.append((network, owner))
-        entries = <cq_route_entry *>calloc(len(parsed) + 1, sizeof(cq_route_entry))
+            networks[cidr] = self.networks.get(cidr) or pack_network(cidr)
+        entries = <cq_route_entry *>calloc(len(routes) + 1, sizeof(cq_route_entry))
         if entries is NULL:
             raise MemoryError("no memory to set routes")
         try:
-            for i, (network, owner) in enumerate(parsed):
-                raw = network.network_address.packed
-                entries[i].family = network.version
-                entries[i].prefix = network.prefixlen
+            for i, (cidr, owner) in enumerate(routes):
+                family, prefix, raw = networks[cidr]
+                entries[i].family = family
+                entries[i].prefix = prefix
                 entries[i].value = owner
                 memcpy(entries[i].addr, <const char *>raw, len(raw))
-            rc = cq_table_set_routes(&self.plane.tables, entries, len(parsed))
+            rc = cq_table_set_routes(&self.plane.tables, entries, len(routes))
         finally:
             free(entries)
         check(rc, "set routes (is a network listed for two peers?)")
         self.routes = routes
+        self.networks = networks
 
     def set_endpoint(self, peer, remote, local=None):
         """Where records for the peer go, and from which local address."""

@@ -83,23 +83,36 @@ class AllowedIps:
     """The table of allowed IPs over all peers.
 
     A network belongs to one peer. Peers may own networks within each other's, the longest prefix decides; what a
-    gateway announces may not even do that (``refusal``).
+    gateway announces may not even do that (``refusal``). What a change costs depends on the peer, not on how many there
+    are.
     """
 
     def __init__(self) -> None:
         self._owned: dict[PeerId, tuple[Network, ...]] = {}
+        self._owner: dict[Network, PeerId] = {}
+        self._texts: dict[PeerId, tuple[str, ...]] = {}
+        self._links: tuple[Network, ...] = ()
+        self._beyond: set[Network] = set()  # the owned networks that no link covers
 
     def claim(self, peer: PeerId, networks: Iterable[Network]) -> tuple[Network, ...]:
         """Gives ``peer`` these networks in place of what it had. Returns those that another peer owns already and
         that it therefore did not get."""
-        taken = {network for owner, owned in self._owned.items() if owner != peer for network in owned}
+        self.release(peer)
         wanted = tuple(dict.fromkeys(networks))
-        self._owned[peer] = tuple(network for network in wanted if network not in taken)
-        return tuple(network for network in wanted if network in taken)
+        owned = tuple(network for network in wanted if network not in self._owner)
+        refused = tuple(network for network in wanted if network in self._owner)
+        self._owned[peer] = owned
+        self._texts[peer] = tuple(map(str, owned))
+        self._owner.update(dict.fromkeys(owned, peer))
+        self._beyond.update(self._not_covered(owned))
+        return refused
 
     def release(self, peer: PeerId) -> None:
         """The peer owns nothing any more."""
-        self._owned.pop(peer, None)
+        for network in self._owned.pop(peer, ()):
+            del self._owner[network]
+            self._beyond.discard(network)
+        self._texts.pop(peer, None)
 
     def of(self, peer: PeerId) -> tuple[Network, ...]:
         """What the peer owns."""
@@ -107,18 +120,19 @@ class AllowedIps:
 
     def routes(self, handles: Mapping[PeerId, int]) -> list[tuple[str, int]]:
         """The table as the data plane takes it: ``(cidr, peer handle)``; peers without a handle are left out."""
-        known = [(handles[peer], owned) for peer, owned in self._owned.items() if peer in handles]
-        return [(str(network), handle) for handle, owned in known for network in owned]
+        known = [(handles[peer], texts) for peer, texts in self._texts.items() if peer in handles]
+        return [(text, handle) for handle, texts in known for text in texts]
 
     def interface_routes(self, connected: Iterable[Interface]) -> set[Network]:
         """The networks that need a route to the TUN: all that its own addresses' networks don't cover."""
-        links = [address.network for address in connected]
-        return {
-            network
-            for owned in self._owned.values()
-            for network in owned
-            if not any(within(network, link) for link in links)
-        }
+        links = tuple(address.network for address in connected)
+        if links != self._links:
+            self._links = links
+            self._beyond = self._not_covered(self._owner)
+        return set(self._beyond)
+
+    def _not_covered(self, networks: Iterable[Network]) -> set[Network]:
+        return {network for network in networks if not any(within(network, link) for link in self._links)}
 
     def refusal(
         self,

@@ -1,14 +1,14 @@
 """Tunnel addresses that a listener has given to peers, kept across restarts in a file beside the identity.
 
-The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``. It is replaced as a whole, so
-it is always complete; one that does not parse is reported and never overwritten.
+The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``, a lease a line. It is replaced
+as a whole, so it is always complete; one that does not parse is reported and never overwritten.
 """
 
 import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ from cryprq.errors import MachineError
 from cryprq.identity import PeerId
 
 Address = IPv4Address | IPv6Address
+_Number = tuple[int, int]
+"""An address as IP version and integer: far quicker to look up."""
 
 _VERSION: Final = 1
 _FILE_MAX: Final = 16 * 1024 * 1024  # a file that is larger is not ours
@@ -46,6 +48,8 @@ class Leases:
         self._path = path
         self._networks = tuple(networks)
         self._addresses = _read(path)
+        self._lines = {peer: _line(peer, addresses) for peer, addresses in self._addresses.items()}
+        self._taken = _numbers(self._addresses.values())
 
     def address_for(
         self,
@@ -69,10 +73,10 @@ class Leases:
         for gateway in self._networks:
             mine = next((address for address in held if self._usable(address, gateway, avoid)), None)
             if mine is None:
-                mine = self._free(gateway, avoid, self._taken(peer, reclaimed))
+                mine = self._free(gateway, avoid, self._taken_but(reclaimed))
             if mine is None:
                 reclaimed |= self._unused(peer, permitted)
-                mine = self._free(gateway, avoid, self._taken(peer, reclaimed))
+                mine = self._free(gateway, avoid, self._taken_but(reclaimed))
             if mine is None:
                 raise LeaseError(
                     f"no free address in {gateway.network} for {peer}: allow fewer peers or use a wider --tun-address"
@@ -80,22 +84,27 @@ class Leases:
             chosen.append(ip_interface(f"{mine}/{gateway.network.prefixlen}"))
         addresses = tuple(interface.ip for interface in chosen)
         if addresses != held:
-            changed = {other: kept for other, kept in self._addresses.items() if other not in reclaimed}
-            changed[peer] = addresses
-            _write(self._path, changed)
-            self._addresses = changed
+            self._change(peer, addresses, reclaimed)
         return tuple(chosen)
+
+    def _change(self, peer: PeerId, addresses: tuple[Address, ...], reclaimed: Collection[PeerId]) -> None:
+        """The file first: if it cannot be written, nothing has changed. Lines that stay are not made again, so that a
+        new peer does not cost more the more are there."""
+        lines = {**self._lines, peer: _line(peer, addresses)}
+        for other in reclaimed:
+            del lines[other]
+        _write(self._path, lines.values())
+        self._lines = lines
+        for other in (peer, *reclaimed):
+            self._taken -= _numbers([self._addresses.pop(other, ())])
+        self._addresses[peer] = addresses
+        self._taken |= _numbers([addresses])
 
     def _unused(self, peer: PeerId, permitted: Callable[[PeerId], bool]) -> set[PeerId]:
         return {other for other in self._addresses if other != peer and not permitted(other)}
 
-    def _taken(self, peer: PeerId, except_of: Collection[PeerId]) -> set[Address]:
-        return {
-            address
-            for other, addresses in self._addresses.items()
-            if other != peer and other not in except_of
-            for address in addresses
-        }
+    def _taken_but(self, reclaimed: Collection[PeerId]) -> set[_Number]:
+        return self._taken - _numbers(self._addresses[other] for other in reclaimed) if reclaimed else self._taken
 
     def _usable(self, address: Address, gateway: Interface, avoid: Collection[Network]) -> bool:
         network = gateway.network
@@ -109,7 +118,7 @@ class Leases:
         # IPv6 has no broadcast; its first address is the routers' anycast address (RFC 4291, 2.6.1).
         return address != network.network_address and (address.version == 6 or address != network.broadcast_address)
 
-    def _free(self, gateway: Interface, avoid: Collection[Network], taken: Collection[Address]) -> Address | None:
+    def _free(self, gateway: Interface, avoid: Collection[Network], taken: Collection[_Number]) -> Address | None:
         """The first free address after the gateway's own, going round at the end of the network."""
         network = gateway.network
         first, last, own = int(network.network_address), int(network.broadcast_address), int(gateway.ip)
@@ -117,11 +126,14 @@ class Leases:
         for start, end in ((own + 1, last), (first, own - 1)):
             number = start
             while number <= end:
+                if (network.version, number) in taken:
+                    number += 1
+                    continue
                 address = make(number)
                 block = covering(avoid, str(address))
                 if block is not None:
                     number = int(block.broadcast_address) + 1  # a whole block at once: it may hold 2**64 addresses
-                elif address in taken or not self._usable(address, gateway, ()):
+                elif not self._usable(address, gateway, ()):
                     number += 1
                 else:
                     return address
@@ -159,18 +171,22 @@ def _text(value: object) -> str:
     return value
 
 
-def _write(path: Path, leases: dict[PeerId, tuple[Address, ...]]) -> None:
-    document = {
-        "version": _VERSION,
-        "leases": {str(peer): [str(address) for address in addresses] for peer, addresses in sorted(leases.items())},
-    }
+def _numbers(held: Iterable[Iterable[Address]]) -> set[_Number]:
+    return {(address.version, int(address)) for addresses in held for address in addresses}
+
+
+def _line(peer: PeerId, addresses: Iterable[Address]) -> str:
+    return f"  {json.dumps(str(peer))}: {json.dumps([str(address) for address in addresses])}"
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    document = f'{{\n "version": {_VERSION},\n "leases": {{\n' + ",\n".join(lines) + "\n }\n}\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="ascii") as file:
-                json.dump(document, file, indent=1)
-                file.write("\n")
+                file.write(document)
                 file.flush()
                 os.fsync(descriptor)
             os.replace(temporary, path)
