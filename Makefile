@@ -56,8 +56,9 @@ test-minimums: build ## the test suite with the oldest dependencies that pyproje
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
 	build/minimums/bin/pytest tests
 
-bench: build ## throughput and latency of the tunnel, and micro-benchmarks against the last saved run
-	$(PYTHON_BIN) bench/tunnel.py
+bench: build ## a short run of the tunnel against what else is there, and micro-benchmarks against the last saved run
+	@mkdir -p build/bench
+	$(PYTHON_BIN) bench/tunnel.py --quick > build/bench/tunnel.json
 	$(VENV)/bin/pytest bench --benchmark-only --benchmark-autosave --benchmark-compare
 
 # cython-lint looks for pycodestyle on the PATH.

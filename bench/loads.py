@@ -194,7 +194,7 @@ def measure(ends: Ends, plan: Plan, pids: Sequence[int]) -> dict[str, float | No
         if f"udp{name}" in plan.loads:
             found[f"udp_{name}_per_second"] = flat
         if f"clean{name}" in plan.loads and plan.steps and flat:
-            found[f"udp_{name}_clean_per_second"] = ends.clean_rate(size, min(seconds, 1.0), plan.steps, flat)
+            found[f"udp_{name}_clean_per_second"] = ends.clean_rate(size, seconds / 2, plan.steps, flat)
     if "udp64x64" in plan.loads:
         found["udp_64_flows_64_per_second"] = ends.udp(SIZES["64"], seconds, flows=64)["per_second"]
     if pids:

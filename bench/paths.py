@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,15 +69,16 @@ class Cryprq:
 
     address = "10.66.0.1"
 
-    def __init__(self, *flags: str, package: Path | None = None) -> None:
+    def __init__(self, *flags: str, package: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self.flags = flags
         self.package = package
+        self.env = dict(env or {})
         self.pids: Sequence[int] = ()
 
     def _node(self, host: Namespace) -> Node:
         if self.package is None:
-            return Node(host, *self.flags)
-        node = _OtherBuild(host, *self.flags)
+            return Node(host, *self.flags, env=self.env)
+        node = _OtherBuild(host, *self.flags, env=self.env)
         node.package = self.package
         return node
 
@@ -102,6 +103,7 @@ class Cryprq:
         drops = [node.metric("dropped_packets_total") for node in (self.listener, self.dialer)]
         return {
             "flags": list(self.flags),
+            "env": self.env,
             "aead": self.done["aead"],
             "kem": self.done["kem"],
             "handshake_ms": self.done["duration_ms"],

@@ -9,6 +9,7 @@ summarised. A table goes to stderr, JSON to stdout.
     bench/tunnel.py --quick                 two short rounds, under two minutes
     bench/tunnel.py --no-peers --loads rtt tcp1 --rounds 9
     bench/tunnel.py --peer /opt/new/wireguard-go --peer openvpn
+    bench/tunnel.py --no-peers --variant plain:--no-offload=uso,--no-offload=packing --variant c:CRYPRQ_AEAD_BACKEND=evp
     bench/tunnel.py --no-peers --min-share 0.25 --max-added-us 200    exit status 1 when the tunnel is slower
 
 The other tunnels are wireguard-go and boringtun-cli (both with wg, of wireguard-tools), and openvpn.
@@ -40,6 +41,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--segments", type=int, default=0, help="of a UDP_SEGMENT send, and UDP_GRO; 0: neither")
     parser.add_argument("--peer", action="append", default=[], help="another tunnel's program instead of all found")
     parser.add_argument("--no-peers", action="store_true", help="the bare link and cryprq only")
+    parser.add_argument("--package", type=Path, help="a built tree of cryprq instead of this one")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME:WORDS", help="one more cryprq: flags or"
+                        " settings of the environment, with commas between, for both nodes")  # fmt: skip
     parser.add_argument("--mtu", type=int, default=1500, help="of the cable")
     parser.add_argument("--flag", action="append", default=[], help="for both nodes, e.g. --flag=--no-offload=uso")
     parser.add_argument("--min-share", type=float, help="fail when one flow gets less of the bare link")
@@ -51,17 +55,30 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def variant(words: str, package: Path | None) -> tuple[str, Cryprq]:
+    """The name before the colon, and a way with the flags (``--x=y``) and environment (``X=y``) after it."""
+    name, _, rest = words.partition(":")
+    flags = [word for word in rest.split(",") if word.startswith("-")]
+    env = dict(word.split("=", 1) for word in rest.split(",") if word and not word.startswith("-"))
+    return name, Cryprq(*flags, package=package, env=env)
+
+
 def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Result]:
     """The rounds, and the facts about each way. A peer that does not come up is said, and left out."""
     left, right = lab.namespace("left"), lab.namespace("right")
     lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"], mtu=options.mtu)
-    ways: dict[str, Way] = {"bare": Bare(), "cryprq": Cryprq(*options.flag)}
+    ways: dict[str, Way] = {"bare": Bare(), "cryprq": Cryprq(*options.flag, package=options.package)}
     ends = {name: way.up(left, right) for name, way in ways.items()}
     for name, way in {} if options.no_peers else find_peers(options.peer).items():
         try:
             ends[name], ways[name] = way.up(left, right), way
         except netns.CommandError as error:
             print(f"bench: {name} is left out: {error}", file=sys.stderr)
+    for number, words in enumerate(options.variant):  # on a cable of its own: nodes of one host would collide
+        name, way = variant(words, options.package)
+        hosts = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
+        lab.veth(hosts[0], [f"{LEFT}/24"], hosts[1], [f"{RIGHT}/24"], mtu=options.mtu)
+        ends[name], ways[name] = way.up(*hosts), way
     plan = Plan(options.seconds, options.steps, tuple(options.loads), options.segments)
     rounds: list[Round] = []
     for number in range(options.rounds):
