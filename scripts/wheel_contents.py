@@ -4,14 +4,16 @@ folder of the machine that built it.
 
     python scripts/wheel_contents.py WHEEL...
 
-Needs pyelftools (auditwheel brings it). Exits 1 with one line per fault.
+Needs auditwheel, which also says whether the platforms in the wheel's name are true. Exits 1 with one line per fault.
 """
 
 import base64
 import csv
 import hashlib
 import io
+import json
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import PurePosixPath
@@ -23,9 +25,32 @@ LIBC = {
     "musllinux": re.compile(r"libc\.(so|musl-(x86_64|aarch64)\.so\.1)"),
 }
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
-NAME = re.compile(
-    r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<libc>manylinux|musllinux)_[\w.]*?(?P<machine>x86_64|aarch64)\.whl"
-)
+# manylinux_2_28 or older: glibc of 2018 (Debian 10, RHEL 8); musllinux_1_2 or older: musl 1.2 (Alpine 3.13).
+NEWEST = {"manylinux": (2, 28), "musllinux": (1, 2)}
+TAG = re.compile(r"(?P<libc>manylinux|musllinux)_(?P<major>\d+)_(?P<minor>\d+)_(?P<machine>x86_64|aarch64)")
+NAME = re.compile(r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<tags>[\w.]+)\.whl")
+
+
+def platform_of(tag: str) -> tuple[str, tuple[int, int], str]:
+    """libc, its version, machine. ValueError for a tag that is none of these."""
+    match = TAG.fullmatch(tag)
+    if match is None:
+        raise ValueError(f"is for {tag}")
+    return match["libc"], (int(match["major"]), int(match["minor"])), match["machine"]
+
+
+def check_platforms(path: str, tags: list[str]) -> list[str]:
+    """What auditwheel found in the extension must be no newer than any of the wheel's tags, and those old enough."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", "--json", path], capture_output=True, text=True, check=True
+    )
+    libc, needed, machine = platform_of(json.loads(shown.stdout)["overall_tag"])
+    faults = []
+    for tag in tags:
+        named = platform_of(tag)
+        if (named[0], named[2]) != (libc, machine) or not needed <= named[1] <= NEWEST[libc]:
+            faults.append(f"is called {tag}, but needs {libc}_{needed[0]}_{needed[1]}_{machine}")
+    return faults
 
 
 def digest(data: bytes) -> str:
@@ -94,7 +119,13 @@ def check(path: str) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         files = {entry: archive.read(entry) for entry in archive.namelist() if not entry.endswith("/")}
     info = f"cryprq-{match['version']}.dist-info"
-    faults = check_record(files, f"{info}/RECORD")
+    tags = match["tags"].split(".")
+    try:
+        libc, _, machine = platform_of(tags[0])
+        faults = check_platforms(path, tags)
+    except (ValueError, subprocess.CalledProcessError) as error:
+        return [f"{name}: {error}"]
+    faults += check_record(files, f"{info}/RECORD")
     allowed = re.compile(rf"cryprq/(cli/)?\w+\.pyi?|cryprq/py\.typed|cryprq/_fastpath\.abi3\.so|{re.escape(info)}/.+")
     faults += [f"holds {entry}" for entry in files if not allowed.fullmatch(entry)]
     wanted = ("cryprq/__init__.py", "cryprq/_build.py", "cryprq/cli/node.py", "cryprq/cli/tool.py", "cryprq/py.typed")
@@ -102,7 +133,7 @@ def check(path: str) -> list[str]:
     if (extension := files.get("cryprq/_fastpath.abi3.so")) is None:
         faults.append("lacks the extension")
     else:
-        faults += [f"the extension {fault}" for fault in check_extension(extension, match["libc"], match["machine"])]
+        faults += [f"the extension {fault}" for fault in check_extension(extension, libc, machine)]
     return [f"{name}: {fault}" for fault in faults]
 
 
