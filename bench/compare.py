@@ -67,7 +67,7 @@ class Build:
 def play(builds: Mapping[str, Build], plan: Plan, count: int) -> list[Round]:
     rounds: list[Round] = []
     for number in range(count):
-        names = list(builds) if number % 2 == 0 else list(reversed(builds))
+        names = list(builds) if number % 2 == 0 else list(builds)[::-1]
         figures = {name: builds[name].measure(plan) for name in names}
         rounds.append({name: figures[name] for name in builds})
         print(f"round {number + 1} of {count} done", file=sys.stderr)

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,10 +113,10 @@ class Cryprq:
 
 
 def _version(*command: str) -> str:
-    """The first line of what a program says of its version."""
+    """What a program says of its version on its first line, without a list of features in brackets."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[0].strip() if lines else "unknown"
+    return lines[0].split(" [")[0].strip() if lines else "unknown"
 
 
 def _install(host: Namespace, device: str, mine: str, theirs: str) -> None:
@@ -202,7 +203,7 @@ class OpenVpn:
             files = str(host.directory / f"{self.name}-{host.name}")
             processes.append(host.start(
                 f"{self.name}-{host.name}", self.program, "--dev", f"ovpn{index}", "--dev-type", "tun",
-                "--proto", "udp", "--disable-dco", *(["--dh", "none"] if index == 0 else []),
+                "--proto", "udp", "--disable-dco", "--verb", "3", *(["--dh", "none"] if index == 0 else []),
                 "--tls-server" if index == 0 else "--tls-client", "--cert", files + ".pem", "--key", files + ".key",
                 "--peer-fingerprint", prints[1 - index], "--remote", (RIGHT, LEFT)[index],
                 "--ifconfig", self.addresses[index], self.addresses[1 - index],
@@ -242,8 +243,8 @@ class OpenVpn:
         return digest.hex(":").upper()
 
     def facts(self) -> Result:
-        ciphers = [line.split("cipher", 1)[1].strip() for line in self.log.splitlines() if "Channel: cipher" in line]
-        return {"version": _version(self.program, "--version"), "cipher": ciphers[0] if ciphers else "unknown"}
+        cipher = re.search(r"Data Channel: cipher '([^']+)'", self.log, re.IGNORECASE)
+        return {"version": _version(self.program, "--version"), "cipher": cipher[1] if cipher else "unknown"}
 
 
 PEERS = {"wireguard-go": WireGuardGo, "boringtun-cli": Boringtun, "openvpn": OpenVpn}
