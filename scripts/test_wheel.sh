@@ -48,7 +48,7 @@ run_tests() {
     shift
     (
         cd "$folder"
-        "$@" -m pytest -q -p no:cacheprovider "${TESTS[@]/#/tests/}" >tests.log 2>&1 || { tail -n 60 tests.log >&2; exit 1; }
+        "$@" -m pytest -q -p no:cacheprovider --hypothesis-profile ci "${TESTS[@]/#/tests/}" >tests.log 2>&1 || { tail -n 60 tests.log >&2; exit 1; }
         tail -n 1 tests.log
     )
 }
