@@ -50,6 +50,8 @@ class Leases:
         self._addresses = _read(path)
         self._lines = {peer: _line(peer, addresses) for peer, addresses in self._addresses.items()}
         self._taken = _numbers(self._addresses.values())
+        self._given: dict[PeerId, tuple[Collection[Network], tuple[Interface, ...]]] = {}
+        """Answers that hold as long as ``avoid`` is the same object: a handshake asks three times."""
 
     def address_for(
         self,
@@ -62,7 +64,11 @@ class Leases:
 
         Nothing inside ``avoid`` (what other peers were given by hand) is assigned; a lease there moves. A network
         that is full takes back the addresses of peers that are not ``permitted`` any more. LeaseError if it is full.
+        ``avoid`` must not change; another object is another question.
         """
+        given = self._given.get(peer)
+        if given is not None and given[0] is avoid:
+            return given[1]
         held = self._addresses.get(peer, ())
         chosen: list[Interface] = []
         reclaimed: set[PeerId] = set()
@@ -85,6 +91,7 @@ class Leases:
         addresses = tuple(interface.ip for interface in chosen)
         if addresses != held:
             self._change(peer, addresses, reclaimed)
+        self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
 
     def _change(self, peer: PeerId, addresses: tuple[Address, ...], reclaimed: Collection[PeerId]) -> None:
@@ -97,6 +104,7 @@ class Leases:
         self._lines = lines
         for other in (peer, *reclaimed):
             self._taken -= _numbers([self._addresses.pop(other, ())])
+            self._given.pop(other, None)
         self._addresses[peer] = addresses
         self._taken |= _numbers([addresses])
 

@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import netns
 import pytest
+
+# How long an example takes is the machine's affair: some of them wait for the disk.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
