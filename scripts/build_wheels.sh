@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds, checks and tests the wheels of the commit that is checked out, for both architectures and both C libraries,
-# on one x86_64 Linux machine without any image from a registry. zig (from PyPI) is the cross compiler, with the symbol
-# versions of an old glibc; libcrypto is linked in. Two runs of one commit give the same bytes.
+# Builds, checks and tests the wheels of the commit that is checked out, for both architectures, on one x86_64 Linux
+# machine without any image from a registry. zig (from PyPI) is the cross compiler, with the symbol versions of an old
+# glibc; libcrypto is linked in. Two runs of one commit give the same bytes. The wheels for musl come from cibuildwheel
+# (see pyproject.toml).
 #
 #   scripts/build_wheels.sh [--no-test] [TARGET...]     into wheelhouse/
 #
-# TARGET: manylinux_2_28_x86_64, manylinux_2_28_aarch64, musllinux_1_2_x86_64, musllinux_1_2_aarch64 (default: all)
+# TARGET: manylinux_2_28_x86_64, manylinux_2_28_aarch64 (default: both)
 # Environment: PYTHON (default: python3), OUT (wheelhouse), JOBS (all processors). Needs cargo, perl and make, and for
 # the test of the aarch64 wheel qemu-user and apt.
 set -euo pipefail
@@ -25,12 +26,11 @@ targets=()
 for argument; do
     case $argument in
         --no-test) test_wheels=0 ;;
-        manylinux_2_28_x86_64 | manylinux_2_28_aarch64 | musllinux_1_2_x86_64 | musllinux_1_2_aarch64) targets+=("$argument") ;;
+        manylinux_2_28_x86_64 | manylinux_2_28_aarch64) targets+=("$argument") ;;
         *) die "unknown target $argument" ;;
     esac
 done
-[[ ${#targets[@]} -gt 0 ]] ||
-    targets=(manylinux_2_28_x86_64 manylinux_2_28_aarch64 musllinux_1_2_x86_64 musllinux_1_2_aarch64)
+[[ ${#targets[@]} -gt 0 ]] || targets=(manylinux_2_28_x86_64 manylinux_2_28_aarch64)
 
 git rev-parse --git-dir >/dev/null 2>&1 || die "this is no git checkout: a wheel is built from a commit"
 [[ -z $(git status --porcelain --untracked-files=no) ]] || say "note: what is not committed is not in the wheels"
@@ -43,24 +43,15 @@ export ZIG_GLOBAL_CACHE_DIR=$top/build/zig-cache ZIG_LOCAL_CACHE_DIR=$top/build/
 scripts/release_tools.sh "$tools" "$PYTHON"
 export PATH=$tools/bin:$PATH
 
-# PLATFORM -> the target triple of zig. glibc 2.28 is what manylinux_2_28 promises.
-triple() {
-    local machine=${1##*_1_2_}
-    machine=${machine##*_2_28_}
-    case $1 in
-        manylinux_*) echo "$machine-linux-gnu.2.28" ;;
-        musllinux_*) echo "$machine-linux-musl" ;;
-    esac
-}
-
-machine_of() { case $1 in *x86_64) echo x86_64 ;; *) echo aarch64 ;; esac; }
+machine_of() { echo "${1#manylinux_2_28_}"; }
 
 # OpenSSL records the compiler's name, so it is called by a short one.
 compilers() {
     mkdir -p "$work/bin"
     local target
     for target in "${targets[@]}"; do
-        printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang cc -target %s "$@"\n' "$tools" "$(triple "$target")" >"$work/bin/cc-$target"
+        printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang cc -target %s-linux-gnu.2.28 "$@"\n' \
+            "$tools" "$(machine_of "$target")" >"$work/bin/cc-$target"
     done
     printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang ar "$@"\n' "$tools" >"$work/bin/zig-ar"
     printf '#!/bin/sh\nexec "%s/bin/python" -m ziglang ranlib "$@"\n' "$tools" >"$work/bin/zig-ranlib"
@@ -99,14 +90,11 @@ build() {
     mkdir -p "$source" "$OUT"
     git archive "$commit" | tar -x -C "$source"
     say "$target: building"
-    # musl's CMSG_NXTHDR compares a signed with an unsigned number, which clang holds against whoever uses it.
-    local strict=1
-    [[ $target != musllinux_* ]] || strict=0
     # -s: no debug information and no local symbols; a checkout's own build has them.
     (
         cd "$source"
         env CC="cc-$target" LDSHARED="cc-$target -shared" CFLAGS="-I$work/include -g0 -DNDEBUG -fwrapv" \
-            LDFLAGS="-Wl,-s" CRYPRQ_WERROR=$strict \
+            LDFLAGS="-Wl,-s" CRYPRQ_WERROR=1 \
             CRYPRQ_OPENSSL="$top/build/openssl/$target" _PYTHON_HOST_PLATFORM="$target" \
             python -m build --wheel --no-isolation --outdir dist . >build.log 2>&1 || { tail -n 40 build.log >&2; exit 1; }
     )
