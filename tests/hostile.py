@@ -221,7 +221,7 @@ def main() -> int:
             sub.add_argument("--captured", required=True)
             sub.add_argument("--kinds", nargs="*")
             sub.add_argument("--spoof", default="", help="HOST:PORT that every other datagram claims to be from")
-            sub.add_argument("--initials", type=int, default=400, help="different connections to begin")
+            sub.add_argument("--initials", type=int, default=2000, help="different connections to begin")
             sub.add_argument("--pool", type=int, default=20_000, help="different datagrams")
         else:
             sub.add_argument("peer_id")

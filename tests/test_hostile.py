@@ -167,7 +167,7 @@ def test_tunnel_under_a_flood_holds_its_throughput_and_its_memory(siege: Siege) 
     attack["spoof"] = endpoint
     crowd: dict[str, Any] = {"rate": STRANGER_RATE, "sources": STRANGERS}
     warm_up = [
-        siege.hostile("flood", seconds=WARM_UP_SECONDS, seed=1, **attack),
+        siege.hostile("flood", seconds=WARM_UP_SECONDS, seed=1, initials=400, **attack),
         siege.hostile("strangers", tunnel.listener.peer_id, seconds=WARM_UP_SECONDS, seed=2, **crowd),
     ]
     for process in warm_up:
