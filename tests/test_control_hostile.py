@@ -31,11 +31,11 @@ FAST = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 
 @run
 async def test_no_m1_ends_a_connection_and_counts_as_a_failure() -> None:
     async with rigs() as make:
-        server = make.make(m1_timeout=0.2, pending_timeout=5.0, **FAST)
+        server = make.make(m1_timeout=0.8, pending_timeout=9.0, **FAST)
         dialled = make.make(dial_only=True).dial(server)
         started = time.monotonic()
         await until(lambda: dialled.ended)
-        assert 0.15 < time.monotonic() - started < 1
+        assert 0.5 < time.monotonic() - started < 4
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert [event for event, _ in server.events] == ["inbound_backoff"]
 
@@ -43,17 +43,17 @@ async def test_no_m1_ends_a_connection_and_counts_as_a_failure() -> None:
 @run
 async def test_an_m1_that_drips_in_does_not_gain_time() -> None:
     async with rigs() as make:
-        server = make.make(m1_timeout=0.3)
+        server = make.make(m1_timeout=1.0)
         dialled = make.make(dial_only=True).dial(server)
         await until(lambda: dialled.conn is not None)
         assert dialled.conn is not None
         started = time.monotonic()
         for byte in M1:
             dialled.conn.send(bytes([byte]))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
             if dialled.ended:
                 break
-        assert 0.2 < time.monotonic() - started < 1
+        assert 0.2 < time.monotonic() - started < 4
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert server.accepted[0].frames == []
 
@@ -61,11 +61,11 @@ async def test_an_m1_that_drips_in_does_not_gain_time() -> None:
 @run
 async def test_an_m1_without_an_m3_ends_after_the_pending_time() -> None:
     async with rigs() as make:
-        server = make.make(m1_timeout=0.2, pending_timeout=0.6)
+        server = make.make(m1_timeout=0.8, pending_timeout=1.4)
         dialled = make.make(dial_only=True).dial(server, on_connected=greet)
         started = time.monotonic()
         await until(lambda: dialled.ended)
-        assert 0.4 < time.monotonic() - started < 1.5
+        assert 0.9 < time.monotonic() - started < 5
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert server.accepted[0].ended == (CloseCode.TIMEOUT, "", False)
 
@@ -73,10 +73,10 @@ async def test_an_m1_without_an_m3_ends_after_the_pending_time() -> None:
 @run
 async def test_an_authenticated_connection_has_no_deadline() -> None:
     async with rigs() as make:
-        server = make.make(m1_timeout=0.1, pending_timeout=0.3, on_frame=answer)
+        server = make.make(m1_timeout=0.8, pending_timeout=1.0, on_frame=answer)
         dialled = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)
-        await asyncio.sleep(0.6)
-        assert len(dialled.frames) == 2
+        await until(lambda: len(dialled.frames) == 2)
+        await asyncio.sleep(1.2)
         assert dialled.ended is None
 
 
@@ -482,7 +482,7 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
     async def test() -> None:
         async with rigs() as make:
             server = make.make(
-                on_frame=answer, m1_timeout=0.3, pending_timeout=0.4, idle_timeout=2.0, unvalidated_rate=1e6
+                on_frame=answer, m1_timeout=0.8, pending_timeout=1.0, idle_timeout=2.0, unvalidated_rate=1e6
             )
             client = make.make(dial_only=True)
             capture: list[bytes] = []
