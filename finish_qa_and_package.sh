@@ -56,7 +56,8 @@ build_packages() {
     rm -rf "$source"
     mkdir -p "$source"
     git archive HEAD | tar -x -C "$source"
-    (cd "$source" && CRYPRQ_GIT_SHA=$revision "$tools/bin/python" -m build --sdist --no-isolation --outdir dist . >/dev/null)
+    (cd "$source" && CRYPRQ_GIT_SHA=$revision "$tools/bin/python" -m build --sdist --no-isolation --outdir dist . >build.log 2>&1) ||
+        { tail -n 30 "$source/build.log" >&2; exit 1; }
     "$tools/bin/python" scripts/repack_sdist.py "$source"/dist/*.tar.gz "$staging/sdist"
     rm -rf "$source"
 }
@@ -76,7 +77,7 @@ run_qa() {
         arguments+=(--scenario "$scenario")
     done
     [[ -n ${QA_SCENARIOS:-} ]] || arguments+=(--all)
-    CRYPRQ_PROGRAMS=$PWD/build/release-venv/bin WHEELHOUSE=$staging/wheels scripts/sweep.sh "${arguments[@]}" \
+    PYTHON=$PWD/.venv/bin/python CRYPRQ_PROGRAMS=$PWD/build/release-venv/bin WHEELHOUSE=$staging/wheels scripts/sweep.sh "${arguments[@]}" \
         2>&1 | tee "$staging/qa/sweep.log" || status=$?
     if [[ $status -ne 0 ]]; then
         rm -rf build/failed-qa
@@ -89,7 +90,7 @@ run_qa() {
 # build_image ARCHITECTURE [PLATFORM]: one archive under images/. Without PLATFORM the image is this machine's.
 build_image() {
     local tag=cryprq:$VERSION-$1 made
-    PLATFORM=${2:-} WHEELHOUSE=$staging/wheels scripts/build_image.sh "$tag"
+    PYTHON=$PWD/.venv/bin/python PLATFORM=${2:-} WHEELHOUSE=$staging/wheels scripts/build_image.sh "$tag"
     made=$(docker image inspect --format '{{.Architecture}}' "$tag")
     [[ $made == "$1" ]] || die "the image for $1 is one for $made"
     docker save "$tag" | gzip -9 -n >"$staging/images/cryprq-$VERSION-linux-$1.tar.gz"
