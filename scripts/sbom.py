@@ -225,7 +225,9 @@ def main(folder: str, version: str) -> int:
         return 1
     with tempfile.NamedTemporaryFile(suffix=".spdx.json") as file:
         write_document_to_file(document, file.name, validate=False)
-        sys.stdout.write(Path(file.name).read_text().rstrip() + "\n")
+        # The schema of SPDX 2.3 spells this with a hyphen, the library as 2.2 did.
+        text = Path(file.name).read_text().replace('"PACKAGE_MANAGER"', '"PACKAGE-MANAGER"')
+    sys.stdout.write(text.rstrip() + "\n")
     return 0
 
 
