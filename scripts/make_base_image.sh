@@ -6,7 +6,8 @@
 #   scripts/make_base_image.sh [TAG]        default: cryprq-base:bookworm
 #
 # Environment: SUITE (bookworm), INCLUDE (more packages, comma separated), ARCH (this machine's; another, such as arm64,
-# needs its qemu-user registered in binfmt_misc with the flag F, as Debian's qemu-user-static does), MIRROR (debootstrap's default). Needs root, debootstrap and a Docker engine.
+# needs its qemu-user registered in binfmt_misc with the flag F, as Debian's qemu-user-static does), MIRROR (debootstrap's
+# default). Needs root, debootstrap and a Docker engine.
 set -euo pipefail
 TAG=${1:-cryprq-base:bookworm}
 SUITE=${SUITE:-bookworm}
@@ -20,7 +21,8 @@ docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
 
 root=$(mktemp -d)
 trap 'rm -rf -- "$root"' EXIT
-debootstrap --arch="$ARCH" --variant=minbase --include="python3,python3-venv${INCLUDE:+,$INCLUDE}" "$SUITE" "$root" ${MIRROR:+"$MIRROR"} >"$root.log" 2>&1 || {
+debootstrap --arch="$ARCH" --variant=minbase --include="python3,python3-venv${INCLUDE:+,$INCLUDE}" \
+    "$SUITE" "$root" ${MIRROR:+"$MIRROR"} >"$root.log" 2>&1 || {
     tail -20 "$root.log" >&2
     die "debootstrap failed; its whole log is $root.log"
 }
