@@ -13,7 +13,7 @@ top=$PWD
 work=$top/build/wheel-tests
 
 # What needs the installed package and its extension but no whole node: published and own vectors, records, the plane.
-TESTS=(test_vectors_plane.py test_plane.py test_identity.py test_handshake.py test_session_world.py)
+TESTS=(test_vectors_plane.py test_plane.py test_plane_sends.py test_plane_control.py test_identity.py test_handshake.py test_session_world.py)
 TEST_PACKAGES=(pytest hypothesis cryptography-vectors)
 
 say() { printf 'test_wheel: %s\n' "$*"; }
@@ -116,7 +116,7 @@ test_aarch64() {
         cd "$work/foreign"
         export PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1
         # It starts another Python, which qemu-user without binfmt_misc cannot.
-        export PYTEST_ADDOPTS="--deselect tests/test_plane.py::test_unknown_aead_back_end_is_an_error_at_the_start"
+        export PYTEST_ADDOPTS="--deselect tests/test_plane_control.py::test_unknown_aead_back_end_is_an_error_at_the_start"
         "${python[@]}" -c 'import sys; from cryprq.cli.node import main; sys.exit(main())' --version
         run_tests . "${python[@]}"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import netns
+import planes
 import pytest
 
 # How long an example takes is the machine's affair: some of them wait for the disk.
@@ -42,3 +43,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for name, text in lab.logs().items():
             report.sections.append((f"log of {name}", "\n".join(text.splitlines()[-60:])))
     return report
+
+
+@pytest.fixture
+def bench() -> Iterator[planes.Bench]:
+    """A data plane with the test as its peer."""
+    bench = planes.Bench()
+    yield bench
+    bench.close()

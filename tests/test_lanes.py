@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from oracle import RecordSealer
-from test_plane import ALL, MTU, ipv4, secret, wait
+from planes import ALL, MTU, ipv4, secret, wait
 
 from cryprq._fastpath import Plane
 from cryprq.multiaddr import Multiaddr
