@@ -4,6 +4,7 @@ Every tunnel runs with its default settings, in the two namespaces, over the sam
 and a line in ``PEERS``.
 """
 
+import abc
 import datetime
 import hashlib
 import json
@@ -126,7 +127,7 @@ def _install(host: Namespace, device: str, mine: str, theirs: str) -> None:
     host.ip(f"link set {device} up")
 
 
-class _WireGuard:
+class _WireGuard(abc.ABC):
     """A userspace WireGuard, set up by ``wg`` through its socket in /run/wireguard."""
 
     def __init__(self, program: str, name: str, number: int) -> None:
@@ -135,8 +136,9 @@ class _WireGuard:
         self.port = 51000 + number
         self.pids: Sequence[int] = ()
 
+    @abc.abstractmethod
     def flags(self) -> Sequence[str]:
-        raise NotImplementedError
+        """What the program takes before the device's name."""
 
     def up(self, left: Namespace, right: Namespace) -> Ends:
         Path("/run/wireguard").mkdir(exist_ok=True)

@@ -67,24 +67,13 @@ def ping(host: Namespace, address: str, report: Report, name: str, count: int = 
     return result
 
 
-class Probe:
-    """Datagrams from one host to an address of another, a hundred a second, with the time at which each arrived.
+class _Background:
+    """Threads over sockets while the context is open; they end when ``_end`` is set."""
 
-    A context manager. Both sockets belong to this process, so there is one clock; a receiver keeps its socket while
-    its address goes and comes again.
-    """
-
-    def __init__(self, source: Namespace, target: Namespace, address: str, port: int = 5900) -> None:
+    def __init__(self) -> None:
         self._end = threading.Event()
-        self._arrivals: list[float] = []
-        self._address = (address, port)
-        with target.entered():
-            self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._receiver.bind(self._address)
-        self._receiver.settimeout(0.05)
-        with source.entered():
-            self._sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -97,8 +86,29 @@ class Probe:
         self._end.set()
         for thread in self._threads:
             thread.join()
-        self._receiver.close()
-        self._sender.close()
+        for each in self._sockets:
+            each.close()
+
+
+class Probe(_Background):
+    """Datagrams from one host to an address of another, a hundred a second, with the time at which each arrived.
+
+    A context manager. Both sockets belong to this process, so there is one clock; a receiver keeps its socket while
+    its address goes and comes again.
+    """
+
+    def __init__(self, source: Namespace, target: Namespace, address: str, port: int = 5900) -> None:
+        super().__init__()
+        self._arrivals: list[float] = []
+        self._address = (address, port)
+        with target.entered():
+            self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._receiver.bind(self._address)
+        self._receiver.settimeout(0.05)
+        with source.entered():
+            self._sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sockets = [self._receiver, self._sender]
+        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
 
     def _send(self) -> None:
         number = 0
@@ -134,7 +144,7 @@ class Probe:
         return max(later - earlier for earlier, later in pairwise(times))
 
 
-class Conversation:
+class Conversation(_Background):
     """One TCP connection through the tunnel for as long as the context is open: the client says something, the server
     says it back, and that again and again. Whoever interrupts the tunnel may delay an answer, but not lose one."""
 
@@ -143,28 +153,15 @@ class Conversation:
         """So many answers came, each of them right."""
         self.error: str | None = None
         """What ended the connection."""
-        self._end = threading.Event()
+        super().__init__()
         with server.entered():
             self._listener = socket.create_server((address, port))
         with client.entered():
             self._client = socket.create_connection((address, port), timeout=30)
         self._server, _ = self._listener.accept()
         self._server.settimeout(30)
+        self._sockets = [self._client, self._server, self._listener]
         self._threads = [threading.Thread(target=self._ask), threading.Thread(target=self._answer)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-        for each in (self._client, self._server, self._listener):
-            each.close()
 
     def wait(self, timeout: float = 10.0) -> bool:
         """Whether one more answer comes."""
