@@ -163,6 +163,7 @@ cdef extern from "cq_plane.h" nogil:
         bint coalesce
         bint packing
         unsigned max_segments
+        uint64_t busy_poll_ns
 
     cdef struct cq_ring_entry:
         cq_endpoint from_ "from"

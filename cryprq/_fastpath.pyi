@@ -64,11 +64,14 @@ class Plane:
         *,
         mtu: int,
         offloads: Collection[str],
+        busy_poll_us: int = 0,
     ) -> None:
         """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet
         started. ``tun_fds`` are non-blocking; ``udp_fds`` are the reuseport group's sockets 1.., bound and of one
-        family; ``offloads`` are the names to use (those that were probed and not switched off). ValueError for what is
-        none of that, or an ``mtu`` outside 576..65,455; PlaneError if the system has no descriptors or memory."""
+        family; ``offloads`` are the names to use (those that were probed and not switched off). A worker that runs out
+        of packets looks for more for ``busy_poll_us`` (0..1000) microseconds before it sleeps, and lets other threads
+        run in between. ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if the system
+        has no descriptors or memory."""
 
     def start(self) -> None: ...
     def stop(self) -> None:

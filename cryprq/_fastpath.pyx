@@ -41,6 +41,7 @@ PeerStats = namedtuple(
 
 cdef enum:
     EVENTS_MAX = 64
+    BUSY_POLL_US_MAX = 1000
     MTU_MIN = 576  # what every IPv4 host can take (RFC 791)
 
 cdef bytes MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -238,7 +239,7 @@ cdef class Plane:
     cdef list routes
     cdef dict networks  # the parsed CIDRs of those routes
 
-    def __cinit__(self, tun_fds, udp_fds, *, mtu, offloads):
+    def __cinit__(self, tun_fds, udp_fds, *, mtu, offloads, busy_poll_us=0):
         cdef cq_plane_options o
         cdef int tun[CQ_LANES_MAX]
         cdef int udp[CQ_LANES_MAX]
@@ -274,6 +275,7 @@ cdef class Plane:
         o.udp_gro = "udp_gro" in offloads
         o.coalesce = "coalesce" in offloads
         o.packing = "packing" in offloads
+        o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, BUSY_POLL_US_MAX)
         self.routes = []
         self.networks = {}
         self.plane = cq_plane_new(&o)

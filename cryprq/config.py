@@ -4,6 +4,7 @@ Every error is a ConfigError with one line that names the flag, variable or file
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,8 +53,10 @@ class NodeConfig:
     rotate_secs: int = limits.ROTATE_SECS_DEFAULT
     metrics_addr: tuple[str, int] | None = None
     aead: str = "auto"
-    workers: int = 1
+    workers: int = field(default_factory=lambda: default_workers())
     """Worker threads per direction, each with a TUN queue and a socket of its own."""
+    busy_poll_us: int = limits.BUSY_POLL_US
+    """Microseconds for which a worker without packets looks for more before it sleeps."""
     max_inbound: int = limits.MAX_INBOUND
     backoff_base_ms: int = limits.BACKOFF_BASE_MS
     backoff_max_ms: int = limits.BACKOFF_MAX_MS
@@ -108,7 +111,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> NodeConfig:
         rotate_secs=_one(given, "rotate-secs", _number, limits.ROTATE_SECS_DEFAULT),
         metrics_addr=_one(given, "metrics-addr", _host_port, None),
         aead=_one(given, "aead", str.lower, "auto"),
-        workers=_one(given, "workers", _number, 1),
+        workers=_one(given, "workers", _number, default_workers()),
+        busy_poll_us=_one(given, "busy-poll-us", _number, limits.BUSY_POLL_US),
         max_inbound=_one(given, "max-inbound", _number, limits.MAX_INBOUND),
         backoff_base_ms=_one(given, "backoff-base-ms", _number, limits.BACKOFF_BASE_MS),
         backoff_max_ms=_one(given, "backoff-max-ms", _number, limits.BACKOFF_MAX_MS),
@@ -119,6 +123,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> NodeConfig:
         disabled_offloads=frozenset(_many(given, "no-offload", str)),
         config_file=given.config_file,
     )
+
+
+def default_workers() -> int:
+    """Workers per direction if nobody says: each is two threads, so one for every two CPUs that the process may use."""
+    return max(1, min(limits.WORKERS_DEFAULT_MAX, len(os.sched_getaffinity(0)) // 2))
 
 
 def default_identity(environ: Mapping[str, str]) -> Path:
@@ -157,6 +166,7 @@ def describe(config: NodeConfig) -> str:
         ("metrics-addr", host_port),
         ("aead", config.aead),
         ("workers", config.workers),
+        ("busy-poll-us", config.busy_poll_us),
         ("max-inbound", config.max_inbound),
         ("backoff-base-ms", config.backoff_base_ms),
         ("backoff-max-ms", config.backoff_max_ms),
@@ -263,6 +273,7 @@ def _check_values(config: NodeConfig) -> None:
         ("mtu", config.mtu, limits.MTU_MIN, MTU_MAX),
         ("rotate-secs", config.rotate_secs, limits.ROTATE_SECS_MIN, limits.ROTATE_SECS_MAX),
         ("workers", config.workers, 1, limits.LANES_MAX),
+        ("busy-poll-us", config.busy_poll_us, 0, limits.BUSY_POLL_US_MAX),
         ("max-inbound", config.max_inbound, 1, 65536),
         ("backoff-base-ms", config.backoff_base_ms, 1, 3_600_000),
         ("backoff-max-ms", config.backoff_max_ms, 1, 3_600_000),

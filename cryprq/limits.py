@@ -130,6 +130,11 @@ CLOSE_REASON_MAX: Final = 64
 # ---- tunnel parameters ----
 
 MTU_DEFAULT: Final = 1420
+BUSY_POLL_US: Final = 20
+"""Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
+BUSY_POLL_US_MAX: Final = 1000
+WORKERS_DEFAULT_MAX: Final = 4
+"""Workers per direction that a node starts by itself, however many CPUs there are."""
 MTU_MIN: Final = 576
 MTU_MAX: Final = 65_535
 MTU_MIN_IPV6: Final = 1280

@@ -34,9 +34,7 @@ class RateLimiter:
     Kinds are names from the program, never from the network, so the table stays small.
     """
 
-    def __init__(
-        self, limit: int = LIMIT, window: float = WINDOW, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limit: int = LIMIT, window: float = WINDOW, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._window = window
         self._clock = clock

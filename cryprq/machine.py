@@ -35,6 +35,7 @@ class Machine:
                     [member.fileno() for member in self.sockets.data],
                     mtu=config.mtu,
                     offloads=self._used,
+                    busy_poll_us=config.busy_poll_us,
                 )
             except BaseException:
                 self.sockets.close()

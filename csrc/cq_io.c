@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -294,6 +295,14 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
 }
 
 /* ---- waiting ---- */
+
+bool cq_io_linger(uint64_t until_ns)
+{
+    if (cq_io_now_ns() >= until_ns)
+        return false;
+    sched_yield();
+    return true;
+}
 
 int cq_io_wait(int fd, int wake, int timeout_ms)
 {

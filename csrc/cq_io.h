@@ -74,6 +74,10 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
 
 /* ---- waiting ---- */
 
+/* Before a wait: lets other threads run and returns true, as long as the time has not come. To look again is cheaper
+ * than to be woken, above all where a CPU without work is halted, as a virtual one is. */
+bool cq_io_linger(uint64_t until_ns);
+
 /* Waits until fd or wake is readable (timeout_ms < 0: forever). Drains wake. 0, or -errno. */
 int cq_io_wait(int fd, int wake, int timeout_ms);
 void cq_io_wait_writable(int fd, int timeout_ms);

@@ -56,6 +56,7 @@ struct cq_plane_options {
     size_t mtu;
     bool vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing;
     unsigned max_segments; /* of one UDP_SEGMENT send; 0: what the kernel takes */
+    uint64_t busy_poll_ns; /* how long a worker looks for more before it sleeps */
 };
 
 /* A QUIC datagram that GRO delivered to a data socket, on its way to the control thread. */

@@ -217,9 +217,10 @@ void *cq_rx_run(void *arg)
     struct cq_rx *rx = arg;
     struct cq_plane *plane = rx->plane;
     const size_t hazard = plane->options.workers + rx->worker;
+    uint64_t linger_until = 0;
     while (!atomic_load(&plane->stopping)) {
         int n = cq_io_receive(rx->udp, rx->batch);
-        if (n == 0)
+        if (n == 0 && !cq_io_linger(linger_until))
             n = cq_io_wait(rx->udp, rx->wake, -1);
         if (n < 0 && !is_fatal(-n)) /* a pending error of the socket, or no memory: it passes */
             n = cq_io_wait(rx->wake, rx->wake, ERROR_WAIT_MS);
@@ -240,6 +241,7 @@ void *cq_rx_run(void *arg)
         settle(rx);
         cq_table_release(&plane->tables, hazard);
         rx->table = NULL;
+        linger_until = cq_io_now_ns() + plane->options.busy_poll_ns;
     }
     return NULL;
 }

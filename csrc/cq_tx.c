@@ -284,14 +284,17 @@ void *cq_tx_run(void *arg)
 {
     struct cq_tx *tx = arg;
     struct cq_plane *plane = tx->plane;
+    uint64_t linger_until = 0;
     int rc = 0;
     while (rc == 0 && !atomic_load(&plane->stopping)) {
         ssize_t n = cq_io_tun_read(tx->tun, plane->options.vnet_hdr, &tx->vnet, tx->packet, CQ_TUN_READ_MAX);
         bool empties = take_empties(tx);
-        if (n > 0 || empties)
+        if (n > 0 || empties) {
             n = burst(tx, n, empties);
-        else if (n == 0)
+            linger_until = cq_io_now_ns() + plane->options.busy_poll_ns;
+        } else if (n == 0 && !cq_io_linger(linger_until)) {
             rc = cq_io_wait(tx->tun, tx->wake, -1);
+        }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
     }

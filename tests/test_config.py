@@ -39,7 +39,8 @@ MATRIX = [
     ("rotate-secs", "rotate_secs", "11", "12", "13"),
     ("metrics-addr", "metrics_addr", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     ("aead", "aead", "aes-256-gcm", "chacha20-poly1305", "auto"),
-    ("workers", "workers", "2", "3", "4"),
+    ("workers", "workers", "12", "13", "14"),
+    ("busy-poll-us", "busy_poll_us", "2", "3", "0"),
     ("max-inbound", "max_inbound", "2", "3", "4"),
     ("backoff-base-ms", "backoff_base_ms", "2", "3", "4"),
     ("backoff-max-ms", "backoff_max_ms", "1002", "1003", "1004"),
@@ -102,6 +103,14 @@ def test_defaults() -> None:
     assert (config.log_level, config.log_format, config.aead) == ("info", "logfmt", "auto")
     assert config.control_socket == Path("/run/cryprq/cryprq0.sock")
     assert (config.metrics_addr, config.allow_any, dict(config.allow_peers)) == (None, False, {})
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (128, 4)])
+def test_workers_follow_the_cpus_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cpus)))
+    assert load(LISTEN, {}).workers == workers
 
 
 def test_repeatable_flags() -> None:
@@ -349,6 +358,8 @@ def test_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
         ([*LISTEN, "--rotate-secs=-5"], "out of range"),
         ([*LISTEN, "--workers", "0"], "1 to 64"),
         ([*LISTEN, "--workers", "65"], "1 to 64"),
+        ([*LISTEN, "--busy-poll-us", "1001"], "0 to 1000"),
+        ([*LISTEN, "--busy-poll-us=-1"], "0 to 1000"),
         ([*LISTEN, "--max-inbound", "0"], "out of range"),
         ([*LISTEN, "--backoff-base-ms", "0"], "out of range"),
         ([*LISTEN, "--backoff-base-ms", "600", "--backoff-max-ms", "500"], "is above --backoff-max-ms 500"),
