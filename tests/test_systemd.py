@@ -33,7 +33,6 @@ def test_unit_has_what_operators_rely_on() -> None:
     found = settings()
     for name, value in {
         "Type": "notify",
-        "ExecReload": "/bin/kill -HUP $MAINPID",
         "AmbientCapabilities": "CAP_NET_ADMIN",
         "CapabilityBoundingSet": "CAP_NET_ADMIN",
         "DeviceAllow": "/dev/net/tun rw",
@@ -41,6 +40,9 @@ def test_unit_has_what_operators_rely_on() -> None:
         "DynamicUser": "yes",
     }.items():
         assert found[name] == [value]
+    check, signal = found["ExecReload"]
+    assert check == f"{found['ExecStart'][0]} --check" and signal == "/bin/kill -HUP $MAINPID"
+    assert check in (DEPLOY / "notify-reload.conf").read_text()
     assert "PrivateDevices" not in found  # it would hide the TUN
     assert int(found["WatchdogSec"][0]) >= 3  # the node looks after itself once a second
 
