@@ -16,16 +16,24 @@ ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built
 
 # Tests that drive the compiled extension without a whole node, and those that drive programs of tests/c.
-EXTENSION_TESTS = $(shell grep -l 'cryprq._fastpath' tests/test_*.py | xargs -r grep -L 'import nodes\|from nodes')
+EXTENSION_TESTS = $(shell grep -l '_fastpath' tests/test_*.py | xargs -r grep -L 'import nodes\|from nodes')
 PROGRAM_TESTS = $(shell grep -l 'c_programs' tests/test_*.py)
 ASAN_LIB := build/asan/lib
 # CPython leaks by design at exit, so leaks are left to the C tests.
 ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_LIB)
 
+# Those that start workers.
+WORKER_TESTS = $(shell grep -l 'Plane\|from planes' $(EXTENSION_TESTS))
+TSAN_LIB := build/tsan/lib
+TSAN_CFLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -fPIC -shared -pthread
+# Fixed addresses, where that is allowed: older run-times do not know what to do with those of newer kernels.
+TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) \
+    $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-c test-minimums bench lint format asan wheel clean distclean
+.PHONY: help build demo test test-c test-minimums bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +91,16 @@ asan: build ## the C tests and the extension's tests under AddressSanitizer and 
 	rm -rf $(ASAN_LIB)
 	CRYPRQ_SANITIZE=1 $(PYTHON_BIN) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)
 	$(ASAN_ENVIRONMENT) $(VENV)/bin/pytest -q -p no:cacheprovider $(EXTENSION_TESTS)
+
+# gcc instead of setup.py, whose objects are for one kind of sanitizer. Reports go to the terminal past pytest, and make
+# the exit status 66.
+tsan: build ## the tests that have threads under ThreadSanitizer
+	$(MAKE) -C tests/c check SANITIZE=thread
+	rm -rf $(TSAN_LIB)
+	$(PYTHON_BIN) setup.py --quiet build_py --build-lib $(TSAN_LIB)
+	$(CC) $(TSAN_CFLAGS) -Icsrc $$($(PYTHON_BIN) -c 'import sysconfig; print("-I" + sysconfig.get_path("include"))') \
+	    cryprq/_fastpath.c $(C_SOURCES) -lcrypto -o $(TSAN_LIB)/cryprq/_fastpath.abi3.so
+	$(TSAN_ENVIRONMENT) $(VENV)/bin/pytest -q --capture=sys -p no:cacheprovider $(WORKER_TESTS)
 
 wheel: build ## a wheel for this machine's Python, in wheelhouse/
 	rm -rf build/lib*
