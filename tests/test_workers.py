@@ -72,7 +72,7 @@ class End:
         """A new plane on the same queues and sockets, with the other end as its only peer."""
         offloads = ALL - {name for name, state in self.group.offloads.items() if state != "on"}
         data = [member.fileno() for member in self.group.data]
-        self.plane = Plane([inner.fileno() for inner in self._inner], data, mtu=MTU, offloads=offloads)
+        self.plane = Plane([inner.fileno() for inner in self._inner], data, mtu=MTU, offloads=offloads, busy_poll_us=20)
         self.peer = self.plane.add_peer()
 
     def install(self, number: int, own: int, tx_lanes: int, rx_lanes: int) -> None:
