@@ -27,6 +27,7 @@ class Figure:
 
 FIGURES = [
     Figure("tcp_1_bits_per_second", "One TCP flow", "Gbit/s", 1e9),
+    Figure("tcp_1_lost", "Segments that this flow lost", "number", 1, 0, False),
     Figure("tcp_4_bits_per_second", "Four TCP flows", "Gbit/s", 1e9),
     Figure("tcp_both_bits_per_second", "TCP both ways at once, summed", "Gbit/s", 1e9),
     Figure("udp_1400_per_second", "UDP, 1400-byte packets, flat out", "kpps", 1e3, 1),

@@ -171,6 +171,7 @@ def measure(ends: Ends, plan: Plan, pids: Sequence[int]) -> dict[str, float | No
         machine, own = cpu.seconds()
         gigabytes = run["bytes"] / 1e9
         found |= {"tcp_1_bits_per_second": run["bits_per_second"], "tcp_1_retransmits": run["retransmits"]}
+        found["tcp_1_lost"] = max(0, run["retransmits"] - run["spurious"])
         found["cpu_seconds_per_gigabyte"] = machine / gigabytes
         if pids:
             found["tunnel_cpu_seconds_per_gigabyte"] = own / gigabytes

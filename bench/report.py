@@ -13,7 +13,7 @@ from chart import Bar, Panel, draw
 from figures import BY_KEY, FIGURES, Result, show
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-SECTIONS = ("tunnel", "parts")
+SECTIONS = ("tunnel", "parts", "rotation", "workers", "waiting")
 CHARTED = (
     "tcp_1_bits_per_second",
     "tcp_both_bits_per_second",

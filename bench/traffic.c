@@ -16,9 +16,9 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/tcp.h>
 #include <linux/udp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -182,7 +182,7 @@ tcp_blast(const struct options *options)
 {
     struct pollfd polls[FLOWS_MAX];
     char *buffer = allocate(CHUNK);
-    uint64_t retransmits = 0;
+    uint64_t retransmits = 0, spurious = 0;
     int64_t end;
 
     for (size_t i = 0; i < CHUNK; i++)
@@ -203,9 +203,11 @@ tcp_blast(const struct options *options)
         socklen_t length = sizeof(info);
         getsockopt(polls[i].fd, IPPROTO_TCP, TCP_INFO, &info, &length);
         retransmits += info.tcpi_total_retrans;
+        spurious += info.tcpi_dsack_dups; /* the receiver had them already */
         close(polls[i].fd);
     }
-    printf("{\"flows\": %ld, \"retransmits\": %llu}\n", options->count, (unsigned long long)retransmits);
+    printf("{\"flows\": %ld, \"retransmits\": %llu, \"spurious\": %llu}\n", options->count,
+           (unsigned long long)retransmits, (unsigned long long)spurious);
     free(buffer);
 }
 
