@@ -49,13 +49,16 @@ def test_unit_has_what_operators_rely_on() -> None:
 
 @needs_systemd
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    def installed(path: Path) -> str:
+        return path.read_text().replace("/opt/cryprq/current/bin/cryprq-node", "/bin/true")
+
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/cryprq/current/bin/cryprq-node", "/bin/true"))
+    unit.write_text(installed(UNIT))
     assert analyze("verify", "--man=no", str(unit)) == ""
     # With the drop-in it is as good, from 253 on; an older one says that it does not know it.
     folder = tmp_path / f"{UNIT.name}.d"
     folder.mkdir()
-    shutil.copy(DEPLOY / "notify-reload.conf", folder)
+    (folder / "notify-reload.conf").write_text(installed(DEPLOY / "notify-reload.conf"))
     version = int(re.findall(r"systemd (\d+)", analyze("--version"))[0])
     said = analyze("verify", "--man=no", str(unit))
     assert said == "" if version >= 253 else "notify-reload" in said
