@@ -4,6 +4,7 @@ One request a connection, GET and HEAD; what a client may cost is bounded in siz
 """
 
 import asyncio
+import os
 from http import HTTPStatus
 from typing import Final
 
@@ -33,8 +34,10 @@ class HttpServer:
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=REQUEST_MAX)
         except OSError as error:
-            # asyncio's own text for several addresses is a paragraph
-            reason = error.strerror.rpartition(": ")[2] if error.strerror else str(error)
+            # asyncio's own text is a paragraph; a resolver's error has no errno but a number below 0
+            reason = error.strerror or str(error)
+            if error.errno is not None and error.errno > 0:
+                reason = os.strerror(error.errno).lower()
             raise MachineError(f"cannot serve metrics on {_join(host, port)}: {reason}; see --metrics-addr") from None
         return [_join(*socket.getsockname()[:2]) for socket in self._server.sockets]
 
