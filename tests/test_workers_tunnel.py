@@ -10,7 +10,6 @@ from capture import Capture
 from lans import counters
 from netns import Lab
 from nodes import Node
-from planes import wait
 from traffic import family_of
 from tunnels import DIALER, GATEWAY, make_tunnel
 
@@ -58,26 +57,21 @@ def transfers(server: Node, client: Node, size: int) -> None:
     assert all(result["ok"] and result["received"] == size for result in results)
 
 
-def nothing_repeated(tcp: dict[str, int]) -> bool:
-    """No segment came out of order. What was sent once more had arrived, as the receiver has told (D-SACK, RFC 2883):
-    on a machine whose cores are busy, a timer was impatient."""
-    assert tcp["TcpExt.TCPOFOQueue"] == 0, tcp
-    return tcp["Tcp.RetransSegs"] == tcp["TcpExt.TCPDSACKRecvSegs"]
-
-
-@pytest.mark.parametrize(("listener", "dialer"), [(2, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize(("listener", "dialer"), [(2, 2), (4, 1)])
 def test_flows_spread_over_the_lanes_and_keep_their_order(lab: Lab, listener: int, dialer: int) -> None:
     tunnel = make_tunnel(lab, listen=workers(listener), dial=workers(dialer))
     ends = ((tunnel.listener, listener, DIALER, tunnel.dialer), (tunnel.dialer, dialer, GATEWAY, tunnel.listener))
     for source, lanes, addresses, target in ends:
         for version in (4, 6):
             with Capture(source.namespace) as capture:
-                arrived = numbered_flows(source, target, addresses[version], 20)
-            assert arrived == [list(range(20))] * FLOWS
+                arrived = numbered_flows(source, target, addresses[version], 16)
+            assert arrived == [list(range(16))] * FLOWS
             used = {datagram.payload[1] for datagram in capture.sent if not datagram.is_quic}
             assert capture.lost == 0
             assert used == set(range(lanes))
     transfers(tunnel.listener, tunnel.dialer, 4 << 20)
     for node in (tunnel.listener, tunnel.dialer):
-        assert wait(lambda node=node: nothing_repeated(counters(node.namespace)))
         assert tunnel.drops(node) == {}
+        tcp = counters(node.namespace)
+        # Nothing was lost or overtaken: what an impatient timer sends once more is never early.
+        assert tcp["TcpExt.TCPOFOQueue"] == tcp["TcpExt.TCPFastRetrans"] == 0
