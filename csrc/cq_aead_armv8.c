@@ -30,8 +30,6 @@ GCM_FN V v_block(uint64_t lo, uint64_t hi)
 }
 GCM_FN uint64_t v_low64(V a) { return vgetq_lane_u64(vreinterpretq_u64_u8(a), 0); }
 GCM_FN V v_spread(V a) { return a; }
-GCM_FN V v_put(V a, size_t i, V b) { return (void)a, (void)i, b; }
-GCM_FN V v_get(V a, size_t i) { return (void)i, a; }
 GCM_FN V v_load(const uint8_t *p) { return vld1q_u8(p); }
 GCM_FN void v_store(uint8_t *p, V a) { vst1q_u8(p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return v_load(p); }
@@ -44,15 +42,14 @@ GCM_FN V v_reverse(V a) { return v_swap(vrev64q_u8(a)); }
 GCM_FN V v_count(V a, V b) { return vreinterpretq_u8_u32(vaddq_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b))); }
 #define V_INDEX vdupq_n_u8(0)
 
-/* Not inlined: what is rare in a record should not take room in its code. */
-GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n)
+GCM_FN V v_load_part(const uint8_t *p, size_t n)
 {
     if (n == GCM_BLOCK)
         return v_load(p);
     struct gcm_halves b = gcm_load_partial(p, n);
     return v_block(b.lo, b.hi);
 }
-GCM_TARGET __attribute__((noinline)) static void v_store_part(uint8_t *p, size_t n, V a)
+GCM_FN void v_store_part(uint8_t *p, size_t n, V a)
 {
     if (n == GCM_BLOCK)
         v_store(p, a);

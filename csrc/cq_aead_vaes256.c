@@ -22,24 +22,18 @@ GCM_FN V v_block(uint64_t lo, uint64_t hi)
 }
 GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(a)); }
 GCM_FN V v_spread(V a) { return _mm256_broadcastsi128_si256(_mm256_castsi256_si128(a)); }
-GCM_FN V v_put(V a, size_t i, V b)
-{
-    return i == 0 ? _mm256_blend_epi32(a, b, 0x0f) : _mm256_blend_epi32(a, b, 0xf0);
-}
-GCM_FN V v_get(V a, size_t i) { return i == 0 ? a : _mm256_permute4x64_epi64(a, _MM_SHUFFLE(3, 2, 3, 2)); }
 GCM_FN V v_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 GCM_FN void v_store(uint8_t *p, V a) { _mm256_storeu_si256((__m256i *)p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
 GCM_FN void v_store_block(uint8_t *p, V a) { _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(a)); }
 
-/* Not inlined: what is rare in a record should not take room in its code. */
-GCM_TARGET __attribute__((noinline)) static V v_load_part(const uint8_t *p, size_t n)
+GCM_FN V v_load_part(const uint8_t *p, size_t n)
 {
     if (n < GCM_BLOCK)
         return _mm256_zextsi128_si256(gcm_x86_load_part(p, n));
     return _mm256_set_m128i(gcm_x86_load_part(p + GCM_BLOCK, n - GCM_BLOCK), _mm_loadu_si128((const __m128i *)p));
 }
-GCM_TARGET __attribute__((noinline)) static void v_store_part(uint8_t *p, size_t n, V a)
+GCM_FN void v_store_part(uint8_t *p, size_t n, V a)
 {
     if (n < GCM_BLOCK) {
         gcm_x86_store_part(p, n, _mm256_castsi256_si128(a));
@@ -55,7 +49,9 @@ GCM_FN V v_xor3(V a, V b, V c) { return v_xor(v_xor(a, b), c); }
 GCM_FN V v_reverse(V a)
 {
     const __m128i order = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
-    return _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order));
+    a = _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order));
+    GCM_OPAQUE(a); /* once: clang would shuffle anew for each product, just the half that it needs */
+    return a;
 }
 GCM_FN V v_swap(V a) { return _mm256_shuffle_epi32(a, _MM_SHUFFLE(1, 0, 3, 2)); }
 GCM_FN V v_count(V a, V b) { return _mm256_add_epi32(a, b); }

@@ -13,7 +13,7 @@
 #define GCM_OPAQUE(v) __asm__("" : "+v"(v))
 
 typedef __m512i V;
-enum { LANES = 4, WIDTH = 4, SPAN = 6, HASH_FROM = 5 };
+enum { LANES = 4, WIDTH = 8, SPAN = 3, HASH_FROM = 3 };
 #define RELOAD(p) (void)(p)
 
 GCM_FN V v_zero(void) { return _mm512_setzero_si512(); }
@@ -23,8 +23,6 @@ GCM_FN V v_block(uint64_t lo, uint64_t hi)
 }
 GCM_FN uint64_t v_low64(V a) { return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(a)); }
 GCM_FN V v_spread(V a) { return _mm512_broadcast_i32x4(_mm512_castsi512_si128(a)); }
-GCM_FN V v_put(V a, size_t i, V b) { return _mm512_mask_mov_epi64(a, (__mmask8)(3u << 2 * i), b); }
-GCM_FN V v_get(V a, size_t i) { return _mm512_maskz_compress_epi64((__mmask8)(3u << 2 * i), a); }
 GCM_FN V v_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 GCM_FN void v_store(uint8_t *p, V a) { _mm512_storeu_si512(p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)p)); }
@@ -41,7 +39,9 @@ GCM_FN V v_xor3(V a, V b, V c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96)
 GCM_FN V v_reverse(V a)
 {
     const __m128i order = _mm_set_epi64x(0x0001020304050607, 0x08090a0b0c0d0e0f);
-    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(order));
+    a = _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(order));
+    GCM_OPAQUE(a); /* once: clang would shuffle anew for each product, just the half that it needs */
+    return a;
 }
 GCM_FN V v_swap(V a) { return _mm512_shuffle_epi32(a, _MM_PERM_BADC); }
 GCM_FN V v_count(V a, V b) { return _mm512_add_epi32(a, b); }

@@ -32,6 +32,9 @@ enum {
 #define GCM_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+/* Hides from the compiler how the value of an integer or a pointer came about. */
+#define GCM_OPAQUE_WORD(n) __asm__("" : "+r"(n))
+
 /* A block in general registers, in memory order: lo is its first 8 bytes. */
 struct gcm_halves {
     uint64_t lo, hi;

@@ -5,9 +5,9 @@
  *
  *   GCM_TARGET         the target attribute of the instruction set
  *   GCM_FN             static inline, always inlined, with that attribute
- *   GCM_OPAQUE         hides from the compiler how the value of a variable came about
+ *   GCM_OPAQUE         hides from the compiler how the value of a vector came about, and so keeps it in a register
  *   V, LANES           a vector, and how many blocks it holds
- *   WIDTH              vectors in a group, a multiple of 4: enough to hide the latency of an AES round
+ *   WIDTH              vectors in a group, at most 8: enough to hide the latency of an AES round
  *   SPAN               groups that are hashed with one reduction
  *   HASH_FROM          the round of a group's encryption from which on another group is hashed: late enough for a
  *                      ciphertext that has only just been computed, early enough for it all to fit in
@@ -16,7 +16,6 @@
  *   v_zero, v_block    nothing; the block lo | hi << 64 in the first lane and zeros in the others
  *   v_low64            the lower half of the first lane
  *   v_spread           the first lane, in every lane
- *   v_put, v_get       replaces lane i with that of a spread b; lane i, as the first one
  *   v_load, v_store    whole vectors, unaligned
  *   v_load_block, v_store_block    the first lane, unaligned; loading zeroes the others
  *   v_load_part, v_store_part      the first n bytes, n <= sizeof(V), and no others; loading zeroes the rest
@@ -29,31 +28,24 @@
  *   v_ll, v_hh         in each lane: carry-less product of the lower halves, of the upper halves
  *   v_fold             the sum of all lanes in the first lane, zeros in the others
  *
- * GHASH: a block is held with its bytes reversed, as an integer whose lowest bit is the coefficient of x^127. The
- * product of two such integers is that of the polynomials but for a factor x, which is why a power of the hash key
- * H is stored as H^i * x. The blocks of a span are multiplied by falling powers of H, down to H^1, and their sum is
- * reduced once. A record of up to SPAN * GROUP blocks is one span.
- *
  * Constant time: branches and addresses depend on lengths only, and on whether a tag is right.
  */
 
 enum {
-    GROUP = WIDTH * LANES,           /* blocks */
-    STEP = WIDTH / 4,                /* a record's last vectors are rounded up to a multiple of this */
-    POWERS = SPAN * GROUP + 2,       /* for a span, the block of lengths and that of the additional data */
-    ROWS = POWERS + STEP * LANES - 1 /* and, for blocks that are only there by rounding up, zeros */
+    GROUP = WIDTH * LANES,      /* blocks */
+    POWERS = SPAN * GROUP + 2,  /* for a span, the block of lengths and that of the additional data */
+    ROWS = POWERS + LANES - 1,  /* and, for the lanes of a last vector that hold no block, anything */
+    COUNTERS = 128,             /* whose first round is kept: enough for a packet of 2,000 bytes */
+    START_ROWS = COUNTERS + 2,  /* from row 2 on: so counter 2, of a text's first block, is at a multiple of 64 bytes */
 };
 
 static const size_t group_size = (size_t)GROUP * GCM_BLOCK;
 
-/* Where vector i of n bytes begins, at most at their end, and how many of the bytes are in it. */
-#define PART_AT(i, n) ((n) < (i) * sizeof(V) ? (n) : (i) * sizeof(V))
-#define PART_SIZE(i, n) ((n) - PART_AT(i, n) < sizeof(V) ? (n) - PART_AT(i, n) : sizeof(V))
-
 struct state {
-    _Alignas(64) V keys[GCM_ROUNDS + 1]; /* each in every lane */
-    uint8_t powers[ROWS][GCM_BLOCK];     /* row i: H^(POWERS - i) */
-    uint8_t sums[ROWS][GCM_BLOCK];       /* the sum of a power's halves, in both halves */
+    _Alignas(64) V keys[GCM_ROUNDS + 1];                /* each in every lane */
+    _Alignas(64) uint8_t starts[START_ROWS][GCM_BLOCK]; /* row 2 + c: what counter c changes in round 1's result */
+    uint8_t powers[ROWS][GCM_BLOCK];                    /* row i: H^(POWERS - i) */
+    uint8_t sums[ROWS][GCM_BLOCK];                      /* the sum of a power's halves, in both halves */
 };
 
 /* ---- AES-256 ---- */
@@ -85,155 +77,68 @@ GCM_TARGET static void expand_key(uint8_t *schedule, const uint8_t *secret)
 
 /* ---- GHASH ---- */
 
-/* A sum that the compiler must form here and now. Left alone, it sorts the terms of long sums anew and keeps more of
- * them than there are registers. */
-GCM_FN V v_add(V sum, V term)
-{
-    sum = v_xor(sum, term);
-    GCM_OPAQUE(sum);
-    return sum;
-}
-
-GCM_FN V halves_sum(V a) { return v_xor(a, v_swap(a)); }
-
-/* A sum of products before reduction, by Karatsuba's method, in each lane: lo + (mi - lo - hi) * 2^64 + hi * 2^128. */
-struct product {
-    V lo, mi, hi;
-};
-
-GCM_FN struct product multiply(V a, V b, V b_sum)
-{
-    return (struct product){v_ll(a, b), v_ll(halves_sum(a), b_sum), v_hh(a, b)};
-}
-
-/* Modulo x^128 + x^7 + x^2 + x + 1, which reads 1 + polynomial * 2^64 + 2^128 here: a multiple of it clears the lowest
- * 64 bits, and then the next. */
-GCM_FN V reduce(struct product p)
-{
-    const V polynomial = v_spread(v_block(GCM_POLYNOMIAL, 0));
-    V mi = v_xor3(p.mi, p.lo, p.hi);
-
-    mi = v_xor3(mi, v_swap(p.lo), v_ll(p.lo, polynomial));
-    return v_xor3(p.hi, v_swap(mi), v_ll(mi, polynomial));
-}
-
-/* The hash of a record on its way: a sum of products, the row of the power for the next block, and how many blocks are
- * to come, the lengths among them. */
-struct hash {
-    struct product p;
-    size_t row, blocks;
-};
-
-/* Begins a span after the block y, which is `gap` blocks before it or, if that is 0, still to be added to its first. */
-GCM_FN void hash_begin(const struct state *s, struct hash *h, V y, size_t gap)
-{
-    h->row = POWERS - (h->blocks <= SPAN * GROUP + 1 ? h->blocks : SPAN * GROUP);
-    h->p = multiply(y, v_load_block(s->powers[h->row - gap]), v_load_block(s->sums[h->row - gap]));
-}
-
-/* The additional data, 16 bytes in a record, may have any length. Its last block becomes a term of the first span. */
-GCM_FN void hash_aad(const struct state *s, struct hash *h, const uint8_t *aad, size_t n)
-{
-    const V power = v_load_block(s->powers[POWERS - 1]), sum = v_load_block(s->sums[POWERS - 1]);
-    V y = v_zero();
-
-    for (; n > GCM_BLOCK; n -= GCM_BLOCK, aad += GCM_BLOCK)
-        y = reduce(multiply(v_xor(y, v_reverse(v_load_block(aad))), power, sum));
-    if (n == GCM_BLOCK) {
-        y = v_xor(y, v_reverse(v_load_block(aad)));
-    } else {
-        struct gcm_halves last = gcm_load_partial(aad, n);
-        y = v_xor(y, v_reverse(v_block(last.lo, last.hi)));
-    }
-    hash_begin(s, h, y, 1);
-}
-
-GCM_FN void hash_vector(const struct state *s, struct hash *h, V a, unsigned i)
-{
-    const uint8_t *power = s->powers[h->row + i * LANES], *sum = s->sums[h->row + i * LANES];
-
-    h->p.lo = v_add(h->p.lo, v_ll(a, v_load(power)));
-    h->p.hi = v_add(h->p.hi, v_hh(a, v_load(power)));
-    h->p.mi = v_add(h->p.mi, v_ll(halves_sum(a), v_load(sum)));
-}
-
-/* A group is hashed in steps of one product, so that they can be spread over the rounds of an encryption. */
-enum { HASH_STEPS = 3 * WIDTH };
-
-/* The round after which a step is done: the last of them before the last round. */
-#define HASH_ROUND(step) (HASH_FROM + (step) * (GCM_ROUNDS - 1 - HASH_FROM) / HASH_STEPS)
-
-GCM_FN void hash_step(const struct state *s, struct hash *h, const uint8_t *group, unsigned step)
-{
-    const unsigned i = step / 3;
-    const uint8_t *power = s->powers[h->row + i * LANES], *sum = s->sums[h->row + i * LANES];
-    const V a = v_reverse(v_load(group + i * sizeof(V)));
-
-    if (step % 3 == 0)
-        h->p.lo = v_add(h->p.lo, v_ll(a, v_load(power)));
-    else if (step % 3 == 1)
-        h->p.hi = v_add(h->p.hi, v_hh(a, v_load(power)));
-    else
-        h->p.mi = v_add(h->p.mi, v_ll(halves_sum(a), v_load(sum)));
-}
-
-/* After a group; at the end of a span that is not the record's last, another begins. */
-GCM_FN void hash_next(const struct state *s, struct hash *h)
-{
-    h->blocks -= GROUP;
-    h->row += GROUP;
-    if (h->row == POWERS)
-        hash_begin(s, h, v_fold(reduce(h->p)), 0);
-}
+#include "cq_gcm_ghash.h"
 
 /* ---- records ---- */
 
 struct run {
-    V counters;   /* the next vector of them, bytes reversed */
-    unsigned low; /* the lowest byte of the first */
+    V start;        /* the nonce with a counter of 0 after round 1 */
+    V index;        /* the nonce and each lane's number as its counter, bytes reversed */
+    size_t counter; /* of the next block */
     struct hash hash;
     const uint8_t *in;
     uint8_t *out;
 };
 
-/* The next n vectors of counter blocks. They are big-endian; up to a counter of 255 only the last byte changes, and one
- * reversal does for all. */
-GCM_FN void next_counters(struct run *run, V *b, unsigned n)
+GCM_FN V first_round(const struct state *s, V a) { return v_round(v_start(a, s->keys[0]), s->keys[0], s->keys[1]); }
+
+/* The next n vectors of counter blocks after round 1. Up to a counter of 255 the blocks differ in the last byte alone,
+ * and behind the S-box all of a round is linear: so their states differ by what that byte, and not the nonce, makes of
+ * it. The key has these differences in a table, whose index is no secret. */
+GCM_FN void next_counters(const struct state *s, struct run *run, V *b, unsigned n)
 {
-    b[0] = v_reverse(run->counters);
-    if (run->low + n * LANES <= 256) {
+    if (run->counter + n * LANES <= COUNTERS) {
         GCM_UNROLL
-        for (unsigned i = 1; i < n; i++)
-            b[i] = v_count(b[i - 1], v_spread(v_block(0, (uint64_t)LANES << 56)));
+        for (unsigned i = 0; i < n; i++)
+            b[i] = v_xor(run->start, v_load(s->starts[2 + run->counter + i * LANES]));
     } else {
         GCM_UNROLL
-        for (unsigned i = 1; i < n; i++)
-            b[i] = v_reverse(v_count(run->counters, v_spread(v_block(i * LANES, 0))));
+        for (unsigned i = 0; i < n; i++) {
+            V count = v_spread(v_block(run->counter + i * LANES, 0));
+            b[i] = first_round(s, v_reverse(v_count(run->index, count)));
+        }
     }
-    run->counters = v_count(run->counters, v_spread(v_block(n * LANES, 0)));
-    run->low = (uint8_t)(run->low + n * LANES);
+    run->counter += n * LANES;
 }
 
-/* Encrypts n vectors, n a constant, and, if `hashing` (a constant), hashes a group between the rounds, so that products
- * fill the latency of rounds and rounds that of products. */
+/* A round key, in a register: as an operand in memory it would be loaded for each vector, which takes longer. */
+GCM_FN V round_key(const struct state *s, unsigned r)
+{
+    V key = s->keys[r];
+
+    GCM_OPAQUE(key);
+    return key;
+}
+
+/* Encrypts n vectors from round 2 on, n a constant, and, if `hashing` (a constant), hashes a group between the rounds,
+ * so that products fill the latency of rounds and rounds that of products. */
 GCM_FN void encrypt(const struct state *s, V *b, unsigned n, struct hash *h, bool hashing, const uint8_t *group)
 {
     GCM_UNROLL
-    for (unsigned i = 0; i < n; i++)
-        b[i] = v_start(b[i], s->keys[0]);
-    GCM_UNROLL
-    for (unsigned r = 1; r < GCM_ROUNDS; r++) {
+    for (unsigned r = 2; r < GCM_ROUNDS; r++) {
+        const V before = round_key(s, r - 1), key = round_key(s, r);
         GCM_UNROLL
         for (unsigned i = 0; i < n; i++)
-            b[i] = v_round(b[i], s->keys[r - 1], s->keys[r]);
+            b[i] = v_round(b[i], before, key);
         GCM_UNROLL
         for (unsigned i = 0; i < HASH_STEPS; i++)
             if (hashing && HASH_ROUND(i) == r)
-                hash_step(s, h, group, i);
+                hash_step(h, group, i);
     }
+    const V before = round_key(s, GCM_ROUNDS - 1), key = round_key(s, GCM_ROUNDS);
     GCM_UNROLL
     for (unsigned i = 0; i < n; i++)
-        b[i] = v_finish(b[i], s->keys[GCM_ROUNDS - 1], s->keys[GCM_ROUNDS]);
+        b[i] = v_finish(b[i], before, key);
     if (hashing)
         hash_next(s, h);
 }
@@ -244,7 +149,7 @@ GCM_FN void whole_group(const struct state *s, struct run *run, bool hashing, co
     V b[WIDTH];
 
     RELOAD(ciphertext);
-    next_counters(run, b, WIDTH);
+    next_counters(s, run, b, WIDTH);
     encrypt(s, b, WIDTH, &run->hash, hashing, ciphertext);
     GCM_UNROLL
     for (unsigned i = 0; i < WIDTH; i++)
@@ -256,103 +161,104 @@ GCM_FN void whole_group(const struct state *s, struct run *run, bool hashing, co
     run->out += group_size;
 }
 
-/* The last n bytes, less than a group, and the tag, in `count` vectors (a constant). The tag's block follows the last
- * of the text, in one of the last STEP vectors: its counter is the record's first and its ciphertext the lengths. */
-GCM_FN void last_blocks(const struct state *s, struct run *run, size_t n, unsigned count, V first, V lengths,
-                        bool sealing, bool hashing, uint8_t tag[CQ_TAG_SIZE])
-{
-    const size_t tag_block = (n + GCM_BLOCK - 1) / GCM_BLOCK;
-    V b[WIDTH + STEP], text[WIDTH + STEP], mask = v_zero();
+/* The end of a record: its last, `part`, and the tag. */
+struct end {
+    V part;      /* the last vector's text, and zeros */
+    size_t size; /* of that text */
+    V tag;
+};
 
+/* The last `count` vectors of text (a constant), all but the last of them whole, and the tag, which the record's first
+ * counter block encrypts. */
+GCM_FN void last_vectors(const struct state *s, struct run *run, struct end *end, unsigned count, bool sealing,
+                         bool hashing)
+{
+    V b[WIDTH + 1], text[WIDTH + 1];
+
+    /* Or else addresses that only some of the counts need are computed, and spilled, in every whole group. */
+    GCM_OPAQUE_WORD(run->hash.power);
+    GCM_OPAQUE_WORD(run->in);
+    GCM_OPAQUE_WORD(run->out);
+    GCM_OPAQUE_WORD(run->counter);
     GCM_UNROLL
     for (unsigned i = 0; i < count; i++) {
-        text[i] = i + STEP + 1 < count ? v_load(run->in + i * sizeof(V))
-                                       : v_load_part(run->in + PART_AT(i, n), PART_SIZE(i, n));
-        if (!sealing) {
-            V a = v_reverse(text[i]);
-            if (i + STEP >= count && tag_block / LANES == i)
-                a = v_put(a, tag_block % LANES, lengths);
-            hash_vector(s, &run->hash, a, i);
-        }
+        text[i] = i + 1 < count ? v_load(run->in + i * sizeof(V)) : end->part;
+        if (!sealing)
+            hash_vector(&run->hash, v_reverse(text[i]), i);
     }
-    next_counters(run, b, count);
-    GCM_UNROLL
-    for (unsigned i = count - STEP; i < count; i++)
-        if (tag_block / LANES == i)
-            b[i] = v_put(b[i], tag_block % LANES, v_reverse(first));
-    if (hashing)
-        encrypt(s, b, count, &run->hash, true, run->out - group_size);
-    else
-        encrypt(s, b, count, &run->hash, false, NULL);
+    next_counters(s, run, b, count);
+    b[count] = v_xor(run->start, v_load_block(s->starts[2 + 1]));
+    encrypt(s, b, count + 1, &run->hash, hashing, run->out - (hashing ? group_size : 0));
     GCM_UNROLL
     for (unsigned i = 0; i < count; i++) {
-        V result = v_xor(b[i], text[i]);
-        if (i + STEP + 1 < count) {
-            v_store(run->out + i * sizeof(V), result);
-        } else {
-            v_store_part(run->out + PART_AT(i, n), PART_SIZE(i, n), result);
-            result = v_keep(result, PART_SIZE(i, n));
-        }
-        if (i + STEP >= count && tag_block / LANES == i)
-            mask = v_get(b[i], tag_block % LANES);
-        if (sealing) {
-            V a = v_reverse(result);
-            if (i + STEP >= count && tag_block / LANES == i)
-                a = v_put(a, tag_block % LANES, lengths);
-            hash_vector(s, &run->hash, a, i);
-        }
+        text[i] = v_xor(b[i], text[i]);
+        if (i + 1 < count)
+            v_store(run->out + i * sizeof(V), text[i]);
+        else
+            end->part = text[i] = v_keep(text[i], end->size);
+        if (sealing)
+            hash_vector(&run->hash, v_reverse(text[i]), i);
     }
-    v_store_block(tag, v_xor(v_reverse(v_fold(reduce(run->hash.p))), mask));
+    end->tag = v_xor(v_reverse(v_fold(reduce(run->hash.p))), b[count]);
 }
 
-/* The same with that count. */
-GCM_FN void last_group(const struct state *s, struct run *run, size_t n, V first, V lengths, bool sealing, bool hashing,
+/* The last n bytes, at most a group, and the tag. */
+GCM_FN void last_group(const struct state *s, struct run *run, size_t n, bool sealing, bool hashing,
                        uint8_t tag[CQ_TAG_SIZE])
 {
-    switch ((n + GCM_BLOCK - 1) / GCM_BLOCK / LANES / STEP) {
-    case 0:
-        last_blocks(s, run, n, 1 * STEP, first, lengths, sealing, hashing, tag);
+    _Static_assert(WIDTH <= 8, "a case for each count");
+    const size_t count = (n + sizeof(V) - 1) / sizeof(V), whole = count == 0 ? 0 : (count - 1) * sizeof(V);
+    struct end end = {.part = v_load_part(run->in + whole, n - whole), .size = n - whole};
+    uint8_t *out = run->out + whole;
+
+    switch (count) {
+#define LAST_VECTORS(n)                                                                                              \
+    case n:                                                                                                          \
+        if (n <= WIDTH)                                                                                              \
+            last_vectors(s, run, &end, n <= WIDTH ? n : 0, sealing, hashing);                                        \
         break;
-    case 1:
-        last_blocks(s, run, n, 2 * STEP, first, lengths, sealing, hashing, tag);
-        break;
-    case 2:
-        last_blocks(s, run, n, 3 * STEP, first, lengths, sealing, hashing, tag);
-        break;
-    case 3:
-        last_blocks(s, run, n, 4 * STEP, first, lengths, sealing, hashing, tag);
-        break;
+        LAST_VECTORS(0)
+        LAST_VECTORS(1)
+        LAST_VECTORS(2)
+        LAST_VECTORS(3)
+        LAST_VECTORS(4)
+        LAST_VECTORS(5)
+        LAST_VECTORS(6)
+        LAST_VECTORS(7)
+        LAST_VECTORS(8)
+#undef LAST_VECTORS
     default:
-        last_blocks(s, run, n, 5 * STEP, first, lengths, sealing, hashing, tag);
-        break;
+        __builtin_unreachable();
     }
+    v_store_part(out, end.size, end.part);
+    v_store_block(tag, end.tag);
 }
 
 /* Encrypts or decrypts a record and computes its tag; `sealing` is a constant. */
 GCM_FN void crypt(const struct state *s, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *aad, size_t aad_len,
                   const uint8_t *in, size_t n, uint8_t *out, bool sealing, uint8_t tag[CQ_TAG_SIZE])
 {
-    /* SP 800-38D, section 7.1: J_0 is the nonce and a counter of 1; the text begins with 2. */
-    const V first = v_spread(v_block((uint64_t)cq_get32(nonce + 8) << 32 | 1, cq_get64(nonce)));
-    const V lengths = v_spread(v_block((uint64_t)n * 8, (uint64_t)aad_len * 8));
-    struct run run = {.low = 2, .in = in, .out = out};
+    /* SP 800-38D, section 7.1: the tag has the nonce and a counter of 1; the text begins with 2. */
+    const V block = v_spread(v_block(gcm_load64(nonce), gcm_load32(nonce + 8)));
+    struct run run = {.counter = 2, .in = in, .out = out};
 
-    run.counters = v_count(v_count(first, v_spread(v_block(1, 0))), V_INDEX);
+    run.start = first_round(s, block);
+    run.index = v_count(v_reverse(block), V_INDEX);
     run.hash.blocks = (n + GCM_BLOCK - 1) / GCM_BLOCK + 1;
+    run.hash.lengths = v_block((uint64_t)n * 8, (uint64_t)aad_len * 8);
     hash_aad(s, &run.hash, aad, aad_len);
     /* The ciphertext of a group that is opened is there to be hashed at once; one that is sealed is, a group later. */
     if (!sealing) {
         for (; n >= group_size; n -= group_size)
             whole_group(s, &run, true, run.in);
-        last_group(s, &run, n, first, lengths, false, false, tag);
+        last_group(s, &run, n, false, false, tag);
+    } else if (n >= group_size) {
+        whole_group(s, &run, false, NULL);
+        for (n -= group_size; n >= group_size; n -= group_size)
+            whole_group(s, &run, true, run.out - group_size);
+        last_group(s, &run, n, true, true, tag);
     } else {
-        const bool groups = n >= group_size;
-        if (groups) {
-            whole_group(s, &run, false, NULL);
-            for (n -= group_size; n >= group_size; n -= group_size)
-                whole_group(s, &run, true, run.out - group_size);
-        }
-        last_group(s, &run, n, first, lengths, true, groups, tag);
+        last_group(s, &run, n, true, false, tag);
     }
 }
 
@@ -402,6 +308,9 @@ GCM_TARGET static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_
     expand_key((uint8_t *)s->keys, secret);
     for (unsigned i = GCM_ROUNDS + 1; i-- != 0;) /* downwards, since a vector may take the place of several keys */
         s->keys[i] = v_spread(v_load_block((uint8_t *)s->keys + i * GCM_BLOCK));
+    h[0] = first_round(s, h[0]);
+    for (size_t c = 0; c < COUNTERS; c++)
+        v_store_block(s->starts[2 + c], v_xor(h[0], first_round(s, v_block(0, (uint64_t)c << 56))));
     encrypt(s, h, 1, NULL, false, NULL);
     const V one = times_x(v_reverse(h[0]));
     V power = one;
