@@ -4,9 +4,9 @@
 #
 #   scripts/build_image.sh [TAG]            default: cryprq:VERSION
 #
-# Environment: PLATFORM (this machine's; linux/arm64 wants a wheel for it in WHEELHOUSE, and qemu-user in binfmt_misc),
-# BASE (cryprq-base:bookworm, or -ARCH behind it, made by make_base_image.sh if it is missing), BASE_PYTHON (3.11: the base
-# image's Python), WHEELHOUSE (wheelhouse), PYTHON (.venv/bin/python).
+# Environment: PLATFORM (this machine's; linux/arm64 wants a wheel for it in WHEELHOUSE, and with_emulator.sh where the
+# kernel runs no such programs), BASE (cryprq-base:bookworm, or -ARCH behind it, made by make_base_image.sh if it is
+# missing), BASE_PYTHON (3.11: the base image's Python), WHEELHOUSE (wheelhouse), PYTHON (.venv/bin/python).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PLATFORM=${PLATFORM:-}
@@ -28,7 +28,8 @@ fi
 context=build/image
 rm -rf "$context"
 mkdir -p "$context/wheelhouse"
-cp deploy/Dockerfile deploy/entrypoint.sh deploy/healthcheck.py "$context"
+install -m 0644 deploy/Dockerfile deploy/healthcheck.py "$context"
+install -m 0755 deploy/entrypoint.sh "$context"
 # pip picks the best of the wheels that fit: it knows tags better than a pattern would.
 options=(--quiet --disable-pip-version-check --only-binary :all: --python-version "$BASE_PYTHON"
     --dest "$context/wheelhouse")
@@ -50,7 +51,9 @@ if ! "$PYTHON" -m pip download "${options[@]}" --no-deps --no-index --find-links
     "$PYTHON" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$context/wheelhouse" .
 fi
 "$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
-DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --quiet --network none ${PLATFORM:+--platform "$PLATFORM"} --build-arg "BASE=$BASE" \
-    --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >/dev/null
+# What the builder says, and that the classic one is deprecated, matters only where it fails.
+DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --network none ${PLATFORM:+--platform "$PLATFORM"} \
+    --build-arg "BASE=$BASE" --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >build/image.log 2>&1 ||
+    { tail -n 30 build/image.log >&2; die "docker build failed"; }
 docker image prune --force --filter label=cryprq.stage=build >/dev/null # the classic builder leaves it
 docker image inspect --format "built {{index .RepoTags 0}}, {{.Size}} bytes, {{.Architecture}}" "$TAG"
