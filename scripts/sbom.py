@@ -7,22 +7,18 @@ Only what is in the folder counts: nothing is taken from this machine. Needs spd
 document; one that is not valid is not written. SOURCE_DATE_EPOCH is its date, so that it is reproducible.
 """
 
-import gzip
 import hashlib
 import io
-import json
 import os
 import re
 import sys
-import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.parser import HeaderParser
 from pathlib import Path
 
+from image_packages import installed
 from spdx_tools.spdx.model import (
     Actor,
     ActorType,
@@ -45,7 +41,6 @@ from spdx_tools.spdx.writer.json.json_writer import write_document_to_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = "SPDXRef-DOCUMENT"
-DPKG = "var/lib/dpkg/status"
 
 
 def identifier(*parts: str) -> str:
@@ -133,17 +128,13 @@ class Bill:
 
     def image(self, path: Path) -> None:
         package = self.artefact(path, path.read_bytes(), PackagePurpose.CONTAINER)
-        for kind, name, version, architecture in sorted(set(installed(path))):
-            if kind == "deb":
-                reference = f"pkg:deb/debian/{name}@{version}?arch={architecture}"
-            else:
-                reference = f"pkg:pypi/{name}@{version}"
+        for found in sorted(set(installed(path))):
             part = Package(
-                identifier("Package", kind, name, version, architecture), name, SpdxNoAssertion(), version=version,
-                files_analyzed=False, external_references=[purl(reference.replace("+", "%2B"))],
+                identifier("Package", *found[:4]), found.name, SpdxNoAssertion(), version=found.version,
+                files_analyzed=False, external_references=[purl(found.purl)],
             )  # fmt: skip
             self.relate(package.spdx_id, RelationshipType.CONTAINS, self.add(part))
-            if (kind, name) == ("pypi", "cryprq"):
+            if found.purl.startswith("pkg:pypi/cryprq@"):
                 self.relate(part.spdx_id, RelationshipType.STATIC_LINK, self.openssl())
 
     def document(self, created: datetime) -> Document:
@@ -159,49 +150,6 @@ class Bill:
             list(self.files.values()),
             relationships=[unique[key] for key in sorted(unique)],
         )
-
-
-def layers(path: Path) -> Iterator[tarfile.TarFile]:
-    """The layers of an image that docker save has written, the lowest first."""
-    with gzip.open(path) as stream, tarfile.open(fileobj=stream) as archive:
-        manifest = archive.extractfile("manifest.json")
-        assert manifest is not None
-        for name in json.load(manifest)[0]["Layers"]:
-            layer = archive.extractfile(name)
-            assert layer is not None
-            with tarfile.open(fileobj=layer) as opened:
-                yield opened
-
-
-def package_records(path: Path) -> dict[str, bytes]:
-    """The files of an image that say what is installed, as its uppermost layers leave them."""
-    records: dict[str, bytes] = {}
-    for layer in layers(path):
-        for member in layer:
-            name = member.name.removeprefix("./")
-            head, _, last = name.rpartition("/")
-            if last.startswith(".wh."):  # deleted; .wh..wh..opq: all that was in the folder (OCI image specification)
-                gone = head if last == ".wh..wh..opq" else f"{head}/{last[4:]}"
-                records = {key: data for key, data in records.items() if key != gone and not key.startswith(gone + "/")}
-            elif name == DPKG or name.endswith(".dist-info/METADATA"):
-                stream = layer.extractfile(member)
-                if stream is not None:
-                    records[name] = stream.read()
-    return records
-
-
-def installed(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Kind, name, version and architecture of the Debian and Python packages in an image."""
-    parser = HeaderParser()
-    for name, data in package_records(path).items():
-        if name != DPKG:
-            fields = parser.parsestr(data.decode())
-            yield "pypi", fields["Name"].lower(), fields["Version"], "any"
-            continue
-        for paragraph in data.decode().split("\n\n"):
-            fields = parser.parsestr(paragraph)
-            if fields.get("Status") == "install ok installed":
-                yield "deb", fields["Package"], fields["Version"], fields["Architecture"]
 
 
 def make(folder: Path, version: str) -> Document:

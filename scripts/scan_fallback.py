@@ -60,7 +60,10 @@ def judge(dependencies: list[dict[str, Any]], others: list[str]) -> tuple[int, l
 
 
 def report(release: Path, environment: Path) -> int:
-    site = next((environment / "lib").glob("python*/site-packages"))
+    site = next((environment / "lib").glob("python*/site-packages"), None)
+    if site is None:
+        print(f"not scanned: Grype was not at hand, and {environment} is no environment that pip-audit could look at")
+        return NO_DATA
     command = [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--format", "json", "--path", str(site)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     try:
