@@ -17,8 +17,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import PurePosixPath
-
-from elftools.elf.elffile import ELFFile
+from typing import Any
 
 LIBC = {
     "manylinux": re.compile(r"lib(c|pthread|m|dl|rt)\.so\.\d|ld-linux-(x86-64|aarch64)\.so\.\d"),
@@ -70,7 +69,21 @@ def check_record(files: dict[str, bytes], record: str) -> list[str]:
     return faults
 
 
+def unversioned(elf: Any) -> list[str]:
+    """The symbols that it asks for without the version of a library."""
+    symbols = list(elf.get_section_by_name(".dynsym").iter_symbols())
+    section = elf.get_section_by_name(".gnu.version")  # none if no symbol has one
+    versions = [each["ndx"] for each in section.iter_symbols()] if section else ["VER_NDX_GLOBAL"] * len(symbols)
+    return sorted(
+        symbol.name
+        for symbol, version in zip(symbols, versions, strict=True)
+        if symbol.name and symbol.entry.st_shndx == "SHN_UNDEF" and version in ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")
+    )
+
+
 def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
+    from elftools.elf.elffile import ELFFile  # comes with auditwheel, and nothing else here needs it
+
     elf = ELFFile(io.BytesIO(data))
     faults = []
     if elf["e_machine"] != MACHINES[machine]:
@@ -89,16 +102,7 @@ def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
     if exported != {"PyInit__fastpath"}:
         faults.append(f"exports {', '.join(sorted(exported)) or 'nothing'}")
     if libc == "manylinux":  # a linker takes a symbol that the old glibc lacks for one of the program's
-        strays = {
-            symbol.name
-            for symbol, version in zip(
-                elf.get_section_by_name(".dynsym").iter_symbols(),
-                elf.get_section_by_name(".gnu.version").iter_symbols(),
-                strict=True,
-            )
-            if symbol.entry.st_shndx == "SHN_UNDEF" and version["ndx"] in ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")
-        }
-        faults += [f"asks for {name} of no library" for name in sorted(strays) if name and not re.match("_?Py", name)]
+        faults += [f"asks for {name} of no library" for name in unversioned(elf) if not re.match("_?Py", name)]
     if elf.get_section_by_name(".symtab") or elf.get_section_by_name(".debug_info"):
         faults.append("is not stripped")
     stack = next((s for s in elf.iter_segments() if s["p_type"] == "PT_GNU_STACK"), None)
