@@ -7,6 +7,7 @@ business: ``scripts/sweep.sh --all``, and ``--all --self-test`` for the faults.
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_baseline_passes_and_leaves_its_evidence(outputs: dict[str, tuple[int, s
     assert found["passed"] and len(found["checks"]) >= 20 and found["error"] is None
     assert json.loads((evidence / "summary.json").read_text())["passed"]
     for end in ("listener", "dialer"):
+        assert found["builds"][f"node-{end}"]["version"]
         log = (folder / f"node-{end}.log").read_text()
         assert '"event": "handshake_complete"' in log and '"event": "node_stopped"' in log
         for moment in ("before", "after"):
@@ -81,13 +83,32 @@ def test_fault_is_noticed(outputs: dict[str, tuple[int, str, Path]], fault: str)
     found = verdict(folder)
     assert not found["passed"] and found["fault"] == fault
     assert NOTICED[fault] in {check["check"] for check in found["checks"] if not check["ok"]}
-    assert not json.loads((evidence / "summary.json").read_text())["passed"]
+    summary = json.loads((evidence / "summary.json").read_text())
+    assert not summary["passed"] and summary["scenarios"][0]["failures"] == found["failures"] != []
 
 
 def test_upgrade_and_rollback_under_traffic(outputs: dict[str, tuple[int, str, Path]]) -> None:
     status, text, evidence = outputs["upgrade"]
     assert status == 0, text
     assert verdict(evidence)["passed"]
+
+
+def test_interrupted_run_has_not_passed(tmp_path: Path) -> None:
+    evidence = tmp_path / "evidence"
+    process = subprocess.Popen([SWEEP, "--scenario", "rotation-60s", "--output", str(evidence)])
+    folder = evidence / "rotation-60s"
+    try:
+        end = time.monotonic() + 30
+        while not folder.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+    assert verdict(folder)["failures"] == ["interrupted"]
+    assert not json.loads((evidence / "summary.json").read_text())["passed"]
 
 
 def run(*arguments: str, path: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -128,8 +149,9 @@ def test_wrong_call_runs_nothing(arguments: tuple[str, ...], environ: dict[str, 
     assert len(done.stderr.splitlines()) == 1 and says in done.stderr
 
 
-def test_evidence_of_another_run_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "roaming").mkdir()
+@pytest.mark.parametrize("name", ["roaming", "summary.json"])
+def test_evidence_of_another_run_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
     done = run(SWEEP, "--scenario", "roaming", "--output", str(tmp_path))
     assert done.returncode == 2 and "exists" in done.stderr
 

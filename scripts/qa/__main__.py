@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import netns
 
@@ -18,6 +20,8 @@ from qa.site import FAULTS, Site
 SETTINGS = ("ROTATION_INTERVAL", "PARALLEL_COUNT", "SOAK_DURATION", "SOAK_DIALERS", "ROTATE_SOAK")
 CANNOT = 2
 """Exit status for a wrong call, and for a machine that lacks what the runtime needs: nothing was run."""
+INTERRUPTED = 130
+"""Exit status after SIGINT or SIGTERM, as shells have it. What was made is removed, and the evidence kept."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -82,9 +86,13 @@ def run(name: str, runtime: str, fault: str | None, output: Path) -> Report:
                 SCENARIOS[name].run(site, report)
         except Exception as error:  # a scenario that breaks has failed; the others are still worth running
             report.error = f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            report.error = "interrupted"
+            raise
         finally:
             if site is not None:
                 site.keep_evidence(output)
+                report.builds = site.builds
             report.write(output / "verdict.json")
     return report
 
@@ -109,29 +117,53 @@ def main(argv: Sequence[str]) -> int:
         print(f"sweep: {reason}", file=sys.stderr)
         return CANNOT
     output = arguments.output or Path("build", "qa", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
-    if clash := [name for name in names if (output / name).exists()]:
+    if clash := [name for name in (*names, "summary.json") if (output / name).exists()]:
         print(f"sweep: {output / clash[0]} exists: the evidence of another run is not overwritten", file=sys.stderr)
         return CANNOT
-    results = []
-    for name in names:
-        fault = SCENARIOS[name].fault if arguments.self_test else arguments.fault
-        print(f"{name}{f' with {fault}' if fault else ''} ...", end=" ", flush=True)
-        report = run(name, runtime, fault, output / name)
-        good = report.passed is not arguments.self_test
-        results.append({"scenario": name, "fault": fault, "passed": report.passed, "as_it_should": good})
-        word = "passed" if report.passed else "failed"
-        word += ", as it should" if arguments.self_test and good else "" if good else ", AND SHOULD NOT"
-        print(f"{word}, {report.verdict()['seconds']} s", flush=True)
-        for line in report.failures():
-            print(f"    {line}", flush=True)
-    well = all(result["as_it_should"] for result in results)
-    summary = {"passed": well, "runtime": runtime, "self_test": arguments.self_test, "scenarios": results}
+    results: list[dict[str, Any]] = []
+    well = False
+    try:
+        for name in names:
+            results.append(run_and_tell(name, runtime, arguments, output))
+        well = all(result["as_it_should"] for result in results)
+    except KeyboardInterrupt:
+        print("interrupted")
+    summary = {
+        "passed": well,
+        "runtime": runtime,
+        "self_test": arguments.self_test,
+        "settings": {name: os.environ[name] for name in (*SETTINGS, "IMAGE") if name in os.environ},
+        "scenarios": results,
+    }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{'all as it should be' if well else 'NOT as it should be'}; evidence in {output}")
-    return 0 if well else 1
+    return 0 if well else 1 if len(results) == len(names) else INTERRUPTED
+
+
+def run_and_tell(name: str, runtime: str, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """Runs one scenario, prints what came of it, and returns it for the summary."""
+    fault = SCENARIOS[name].fault if arguments.self_test else arguments.fault
+    print(f"{name}{f' with {fault}' if fault else ''} ...", end=" ", flush=True)
+    report = run(name, runtime, fault, output / name)
+    good = report.passed is not arguments.self_test
+    seconds = report.verdict()["seconds"]
+    word = "passed" if report.passed else "failed"
+    word += ", as it should" if arguments.self_test and good else "" if good else ", AND SHOULD NOT"
+    print(f"{word}, {seconds} s", flush=True)
+    for line in report.failures():
+        print(f"    {line}", flush=True)
+    return {
+        "scenario": name,
+        "fault": fault,
+        "passed": report.passed,
+        "as_it_should": good,
+        "seconds": seconds,
+        "failures": report.failures(),
+    }
 
 
 if __name__ == "__main__":
     # Nodes of another build (CRYPRQ_PROGRAMS) must see what is installed there, not this checkout.
     os.environ.pop("PYTHONPATH", None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """What a scenario found: its checks, each with what was measured, and a verdict that needs all of them to hold."""
 
 import json
+import platform
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,8 @@ class Report:
         """Figures that are worth knowing and are no condition."""
         self.error: str | None = None
         """What ended the scenario before its end."""
+        self.builds: dict[str, dict[str, str]] = {}
+        """By node, what ran there."""
         self._head = {"scenario": scenario, "runtime": runtime, "fault": fault}
         self._started = time.time()
         self._clock = time.monotonic()
@@ -55,8 +58,11 @@ class Report:
         return {
             **self._head,
             "passed": self.passed,
+            "failures": self.failures(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(time.monotonic() - self._clock, 1),
+            "kernel": platform.release(),
+            "builds": self.builds,
             "checks": self.checks,
             "measured": self.measured,
             "error": self.error,

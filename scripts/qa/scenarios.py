@@ -124,7 +124,8 @@ def rotation(site: Site, report: Report) -> None:
         report.at_least(f"rotations of {node.name}", total(new, "rotations_total") - total(old, "rotations_total"), 2)
         report.at_least(f"peer_epoch of {node.name}", total(new, "peer_epoch"), 2)
         found = total(new, "rotation_interval_seconds")
-        report.check(f"interval of {node.name}", 0.5 * interval <= found <= interval + 5, seconds=found)
+        bounds = [0.5 * interval, interval + 5]
+        report.check(f"interval of {node.name}", bounds[0] <= found <= bounds[1], seconds=found, within=bounds)
         failed = [event for event in node.events("key_rotation") if event["status"] != "success"]
         report.equal(f"failed rotations of {node.name}", len(failed), 0)
         report.equal(f"new handshakes of {node.name}", total(new, "handshakes_attempted_total"), 1)

@@ -74,6 +74,8 @@ class Site:
         self.fault: Final = fault
         self.nodes: list[Node] = []
         self.notifications: dict[str, Notifications] = {}
+        self.builds: dict[str, dict[str, str]] = {}
+        """By node, what ran there when its metrics were last read."""
         self.lab = self._make_lab()
 
     def _make_lab(self) -> Lab:
@@ -180,6 +182,7 @@ class Site:
             if node.process is not None and node.process.running:
                 (self.directory / f"metrics-{moment}-{node.name}.prom").write_text(node.http("/metrics")[1])
                 found[node.name] = node.metrics()
+                self.builds[node.name] = next(dict(labels) for name, labels in found[node.name] if name == "build_info")
         return found
 
     def keep_evidence(self, output: Path) -> None:

@@ -169,6 +169,7 @@ def main(argv: Sequence[str]) -> int:
         if arguments.output is not None:
             arguments.output.mkdir(parents=True)
             site.keep_evidence(arguments.output)
+            report.builds = site.builds
             report.write(arguments.output / "verdict.json")
     for key, value in report.measured.items():
         print(f"    {key}: {value}")
