@@ -79,7 +79,7 @@ def rotate_secs() -> float:
 
 
 def peer_id() -> str:
-    return sh("/opt/cryprq/current/bin/cryprq", "id", "/var/lib/cryprq/identity")
+    return sh("cryprq", "id", "/var/lib/cryprq/identity")
 
 
 def install(version: int) -> None:
@@ -90,6 +90,8 @@ def install(version: int) -> None:
     sh("python3", "-m", "venv", str(home))
     sh(str(home / "bin" / "pip"), "install", "--quiet", "--no-index", "--find-links", "/work/wheels", "cryprq")
     sh("ln", "-sfn", release, "/opt/cryprq/current")
+    sh("ln", "-sf", "/opt/cryprq/current/bin/cryprq", "/usr/local/bin/")
+    sh("cryprq", "keygen")
     CONFIG.parent.mkdir()
     CONFIG.write_text(GOOD)
     sh("install", "-m", "0644", "/work/cryprq-node.service", "/etc/systemd/system/")
@@ -102,6 +104,7 @@ def install(version: int) -> None:
 
 
 def check_start() -> None:
+    identity, began = peer_id(), time.time()
     check("systemd-analyze verify", sh("systemd-analyze", "verify", "--man=no", f"{UNIT}.service", check=False) == "")
     start = time.monotonic()
     sh("systemctl", "enable", "--now", UNIT)
@@ -119,9 +122,11 @@ def check_start() -> None:
     check("the TUN is up, with its address", "10.77.0.1/24" in sh("ip", "address", "show", "dev", "cryprq0", "up"))
     until(lambda: show("StatusText") != "", 3)
     check("status", show("StatusText") == "0 peers connected", show("StatusText"))
-    check("state in StateDirectory", Path("/var/lib/cryprq/identity").stat().st_mode & 0o777 == 0o600)
-    answer = sh("/opt/cryprq/current/bin/cryprq", "status")
-    check("cryprq status", "cryprq0, 10.77.0.1/24" in answer)
+    state = Path("/var/lib/cryprq/identity").stat()
+    check("state in StateDirectory", (state.st_mode & 0o777, state.st_uid) == (0o600, int(fields["Uid"])))
+    named = [line for line in journal(began) if f"event=node_started peer_id={identity} " in line]
+    check("the identity that root made before is the node's", len(named) == 1)
+    check("cryprq status", "cryprq0, 10.77.0.1/24" in sh("cryprq", "status"))
 
 
 def check_reload(version: int) -> None:
