@@ -18,6 +18,9 @@ BUILT := $(VENV)/.stamp-built
 # Tests that drive the compiled extension without a whole node, and those that drive programs of tests/c.
 EXTENSION_TESTS = $(shell grep -l '_fastpath' tests/test_*.py | xargs -r grep -L 'import nodes\|from nodes')
 PROGRAM_TESTS = $(shell grep -l 'c_programs' tests/test_*.py)
+# Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
+# has namespaces of its own.
+IN_PARALLEL := -n 2 --dist loadfile --benchmark-disable
 ASAN_LIB := build/asan/lib
 # CPython leaks by design at exit, so leaks are left to the C tests.
 ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
@@ -53,7 +56,7 @@ demo: build ## a listener and a dialer in two namespaces, with real traffic thro
 	$(PYTHON_BIN) scripts/demo.py
 
 test: build test-c ## the whole test suite
-	$(VENV)/bin/pytest tests
+	$(VENV)/bin/pytest $(IN_PARALLEL) tests
 
 test-c: build
 	$(MAKE) -C tests/c check
@@ -62,7 +65,7 @@ test-minimums: build ## the test suite with the oldest dependencies that pyproje
 	$(PYTHON_BIN) -m venv --clear build/minimums
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
-	build/minimums/bin/pytest tests
+	build/minimums/bin/pytest $(IN_PARALLEL) tests
 
 bench: build ## a short run of the tunnel against what else is there, and micro-benchmarks against the last saved run
 	@mkdir -p build/bench
