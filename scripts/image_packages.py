@@ -27,6 +27,7 @@ class Installed(NamedTuple):
     architecture: str
     purl: str
 
+
 def layers(path: Path) -> Iterator[tarfile.TarFile]:
     """The layers of an image that docker save has written, the lowest first."""
     with gzip.open(path) as stream, tarfile.open(fileobj=stream) as archive:
