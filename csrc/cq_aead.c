@@ -4,6 +4,7 @@
 #define _DEFAULT_SOURCE 1 /* explicit_bzero under -std=c11 */
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "cq_aead.h"
@@ -16,7 +17,7 @@
 #endif
 
 /* Sets of instructions that back ends need. */
-enum { CPU_AES = 1, CPU_AES_AVX = 2, CPU_VAES256 = 4, CPU_VAES512 = 8 };
+enum { CPU_AES = 1, CPU_AES_AVX = 2, CPU_VAES256 = 4, CPU_VAES512 = 8, CPU_AVX512_IFMA = 16 };
 
 /* The fastest first. */
 static const struct {
@@ -27,6 +28,7 @@ static const struct {
     {&cq_aead_vaes512_aes_256_gcm, CPU_VAES512},
     {&cq_aead_vaes256_aes_256_gcm, CPU_VAES256},
     {&cq_aead_aesni_aes_256_gcm, CPU_AES_AVX},
+    {&cq_aead_avx512_chacha20_poly1305, CPU_AVX512_IFMA},
 #elif defined(__aarch64__)
     {&cq_aead_armv8_aes_256_gcm, CPU_AES},
 #endif
@@ -44,18 +46,28 @@ static unsigned cpu_sets(void)
     const unsigned avx2 = bit_AVX2 | bit_BMI2, vaes = bit_VAES | bit_VPCLMULQDQ;
     const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
     const uint64_t ymm = 0x06, zmm = 0xe6;
-    unsigned eax, ebx, ecx, edx, sets = CPU_AES;
+    unsigned eax, ebx, ecx, edx, sets = 0;
 
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & aes) != aes)
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx))
         return 0;
+    const bool has_aes = (ecx & aes) == aes;
+    if (has_aes)
+        sets |= CPU_AES;
     if ((ecx & avx) != avx || (saved_registers() & ymm) != ymm)
         return sets;
-    sets |= CPU_AES_AVX;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (ebx & avx2) != avx2 || (ecx & vaes) != vaes)
+    if (has_aes)
+        sets |= CPU_AES_AVX;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (ebx & avx2) != avx2)
         return sets;
-    sets |= CPU_VAES256;
-    if ((ebx & avx512) == avx512 && (saved_registers() & zmm) == zmm)
+    const bool has_vaes = has_aes && (ecx & vaes) == vaes;
+    if (has_vaes)
+        sets |= CPU_VAES256;
+    if ((ebx & avx512) != avx512 || (saved_registers() & zmm) != zmm)
+        return sets;
+    if (has_vaes)
         sets |= CPU_VAES512;
+    if ((ebx & bit_AVX512IFMA) != 0)
+        sets |= CPU_AVX512_IFMA;
     return sets;
 }
 #elif defined(__aarch64__)
@@ -85,31 +97,39 @@ const struct cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
 /* ---- the choice ---- */
 
 static pthread_once_t choose_once = PTHREAD_ONCE_INIT;
-static const struct cq_aead_ops *aes_256_gcm;
+static const struct cq_aead_ops *aes_256_gcm, *chacha20_poly1305;
 
-/* Whether a back end's name begins with this word. */
-static int named(const struct cq_aead_ops *ops, const char *word)
+/* The first back end of a suite whose name begins with this word; any will do for an empty one. */
+static const struct cq_aead_ops *named(uint8_t suite, const char *word)
 {
+    const struct cq_aead_ops *ops;
     size_t n = strlen(word);
 
-    return strncmp(ops->name, word, n) == 0 && ops->name[n] == '-';
+    for (unsigned i = 0; (ops = cq_aead_backends(suite, i)) != NULL; i++)
+        if (n == 0 || (strncmp(ops->name, word, n) == 0 && ops->name[n] == '-'))
+            break;
+    return ops;
 }
 
 static void choose(void)
 {
     const char *word = getenv("CRYPRQ_AEAD_BACKEND");
 
-    for (unsigned i = 0; (aes_256_gcm = cq_aead_backends(CQ_SUITE_AES_256_GCM, i)) != NULL; i++)
-        if (word == NULL || *word == '\0' || named(aes_256_gcm, word))
-            return;
+    aes_256_gcm = named(CQ_SUITE_AES_256_GCM, word != NULL ? word : "");
+    chacha20_poly1305 = named(CQ_SUITE_CHACHA20_POLY1305, word != NULL ? word : "");
+    /* What is a back end of one suite alone says nothing about the other. */
+    if (aes_256_gcm == NULL && chacha20_poly1305 != NULL)
+        aes_256_gcm = named(CQ_SUITE_AES_256_GCM, "");
+    else if (chacha20_poly1305 == NULL && aes_256_gcm != NULL)
+        chacha20_poly1305 = named(CQ_SUITE_CHACHA20_POLY1305, "");
 }
 
 const struct cq_aead_ops *cq_aead_select(uint8_t suite)
 {
-    if (suite != CQ_SUITE_AES_256_GCM)
-        return cq_aead_backends(suite, 0);
     (void)pthread_once(&choose_once, choose);
-    return aes_256_gcm;
+    return suite == CQ_SUITE_AES_256_GCM          ? aes_256_gcm
+           : suite == CQ_SUITE_CHACHA20_POLY1305 ? chacha20_poly1305
+                                                  : NULL;
 }
 
 /* ---- keys ---- */

@@ -36,6 +36,7 @@ extern const struct cq_aead_ops cq_aead_evp_chacha20_poly1305; /* likewise */
 extern const struct cq_aead_ops cq_aead_vaes512_aes_256_gcm; /* cq_aead_vaes512.c: VAES, VPCLMULQDQ, AVX-512 */
 extern const struct cq_aead_ops cq_aead_vaes256_aes_256_gcm; /* cq_aead_vaes256.c: VAES, VPCLMULQDQ, AVX2 */
 extern const struct cq_aead_ops cq_aead_aesni_aes_256_gcm;   /* cq_aead_aesni.c: AES-NI, PCLMULQDQ, AVX */
+extern const struct cq_aead_ops cq_aead_avx512_chacha20_poly1305; /* cq_aead_avx512.c: AVX-512 with IFMA */
 #elif defined(__aarch64__)
 extern const struct cq_aead_ops cq_aead_armv8_aes_256_gcm; /* cq_aead_armv8.c: AES and PMULL of ARMv8 */
 #endif
@@ -44,17 +45,28 @@ extern const struct cq_aead_ops cq_aead_armv8_aes_256_gcm; /* cq_aead_armv8.c: A
 const struct cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index);
 
 /* The back end for a suite: the fastest of this CPU. The environment variable CRYPRQ_AEAD_BACKEND, read at the first
- * call, names another for AES-256-GCM by the first word of its name ("evp"). NULL for an unknown suite, and for
- * AES-256-GCM if the variable names none of this CPU's back ends: no other is taken silently. */
+ * call, names another by the first word of its name: "evp" in both suites, "aesni" in one, which leaves the other as it
+ * is. NULL for an unknown suite, and if the variable names none of this CPU's back ends: no other is taken silently. */
 const struct cq_aead_ops *cq_aead_select(uint8_t suite);
 
 /* Whether the CPU has AES and carry-less multiplication, which is what "auto" goes by. */
 int cq_aead_cpu_has_aes(void);
 
 /* Keys a zeroed or wiped key object for both directions; the caller still owns and wipes the secret. CQ_E_ARGUMENT when
- * cq_aead_select has no back end, CQ_E_CRYPTO when libcrypto has no such cipher, CQ_E_MEMORY; then the object is empty. */
+ * cq_aead_select has no back end, CQ_E_CRYPTO when libcrypto has no such cipher, CQ_E_MEMORY; then the object is
+ * empty. */
 int cq_aead_init(struct cq_aead_key *key, uint8_t suite, const uint8_t secret[CQ_KEY_SIZE]);
 void cq_aead_wipe(struct cq_aead_key *key); /* safe on a zeroed or wiped key */
+
+/* Whether two tags are equal; the time does not depend on where they differ. */
+static inline int cq_aead_tags_equal(const uint8_t a[CQ_TAG_SIZE], const uint8_t b[CQ_TAG_SIZE])
+{
+    uint64_t x[2], y[2];
+
+    memcpy(x, a, sizeof x);
+    memcpy(y, b, sizeof y);
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
+}
 
 /* Overwrites n bytes so that the compiler cannot leave it out. */
 void cq_wipe(void *p, size_t n);

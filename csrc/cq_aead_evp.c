@@ -97,8 +97,8 @@ static int evp_open(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], co
 {
     EVP_CIPHER_CTX *ctx = key->state;
     /* The tag goes in with the nonce, which saves a call per record. It is only read. */
-    OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, (uint8_t *)(uintptr_t)(in + n), CQ_TAG_SIZE),
-                        OSSL_PARAM_END};
+    uint8_t *given = (uint8_t *)(uintptr_t)(in + n);
+    OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, given, CQ_TAG_SIZE), OSSL_PARAM_END};
     uint8_t rest[CQ_TAG_SIZE];
     int len = 0;
 

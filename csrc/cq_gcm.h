@@ -1,5 +1,5 @@
 /*
- * What all AES-256-GCM kernels share: the key schedule, partial blocks and the comparison of tags (FIPS 197; NIST SP
+ * What all AES-256-GCM kernels share: the key schedule and partial blocks (FIPS 197; NIST SP
  * 800-38D). The kernel itself is cq_gcm_template.h, compiled once per instruction set.
  */
 #ifndef CQ_GCM_H
@@ -86,12 +86,6 @@ static inline void gcm_store_partial(uint8_t *p, size_t n, struct gcm_halves b)
         p[n / 2] = (uint8_t)(b.lo >> n / 2 * 8);
         p[n - 1] = (uint8_t)(b.lo >> (n - 1) * 8);
     }
-}
-
-/* Whether two tags are equal; the time does not depend on where they differ. */
-static inline bool gcm_tags_equal(const uint8_t *a, const uint8_t *b)
-{
-    return ((gcm_load64(a) ^ gcm_load64(b)) | (gcm_load64(a + 8) ^ gcm_load64(b + 8))) == 0;
 }
 
 #endif

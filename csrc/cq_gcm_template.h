@@ -279,7 +279,7 @@ GCM_TARGET static int open(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SI
     if (n > INT_MAX || aad_len > INT_MAX)
         return CQ_E_ARGUMENT;
     crypt(key->state, nonce, aad, aad_len, in, n, out, false, tag);
-    if (!gcm_tags_equal(tag, in + n)) {
+    if (!cq_aead_tags_equal(tag, in + n)) {
         /* What was decrypted before the tag was known to be wrong goes nowhere; nor does the right tag. */
         cq_wipe(out, n);
         cq_wipe(tag, sizeof tag);

@@ -1,6 +1,6 @@
 /*
  * What all AEAD back ends of this CPU promise beyond published vectors (tests/test_aead.py has those): one key in both
- * directions, in place, forgeries, and nothing written past the end. test_aead_gcm.c compares them with libcrypto.
+ * directions, in place, forgeries, and nothing written past the end. test_aead_kernels.c compares them with libcrypto.
  */
 #include <limits.h>
 #include <stdbool.h>
