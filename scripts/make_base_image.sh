@@ -6,16 +6,16 @@
 #   scripts/make_base_image.sh [TAG]        default: cryprq-base:bookworm
 #
 # Environment: SUITE (bookworm), INCLUDE (more packages, comma separated), ARCH (this machine's; for another one see
-# with_emulator.sh), MIRROR, SECURITY_MIRROR (http://deb.debian.org/debian and debian-security; where they are snapshots,
-# the image is always the same). Needs root, debootstrap and a Docker engine.
+# with_emulator.sh), MIRROR (debootstrap's default), SECURITY_MIRROR (MIRROR with -security behind it); where both are
+# snapshots, the image is always the same. Needs root, debootstrap and a Docker engine.
 set -euo pipefail
 TAG=${1:-cryprq-base:bookworm}
 SUITE=${SUITE:-bookworm}
 ARCH=${ARCH:-$(dpkg --print-architecture)}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
-SECURITY_MIRROR=${SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+MIRROR=${MIRROR:-}
 # The day on which passwords were set is in /etc/shadow.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$(dirname "${BASH_SOURCE[0]}")" log -1 --format=%ct 2>/dev/null || date +%s)}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 die() { printf 'make_base_image: %s\n' "$*" >&2; exit 2; }
@@ -30,10 +30,12 @@ root=$work/root
 attempt() {
     "$@" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "$1 failed for $SUITE, $ARCH"; }
 }
-attempt debootstrap --arch="$ARCH" --variant=minbase --include="python3,python3-venv${INCLUDE:+,$INCLUDE}" \
-    "$SUITE" "$root" "$MIRROR"
-printf 'deb %s %s main\n' "$MIRROR" "$SUITE" "$MIRROR" "$SUITE-updates" "$SECURITY_MIRROR" "$SUITE-security" \
-    >"$root/etc/apt/sources.list"
+# Without a keyring (Ubuntu: debian-archive-keyring) it would go on unchecked.
+attempt debootstrap --force-check-gpg --arch="$ARCH" --variant=minbase \
+    --include="python3,python3-venv${INCLUDE:+,$INCLUDE}" "$SUITE" "$root" ${MIRROR:+"$MIRROR"}
+mirror=$(awk '$1 == "deb" { print $2; exit }' "$root/etc/apt/sources.list")
+printf 'deb %s %s main\n' "$mirror" "$SUITE" "$mirror" "$SUITE-updates" \
+    "${SECURITY_MIRROR:-${mirror%/}-security}" "$SUITE-security" >"$root/etc/apt/sources.list"
 attempt chroot "$root" apt-get -o APT::Sandbox::User=root update
 attempt chroot "$root" apt-get -y -o APT::Sandbox::User=root --no-install-recommends dist-upgrade
 attempt chroot "$root" apt-get clean
