@@ -84,6 +84,7 @@ def run(name: str, runtime: str, fault: str | None, output: Path) -> Report:
         try:
             with make_site(runtime, Path(directory), fault) as site:
                 SCENARIOS[name].run(site, report)
+                site.check_logs(report)
         except Exception as error:  # a scenario that breaks has failed; the others are still worth running
             report.error = f"{type(error).__name__}: {error}"
         except KeyboardInterrupt:

@@ -169,9 +169,9 @@ def peer_denied(site: Site, report: Report) -> None:
     listener = site.listener(here, dialer)
     site.dial(dialer, listener=listener)
     before = site.metrics("before")[listener.name]
-    flow = Flow((here, there), (GATEWAY, inside(dialer)), 5, 5000)
     site.start_dialling(stranger, listener=listener)
-    stranger.wait_event("node_started")
+    stranger.wait_event("node_started", timeout=30)
+    flow = Flow((here, there), (GATEWAY, inside(dialer)), 5, 5000)  # the stranger tries again all the time
     wait_until(lambda: listener.metric("peers_denied_total") > 0 or stranger.metric("current_peers") > 0, 10)
     answers = outside.measure("ping", GATEWAY, count=3, interval=0.1, timeout=0.5)["received"]
     report.equal("pings of the stranger that were answered", answers, 0)

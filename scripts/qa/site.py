@@ -185,6 +185,13 @@ class Site:
                 self.builds[node.name] = next(dict(labels) for name, labels in found[node.name] if name == "build_info")
         return found
 
+    def check_logs(self, report: Report) -> None:
+        """No node has met an error of its own, in any of its runs; some are mended so fast that nothing else shows."""
+        for path in sorted(self.directory.glob("node-*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            found = [line for line in lines if '"event": "internal_error"' in line or line.startswith("Traceback")]
+            report.equal(f"internal errors in {path.name}", found, [])
+
     def keep_evidence(self, output: Path) -> None:
         """Copies logs and metrics, and nothing that is secret."""
         for path in sorted(self.directory.iterdir()):
