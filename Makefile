@@ -88,8 +88,8 @@ lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C with -Wal
 format: build ## let ruff format the Python sources
 	$(VENV)/bin/ruff format .
 
-asan: build ## the C tests and the extension's tests under AddressSanitizer and UBSan
-	$(MAKE) -C tests/c check SANITIZE=1
+asan: build ## the C tests, short fuzzing and the extension's tests under AddressSanitizer and UBSan
+	$(MAKE) -C tests/c check fuzz SANITIZE=1 ROUNDS=2000
 	SANITIZE=1 $(VENV)/bin/pytest -q -p no:cacheprovider $(PROGRAM_TESTS)
 	rm -rf $(ASAN_LIB)
 	CRYPRQ_SANITIZE=1 $(PYTHON_BIN) setup.py --quiet build --build-base build/asan --build-lib $(ASAN_LIB)

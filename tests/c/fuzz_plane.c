@@ -1,0 +1,463 @@
+/*
+ * Fuzzing of the two loops: what comes from a TUN goes through a sending plane, and what comes from the network, its
+ * records among it, through a receiving one. There is neither kernel nor clock nor thread: cq_io.c is not linked.
+ *
+ * One input is byte 0 (which of the planes: offloads) and then steps: a control byte, u16 length, bytes.
+ *
+ *   kind 0  one read of the TUN: 10 bytes of a vnet header, then the packet
+ *   kind 1  datagrams of a stranger: u16 stride, then the batch that GRO made of them
+ *   kind 2  a record of the peer with any payload, which its own plane would not have sent; bit 2: VOUCHED
+ *   kind 3  the kernel refuses the next sends: u8 how many, u8 errno
+ *   bit 7   the TUN and the network have nothing more: what is under way goes out
+ *
+ * Whatever the input, no byte outside of a buffer is touched, no packet is written whose source is not the peer's, what
+ * is written is what cq_offload promises the kernel, and every packet that was sent and did not get lost is counted
+ * once by the other end: written, or dropped for its source.
+ *
+ * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise `fuzz_plane [ROUNDS [SEED]]`
+ * makes inputs from valid packets by seeded random mutations.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <sys/uio.h>
+
+#include "packets.h"
+
+static ssize_t take(int fd, const struct iovec *iov, int iovcnt);
+
+/* For their static functions. The write to the TUN is the one system call in them. */
+#define writev take
+#include "../../csrc/cq_rx.c"
+#include "../../csrc/cq_tx.c"
+#undef writev
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define HOLDS(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
+            abort();                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+enum { RIGS = 16, PENDING_MAX = 512, INDEX = 7, HOSTILE_LANE = 1, OTHER_PEER = 1 };
+
+/* A sending and a receiving plane for one choice of options, and what goes on between them. */
+struct rig {
+    struct cq_plane *sending, *receiving;
+    struct cq_peer *peer; /* of the receiving one */
+    struct cq_epoch *epoch; /* of the sending one */
+    bool vnet;
+};
+
+static struct rig rigs[RIGS];
+static struct rig *rig; /* in use */
+
+static struct {
+    const uint8_t *tun; /* reads that wait for the burst, as steps of the input */
+    size_t tun_left;
+    unsigned refusals;
+    int refusal;
+    uint8_t *pending[PENDING_MAX]; /* datagrams whose packets wait for the flush, each in a block of its own size */
+    unsigned pending_count;
+    uint64_t written; /* packets */
+    uint64_t sent, malformed; /* what the receiving end is to count */
+} world;
+
+/* ---- the stand-in for cq_io.c ---- */
+
+struct cq_udp_batch {
+    int nothing;
+};
+
+struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size)
+{
+    (void)count;
+    (void)size;
+    return calloc(1, sizeof(struct cq_udp_batch));
+}
+
+void cq_io_batch_free(struct cq_udp_batch *batch) { free(batch); }
+int cq_io_receive(int fd, struct cq_udp_batch *batch) { return (void)fd, (void)batch, 0; }
+void cq_io_message(struct cq_udp_batch *batch, unsigned i, struct cq_udp_message *m) { (void)batch, (void)i, (void)m; }
+bool cq_io_linger(uint64_t until_ns) { return (void)until_ns, false; }
+int cq_io_wait(int fd, int wake, int timeout_ms) { return (void)fd, (void)wake, (void)timeout_ms, 0; }
+void cq_io_wait_writable(int fd, int timeout_ms) { (void)fd, (void)timeout_ms; }
+void cq_io_pause(int ms) { (void)ms; }
+void cq_io_wake(int wake) { (void)wake; }
+unsigned cq_io_max_segments(void) { return 64; }
+uint64_t cq_io_now_ns(void) { return 1; }
+
+static void arrive(const uint8_t *data, size_t n, size_t stride);
+
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+{
+    (void)fd;
+    (void)family;
+    HOLDS(to->remote.family != 0 && length <= CQ_SEND_MAX && length > segment && segment > 0);
+    if (world.refusals > 0)
+        return world.refusals--, -world.refusal;
+    arrive(data, length, segment);
+    return 0;
+}
+
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
+                         size_t segment, int *error)
+{
+    unsigned sent = 0;
+    (void)fd;
+    (void)family;
+    HOLDS(to->remote.family != 0 && segment > 0);
+    *error = 0;
+    for (size_t at = 0; at < length; at += segment, sent++) {
+        if (world.refusals > 0) {
+            world.refusals--;
+            *error = world.refusal;
+            return sent;
+        }
+        size_t n = length - at < segment ? length - at : segment;
+        arrive(data + at, n, n);
+    }
+    return sent;
+}
+
+ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *packet, size_t size)
+{
+    (void)fd;
+    memset(vnet, 0, sizeof *vnet);
+    if (world.tun_left < 3 + CQ_VNET_SIZE)
+        return 0;
+    size_t n = cq_get16(world.tun + 1);
+    if (has_vnet)
+        memcpy(vnet, world.tun + 3, sizeof *vnet);
+    HOLDS(n >= CQ_VNET_SIZE && n - CQ_VNET_SIZE <= size);
+    memcpy(packet, world.tun + 3 + CQ_VNET_SIZE, n - CQ_VNET_SIZE);
+    world.tun += 3 + n;
+    world.tun_left -= 3 + n;
+    return (ssize_t)(n - CQ_VNET_SIZE);
+}
+
+/* ---- what the receiving plane writes ---- */
+
+static bool allowed(const uint8_t *p) { return p[0] >> 4 == 4 ? p[12] == 10 : p[8] == 0xfd; }
+
+static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
+{
+    static uint8_t packet[CQ_DATAGRAM_MAX + 1];
+    struct cq_vnet v = {0};
+    size_t n = 0, packets = 1;
+    int first = rig->vnet ? 1 : 0;
+    (void)fd;
+    HOLDS(iovcnt > first && iovcnt <= 1024);
+    for (int i = first; i < iovcnt; i++) {
+        HOLDS(n + iov[i].iov_len <= CQ_DATAGRAM_MAX);
+        memcpy(packet + n, iov[i].iov_base, iov[i].iov_len);
+        n += iov[i].iov_len;
+    }
+    HOLDS(cq_offload_packet_length(packet, n) == n && allowed(packet));
+    if (first) {
+        HOLDS(iov[0].iov_len == sizeof v);
+        memcpy(&v, iov[0].iov_base, sizeof v);
+    }
+    if (v.flags != 0) {
+        int protocol;
+        HOLDS(v.flags == 1 && (size_t)v.csum_start + v.csum_offset + 2 <= v.hdr_len && v.hdr_len <= n);
+        if (v.gso_type != 0) { /* no extension headers then */
+            size_t l4 = transport_of(packet, &protocol), payload = n - v.hdr_len;
+            HOLDS(v.gso_type == (protocol == UDP ? 5 : packet[0] >> 4 == 4 ? 1 : 4));
+            HOLDS(v.csum_start == l4 && v.csum_offset == checksum_offset(protocol) && v.hdr_len == headers_of(packet));
+            HOLDS(v.gso_size > 0 && v.gso_size < payload && payload <= 64u * v.gso_size);
+            HOLDS(cq_get16(packet + l4 + v.csum_offset) == naive_fold(naive_pseudo(packet, n)));
+            packets = (payload + v.gso_size - 1) / v.gso_size;
+        }
+    } else {
+        HOLDS(v.gso_type == 0 && v.gso_size == 0);
+    }
+    HOLDS(packets == 1 || (size_t)iovcnt == first + packets);
+    world.written += packets;
+    return (ssize_t)n;
+}
+
+/* ---- into the receiving plane ---- */
+
+static void deliver_pending(void)
+{
+    cq_offload_coalesce_flush(rig->receiving->rx[0]->coalesce);
+    settle(rig->receiving->rx[0]);
+    while (world.pending_count > 0)
+        free(world.pending[--world.pending_count]);
+}
+
+static void arrive(const uint8_t *data, size_t n, size_t stride)
+{
+    if (world.pending_count == PENDING_MAX)
+        deliver_pending();
+    uint8_t *block = malloc(n + (n == 0));
+    REQUIRE(block != NULL);
+    world.pending[world.pending_count++] = memcpy(block, data, n);
+    struct cq_udp_message m = {.data = block, .length = n, .segment = stride > 0 && stride < n ? stride : n};
+    m.from.remote = (struct cq_address){.port = 1, .family = 4};
+    message(rig->receiving->rx[0], &m);
+}
+
+/* What docs/protocol.md, section 4, says of a payload: whole packets, in-band messages, padding. */
+static void expect(const uint8_t *p, size_t n)
+{
+    for (size_t length; n > 0 && p[0] >> 4 != 0; p += length, n -= length) {
+        if (p[0] >> 4 == 1)
+            length = n >= 3 ? 3u + cq_get16(p + 1) : n + 1;
+        else if (p[0] >> 4 == 4 && n >= 20 && (p[0] & 15) >= 5 && cq_get16(p + 2) >= (p[0] & 15) * 4)
+            length = cq_get16(p + 2);
+        else if (p[0] >> 4 == 6 && n >= 40)
+            length = 40u + cq_get16(p + 4);
+        else
+            length = n + 1;
+        if (length > n) {
+            world.malformed++;
+            return;
+        }
+        world.sent += p[0] >> 4 != 1;
+    }
+}
+
+static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
+{
+    uint8_t *sealed = malloc(n + CQ_OVERHEAD);
+    REQUIRE(sealed != NULL);
+    REQUIRE(cq_session_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
+    expect(payload, n);
+    arrive(sealed, n + CQ_OVERHEAD, 0);
+    free(sealed);
+}
+
+/* ---- the rigs ---- */
+
+static struct cq_plane *plane_new(unsigned options, bool receiving)
+{
+    static const int fds[] = {-1};
+    const struct cq_plane_options o = {
+        .workers = 1, .tun_fds = fds, .udp_fds = fds, .family = 2, .mtu = options & 8 ? 9000 : 1420,
+        .vnet_hdr = options & 1, .tso4 = true, .tso6 = true, .uso = true, .udp_segment = true, .udp_gro = true,
+        .coalesce = options & 2, .packing = options & 4};
+    uint8_t secrets[2 * CQ_LANE_SECRET_SIZE];
+    uint32_t handle;
+    struct cq_plane *plane = cq_plane_new(&o);
+    REQUIRE(plane != NULL && cq_table_add_peer(&plane->tables, &handle) == CQ_OK);
+    for (size_t i = 0; i < sizeof secrets; i++)
+        secrets[i] = (uint8_t)(i * 7);
+    struct cq_epoch_params p = {.rx_index = INDEX, .tx_index = INDEX, .suite = CQ_SUITE_AES_256_GCM, .tx_lanes = 2,
+                                .rx_lanes = 2, .tx_secrets = secrets, .rx_secrets = secrets, .expires_ns = UINT64_MAX,
+                                .limits = cq_session_default_limits()};
+    struct cq_epoch *epoch = cq_session_new(&p, NULL);
+    REQUIRE(epoch != NULL && cq_table_install(&plane->tables, handle, epoch) == CQ_OK);
+    REQUIRE(cq_table_activate(&plane->tables, INDEX) == CQ_OK && cq_table_promote(&plane->tables, INDEX) == CQ_OK);
+    struct cq_endpoint to = {.remote = {.port = 1, .family = 4}, .source = CQ_SOURCE_PINNED};
+    cq_endpoint_write(&cq_table_peer(&plane->tables, handle)->endpoint, &to);
+    const struct cq_route_entry any[] = {{.family = 4}, {.family = 6}};
+    const struct cq_route_entry own[] = {{.family = 4, .prefix = 8, .addr = {10}},
+                                         {.family = 6, .prefix = 8, .addr = {0xfd}},
+                                         {.family = 4, .prefix = 8, .addr = {11}, .value = OTHER_PEER}};
+    REQUIRE(cq_table_add_peer(&plane->tables, &handle) == CQ_OK && handle == OTHER_PEER);
+    REQUIRE(cq_table_set_routes(&plane->tables, receiving ? own : any, receiving ? 3 : 2) == CQ_OK);
+    return plane;
+}
+
+static struct rig *rig_for(unsigned options)
+{
+    struct rig *r = &rigs[options % RIGS];
+    if (r->sending == NULL) {
+        r->sending = plane_new(options, false);
+        r->receiving = plane_new(options, true);
+        r->peer = cq_table_peer(&r->receiving->tables, 0);
+        r->epoch = cq_table_find(atomic_load(&r->sending->tables.current), INDEX)->epoch;
+        r->vnet = options & 1;
+        r->receiving->rx[0]->now_ns = 1;
+        r->receiving->rx[0]->table = cq_table_acquire(&r->receiving->tables, 1);
+    }
+    return r;
+}
+
+/* ---- one input ---- */
+
+static void send_all(void)
+{
+    struct cq_tx *tx = rig->sending->tx[0];
+    struct cq_peer *peer = cq_table_peer(&rig->sending->tables, 0);
+    uint64_t before = atomic_load(&peer->tx_packets);
+    ssize_t n;
+    while ((n = cq_io_tun_read(tx->tun, rig->vnet, &tx->vnet, tx->packet, CQ_TUN_READ_MAX)) > 0)
+        burst(tx, n, false);
+    world.sent += atomic_load(&peer->tx_packets) - before;
+    world.tun_left = 0;
+    for (unsigned i = 0; i < RUNS; i++)
+        HOLDS(tx->runs[i].slot == NULL && tx->runs[i].count == 0 && tx->runs[i].open_packets == 0);
+}
+
+static void step(uint8_t control, const uint8_t *p, size_t n)
+{
+    switch (control & 3) {
+    case 0:
+        if (n <= CQ_VNET_SIZE) /* the device gives a packet, or nothing */
+            break;
+        world.tun = p - 3;
+        world.tun_left = 3 + n;
+        send_all();
+        break;
+    case 1:
+        if (n > 2)
+            arrive(p + 2, n - 2, cq_get16(p));
+        break;
+    case 2:
+        if (n <= CQ_DATAGRAM_MAX - CQ_OVERHEAD)
+            hostile_record(p, n, control & 4);
+        break;
+    default:
+        if (n >= 2) {
+            world.refusals = p[0];
+            world.refusal = p[1] == 0 ? EIO : p[1];
+        }
+    }
+    if (control & 0x80)
+        deliver_pending();
+}
+
+/* Steps that are reads of the TUN and follow each other are one burst, unless they end with a flush. */
+static size_t reads_from(const uint8_t *data, size_t size)
+{
+    size_t at = 0;
+    while (at + 3 <= size && (data[at] & 0x83) == 0) {
+        size_t n = cq_get16(data + at + 1);
+        if (n <= CQ_VNET_SIZE || n > size - at - 3)
+            break;
+        at += 3 + n;
+    }
+    return at;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size == 0)
+        return 0;
+    rig = rig_for(data[0]);
+    memset(&world, 0, sizeof world);
+    atomic_store(&rig->sending->segment_refused, false);
+    atomic_store(&cq_table_peer(&rig->sending->tables, 0)->segment_off_until_ns, 0);
+    uint64_t packets = atomic_load(&rig->peer->rx_packets);
+    uint64_t source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE);
+    uint64_t malformed = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_MALFORMED);
+    for (size_t at = 1; at + 3 <= size;) {
+        size_t burst_size = reads_from(data + at, size - at);
+        if (burst_size > 0) {
+            world.tun = data + at;
+            world.tun_left = burst_size;
+            send_all();
+            at += burst_size;
+            continue;
+        }
+        uint8_t control = data[at];
+        size_t n = cq_get16(data + at + 1);
+        n = n < size - at - 3 ? n : size - at - 3;
+        if ((control & 3) != 0 || n == cq_get16(data + at + 1))
+            step(control, data + at + 3, n);
+        at += 3 + n;
+    }
+    deliver_pending();
+    packets = atomic_load(&rig->peer->rx_packets) - packets;
+    source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE) - source;
+    HOLDS(packets == world.written && packets + source == world.sent);
+    HOLDS(cq_plane_drop_count(rig->receiving, CQ_DROP_RX_MALFORMED) - malformed == world.malformed);
+    return 0;
+}
+
+#ifndef CQ_LIBFUZZER
+
+static uint64_t random_state;
+
+static uint32_t draw(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % below);
+}
+
+static void mutate(uint8_t *p, size_t n, uint32_t changes)
+{
+    static const uint8_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x40, 0x60, 0x45};
+    while (changes-- > 0)
+        p[draw(n < 80 || draw(8) == 0 ? (uint32_t)n : 80)] = draw(2) ? edges[draw(sizeof edges)] : (uint8_t)draw(256);
+}
+
+/* The next packet of one of a few flows, some from sources that are not the peer's. */
+static size_t next_packet(uint8_t *p, struct spec *flows, size_t payload_max, uint16_t *gso_size)
+{
+    struct spec *s = &flows[draw(4)];
+    s->payload = draw(3) == 0 ? draw(100) : draw((uint32_t)payload_max);
+    *gso_size = s->payload > 1000 ? (uint16_t)(500 + draw(860)) : 0;
+    size_t n = build(p, s);
+    s->sequence += (uint32_t)s->payload;
+    s->id++;
+    if (draw(16) == 0)
+        p[s->version == 4 ? 12 : 8]++;
+    return n;
+}
+
+static size_t append(uint8_t *out, struct spec *flows)
+{
+    uint8_t *p = out + 3;
+    uint16_t gso_size;
+    size_t n = 0;
+    switch (draw(8)) {
+    case 0: /* a hostile record */
+        out[0] = (uint8_t)(2 | (draw(2) ? 4 : 0));
+        for (uint32_t packets = draw(12); packets > 0; packets--)
+            n += next_packet(p + n, flows, 600, &gso_size);
+        memset(p + n, 0, 40);
+        n += draw(40);
+        break;
+    case 1: /* no record at all, or a refusal */
+        out[0] = draw(4) == 0 ? 3 : 1;
+        n = 2 + draw(3000);
+        check_random_bytes(p, n);
+        if (out[0] == 3) {
+            static const uint8_t errors[] = {EIO, EMSGSIZE, EINVAL, ENETUNREACH, EPERM};
+            p[0] = (uint8_t)(1 + draw(4));
+            p[1] = errors[draw(sizeof errors)];
+            break;
+        }
+        cq_put16(p, (uint16_t)(32 + draw(200)));
+        const struct cq_header h = {CQ_RECORD_TYPE, (uint8_t)draw(4), (uint16_t)draw(3), INDEX + draw(2), draw(1 << 30)};
+        cq_wire_write_header(p + 2, &h);
+        break;
+    default: /* the TUN */
+        out[0] = 0;
+        n = CQ_VNET_SIZE + next_packet(p + CQ_VNET_SIZE, flows, draw(3) ? 1300 : 20000, &gso_size);
+        struct cq_vnet v = vnet_of(p + CQ_VNET_SIZE, gso_size);
+        if (draw(4) == 0 && gso_size == 0)
+            v = (struct cq_vnet){0};
+        memcpy(p, &v, sizeof v);
+    }
+    if (draw(4) == 0)
+        mutate(p, n == 0 ? 1 : n, 1 + draw(3));
+    out[0] |= draw(16) == 0 ? 0x80 : 0;
+    cq_put16(out + 1, (uint16_t)n);
+    return 3 + n;
+}
+
+int main(int argc, char **argv)
+{
+    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 4000;
+    static uint8_t input[1 << 20];
+    random_state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    for (unsigned long round = 0; round < rounds; round++) {
+        struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
+        size_t n = 1;
+        input[0] = (uint8_t)draw(256);
+        for (uint32_t steps = 1 + draw(40); steps > 0; steps--)
+            n += append(input + n, flows);
+        LLVMFuzzerTestOneInput(input, n);
+    }
+    printf("fuzz_plane               ok: %lu inputs\n", rounds);
+    return 0;
+}
+
+#endif
