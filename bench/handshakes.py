@@ -13,7 +13,6 @@ a lease, which is written to the disk), and ``again``, when each has a session t
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -30,12 +29,12 @@ import uvloop  # noqa: E402
 from dialers import Dialers, identity_of  # noqa: E402
 from figures import environment  # noqa: E402
 from nodes import PORT, Node  # noqa: E402
+from probe import cpu_seconds  # noqa: E402
 
 from cryprq.address import Address  # noqa: E402
 from cryprq.identity import PeerId  # noqa: E402
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
-TICKS = os.sysconf("SC_CLK_TCK")
 TRIES = 5
 
 Result = dict[str, Any]
@@ -77,12 +76,6 @@ async def generate(options: argparse.Namespace) -> None:
 
 
 # ---- the benchmark ----
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS  # utime and stime (proc(5), fields 14 and 15)
 
 
 def measure(listener: Node, there: netns.Namespace, name: str, options: argparse.Namespace) -> Result:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cryprq.peers import Peer
     from cryprq.report import Reporter
 
+
 @dataclass
 class Admittance:
     """Whom this listener admits, and what it tells them. Shared by all inbound connections; a reload changes it."""

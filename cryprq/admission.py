@@ -16,8 +16,8 @@ class Verdict(Enum):
     ACCEPT = auto()
     RETRY = auto()
     """Answer with a Retry packet and keep nothing (RFC 9000, 8.1.2)."""
-    DROP = auto()
-    """Ignore it, silently. This is no failure of the source."""
+    WAIT = auto()
+    """Its address is proven, but there is no place at the moment (``cryprq.waiting``). No failure of the source."""
 
 
 class Admission:
@@ -36,14 +36,18 @@ class Admission:
 
     def judge(self, source: bytes, *, validated: bool) -> Verdict:
         """For a new connection from a source; ``validated`` if its first datagram carries a good Retry token."""
-        unvalidated = self._unvalidated.get(source, 0)
-        if self.pending >= self._max_pending or unvalidated + self._validated.get(source, 0) >= PENDING_PER_SOURCE:
-            return Verdict.DROP
         if validated:
-            return Verdict.ACCEPT
-        if unvalidated >= UNVALIDATED_PER_SOURCE or self.pending >= self._max_pending * RETRY_ABOVE_FRACTION:
+            return Verdict.ACCEPT if self.has_place(source) else Verdict.WAIT
+        unvalidated = self._unvalidated.get(source, 0)
+        crowded = self.pending >= self._max_pending * RETRY_ABOVE_FRACTION
+        if crowded or unvalidated >= UNVALIDATED_PER_SOURCE or not self.has_place(source):
             return Verdict.RETRY
         return Verdict.ACCEPT
+
+    def has_place(self, source: bytes) -> bool:
+        """Whether one more connection of a source may be pending."""
+        mine = self._unvalidated.get(source, 0) + self._validated.get(source, 0)
+        return self.pending < self._max_pending and mine < PENDING_PER_SOURCE
 
     def opened(self, source: bytes, *, validated: bool) -> None:
         """A connection that was judged ACCEPT exists now."""
@@ -85,10 +89,14 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """Takes one token if there is one."""
-        if self._updated is not None and now > self._updated:
-            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
-        self._updated = now
-        if self._tokens < 1:
+        if self.saved(now) < 1:
             return False
         self._tokens -= 1
         return True
+
+    def saved(self, now: float) -> float:
+        """How many tokens there are."""
+        if self._updated is not None and now > self._updated:
+            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now
+        return self._tokens

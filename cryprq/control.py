@@ -1,12 +1,14 @@
 """The control plane's UDP socket: one QUIC endpoint that accepts and dials on the same port.
 
 Datagrams are routed by destination connection ID. What belongs to no connection meets, in this order: form, backoff
-of the source, Retry token, limits on pending connections; only then is anything kept. Data records that UDP_GRO
-mixed into a batch go to ``on_record``. Nothing that arrives may raise out of the reader.
+of the source, Retry token, limits on pending connections; only then is anything kept, and beyond the limits only in
+the waiting line. Data records that UDP_GRO mixed into a batch go to ``on_record``. Nothing that arrives may raise out
+of the reader.
 """
 
 import asyncio
 import os
+import select
 import socket
 import time
 from collections import Counter, deque
@@ -46,6 +48,7 @@ from cryprq.limits import (
 from cryprq.quic import CONNECTION_ID_SIZE, VERSIONS, Quic, client_configuration, parse_header, server_configuration
 from cryprq.retry import RetryTokens
 from cryprq.udpio import UdpSocket, segments
+from cryprq.waiting import Beginning, WaitingLine
 
 __all__ = [
     "TRANSPORT_CODE",
@@ -60,6 +63,13 @@ __all__ = [
 
 DATAGRAMS_PER_WAKEUP: Final = 64
 """After so many the loop gets its turn, so that a flood leaves time for everything else."""
+SECONDS_PER_WAKEUP: Final = 0.005
+"""Likewise, so that many handshakes at once do: a datagram of one may cost a millisecond."""
+WAITING_POLL: Final = 0.05
+"""Seconds between looks at the waiting line while no pending connection ends."""
+WAITING_PATIENCE: Final = 0.02
+"""The line is served when there is nothing to read, so that handshakes which have begun are done first; but at least
+one of it in so many seconds, whatever comes in."""
 CLOSING_PERIOD: Final = 3.0
 """For so long a closed connection still answers late packets with its close (RFC 9000, 10.2.1)."""
 CLOSING_MAX: Final = 1024
@@ -152,6 +162,12 @@ class Endpoint:
         self._admission = Admission(limits.max_inbound)
         self._beginnings = TokenBucket(limits.unvalidated_rate, limits.unvalidated_rate)
         self._responses = TokenBucket(RESPONSE_RATE, RESPONSE_BURST)
+        self._waiting = WaitingLine()
+        self._serve_handle: asyncio.Handle | None = None
+        self._served_at = 0.0
+        self._backlog = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._by_cid: dict[bytes, Connection | _Closing] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
         self._closing: deque[_Closing] = deque()
@@ -175,9 +191,11 @@ class Endpoint:
         self._flush()
         self._running = False
         self._loop.remove_reader(self._sock.fileno())
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush_handle = None
+        for handle in (self._flush_handle, self._serve_handle):
+            if handle is not None:
+                handle.cancel()
+        self._flush_handle = self._serve_handle = None
+        self._waiting.clear()
         self._closing.clear()
         self._by_cid.clear()
 
@@ -230,9 +248,9 @@ class Endpoint:
     # ---- datagrams in ----
 
     def _readable(self) -> None:
-        now = _clock()
+        now = started = _clock()
         budget = DATAGRAMS_PER_WAKEUP
-        while budget > 0:
+        while budget > 0 and now - started < SECONDS_PER_WAKEUP:
             budget -= 1
             try:
                 batch = self._udp.receive()
@@ -246,7 +264,12 @@ class Endpoint:
                 self._segment(segment, remote, local, now)
             if size > 0:
                 budget -= len(data) // size
+            now = _clock()
+        self._backlog = self._readable_now()
         self._flush()
+
+    def _readable_now(self) -> bool:
+        return bool(self._poll.poll(0))
 
     def _segment(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
         self.counters["received"] += 1
@@ -309,24 +332,69 @@ class Endpoint:
                 return
         validated = bool(header.token)
         verdict = self._admission.judge(source, validated=validated)
-        if verdict is Verdict.ACCEPT and not validated and not self._beginnings.take(now):
-            verdict = Verdict.RETRY
+        if verdict is Verdict.ACCEPT:
+            if validated and (self._waiting or self._busy(now)):
+                verdict = Verdict.WAIT
+            elif not validated and (self._backlog or self._busy(now) or not self._beginnings.take(now)):
+                # A backlog may hold a datagram twice, the second sent because the first was not answered in time. If
+                # that got a Retry, a connection for the second would be one that nobody wants.
+                verdict = Verdict.RETRY
+        beginning = Beginning(data, header, original, remote, local, now)
         match verdict:
-            case Verdict.DROP:
-                self.counters["limit"] += 1
             case Verdict.RETRY:
                 self.counters["retry"] += 1
                 self.transmit(self._retry(header, remote, now), remote, local)
+            case Verdict.WAIT:
+                self.counters["waited"] += 1
+                if not self._waiting.add(source, beginning):
+                    self.counters["limit"] += 1
+                self._serve_now()
             case Verdict.ACCEPT:
-                self._open(data, header, original, remote, local, now)
+                self._open(beginning, now)
 
-    def _open(
-        self, data: bytes, header: QuicHeader, original: bytes | None, remote: Address, local: str | None, now: float
-    ) -> None:
+    # ---- the waiting line ----
+
+    def _busy(self, now: float) -> bool:
+        """True if pending connections may need all the M2s that are left: who begins now would be refused his."""
+        return self._responses.saved(now) < 1 + min(self._admission.pending, RESPONSE_BURST / 2)
+
+    def _serve_now(self) -> None:
+        """Somebody got in line, or a place may have become free."""
+        if self._serve_handle is not None:
+            self._serve_handle.cancel()
+        self._serve_later(0.0)
+
+    def _serve_later(self, seconds: float) -> None:
+        more = self._waiting and self._running
+        self._serve_handle = self._loop.call_later(seconds, self._serve) if more else None
+
+    def _serve(self) -> None:
+        """Lets the next one in line begin, and then the loop have its turn."""
+        now = _clock()
+        if now - self._served_at < WAITING_PATIENCE and self._readable_now():
+            self._serve_later(0.0)
+            return
+        beginning = None
+        try:
+            if not self._busy(now):
+                beginning = self._waiting.take(now, lambda source: self._may_begin(source, now))
+            if beginning is not None:
+                self._served_at = now
+                self._open(beginning, now)
+                self._flush()
+        except Exception as error:
+            self.report_fault(error, None)
+        self._serve_later(WAITING_POLL if beginning is None else 0.0)
+
+    def _may_begin(self, source: bytes, now: float) -> bool:
+        return self._admission.has_place(source) and not self._backoff.remaining(source, now)
+
+    def _open(self, beginning: Beginning, now: float) -> None:
+        data, header, remote, local = beginning.data, beginning.header, beginning.remote, beginning.local
         validated = bool(header.token)
         quic = Quic(
             self._server_configuration,
-            original_destination_connection_id=original,
+            original_destination_connection_id=beginning.original,
             retry_source_connection_id=header.destination_cid if validated else None,
         )
         limits = self.limits
@@ -478,6 +546,7 @@ class Endpoint:
     def settled(self, conn: Connection, *, authenticated: bool) -> None:
         """An accepted connection is not pending any more: its peer authenticated itself, or it ended."""
         self._admission.ended(conn.source, validated=conn.validated)
+        self._serve_now()
         if authenticated:
             self._backoff.succeeded(conn.source)
 

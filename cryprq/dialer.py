@@ -25,8 +25,9 @@ TELL_EVERY: Final = 30.0
 class DialSchedule:
     """When the next dial may start. Sans-IO; ``now`` is seconds of one clock that runs on during suspend.
 
-    For five minutes after a tunnel was up: once a second, each try for three seconds. Before and after that, and after
-    a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds), with jitter.
+    For five minutes after a tunnel was up: at least once a second, each try for three seconds. Before and after that,
+    and after a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds). All with jitter,
+    so that dialers which lost the same gateway at the same moment do not go on in step.
     """
 
     def __init__(self, base: float, maximum: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
@@ -58,7 +59,7 @@ class DialSchedule:
 
     def started(self, now: float) -> None:
         """A dial starts."""
-        self._not_before = now + REDIAL_FAST_INTERVAL
+        self._not_before = now + REDIAL_FAST_INTERVAL * self._uniform(1 - BACKOFF_JITTER, 1)
 
     def failed(self, now: float, *, refused: bool = False) -> float:
         """A dial came to nothing. Returns the seconds to wait from now; ``refused``: by a peer that is there, so

@@ -124,6 +124,7 @@ class Outbound:
             return
         self._connection = connection
         self._connected_at = self._clock()
+        self._peer.answered()
         self._timer = self._call_later(self._timeout, self._timed_out)
         self._reporter.handshake_started()
         settings = self._settings

@@ -99,6 +99,10 @@ class Peer:
             if link.carrier is not None:
                 link.carrier.probe(PROBE_TIMEOUT)
 
+    def answered(self) -> None:
+        """A dial of this peer is answered: those that run beside it are given up before they cost anybody more."""
+        self._changed()
+
     def outranks_outbound(self) -> bool:
         """The same when M4 of an own dial arrives: True if a session that the peer dialled lives and wins."""
         current = self.current
@@ -389,4 +393,3 @@ class Peer:
         index = self.current.session.sending_index if self.current is not None else None
         if index is not None and self._plane.has(index):
             self._plane.send_empty(index)
-

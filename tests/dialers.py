@@ -7,7 +7,9 @@ a node never does. Records come from the slow twin (``oracle``), so no TUN and n
 import asyncio
 import hashlib
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Self
@@ -20,7 +22,7 @@ from cryprq.frames import CloseCode, FrameType, encode
 from cryprq.handshake import HandshakeError, Initiator, Parameters
 from cryprq.identity import Identity, PeerId
 from cryprq.indices import IndexPool
-from cryprq.limits import AEAD_AES_256_GCM, KEM_X25519_MLKEM768
+from cryprq.limits import AEAD_AES_256_GCM, DIAL_TIMEOUT, KEM_X25519_MLKEM768, PROMOTE_TIMEOUT
 from cryprq.session import Install, Session
 
 RESEND = 1.0
@@ -45,13 +47,31 @@ def identity_of(seed: int, number: int) -> Identity:
     return Identity.from_seed(hashlib.sha256(b"%d %d" % (seed, number)).digest())
 
 
+def _tell(event: str, /, **fields: object) -> None:
+    """A fault of this program's own; nothing else is said by an endpoint that only dials."""
+    print(event, fields, file=sys.stderr, flush=True)
+
+
 class Dial:
     """One handshake as initiator: a ``ConnectionHandler``. ``outcome`` is None until it is over."""
 
-    def __init__(self, dialers: "Dialers", identity: Identity, until: Until, wrong_knock: bool) -> None:
+    def __init__(
+        self,
+        dialers: "Dialers",
+        identity: Identity,
+        until: Until,
+        wrong_knock: bool,
+        changed: Callable[[], None],
+        timeout: float | None,
+    ) -> None:
+        """``changed`` is called when QUIC is up, when there is an outcome, and when the connection ends after that."""
         self.session: Session | None = None
         self.outcome: str | None = None
         """``done``: it went as far as it should; else how it failed."""
+        self.answered = False
+        """The QUIC handshake was completed."""
+        self.ended = False
+        """The connection is gone."""
         self.connection: Connection | None = None
         self.seconds = 0.0
         """From its first datagram to the outcome."""
@@ -59,6 +79,9 @@ class Dial:
         self._identity = identity
         self._until = until
         self._wrong_knock = wrong_knock
+        self._changed = changed
+        self._timeout = timeout
+        self._patient = False
         self._initiator: Initiator | None = None
         self._record = b""
         self._started = time.monotonic()
@@ -73,9 +96,19 @@ class Dial:
         assert self.outcome is not None
         return self.outcome
 
+    def abandon(self) -> None:
+        """Gives up: the listener is told."""
+        self._end("abandoned")
+        if self.connection is not None:
+            self.connection.close(CloseCode.TIMEOUT)
+
     # ---- ConnectionHandler ----
 
     def connected(self, connection: Connection) -> None:
+        self.answered = True
+        self._changed()
+        if self._timeout is not None:
+            asyncio.get_running_loop().call_later(self._timeout, self._timed_out)
         if self._until is Until.QUIC:
             self._end("done")
             return
@@ -111,7 +144,11 @@ class Dial:
             connection.close(error.code)
 
     def closed(self, connection: Connection, code: int, reason: str, by_peer: bool) -> None:
-        self._end("refused" if by_peer and code == CloseCode.REFUSED else reason or f"code {code}")
+        self.ended = True
+        if self.outcome is None:
+            self._end("refused" if by_peer and code == CloseCode.REFUSED else reason or f"code {code}")
+        else:
+            self._changed()
 
     # ---- the session ----
 
@@ -140,11 +177,22 @@ class Dial:
             self._dialers.send(self._record)
             asyncio.get_running_loop().call_later(RESEND, self._send_record)
 
+    def _timed_out(self) -> None:
+        """The handshake, or with a session its first record, took too long."""
+        if self.outcome is None and self.connection is not None:
+            if self.session is not None and not self._patient:
+                self._patient = True
+                asyncio.get_running_loop().call_later(PROMOTE_TIMEOUT, self._timed_out)
+                return
+            self._end("timeout")
+            self.connection.close(CloseCode.TIMEOUT)
+
     def _end(self, outcome: str) -> None:
         if self.outcome is None:
             self.outcome = outcome
             self.seconds = time.monotonic() - self._started
             self._over.set_result(None)
+            self._changed()
 
 
 class Dialers:
@@ -167,7 +215,7 @@ class Dialers:
             accept=None,
             loop=asyncio.get_running_loop(),
             on_record=self._on_record,
-            observer=lambda event, /, **fields: None,
+            observer=_tell,
         )
 
     def __enter__(self) -> Self:
@@ -178,15 +226,32 @@ class Dialers:
         self._endpoint.stop()
         self._sock.close()
 
-    def dial(self, identity: Identity, until: Until = Until.RECORD, *, wrong_knock: bool = False) -> Dial:
-        """Begins a handshake. The connection stays open when it is over, as a node's does."""
-        dial = Dial(self, identity, until, wrong_knock)
-        dial.connection = self._endpoint.dial(self._listener, dial)
+    @property
+    def counters(self) -> Counter[str]:
+        """Those of the endpoint: datagrams ``sent`` and ``received`` among them."""
+        return self._endpoint.counters
+
+    def dial(
+        self,
+        identity: Identity,
+        until: Until = Until.RECORD,
+        *,
+        wrong_knock: bool = False,
+        timeout: float | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> Dial:
+        """Begins a handshake. The connection stays open when it is over, as a node's does.
+
+        ``timeout`` is for the QUIC handshake and then again for ours, as in a node; without, a node's usual one is for
+        the former, and nothing for the latter.
+        """
+        dial = Dial(self, identity, until, wrong_knock, changed, timeout)
+        dial.connection = self._endpoint.dial(self._listener, dial, timeout=timeout or DIAL_TIMEOUT)
         return dial
 
     def send(self, record: bytes) -> None:
         """A data record to the listener."""
-        self._sock.sendto(record, self._listener.to_sockaddr(self._sock.family))
+        self._endpoint.transmit(record, self._listener, None)
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""

@@ -44,12 +44,12 @@ def test_above_half_everybody_is_asked_for_retry() -> None:
     assert admission.judge(b"new", validated=True) is Verdict.ACCEPT
 
 
-def test_a_full_table_drops_even_validated_sources() -> None:
+def test_in_a_full_table_there_is_no_place_even_for_validated_sources() -> None:
     admission = Admission(3)
     for i in range(3):
         admission.opened(bytes([i]), validated=True)
-    assert admission.judge(b"new", validated=True) is Verdict.DROP
-    assert admission.judge(b"new", validated=False) is Verdict.DROP
+    assert admission.judge(b"new", validated=True) is Verdict.WAIT
+    assert admission.judge(b"new", validated=False) is Verdict.RETRY
     admission.ended(b"\0", validated=True)
     assert admission.judge(b"new", validated=True) is Verdict.ACCEPT
 
@@ -59,13 +59,14 @@ def test_a_source_has_at_most_its_share() -> None:
     for _ in range(PENDING_PER_SOURCE):
         assert admission.judge(b"a", validated=True) is Verdict.ACCEPT
         admission.opened(b"a", validated=True)
-    assert admission.judge(b"a", validated=True) is Verdict.DROP
-    assert admission.judge(b"a", validated=False) is Verdict.DROP
+    assert admission.judge(b"a", validated=True) is Verdict.WAIT
+    assert admission.judge(b"a", validated=False) is Verdict.RETRY
     assert admission.judge(b"b", validated=True) is Verdict.ACCEPT
 
 
 def test_no_listening_slots_means_that_nobody_is_admitted() -> None:
-    assert Admission(0).judge(b"a", validated=True) is Verdict.DROP
+    assert Admission(0).judge(b"a", validated=True) is Verdict.WAIT
+    assert Admission(0).judge(b"a", validated=False) is Verdict.RETRY
 
 
 def test_counts_return_to_nothing_whatever_the_order() -> None:

@@ -127,17 +127,18 @@ def test_after_a_tunnel_dials_once_a_second_for_three_seconds_each(rig: Rig) -> 
     rig.dialer.poll(rig.now)
     rig.target.up, rig.target.wanted = False, True
     rig.run(20)
-    gaps = {round(later - earlier, 3) for earlier, later in pairwise(rig.starts)}
-    assert gaps == {REDIAL_FAST_INTERVAL}
+    gaps = [later - earlier for earlier, later in pairwise(rig.starts)]
+    assert all((1 - BACKOFF_JITTER) * REDIAL_FAST_INTERVAL <= gap <= REDIAL_FAST_INTERVAL + 0.001 for gap in gaps)
     assert {attempt.timeout for attempt in rig.attempts} == {REDIAL_FAST_TIMEOUT}
-    assert len(rig.running) <= 3
+    assert len(rig.running) <= 4
 
 
 def test_hurry_ends_after_five_minutes(rig: Rig) -> None:
     rig.schedule.tunnel_up(rig.now)
     rig.run(REDIAL_FAST_WINDOW + 100)
     late = [start for start in rig.starts if start > REDIAL_FAST_WINDOW]
-    assert len([start for start in rig.starts if start <= REDIAL_FAST_WINDOW]) == pytest.approx(300, abs=2)
+    hurried = [start for start in rig.starts if start <= REDIAL_FAST_WINDOW]
+    assert REDIAL_FAST_WINDOW <= len(hurried) <= REDIAL_FAST_WINDOW / (1 - BACKOFF_JITTER) + 1
     assert len(late) < 12
 
 
