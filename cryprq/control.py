@@ -7,7 +7,6 @@ of the reader.
 """
 
 import asyncio
-import os
 import select
 import socket
 import time
@@ -17,13 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    QuicProtocolVersion,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-)
+from aioquic.quic.packet import QuicPacketType
 
 from cryprq.address import Address
 from cryprq.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict
@@ -45,7 +38,15 @@ from cryprq.limits import (
     RESPONSE_BURST,
     RESPONSE_RATE,
 )
-from cryprq.quic import CONNECTION_ID_SIZE, VERSIONS, Quic, client_configuration, parse_header, server_configuration
+from cryprq.quic import (
+    CONNECTION_ID_SIZE,
+    VERSIONS,
+    Quic,
+    client_configuration,
+    parse_header,
+    server_configuration,
+    version_negotiation,
+)
 from cryprq.retry import RetryTokens
 from cryprq.udpio import UdpSocket, segments
 from cryprq.waiting import Beginning, WaitingLine
@@ -315,7 +316,7 @@ class Endpoint:
         if header.version not in VERSIONS:
             if header.packet_type is not QuicPacketType.VERSION_NEGOTIATION:
                 self.counters["version"] += 1
-                self.transmit(self._version_negotiation(header), remote, local)
+                self.transmit(version_negotiation(header), remote, local)
             return
         if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < _CLIENT_CID_MIN:
             self.counters["malformed"] += 1
@@ -343,7 +344,7 @@ class Endpoint:
         match verdict:
             case Verdict.RETRY:
                 self.counters["retry"] += 1
-                self.transmit(self._retry(header, remote, now), remote, local)
+                self.transmit(self._tokens.packet(header, remote, now), remote, local)
             case Verdict.WAIT:
                 self.counters["waited"] += 1
                 if not self._waiting.add(source, beginning):
@@ -423,21 +424,6 @@ class Endpoint:
                 self.counters["bad_initial"] += 1
                 conn.failed()
                 self._drop(conn)
-
-    def _version_negotiation(self, header: QuicHeader) -> bytes:
-        return encode_quic_version_negotiation(
-            source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=VERSIONS
-        )
-
-    def _retry(self, header: QuicHeader, remote: Address, now: float) -> bytes:
-        given = os.urandom(CONNECTION_ID_SIZE)
-        return encode_quic_retry(
-            version=QuicProtocolVersion.VERSION_1,
-            source_cid=given,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=self._tokens.make(remote, header.destination_cid, given, now),
-        )
 
     # ---- datagrams out ----
 

@@ -22,7 +22,12 @@ from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState, QuicReceiveContext
 from aioquic.quic.events import ConnectionTerminated
-from aioquic.quic.packet import QuicHeader, QuicProtocolVersion, pull_quic_header
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicProtocolVersion,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -177,3 +182,10 @@ class Quic(QuicConnection):
 def parse_header(datagram: bytes) -> QuicHeader:
     """The header of a datagram's first packet. ValueError if it is none (aioquic's BufferReadError is one too)."""
     return pull_quic_header(Buffer(data=datagram), host_cid_length=CONNECTION_ID_SIZE)
+
+
+def version_negotiation(header: QuicHeader) -> bytes:
+    """The answer to a first packet of another version (RFC 9000, 6.1)."""
+    return encode_quic_version_negotiation(
+        source_cid=header.destination_cid, destination_cid=header.source_cid, supported_versions=VERSIONS
+    )

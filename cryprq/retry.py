@@ -5,8 +5,11 @@ import os
 import socket
 from typing import Final
 
+from aioquic.quic.packet import QuicHeader, QuicProtocolVersion, encode_quic_retry
+
 from cryprq.address import Address
 from cryprq.limits import RETRY_TOKEN_LIFETIME
+from cryprq.quic import CONNECTION_ID_SIZE
 
 _MAC_SIZE: Final = 16
 _TIME_SIZE: Final = 8
@@ -22,6 +25,17 @@ class RetryTokens:
     def __init__(self, lifetime: float = RETRY_TOKEN_LIFETIME) -> None:
         self._key = os.urandom(32)
         self._lifetime = lifetime
+
+    def packet(self, header: QuicHeader, remote: Address, now: float) -> bytes:
+        """The Retry packet that answers a first packet (RFC 9000, 17.2.5)."""
+        given = os.urandom(CONNECTION_ID_SIZE)
+        return encode_quic_retry(
+            version=QuicProtocolVersion.VERSION_1,
+            source_cid=given,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=self.make(remote, header.destination_cid, given, now),
+        )
 
     def make(self, remote: Address, original: bytes, given: bytes, now: float) -> bytes:
         """For a dialer whose first packet went to ``original`` and that is told to use ``given``."""
