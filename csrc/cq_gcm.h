@@ -25,11 +25,15 @@ enum {
 /* The field's polynomial, x^128 + x^7 + x^2 + x + 1, in GHASH's order of bits: its upper half, without x^0. */
 #define GCM_POLYNOMIAL 0xc200000000000000u
 
-/* Loops over the vectors of a group, whose counts are constants, must leave neither a loop nor an array behind. */
+/* Loops over the vectors of a group, whose counts are constants, must leave neither a loop nor an array behind. And
+ * clang would move all products of a group to before its rounds, or after them, where registers are too few: GCM_HERE
+ * keeps a vector's rounds in their place. */
 #if defined(__clang__)
 #define GCM_UNROLL _Pragma("clang loop unroll(full)")
+#define GCM_HERE(v) GCM_OPAQUE(v)
 #else
 #define GCM_UNROLL _Pragma("GCC unroll 32")
+#define GCM_HERE(v) (void)(v)
 #endif
 
 /* Hides from the compiler how the value of an integer or a pointer came about. */

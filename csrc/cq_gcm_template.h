@@ -128,8 +128,10 @@ GCM_FN void encrypt(const struct state *s, V *b, unsigned n, struct hash *h, boo
     for (unsigned r = 2; r < GCM_ROUNDS; r++) {
         const V before = round_key(s, r - 1), key = round_key(s, r);
         GCM_UNROLL
-        for (unsigned i = 0; i < n; i++)
+        for (unsigned i = 0; i < n; i++) {
             b[i] = v_round(b[i], before, key);
+            GCM_HERE(b[i]);
+        }
         GCM_UNROLL
         for (unsigned i = 0; i < HASH_STEPS; i++)
             if (hashing && HASH_ROUND(i) == r)
