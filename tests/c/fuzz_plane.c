@@ -425,7 +425,8 @@ static size_t append(uint8_t *out, struct spec *flows)
             break;
         }
         cq_put16(p, (uint16_t)(32 + draw(200)));
-        const struct cq_header h = {CQ_RECORD_TYPE, (uint8_t)draw(4), (uint16_t)draw(3), INDEX + draw(2), draw(1 << 30)};
+        const struct cq_header h = {.type = CQ_RECORD_TYPE, .lane = (uint8_t)draw(4), .flags = (uint16_t)draw(3),
+                                    .index = INDEX + draw(2), .counter = draw(1 << 30)};
         cq_wire_write_header(p + 2, &h);
         break;
     default: /* the TUN */
