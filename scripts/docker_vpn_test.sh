@@ -35,7 +35,7 @@ status=0
 "$ROOT/scripts/sweep.sh" --scenario "baseline-$runtime-handshake" --runtime "$runtime" --output "$evidence" || status=$?
 if ((status == 0)); then
     rm -rf -- "$evidence"
-    echo "docker_vpn_test: passed"
+    echo "docker_vpn_test: passed; its evidence is removed"
 elif ((status == 2)); then
     rm -rf -- "$evidence"
 else
