@@ -66,6 +66,8 @@ DATAGRAMS_PER_WAKEUP: Final = 64
 """After so many the loop gets its turn, so that a flood leaves time for everything else."""
 SECONDS_PER_WAKEUP: Final = 0.005
 """Likewise, so that many handshakes at once do: a datagram of one may cost a millisecond."""
+BEHIND_AFTER: Final = 0.1
+"""Seconds without a moment in which everything was read; dialers repeat themselves after 0.2 s (RFC 9002, 6.2.2)."""
 WAITING_POLL: Final = 0.05
 """Seconds between looks at the waiting line while no pending connection ends."""
 WAITING_PATIENCE: Final = 0.02
@@ -166,7 +168,7 @@ class Endpoint:
         self._waiting = WaitingLine()
         self._serve_handle: asyncio.Handle | None = None
         self._served_at = 0.0
-        self._backlog = False
+        self._behind_since: float | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._by_cid: dict[bytes, Connection | _Closing] = {}
@@ -259,6 +261,7 @@ class Endpoint:
                 self.counters["socket_error"] += 1
                 continue
             if batch is None:
+                self._behind_since = None
                 break
             data, size, remote, local = batch
             for segment in segments(data, size):
@@ -266,7 +269,8 @@ class Endpoint:
             if size > 0:
                 budget -= len(data) // size
             now = _clock()
-        self._backlog = self._readable_now()
+        else:
+            self._behind_since = (self._behind_since or started) if self._readable_now() else None
         self._flush()
 
     def _readable_now(self) -> bool:
@@ -336,9 +340,7 @@ class Endpoint:
         if verdict is Verdict.ACCEPT:
             if validated and (self._waiting or self._busy(now)):
                 verdict = Verdict.WAIT
-            elif not validated and (self._backlog or self._busy(now) or not self._beginnings.take(now)):
-                # A backlog may hold a datagram twice, the second sent because the first was not answered in time. If
-                # that got a Retry, a connection for the second would be one that nobody wants.
+            elif not validated and (self._is_behind(now) or self._busy(now) or not self._beginnings.take(now)):
                 verdict = Verdict.RETRY
         beginning = Beginning(data, header, original, remote, local, now)
         match verdict:
@@ -354,6 +356,11 @@ class Endpoint:
                 self._open(beginning, now)
 
     # ---- the waiting line ----
+
+    def _is_behind(self, now: float) -> bool:
+        """True if datagrams may be in here twice, since the first was not answered in time. If that gets a Retry, a
+        connection for the second is one that nobody wants."""
+        return self._behind_since is not None and now - self._behind_since > BEHIND_AFTER
 
     def _busy(self, now: float) -> bool:
         """True if pending connections may need all the M2s that are left: who begins now would be refused his."""

