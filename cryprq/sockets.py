@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 BUFFER_SIZE: Final = 8 << 20
 """Bytes of socket buffer to ask for: 20 ms at 3 Gbit/s, so that a worker may be off the CPU for a while."""
 
+_FIRST_HOP_LIMIT: Final = 65
+
 # <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>: what the socket module has no names for
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 32, 33, 51
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
@@ -90,6 +92,7 @@ def open_group(
                 only = control.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
                 member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
             _set_options(member, udp_gro=states["udp_gro"] == "on")
+            _set_hop_limit(member, _FIRST_HOP_LIMIT + lane)
             member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             member.bind(control.getsockname())
             if lane == 0:
@@ -103,6 +106,18 @@ def open_group(
         _close(members)
         raise
     return SocketGroup(control, members[1:], family, port, rcvbuf, states)
+
+
+def _set_hop_limit(member: socket.socket, hops: int) -> None:
+    """Sets the TTL of what a lane sends, a little more than the 64 of QUIC packets.
+
+    All lanes and QUIC share one address and port, so the receiver's GRO would put the end of one lane and the beginning
+    of another into one batch, and two workers would write packets of one flow to the TUN at the same time. GRO merges
+    only packets of one TTL.
+    """
+    if member.family == socket.AF_INET6:
+        member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)  # of a dual-stack socket's IPv4 packets as well
 
 
 def _close(members: list[socket.socket]) -> None:

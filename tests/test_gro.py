@@ -1,4 +1,5 @@
-"""Batches in which GRO has mixed QUIC packets and records, on interfaces that defer it: nothing is lost."""
+"""Interfaces that merge what arrives: GRO keeps QUIC and lanes apart by their TTL; where the network has made that the
+same for all, batches are mixed, and nothing is lost."""
 
 import random
 import select
@@ -30,7 +31,13 @@ ENOUGH = 2
 ROTATIONS_MAX = 30
 
 
-def merging_tunnel(lab: Lab, outer: int, flags: tuple[str, ...]) -> Tunnel:
+ONE_TTL = (
+    "table inet ttl { chain forward { type filter hook forward priority 0; ip ttl set 60; ip6 hoplimit set 60; }; }"
+)
+"""What some mobile networks do."""
+
+
+def merging_tunnel(lab: Lab, outer: int, flags: tuple[str, ...], *, one_ttl: bool = False) -> Tunnel:
     """A tunnel over a router whose cables deliver single datagrams, which both nodes' interfaces merge as they arrive.
 
     Without the router nothing would mix: GRO keeps packets apart that still belong to different sockets of this
@@ -39,6 +46,8 @@ def merging_tunnel(lab: Lab, outer: int, flags: tuple[str, ...]) -> Tunnel:
     router = lab.namespace("router")
     router.sysctl("net.ipv4.ip_forward", 1)
     router.sysctl("net.ipv6.conf.all.forwarding", 1)
+    if one_ttl:
+        router.run("nft", ONE_TTL)
     hosts = []
     for name, (own, gateway) in zip(("listener", "dialer"), OUTER[outer], strict=True):
         host = lab.namespace(name)
@@ -67,16 +76,16 @@ def merging_tunnel(lab: Lab, outer: int, flags: tuple[str, ...]) -> Tunnel:
 class Flow:
     """Numbered UDP datagrams of one size from one namespace to another."""
 
-    def __init__(self, source: Namespace, target: Namespace, address: str, size: int) -> None:
+    def __init__(self, source: Namespace, target: Namespace, address: str, size: int, port: int = 5000) -> None:
         self.sent = 0
         self.received: list[int] = []
         self._padding = bytes(size - 8)
         with target.entered():
             self.receiver = socket.socket(family_of(address), socket.SOCK_DGRAM)
-        self.receiver.bind((address, 5000))
+        self.receiver.bind((address, port))
         with source.entered():
             self._sender = socket.socket(family_of(address), socket.SOCK_DGRAM)
-        self._sender.connect((address, 5000))
+        self._sender.connect((address, port))
 
     def send(self) -> None:
         self._sender.send(self.sent.to_bytes(8) + self._padding)
@@ -141,7 +150,7 @@ def mixed(node: Node, kind: str) -> float:
     ],
 )
 def test_quic_packets_and_records_in_one_batch(lab: Lab, outer: int, flags: tuple[str, ...]) -> None:
-    tunnel = merging_tunnel(lab, outer, flags)
+    tunnel = merging_tunnel(lab, outer, flags, one_ttl=True)
     nodes = (tunnel.listener, tunnel.dialer)
     rotations = 0
     # A batch begins with the longest: QUIC packets end batches of long records, and begin those of short ones.
@@ -164,3 +173,25 @@ def test_quic_packets_and_records_in_one_batch(lab: Lab, outer: int, flags: tupl
         assert len(node.events("key_rotation")) == rotations
         found = counters(node.namespace)
         assert found["Udp.RcvbufErrors"] == found["Udp6RcvbufErrors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("outer", "flags"), [pytest.param(4, ("--no-offload", "udp_segment"), id="ipv4"), pytest.param(6, (), id="ipv6")]
+)
+def test_ttl_keeps_quic_and_lanes_apart(lab: Lab, outer: int, flags: tuple[str, ...]) -> None:
+    tunnel = merging_tunnel(lab, outer, ("--workers", "2", *flags))
+    nodes = (tunnel.listener, tunnel.dialer)
+    flows = [
+        Flow(source.namespace, target.namespace, address, size, port)
+        for source, target, address in ((*nodes, DIALER[4]), (*nodes[::-1], GATEWAY[4]))
+        for port, size in enumerate((1392, 1392, 20, 20), start=5000)
+    ]
+    with Traffic(flows):
+        for epoch in range(1, 11):
+            request(tunnel.dialer.control, "rotate")
+            for node in nodes:
+                node.wait_event("key_rotation", status="success", epoch=epoch)
+    for flow in flows:
+        assert flow.received == list(range(flow.sent))
+    for node in nodes:
+        assert mixed(node, "quic") == mixed(node, "record") == 0

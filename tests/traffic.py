@@ -185,7 +185,8 @@ def _exchange(sock: socket.socket, size: int, seed: int, rate: float | None) -> 
 
 
 def _acknowledged_info(sock: socket.socket) -> Callable[[int], int]:
-    """Fields of the kernel's TCP_INFO, once all that was sent is acknowledged or a second has passed.
+    """Fields of the kernel's TCP_INFO, once all that was sent is acknowledged, also what was sent again, or a second has
+    passed.
 
     A retransmission whose original had arrived is told by the receiver (D-SACK, RFC 2883): an impatient timer sent it,
     as on a machine whose cores are busy, and nothing was lost.
@@ -193,7 +194,11 @@ def _acknowledged_info(sock: socket.socket) -> Callable[[int], int]:
     end = time.monotonic() + 1
     while True:
         raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        if struct.unpack_from("=I", raw, _TCP_INFO_UNACKED)[0] == 0 or time.monotonic() > end:
+        unacknowledged, again, twice = (
+            struct.unpack_from("=I", raw, offset)[0]
+            for offset in (_TCP_INFO_UNACKED, _TCP_INFO_TOTAL_RETRANS, _TCP_INFO_DSACK_DUPS)
+        )
+        if (unacknowledged == 0 and again == twice) or time.monotonic() > end:
             return lambda offset: int(struct.unpack_from("=I", raw, offset)[0])
         time.sleep(0.01)
 
