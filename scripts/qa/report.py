@@ -51,7 +51,10 @@ class Report:
             if not check["ok"]:
                 found = ", ".join(f"{key}={value}" for key, value in check.items() if key not in ("check", "ok"))
                 lines.append(f"{check['check']}: {found}" if found else check["check"])
-        return lines + ([self.error] if self.error is not None else [])
+        if self.error is not None:  # of a traceback, or a log, the first line and the last; the verdict has all of it
+            first, *rest = self.error.strip().splitlines()
+            lines.append(f"{first} ... {rest[-1]}" if rest else first)
+        return lines
 
     def verdict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
