@@ -10,7 +10,7 @@ import asyncio
 import select
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -22,6 +22,7 @@ from cryprq.address import Address
 from cryprq.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict
 from cryprq.backoff import Backoff
 from cryprq.certificate import make_certificate
+from cryprq.closing import Closing, ClosingTable
 from cryprq.connection import TRANSPORT_CODE, Connection, ConnectionHandler, Ended
 from cryprq.frames import CloseCode
 from cryprq.limits import (
@@ -73,9 +74,6 @@ WAITING_POLL: Final = 0.05
 WAITING_PATIENCE: Final = 0.02
 """The line is served when there is nothing to read, so that handshakes which have begun are done first; but at least
 one of it in so many seconds, whatever comes in."""
-CLOSING_PERIOD: Final = 3.0
-"""For so long a closed connection still answers late packets with its close (RFC 9000, 10.2.1)."""
-CLOSING_MAX: Final = 1024
 _CLIENT_CID_MIN: Final = 8  # RFC 9000, 7.2
 _LONG_HEADER: Final = 0x80
 _TICK: Final = 0.001
@@ -105,26 +103,6 @@ class EndpointLimits:
     pending_timeout: float = HANDSHAKE_TIMEOUT
     keepalive: float = QUIC_KEEPALIVE
     idle_timeout: float = QUIC_IDLE_TIMEOUT
-
-
-class _Closing:
-    """What is left of a connection that ended: its IDs, and the packet that says so to a peer that missed it."""
-
-    def __init__(self, endpoint: "Endpoint", conn: Connection, farewell: list[bytes], until: float) -> None:
-        self.cids = conn.cids
-        self.until = until
-        self._endpoint = endpoint
-        self._farewell = farewell
-        self._remote = conn.remote
-        self._local = conn.local
-        self._received = 0
-
-    def receive(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
-        """Repeats the close for the 1st, 2nd, 4th, 8th ... packet, and only to where it went before."""
-        self._received += 1
-        if self._received & (self._received - 1) == 0 and remote == self._remote:
-            for datagram in self._farewell:
-                self._endpoint.transmit(datagram, self._remote, self._local)
 
 
 class Endpoint:
@@ -171,11 +149,12 @@ class Endpoint:
         self._behind_since: float | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._by_cid: dict[bytes, Connection | _Closing] = {}
+        self._by_cid: dict[bytes, Connection | Closing] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
-        self._closing: deque[_Closing] = deque()
+        self._closing = ClosingTable(loop, self._by_cid, self.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
+        self._accepting = accept is not None
         self._running = False
 
     # ---- for the node ----
@@ -185,10 +164,16 @@ class Endpoint:
         self._running = True
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
+    def stop_accepting(self) -> None:
+        """New connections get no answer from now on: what their dialers repeat reaches whoever has the port next."""
+        self._accepting = False
+        self._waiting.clear()
+
     def stop(self) -> None:
         """Tells every peer (``CloseCode.SHUTDOWN``), calls every handler's ``closed`` and stops reading. Idempotent."""
         if not self._running:
             return
+        self.stop_accepting()
         for conn in list(self._connections):
             conn.close(CloseCode.SHUTDOWN, "the node stops")
         self._flush()
@@ -198,7 +183,6 @@ class Endpoint:
             if handle is not None:
                 handle.cancel()
         self._flush_handle = self._serve_handle = None
-        self._waiting.clear()
         self._closing.clear()
         self._by_cid.clear()
 
@@ -302,8 +286,8 @@ class Endpoint:
                 self.report_fault(error, known)
                 self._drop(known)
         elif known is not None:
-            known.receive(data, remote, local, now)
-        elif is_long and self._accept is not None and self._running:
+            known.receive(remote)
+        elif is_long and self._accepting:
             self._first_datagram(data, remote, local, now)
         else:
             self.counters["unknown_connection"] += 1
@@ -482,7 +466,7 @@ class Endpoint:
             return
         event, by_peer = ending
         self._forget(conn)
-        self._linger(conn, [] if by_peer else [data for data, _ in datagrams], now)
+        self._closing.add(conn, [] if by_peer else [data for data, _ in datagrams], now)
         conn.finish(event, by_peer)
 
     # ---- timers ----
@@ -575,26 +559,3 @@ class Endpoint:
             conn.vanish()
         except Exception as error:
             self.report_fault(error, conn)
-
-    def _linger(self, conn: Connection, farewell: list[bytes], now: float) -> None:
-        while self._closing and (self._closing[0].until <= now or len(self._closing) >= CLOSING_MAX):
-            self._forget_closing()
-        if not self._closing:
-            self._loop.call_later(CLOSING_PERIOD + _TICK, self._expire_closing)
-        closing = _Closing(self, conn, farewell, now + CLOSING_PERIOD)
-        self._closing.append(closing)
-        for cid in closing.cids:
-            self._by_cid[cid] = closing
-
-    def _forget_closing(self) -> None:
-        closing = self._closing.popleft()
-        for cid in closing.cids:
-            if self._by_cid.get(cid) is closing:
-                del self._by_cid[cid]
-
-    def _expire_closing(self) -> None:
-        now = _clock()
-        while self._closing and self._closing[0].until <= now + _TICK:
-            self._forget_closing()
-        if self._closing:
-            self._loop.call_later(self._closing[0].until - now + _TICK, self._expire_closing)

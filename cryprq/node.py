@@ -228,6 +228,7 @@ class Node:
     async def _stop_talking(self) -> None:
         """Peers get a sealed CLOSE and a second to answer it by closing their end; then QUIC closes what is left."""
         self._admittance.stopping = True
+        self._endpoint.stop_accepting()
         self._roster.stop()
         self._peers.close(boottime())
         for _ in range(round(CLOSE_FLUSH_TIMEOUT / CLOSE_POLL)):

@@ -13,7 +13,7 @@ from control_rig import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on,
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cryprq import connection, control
+from cryprq import closing, connection
 from cryprq.admission import TokenBucket
 from cryprq.connection import Ended
 from cryprq.control import TRANSPORT_CODE, Address, Connection
@@ -281,7 +281,7 @@ async def test_a_lost_close_is_said_again_to_late_packets() -> None:
 
 
 def test_closed_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CLOSING_PERIOD", 0.1)
+    monkeypatch.setattr(closing, "CLOSING_PERIOD", 0.1)
 
     @run
     async def test() -> None:
@@ -298,7 +298,7 @@ def test_closed_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_closed_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CLOSING_MAX", 2)
+    monkeypatch.setattr(closing, "CLOSING_MAX", 2)
 
     @run
     async def test() -> None:
@@ -366,6 +366,22 @@ async def test_a_listener_that_stops_during_the_quic_handshake_is_not_taken_for_
         await until(lambda: dialled.ended)
         assert dialled.ended == (TRANSPORT_CODE, "closed during the QUIC handshake", True)
         relay.close()
+
+
+@run
+async def test_an_endpoint_that_stops_accepting_is_silent_to_new_dialers_only() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        up = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(up.frames) == 2)
+        server.endpoint.stop_accepting()
+        late = client.dial(server, timeout=0.3)
+        await until(lambda: late.ended)
+        assert late.ended == (CloseCode.TIMEOUT, "no answer", False)
+        assert up.ended is None
+        up.conn.send(M1)
+        await until(lambda: len(up.frames) == 3)
 
 
 # ---- dialling nobody, or somebody else ----

@@ -16,7 +16,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from control_rig import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
 
-from cryprq import control
+from cryprq import closing, control
 from cryprq.admission import Verdict
 from cryprq.control import TRANSPORT_CODE, Address, Connection
 from cryprq.frames import CloseCode, FrameType, encode
@@ -458,7 +458,7 @@ async def test_a_node_that_only_dials_answers_nobody() -> None:
 
 
 def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CLOSING_PERIOD", 0.2)
+    monkeypatch.setattr(closing, "CLOSING_PERIOD", 0.2)
     rng = random.Random(3)
 
     def mutated(data: bytes) -> bytes:

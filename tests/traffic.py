@@ -185,8 +185,7 @@ def _exchange(sock: socket.socket, size: int, seed: int, rate: float | None) -> 
 
 
 def _acknowledged_info(sock: socket.socket) -> Callable[[int], int]:
-    """Fields of the kernel's TCP_INFO, once all that was sent is acknowledged, also what was sent again, or a second has
-    passed.
+    """Fields of the kernel's TCP_INFO, once all that was sent, and sent again, is acknowledged, or a second has passed.
 
     A retransmission whose original had arrived is told by the receiver (D-SACK, RFC 2883): an impatient timer sent it,
     as on a machine whose cores are busy, and nothing was lost.
