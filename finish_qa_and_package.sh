@@ -85,9 +85,10 @@ build_packages() {
     say "wheels and source distribution"
     # For QA, and for the aarch64 node's tunnel with one of this machine.
     make --no-print-directory build
-    local scenario
+    local scenario known
+    known=$(scripts/sweep.sh --list)
     for scenario in ${QA_SCENARIOS:-}; do
-        scripts/sweep.sh --list | grep -q "^$scenario " || die "QA_SCENARIOS: there is no scenario $scenario"
+        grep -q "^$scenario " <<<"$known" || die "QA_SCENARIOS: there is no scenario $scenario"
     done
     OUT=$staging/wheels scripts/build_wheels.sh
     # From a clean copy, with the modes and times of the commit.
