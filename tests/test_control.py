@@ -381,7 +381,7 @@ async def test_an_endpoint_that_stops_accepting_is_silent_to_new_dialers_only() 
         assert late.ended == (CloseCode.TIMEOUT, "no answer", False)
         assert up.ended is None
         up.conn.send(M1)
-        await until(lambda: len(up.frames) == 3)
+        await until(lambda: len(up.frames) > 2)
 
 
 # ---- dialling nobody, or somebody else ----
