@@ -51,9 +51,11 @@ if ! "$PYTHON" -m pip download "${options[@]}" --no-deps --no-index --find-links
     "$PYTHON" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$context/wheelhouse" .
 fi
 "$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
+# Where all files get a date (repack_image.py), older ones of the builder's cache would keep theirs.
 # What the builder says, and that the classic one is deprecated, matters only where it fails.
 DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --network none ${PLATFORM:+--platform "$PLATFORM"} \
-    --build-arg "BASE=$BASE" --build-arg "VERSION=$VERSION" --tag "$TAG" "$context" >build/image.log 2>&1 ||
+    ${SOURCE_DATE_EPOCH:+--no-cache} --build-arg "BASE=$BASE" --build-arg "VERSION=$VERSION" --tag "$TAG" \
+    "$context" >build/image.log 2>&1 ||
     { tail -n 30 build/image.log >&2; die "docker build failed"; }
 docker image prune --force --filter label=cryprq.stage=build >/dev/null # the classic builder leaves it
 docker image inspect --format "built {{index .RepoTags 0}}, {{.Size}} bytes, {{.Architecture}}" "$TAG"
