@@ -130,7 +130,7 @@ CLOSE_REASON_MAX: Final = 64
 # ---- tunnel parameters ----
 
 MTU_DEFAULT: Final = 1420
-BUSY_POLL_US: Final = 20
+BUSY_POLL_US: Final = 50
 """Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
 BUSY_POLL_US_MAX: Final = 1000
 WORKERS_DEFAULT_MAX: Final = 4

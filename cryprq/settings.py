@@ -55,7 +55,7 @@ OPTIONS: Final = (
     Option("metrics-addr", "CRYPRQ_METRICS_ADDR", "HOST:PORT", "serve /metrics and /healthz here (off)"),
     Option("aead", "CRYPRQ_AEAD", "NAME", f"{', '.join(AEAD_NAMES)}; auto is AES where the CPU has it"),
     Option("workers", "CRYPRQ_WORKERS", "N", "threads per direction, 1 to 64 (half the CPUs, up to 4)", number=True),
-    Option("busy-poll-us", "CRYPRQ_BUSY_POLL_US", "N", "time to look for packets before sleeping (20)", number=True),
+    Option("busy-poll-us", "CRYPRQ_BUSY_POLL_US", "N", "time to look for packets before sleeping (50)", number=True),
     Option("max-inbound", "CRYPRQ_MAX_INBOUND", "N", "handshakes that may be pending at once (64)", number=True),
     Option("backoff-base-ms", "CRYPRQ_BACKOFF_BASE_MS", "N", "first wait after a failure (500)", number=True),
     Option("backoff-max-ms", "CRYPRQ_BACKOFF_MAX_MS", "N", "longest wait after failures (30000)", number=True),
