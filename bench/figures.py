@@ -23,11 +23,13 @@ class Figure:
     scale: float = 1.0
     digits: int = 2
     more_is_better: bool = True
+    compared: bool = True
+    """Whether a ratio to the bare link says anything."""
 
 
 FIGURES = [
     Figure("tcp_1_bits_per_second", "One TCP flow", "Gbit/s", 1e9),
-    Figure("tcp_1_lost", "Segments that this flow lost", "number", 1, 0, False),
+    Figure("tcp_1_lost", "Segments that this flow lost", "number", 1, 0, False, compared=False),
     Figure("tcp_4_bits_per_second", "Four TCP flows", "Gbit/s", 1e9),
     Figure("tcp_both_bits_per_second", "TCP both ways at once, summed", "Gbit/s", 1e9),
     Figure("udp_1400_per_second", "UDP, 1400-byte packets, flat out", "kpps", 1e3, 1),
@@ -93,7 +95,7 @@ def table(report: Result) -> str:
             if value:
                 low, high = show(figure.key, value["min"]), show(figure.key, value["max"])
                 cell = f"{show(figure.key, value['median'])} ({low}..{high})"
-            if share := report[way]["share"].get(figure.key):
+            if figure.compared and (share := report[way]["share"].get(figure.key)):
                 cell += f" {share['median']:.2f}x"
             cells.append(f"{cell:>32}")
         if any(cell.strip() != "-" for cell in cells):

@@ -51,7 +51,7 @@ def markdown(run: Result) -> str:
                 continue
             low, high = show(figure.key, value["min"]), show(figure.key, value["max"])
             cell = f"{show(figure.key, value['median'])} ({low} to {high})"
-            cells.append(cell + (f"<br>{share['median']:.3g} of bare" if share else ""))
+            cells.append(cell + (f"<br>{share['median']:.3g} of bare" if share and figure.compared else ""))
         if any(cells):
             lines.append(f"| {figure.title}, {figure.unit} | " + " | ".join(cells) + " |")
     versions = [
