@@ -51,6 +51,15 @@ if ! "$PYTHON" -m pip download "${options[@]}" --no-deps --no-index --find-links
     "$PYTHON" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$context/wheelhouse" .
 fi
 "$PYTHON" -m pip download "${options[@]}" --find-links "$context/wheelhouse" "cryprq==$VERSION"
+# A wheel of the same version may be of an older checkout.
+built=$("$PYTHON" - "$context"/wheelhouse/cryprq-*.whl <<'END'
+import re, sys, zipfile
+print(re.search(r'GIT_SHA = "(.*)"', zipfile.ZipFile(sys.argv[1]).read("cryprq/_build.py").decode())[1])
+END
+)
+here=$(git rev-parse --short=12 HEAD 2>/dev/null || true)
+[[ -z $here || ${built%-dirty} == "$here" ]] ||
+    echo "build_image: note: the wheel in $WHEELHOUSE is of revision $built, this checkout of $here"
 # Where all files get a date (repack_image.py), older ones of the builder's cache would keep theirs.
 # What the builder says, and that the classic one is deprecated, matters only where it fails.
 DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --network none ${PLATFORM:+--platform "$PLATFORM"} \

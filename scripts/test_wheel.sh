@@ -6,7 +6,7 @@
 # A wheel for this machine is installed into a bare environment of every Python >= 3.11 found here. One for aarch64 is
 # installed and run by an aarch64 Python under qemu-user, which also meets a node of this machine in a tunnel.
 #
-# Environment: PYTHONS (default: python3.11 to python3.14 and python3, and pyenv's).
+# Environment: PYTHONS (default: python3.11 to python3.15 and python3, and pyenv's).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 top=$PWD
@@ -22,7 +22,7 @@ die() { printf 'test_wheel: %s\n' "$*" >&2; exit 1; }
 # One path for each version of Python that runs and is new enough.
 pythons() {
     local candidate version seen=" "
-    for candidate in ${PYTHONS:-python3.11 python3.12 python3.13 python3.14 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3}; do
+    for candidate in ${PYTHONS:-python3.11 python3.12 python3.13 python3.14 python3.15 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3}; do
         version=$("$candidate" -c 'import sys, venv; sys.exit(1) if sys.version_info < (3, 11) else print("%d.%d" % sys.version_info[:2])' \
             2>/dev/null) || continue
         [[ $seen != *" $version "* ]] || continue
