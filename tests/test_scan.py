@@ -239,7 +239,7 @@ def engine() -> Path:
     pid = os.getpid()
     while pid > 1:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        path = Path(f"/proc/{pid}/root/run/docker.sock")
+        path = Path("/proc", str(pid), "root", "run", "docker.sock")
         if os.access(path, os.W_OK):
             return path
     return Path("/run/docker.sock")
