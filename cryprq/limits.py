@@ -130,11 +130,6 @@ CLOSE_REASON_MAX: Final = 64
 # ---- tunnel parameters ----
 
 MTU_DEFAULT: Final = 1420
-BUSY_POLL_US: Final = 50
-"""Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
-BUSY_POLL_US_MAX: Final = 1000
-WORKERS_DEFAULT_MAX: Final = 4
-"""Workers per direction that a node starts by itself, however many CPUs there are."""
 MTU_MIN: Final = 576
 MTU_MAX: Final = 65_535
 MTU_MIN_IPV6: Final = 1280
@@ -150,3 +145,12 @@ KEEPALIVE_MAX: Final = 3600
 def hard_age(rotate_secs: int) -> float:
     """The age in seconds at which an epoch's keys are destroyed, whatever else happens (protocol, 3.3)."""
     return float(max(rotate_secs, HARD_AGE_FLOOR) + HARD_AGE_MARGIN)
+
+
+# ---- data plane: defaults ----
+
+BUSY_POLL_US: Final = 50
+"""Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
+BUSY_POLL_US_MAX: Final = 1000
+WORKERS_DEFAULT_MAX: Final = 4
+"""Workers per direction that a node starts by itself, however many CPUs there are."""

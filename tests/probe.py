@@ -11,9 +11,9 @@ import struct
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from background import Background
 from netns import Namespace
 from traffic import family_of
 
@@ -28,10 +28,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime (proc(5), fields 14 and 15)
 
 
-class Probe:
+class Probe(Background):
     """Sends ``rate`` datagrams a second from one host to an address of the other, for as long as it is entered."""
 
     def __init__(self, source: Namespace, target: Namespace, address: str, *, rate: float = 500.0, port: int = 5010):
+        super().__init__()
         self.sent: list[float] = []
         """When datagram number n was sent."""
         self.arrived: dict[int, float] = {}
@@ -39,7 +40,6 @@ class Probe:
         self.returned: dict[int, float] = {}
         """When it was back."""
         self._rate = rate
-        self._over = threading.Event()
         with target.entered():
             self._echo = socket.socket(family_of(address), socket.SOCK_DGRAM)
             self._echo.bind((address, port))
@@ -49,21 +49,8 @@ class Probe:
         for sock in (self._echo, self._sock):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
             sock.settimeout(_POLL)
+        self._sockets = [self._echo, self._sock]
         self._threads = [threading.Thread(target=run) for run in (self._answer, self._collect, self._send)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        self._echo.close()
-        self._sock.close()
 
     def first_after(self, moment: float) -> float | None:
         """When the first datagram arrived that did so after that moment."""
@@ -91,7 +78,7 @@ class Probe:
 
     def _send(self) -> None:
         start = time.monotonic()
-        while not self._over.is_set():
+        while not self._end.is_set():
             now = time.monotonic()
             while len(self.sent) <= (now - start) * self._rate:
                 self.sent.append(time.monotonic())
@@ -102,7 +89,7 @@ class Probe:
             time.sleep(0.5 / self._rate)
 
     def _answer(self) -> None:
-        while not self._over.is_set():
+        while not self._end.is_set():
             try:
                 data, sender = self._echo.recvfrom(2048)
                 self.arrived.setdefault(_NUMBER.unpack_from(data)[0], time.monotonic())
@@ -111,7 +98,7 @@ class Probe:
                 continue
 
     def _collect(self) -> None:
-        while not self._over.is_set():
+        while not self._end.is_set():
             try:
                 data = self._sock.recv(2048)
             except OSError:

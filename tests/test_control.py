@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import socket
 import struct
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +18,6 @@ from cryprq.control import TRANSPORT_CODE, Address, Connection
 from cryprq.frames import CloseCode, FrameType, encode
 from cryprq.limits import FRAME_MAX, RESPONSE_BURST
 from cryprq.udpio import UdpSocket, segments
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="control messages as Linux has them")
 
 # ---- connecting ----
 

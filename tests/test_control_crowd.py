@@ -1,14 +1,9 @@
 """The control plane's endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
-import sys
-
-import pytest
 from control_rig import answer, greet, rigs, run, until
 
 from cryprq.admission import TokenBucket
 from cryprq.frames import CloseCode
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="control messages as Linux has them")
 
 
 @run

@@ -7,9 +7,9 @@ import struct
 import threading
 import time
 from itertools import pairwise
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from background import Background
 from netns import Namespace
 
 from qa.report import Report
@@ -67,30 +67,7 @@ def ping(host: Namespace, address: str, report: Report, name: str, count: int = 
     return result
 
 
-class _Background:
-    """Threads over sockets while the context is open; they end when ``_end`` is set."""
-
-    def __init__(self) -> None:
-        self._end = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-        for each in self._sockets:
-            each.close()
-
-
-class Probe(_Background):
+class Probe(Background):
     """Datagrams from one host to an address of another, a hundred a second, with the time at which each arrived.
 
     A context manager. Both sockets belong to this process, so there is one clock; a receiver keeps its socket while
@@ -144,7 +121,7 @@ class Probe(_Background):
         return max(later - earlier for earlier, later in pairwise(times))
 
 
-class Conversation(_Background):
+class Conversation(Background):
     """One TCP connection through the tunnel for as long as the context is open: the client says something, the server
     says it back, and that again and again. Whoever interrupts the tunnel may delay an answer, but not lose one."""
 
