@@ -10,14 +10,14 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
-SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
+SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh qa/*.sh release/*.sh deploy/*.sh)
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built
 
 # Tests that drive the compiled extension without a whole node, and those that drive programs of tests/c.
-EXTENSION_TESTS = $(shell grep -l '_fastpath' tests/test_*.py | xargs -r grep -L 'import nodes\|from nodes')
-PROGRAM_TESTS = $(shell grep -l 'c_programs' tests/test_*.py)
+EXTENSION_TESTS = $(shell grep -l '_fastpath' tests/*/test_*.py | xargs -r grep -L 'lab.nodes')
+PROGRAM_TESTS = $(shell grep -l 'c_programs' tests/*/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
 # has namespaces of its own.
 IN_PARALLEL := -n 2 --dist loadfile --benchmark-disable
@@ -27,7 +27,7 @@ ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_LIB)
 
 # Those that start workers.
-WORKER_TESTS = $(shell grep -l 'Plane\|from planes' $(EXTENSION_TESTS))
+WORKER_TESTS = $(shell grep -l 'Plane\|rigs.planes\|rigs import planes' $(EXTENSION_TESTS))
 TSAN_LIB := build/tsan/lib
 TSAN_CFLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -fPIC -shared -pthread
 # Fixed addresses, where that is allowed: older run-times do not know what to do with those of newer kernels.

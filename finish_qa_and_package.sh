@@ -9,7 +9,7 @@
 #   QA_RUNTIME           netns (default) or docker, which runs the image that is shipped
 #   QA_SCENARIOS         names of scenarios of scripts/sweep.sh (default: all)
 #   REGISTER_QEMU=1      build the image of the other architecture although this kernel runs none of its programs: qemu
-#                        is registered in binfmt_misc as long as that takes (scripts/with_emulator.sh)
+#                        is registered in binfmt_misc as long as that takes (release/with_emulator.sh)
 #   BASE                 an image to build on, of both architectures (default: made of Debian's packages)
 #   SYFT_IMAGE           an image of Syft, where it is not installed
 #   GRYPE_IMAGE          an image of Grype, where it is not installed
@@ -75,7 +75,7 @@ release=release-$VERSION
 staging=$PWD/build/$release
 rm -rf "$staging"
 mkdir -p "$staging"/{wheels,sdist,images,qa,security}
-"$PYTHON" scripts/release_notes.py "$VERSION" CHANGELOG.md >"$staging/RELEASE_NOTES.md" ||
+"$PYTHON" release/notes.py "$VERSION" CHANGELOG.md >"$staging/RELEASE_NOTES.md" ||
     die "no release without release notes"
 [[ ! -e $release ]] || echo "$release is there already; it is replaced when the new one is whole"
 
@@ -90,7 +90,7 @@ build_packages() {
     for scenario in ${QA_SCENARIOS:-}; do
         grep -q "^$scenario " <<<"$known" || die "QA_SCENARIOS: there is no scenario $scenario"
     done
-    OUT=$staging/wheels scripts/build_wheels.sh
+    OUT=$staging/wheels release/build_wheels.sh
     # From a clean copy, with the modes and times of the commit.
     local source=build/sdist-source revision
     revision=$(git rev-parse --short=12 HEAD)
@@ -101,7 +101,7 @@ build_packages() {
         cd "$source"
         CRYPRQ_GIT_SHA=$revision "$tools/bin/python" -m build --sdist --no-isolation --outdir dist . >build.log 2>&1
     ) || { tail -n 30 "$source/build.log" >&2; die "the source distribution was not built"; }
-    "$tools/bin/python" scripts/repack_sdist.py "$source"/dist/*.tar.gz "$staging/sdist"
+    "$tools/bin/python" release/repack_sdist.py "$source"/dist/*.tar.gz "$staging/sdist"
     rm -rf "$source"
 }
 
@@ -116,19 +116,19 @@ install_wheel() {
 # build_image ARCHITECTURE: one archive under images/, and what is in it in the engine.
 build_image() {
     local architecture=$1 tag=cryprq:$VERSION-$1 base=${BASE:-cryprq-base:release-$1} archive made
-    local emulator=(scripts/with_emulator.sh "$1")
+    local emulator=(release/with_emulator.sh "$1")
     archive=$staging/images/cryprq-$VERSION-linux-$1.tar.gz
     made_images+=("$tag")
     # Always a new base, with the security updates of today.
     if [[ -z ${BASE:-} ]]; then
         made_images+=("$base")
-        ARCH=$architecture "${emulator[@]}" scripts/make_base_image.sh "$base"
+        ARCH=$architecture "${emulator[@]}" release/make_base_image.sh "$base"
     fi
     PYTHON=$PWD/.venv/bin/python PLATFORM=linux/$architecture BASE=$base WHEELHOUSE=$staging/wheels \
-        "${emulator[@]}" scripts/build_image.sh "$tag"
+        "${emulator[@]}" release/build_image.sh "$tag"
     made=$(docker image inspect --format '{{.Architecture}}' "$tag")
     [[ $made == "$architecture" ]] || die "the image for $architecture is one for $made"
-    docker save "$tag" | "$tools/bin/python" scripts/repack_image.py "$archive"
+    docker save "$tag" | "$tools/bin/python" release/repack_image.py "$archive"
     # From here on it is the archive that is looked at.
     docker image rm "$tag" >/dev/null
     docker load --quiet --input "$archive" >/dev/null
@@ -154,11 +154,11 @@ build_images() {
     # F: the kernel keeps qemu open, so that it is found inside a container, too.
     if [[ ${REGISTER_QEMU:-} == 1 ]] || grep -qs '^flags:.*F' "/proc/sys/fs/binfmt_misc/$qemu"; then
         build_image "$other"
-        scripts/with_emulator.sh "$other" \
-            scripts/test_image.sh "$VERSION" "cryprq:$VERSION-$native" "cryprq:$VERSION-$other"
+        release/with_emulator.sh "$other" \
+            release/test_image.sh "$VERSION" "cryprq:$VERSION-$native" "cryprq:$VERSION-$other"
         return
     fi
-    scripts/test_image.sh "$VERSION" "cryprq:$VERSION-$native"
+    release/test_image.sh "$VERSION" "cryprq:$VERSION-$native"
     echo "linux/$other was not built: the kernel where this release was made had no $qemu registered in" \
         "binfmt_misc, so no program of such an image could run in a build step. REGISTER_QEMU=1 registers it for" \
         "that time." | tee "$no"
@@ -196,13 +196,13 @@ run_qa() {
 
 write_bill() {
     say "bill of materials"
-    "$tools/bin/python" scripts/sbom.py "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
+    "$tools/bin/python" release/sbom.py "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
 }
 
 scanned=0
 scan() {
     say "vulnerability scan"
-    PYTHON=$tools/bin/python scripts/scan_release.sh "$staging" "$VERSION" build/release-venv || scanned=$?
+    PYTHON=$tools/bin/python release/scan.sh "$staging" "$VERSION" build/release-venv || scanned=$?
 }
 
 build_packages
@@ -211,7 +211,7 @@ build_images
 run_qa
 write_bill
 scan
-scripts/release_checksums.sh "$staging" >"$staging/checksums.txt"
+release/checksums.sh "$staging" >"$staging/checksums.txt"
 say "verification"
 scripts/verify_release.sh "$staging"
 rm -rf "$release"

@@ -21,13 +21,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from figures import BY_KEY, Result, Round, environment, summarise, table  # noqa: E402
-from loads import LOADS, Ends, Plan, build, measure  # noqa: E402
-from paths import LEFT, RIGHT, Cryprq  # noqa: E402
+from bench.figures import BY_KEY, Result, Round, environment, summarise, table
+from bench.loads import LOADS, Ends, Plan, build, measure
+from bench.paths import LEFT, RIGHT, Cryprq
+from lab import ROOT, hosts
 
 BASE, CHANGE = "base", "change"
 GATES = ("tcp_1_bits_per_second", "udp_64_per_second", "udp_1400_per_second", "p50_us", "cpu_seconds_per_gigabyte")
@@ -54,7 +51,7 @@ def check_out(commit: str) -> Path:
 class Build:
     """One build: two hosts, a cable, two nodes."""
 
-    def __init__(self, lab: netns.Lab, name: str, package: Path) -> None:
+    def __init__(self, lab: hosts.Lab, name: str, package: Path) -> None:
         left, right = lab.namespace(f"{name}-left"), lab.namespace(f"{name}-right")
         lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"])
         self.way = Cryprq(package=package)
@@ -109,12 +106,12 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"compare: {error}\n{error.stderr or ''}", file=sys.stderr)
         return 2
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"compare: no network namespaces: {reason}", file=sys.stderr)
         return 2
     try:
         return compare(options, packages)
-    except netns.CommandError as error:
+    except hosts.CommandError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
 
@@ -122,7 +119,7 @@ def main() -> int:
 def compare(options: argparse.Namespace, packages: Mapping[str, Path]) -> int:
     """Measures, prints, and says whether it is a regression, as an exit status."""
     plan = Plan(options.seconds, 0, tuple(options.loads))
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
         builds = {name: Build(lab, name, package) for name, package in packages.items()}
         report = summarise(play(builds, plan, options.rounds), BASE)
         print(table(report), file=sys.stderr)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import netns
-from netns import CommandError, Namespace, Process
+from lab import ROOT
+from lab.hosts import CommandError, Namespace, Process
 
 TCP_PORT, UDP_PORT, ECHO_PORT, TICKS = 5201, 5202, 5203, os.sysconf("SC_CLK_TCK")
 
@@ -39,7 +39,7 @@ LOADS = ("rtt", "tcp1", "tcp4", "both", "udp1400", "udp64", "udp64x64", "clean14
 
 def build() -> str:
     """Compiles traffic.c if it is out of date; the program's path."""
-    source, program = Path(__file__).with_name("traffic.c"), netns.ROOT / "build" / "bench" / "traffic"
+    source, program = Path(__file__).with_name("traffic.c"), ROOT / "build" / "bench" / "traffic"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(parents=True, exist_ok=True)
         command = [os.environ.get("CC", "cc"), "-std=c11", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)]

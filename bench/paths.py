@@ -20,9 +20,10 @@ from typing import Any, Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from loads import Ends
-from netns import CommandError, Namespace, Process
-from nodes import PORT, Node
+
+from bench.loads import Ends
+from lab.hosts import CommandError, Namespace, Process
+from lab.nodes import PORT, Node
 
 LEFT, RIGHT = "192.0.2.1", "192.0.2.2"
 """Of the cable."""

@@ -1,7 +1,7 @@
 """Hundreds of dialers at once, beside a live tunnel and after a gateway's restart, as JSON on stdout.
 
 A gateway, a node with a live tunnel to it that rotates its keys every five seconds, and a crowd of dialers in one
-process (``tests/crowd.py``), each with an identity and an address of its own. Numbered datagrams go through the live
+process (``lab/crowd.py``), each with an identity and an address of its own. Numbered datagrams go through the live
 tunnel and back the whole time, and the gateway's event loop is asked for its health every 20 ms. The storms:
 
     new         the crowd dials, all at once: the gateway has never seen any of them
@@ -28,14 +28,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from crowd import Crowd, Storm  # noqa: E402
-from figures import environment  # noqa: E402
-from nodes import METRICS, PORT, Node  # noqa: E402
-from probe import Probe, cpu_seconds  # noqa: E402
+from bench.figures import environment
+from lab import hosts
+from lab.crowd import Crowd, Storm
+from lab.nodes import METRICS, PORT, Node
+from lab.probe import Probe, cpu_seconds
 
 HERE, THERE, CROWD = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETWORK = "198.18.0.0/16"
@@ -92,7 +89,7 @@ class Pulse:
 class Scene:
     """Gateway, live tunnel and crowd, and what is measured around a storm."""
 
-    def __init__(self, lab: netns.Lab, options: argparse.Namespace) -> None:
+    def __init__(self, lab: hosts.Lab, options: argparse.Namespace) -> None:
         self.options = options
         here, there, crowd = (lab.namespace(name) for name in ("gateway", "dialer", "crowd"))
         lab.switch("switch", {here: [f"{HERE}/24"], there: [f"{THERE}/24"], crowd: [f"{CROWD}/24"]})
@@ -176,7 +173,7 @@ class Scene:
         end = time.monotonic() + self.options.timeout
         while (first := probe.first_after(ready_at)) is None:
             if time.monotonic() > end:
-                raise netns.CommandError("the live tunnel did not come back")
+                raise hosts.CommandError("the live tunnel did not come back")
             time.sleep(0.05)
         return first
 
@@ -198,7 +195,7 @@ class Scene:
         }
 
 
-def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     scene = Scene(lab, options)
     report: Result = {"dialers": options.count, "sources": 1 if options.one_source else options.count}
 
@@ -240,10 +237,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
         report = run(lab, options)
     print(json.dumps({"environment": environment(), **report}, indent=2))
     return 0

@@ -17,13 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from figures import environment  # noqa: E402
-from nodes import Node  # noqa: E402
-from tunnels import DIALER, GATEWAY, Tunnel, make_tunnel  # noqa: E402
+from bench.figures import environment
+from lab import hosts
+from lab.nodes import Node
+from lab.tunnels import DIALER, GATEWAY, Tunnel, make_tunnel
 
 Result = dict[str, Any]
 
@@ -42,7 +39,7 @@ def growth(samples: list[tuple[float, int]]) -> Result:
     }
 
 
-def start_traffic(tunnel: Tunnel, seconds: float, options: argparse.Namespace) -> dict[str, list[netns.Process]]:
+def start_traffic(tunnel: Tunnel, seconds: float, options: argparse.Namespace) -> dict[str, list[hosts.Process]]:
     """Everything that runs meanwhile, by what it is."""
     here, there = tunnel.listener.namespace, tunnel.dialer.namespace
     size = int(options.tcp_rate * seconds)
@@ -73,7 +70,7 @@ def sample(nodes: dict[str, Node], options: argparse.Namespace) -> dict[str, lis
     return series
 
 
-def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     flags = ("--rotate-secs", str(options.rotate_secs))
     tunnel = make_tunnel(lab, listen=flags, dial=flags)
     nodes = {"listener": tunnel.listener, "dialer": tunnel.dialer}
@@ -128,10 +125,10 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-soak-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-soak-") as directory, hosts.Lab(Path(directory)) as lab:
         report = run(lab, options)
     print(json.dumps({"environment": environment(), **report}, indent=2))
     return int(not all(report["verdict"].values()))

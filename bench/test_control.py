@@ -1,19 +1,14 @@
 """What a handshake and a rotation cost in Python and libcrypto, both ends together and without QUIC."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # before this folder: names recur
-
-from handshakes import Pair
-from pair import established, frame, install
-
-from cryprq.identity import Identity
-from cryprq.limits import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024
+from cryprq.protocol.constants import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024
+from cryprq.protocol.identity import Identity
+from tests.rigs.handshake_pair import Pair
+from tests.rigs.session_pair import established, frame, install
 
 KEMS = pytest.mark.parametrize("kem", [KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024], ids=["768", "1024"])
 

@@ -22,13 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from figures import Result, Round, environment, summarise, table  # noqa: E402
-from loads import LOADS, Plan, build, measure  # noqa: E402
-from paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers  # noqa: E402
+from bench.figures import Result, Round, environment, summarise, table
+from bench.loads import LOADS, Plan, build, measure
+from bench.paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers
+from lab import hosts
 
 
 def parse() -> argparse.Namespace:
@@ -63,7 +60,7 @@ def variant(words: str, package: Path | None) -> tuple[str, Cryprq]:
     return name, Cryprq(*flags, package=package, env=env)
 
 
-def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Result]:
+def run(options: argparse.Namespace, lab: hosts.Lab) -> tuple[list[Round], Result]:
     """The rounds, and the facts about each way. A peer that does not come up is said, and left out."""
     left, right = lab.namespace("left"), lab.namespace("right")
     lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"], mtu=options.mtu)
@@ -72,13 +69,13 @@ def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Resul
     for name, way in {} if options.no_peers else find_peers(options.peer).items():
         try:
             ends[name], ways[name] = way.up(left, right), way
-        except netns.CommandError as error:
+        except hosts.CommandError as error:
             print(f"bench: {name} is left out: {error}", file=sys.stderr)
     for number, words in enumerate(options.variant):  # on a cable of its own: nodes of one host would collide
         name, way = variant(words, options.package)
-        hosts = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
-        lab.veth(hosts[0], [f"{LEFT}/24"], hosts[1], [f"{RIGHT}/24"], mtu=options.mtu)
-        ends[name], ways[name] = way.up(*hosts), way
+        pair = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
+        lab.veth(pair[0], [f"{LEFT}/24"], pair[1], [f"{RIGHT}/24"], mtu=options.mtu)
+        ends[name], ways[name] = way.up(*pair), way
     plan = Plan(options.seconds, options.steps, tuple(options.loads), options.segments)
     rounds: list[Round] = []
     for number in range(options.rounds):
@@ -90,10 +87,10 @@ def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Resul
 def main() -> int:
     options = parse()
     build()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
         rounds, facts = run(options, lab)
     report = summarise(rounds)
     print(table(report), file=sys.stderr)

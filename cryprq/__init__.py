@@ -5,11 +5,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cryprq.config import NodeConfig
-from cryprq.identity import Identity, PeerId
+from cryprq.config.node_config import NodeConfig
+from cryprq.protocol.identity import Identity, PeerId
 
 if TYPE_CHECKING:
-    from cryprq.node import Node
+    from cryprq.node.node import Node
 
 __all__ = ["Identity", "Node", "NodeConfig", "PeerId"]
 
@@ -17,7 +17,7 @@ __all__ = ["Identity", "Node", "NodeConfig", "PeerId"]
 def __getattr__(name: str) -> Any:
     # Node needs the compiled data plane; everything else works without it.
     if name == "Node":
-        from cryprq.node import Node
+        from cryprq.node.node import Node
 
         return Node
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

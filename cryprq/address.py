@@ -5,7 +5,7 @@ import socket
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
 
-from cryprq.limits import SOURCE_PREFIX_IPV6
+from cryprq.protocol.constants import SOURCE_PREFIX_IPV6
 
 _MAPPED: Final = "::ffff:"
 _PREFIX_BYTES_IPV6: Final = SOURCE_PREFIX_IPV6 // 8

@@ -15,11 +15,8 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from nodes import PORT, Node  # noqa: E402
+from lab import hosts
+from lab.nodes import PORT, Node
 
 LISTENER, DIALER = "192.0.2.1", "192.0.2.2"
 GATEWAY = "10.66.0.1"
@@ -49,14 +46,14 @@ def gigabits(result: Result) -> str:
     return f"{result['bits_per_second'] / 1e9:.2f} Gbit/s"
 
 
-def throughput(server: netns.Namespace, client: netns.Namespace, address: str, port: int) -> Result:
+def throughput(server: hosts.Namespace, client: hosts.Namespace, address: str, port: int) -> Result:
     """One TCP flow from client to server, counted at the server."""
     sink = server.traffic("tcp_sink", address, port)
     sent = client.measure("tcp_blast", address, port, seconds=3)
     return {**sent, **sink.result()}
 
 
-def pings(client: netns.Namespace, address: str) -> Result:
+def pings(client: hosts.Namespace, address: str) -> Result:
     result = client.measure("ping", address, count=50, interval=0.02, timeout=1.0)
     if result["received"] != result["sent"]:
         raise Broken(f"{result['sent'] - result['received']} of {result['sent']} pings to {address} went unanswered")
@@ -103,7 +100,7 @@ def under_rotation(listener: Node, dialer: Node, inside: str) -> None:
         raise Broken("the capture on the wire is not as it should be")
 
 
-def watch_wire(host: netns.Namespace, *inner: str) -> tuple[int, int]:
+def watch_wire(host: hosts.Namespace, *inner: str) -> tuple[int, int]:
     """Captures the cable for a second: how many packets there were, and in how many an inner address pair shows."""
     first, second = (socket.inet_aton(address) for address in inner)
     seen = readable = 0
@@ -126,7 +123,7 @@ def watch_wire(host: netns.Namespace, *inner: str) -> tuple[int, int]:
     return seen, readable
 
 
-def tunnel_address(host: netns.Namespace) -> str:
+def tunnel_address(host: hosts.Namespace) -> str:
     """The address that the gateway assigned to the dialer."""
     for line in host.ip("-o -4 address show dev cryprq0").splitlines():
         return str(ip_interface(line.split()[3]).ip)
@@ -142,7 +139,7 @@ def drops(node: Node) -> str:
     return ", ".join(found) or "none"
 
 
-def demo(lab: netns.Lab) -> None:
+def demo(lab: hosts.Lab) -> None:
     with step("Two hosts and a cable"):
         here, there = lab.namespace("listener"), lab.namespace("dialer")
         lab.veth(here, [f"{LISTENER}/24"], there, [f"{DIALER}/24"])
@@ -192,14 +189,14 @@ def demo(lab: netns.Lab) -> None:
 
 
 def main() -> int:
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"demo: this machine lets us make no network namespaces ({reason}); try again as root", file=sys.stderr)
         return 1
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="cryprq-demo-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-demo-") as directory, hosts.Lab(Path(directory)) as lab:
         try:
             demo(lab)
-        except (Broken, netns.CommandError, KeyError, OSError) as error:
+        except (Broken, hosts.CommandError, KeyError, OSError) as error:
             print(f"\ndemo: failed: {error}", file=sys.stderr)
             for name, text in lab.logs().items():
                 if name.startswith("node-"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import run_program
-from cryprq.config import NodeConfig, describe, load, parse_args
+from cryprq.config.node_config import NodeConfig, describe, load, parse_args
 from cryprq.errors import ConfigError, MachineError
-from cryprq.identity import Identity
+from cryprq.protocol.identity import Identity
 
 PROGRAM = "cryprq-node"
 
@@ -31,7 +31,7 @@ def _run(argv: Sequence[str]) -> int:
         print(_check(config))
         return 0
     try:
-        from cryprq.node import run
+        from cryprq.node.node import run
     except ImportError as error:
         if error.name != "cryprq._fastpath":
             raise

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryprq import status, version
+from cryprq import version
 from cryprq.cli import run_program
-from cryprq.config import DEFAULT_TUN_NAME, default_control_socket, default_identity
+from cryprq.config.node_config import DEFAULT_TUN_NAME, default_control_socket, default_identity
+from cryprq.config.options import OneLineParser
 from cryprq.errors import ConfigError
-from cryprq.identity import Identity, PeerId
-from cryprq.settings import OneLineParser
+from cryprq.protocol.identity import Identity, PeerId
+from cryprq.telemetry import admin_socket
 
 PROGRAM = "cryprq"
 
@@ -34,8 +35,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "id":
         print(Identity.load(_identity_path(arguments.file)).peer_id)
     elif arguments.command == "status":
-        answer = status.request(_socket_path(arguments), "status")
-        print(json.dumps(answer, indent=2) if arguments.json else status.render(answer))
+        answer = admin_socket.request(_socket_path(arguments), "status")
+        print(json.dumps(answer, indent=2) if arguments.json else admin_socket.render(answer))
     elif arguments.command == "bench":
         _bench(arguments)
     else:
@@ -50,15 +51,15 @@ def _rotate(arguments: argparse.Namespace) -> None:
             peer = {"peer": str(PeerId.parse(arguments.peer))}
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    started = status.request(_socket_path(arguments), "rotate", **peer)
+    started = admin_socket.request(_socket_path(arguments), "rotate", **peer)
     print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from cryprq import selfbench  # the compiled data plane is nothing that the other commands need
+    from cryprq.cli import bench  # the compiled data plane is nothing that the other commands need
 
-    results = selfbench.run()
-    print(json.dumps(results, indent=2) if arguments.json else selfbench.render(results))
+    results = bench.run()
+    print(json.dumps(results, indent=2) if arguments.json else bench.render(results))
 
 
 def _parser() -> OneLineParser:

@@ -1,0 +1,333 @@
+"""One connection of the control channel: a QUIC connection whose one stream carries frames.
+
+The endpoint (``cryprq.quic.endpoint``) hands it datagrams and sends what it makes; a handler gets whole frames. Nothing
+is done inside ``send`` and ``close`` but to take note: datagrams leave, and ``closed`` is called, when the endpoint
+flushes, so a handler is never called from within its own call.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aioquic.quic import events
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import AlertDescription
+
+from cryprq.address import Address
+from cryprq.protocol.constants import ALPN, QUIC_WINDOW, QUIC_WINDOW_PENDING
+from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
+from cryprq.quic.adapter import STREAM_ID, Quic
+
+if TYPE_CHECKING:
+    from cryprq.quic.endpoint import Endpoint
+
+TRANSPORT_CODE: Final = -1
+"""``code`` of ``closed`` where no application error code was given: QUIC itself ended the connection."""
+_REASON_MAX: Final = 64
+_NO_COMMON_ALPN: Final = QuicErrorCode.CRYPTO_ERROR + AlertDescription.no_application_protocol
+
+
+class Ended(StrEnum):
+    """How a connection ended (``Connection.ended``)."""
+
+    LOCAL = "local"
+    """This side closed it, with the code that ``closed`` reports."""
+    PEER = "peer"
+    """The peer closed it, with the application error code that ``closed`` reports (``TRANSPORT_CODE`` if it did so
+    before the QUIC handshake was complete)."""
+    NO_ANSWER = "no_answer"
+    """Dialled, and no QUIC handshake within the time: nothing listens there, or something filters it."""
+    PROTOCOL = "protocol"
+    """Dialled, and whoever answers does not speak QUIC version 1 with our ALPN."""
+    IDLE = "idle"
+    """It was up, and then nothing came any more."""
+    TRANSPORT = "transport"
+    """A QUIC error, of either side."""
+
+
+class ConnectionHandler(Protocol):
+    """What happens on a connection. An exception here closes the connection with ``CloseCode.INTERNAL``."""
+
+    def connected(self, conn: "Connection") -> None:
+        """The QUIC handshake is complete and ``conn.channel_binding`` is there."""
+
+    def frame(self, conn: "Connection", frame_type: FrameType, header: bytes, body: bytes) -> None:
+        """A whole frame arrived."""
+
+    def closed(self, conn: "Connection", code: int, reason: str, by_peer: bool) -> None:
+        """The connection is gone; called once, last. For a dialled one also if it never came up."""
+
+
+class Connection:
+    """Made by ``Endpoint.dial``, or by the endpoint for a dialer. Not for other threads."""
+
+    def __init__(
+        self,
+        endpoint: "Endpoint",
+        quic: Quic,
+        remote: Address,
+        local: str | None,
+        *,
+        is_client: bool,
+        validated: bool,
+        handler: ConnectionHandler | None,
+        deadline: float,
+        opened_at: float,
+    ) -> None:
+        self.remote = remote
+        """Where the peer is. Follows the QUIC path when a dialer's address changes."""
+        self.local = local
+        """The local address that the peer sends to and that replies leave from; None (dialer): the kernel's choice."""
+        self.is_client = is_client
+        self.validated = validated
+        """Whether the peer has proven that it receives at ``remote``: by a Retry token or a QUIC handshake."""
+        self.channel_binding = b""
+        """SHA-256 of the DER of the listener's certificate (32 bytes); empty until connected."""
+        self.ended: Ended | None = None
+        """Set when ``closed`` is called."""
+        self.source = remote.source()
+        """What the listener's limits and backoff count this connection by: where it came from first."""
+        self.pending = not is_client
+        """Accepted and not ``authenticated`` yet."""
+        self.cids: set[bytes] = set()
+        """Connection IDs under which the endpoint knows it."""
+        self.quic = quic
+        self.send_error: OSError | None = None
+        """The last error of the socket while sending to this peer."""
+        self._endpoint = endpoint
+        self._handler = handler
+        self._reader = FrameReader()
+        self._opened_at = opened_at
+        self._deadline: float | None = deadline
+        self._connected = False
+        self._greeted = False
+        self._failure_counted = False
+        self._close: tuple[Ended, int, str] | None = None
+        self._ping_at: float | None = None
+        self._pong_by: float | None = None
+
+    # ---- for the handler ----
+
+    def send(self, frame: bytes) -> None:
+        """Queues a whole frame, header included. Without effect on a connection that is closing.
+
+        A listener can send once the dialer's first frame has come (ValueError before that).
+        """
+        if self._is_closing():
+            return
+        self.quic.send_stream_data(STREAM_ID, frame)
+        if not self._over_budget():
+            self._endpoint.touch(self)
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Closes with an application error code. The first call counts; ``closed`` is called soon."""
+        self._end(Ended.LOCAL, code, reason)
+
+    def probe(self, within: float) -> None:
+        """Asks whether the peer is still there: the connection ends (``Ended.IDLE``) unless it answers a ping within so
+        many seconds. Once, however often this is called meanwhile."""
+        if self._is_closing() or not self._connected:
+            return
+        by = time.monotonic() + within
+        if self._pong_by is None or self._pong_by > by:
+            self._pong_by = by
+            self.quic.send_ping(0)
+            self._endpoint.touch(self)
+
+    def authenticated(self) -> None:
+        """The peer has proven its identity: lifts the pending limits and timers and clears the source's backoff."""
+        if not self.pending or self._is_closing():
+            return
+        self.pending = False
+        self._deadline = None
+        self.quic.raise_windows()
+        self._endpoint.settled(self, authenticated=True)
+        self._endpoint.touch(self)
+
+    def failed(self) -> None:
+        """Counts one failure of the source for the backoff; only of an accepted, validated connection, and once."""
+        if self.is_client or not self.validated or self._failure_counted:
+            return
+        self._failure_counted = True
+        self._endpoint.count_failure(self)
+
+    # ---- for the endpoint ----
+
+    def receive(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+        """A datagram with one of its connection IDs arrived."""
+        opened = self.quic.opened
+        self.quic.receive_datagram(data, remote, now)
+        # Connection IDs are seen on the path: what anybody could have sent must not choose where replies leave from.
+        if not self.is_client and self.quic.opened > opened and remote == self.quic.get_peer_address():
+            self.local = local
+        if not self._over_budget():
+            self.process_events(now)
+        self._endpoint.touch(self)
+
+    def process_events(self, now: float) -> None:
+        """Acts on what aioquic reports. Also needed after a flush, which announces connection IDs."""
+        while (event := self.quic.next_event()) is not None:
+            match event:
+                case events.StreamDataReceived():
+                    self._stream_data(event)
+                case events.HandshakeCompleted():
+                    self._handshake_completed(now)
+                case events.ConnectionIdIssued():
+                    self._endpoint.add_cid(event.connection_id, self)
+                case events.ConnectionIdRetired():
+                    self._endpoint.remove_cid(event.connection_id, self)
+                case events.PingAcknowledged():
+                    self._pong_by = None
+                case events.StreamReset() | events.StopSendingReceived():
+                    self._malformed("stream reset")
+        remote = self.quic.get_peer_address()
+        if remote is not None:
+            self.remote = remote
+
+    def timer_at(self) -> float | None:
+        """When ``handle_timer`` is due, on the monotonic clock."""
+        times = (self.quic.get_timer(), self._deadline, self._ping_at, self._pong_by)
+        return min((at for at in times if at is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Does what is due."""
+        quic_at = self.quic.get_timer()
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            self._deadline_passed()
+        elif self._pong_by is not None and now >= self._pong_by:
+            self._end(Ended.IDLE, CloseCode.TIMEOUT, "idle timeout")
+        elif self._ping_at is not None and now >= self._ping_at:
+            self._ping(now)
+        if quic_at is not None and now >= quic_at:
+            self.quic.handle_timer(now)
+        self.process_events(now)
+        self._endpoint.touch(self)
+
+    def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
+        """QUIC is done with the connection: says so to the handler."""
+        how, code, reason = self._close or self._explain(event, by_peer)
+        if self.pending and how is Ended.TRANSPORT and not by_peer:
+            self.failed()  # aioquic closed it because of what the dialer sent
+        self.ended = how
+        self.pending = False
+        self._close = None
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.closed(self, code, reason, how is Ended.PEER or (how is Ended.TRANSPORT and by_peer))
+
+    def vanish(self) -> None:
+        """A fault ended the connection without a word to the peer."""
+        self._close = (Ended.LOCAL, int(CloseCode.INTERNAL), "internal error")
+        self.finish(events.ConnectionTerminated(int(CloseCode.INTERNAL), None, ""), by_peer=False)
+
+    # ---- inside ----
+
+    def _is_closing(self) -> bool:
+        return self._close is not None or self.ended is not None
+
+    def _stream_data(self, event: events.StreamDataReceived) -> None:
+        if self._is_closing():
+            return
+        try:
+            frames = self._reader.feed(event.data)
+        except FrameError as error:
+            self._malformed(str(error))
+            return
+        for frame_type, header, body in frames:
+            if self._handler is None:
+                return
+            if self.pending and not self._greeted:
+                self._deadline = self._opened_at + self._endpoint.limits.pending_timeout
+            self._greeted = True
+            self._guard(self._handler.frame, self, frame_type, header, body)
+            if self._is_closing():
+                return
+        if event.end_stream:
+            self._malformed("stream ended")
+
+    def _handshake_completed(self, now: float) -> None:
+        self._connected = True
+        if self.is_client:
+            self.validated = True
+            self._deadline = None
+            self._ping_at = now + self._endpoint.limits.keepalive
+            self.quic.raise_windows()
+            der = self.quic.peer_certificate or b""
+        else:
+            if not self.validated:
+                self.validated = True
+                self._endpoint.became_validated(self)
+            limits = self._endpoint.limits
+            self._deadline = min(now + limits.m1_timeout, self._opened_at + limits.pending_timeout)
+            der = self._endpoint.certificate_der
+        self.channel_binding = hashlib.sha256(der).digest()
+        if self._handler is None:
+            self._handler = self._endpoint.make_handler(self)
+        if self._handler is not None:
+            self._guard(self._handler.connected, self)
+
+    def _guard(self, function: Callable[..., None], *args: object) -> None:
+        try:
+            function(*args)
+        except Exception as error:
+            self._endpoint.report_fault(error, self)
+            self._end(Ended.LOCAL, CloseCode.INTERNAL, "")
+
+    def _malformed(self, reason: str) -> None:
+        if self.pending:
+            self.failed()
+        self._end(Ended.LOCAL, CloseCode.MALFORMED, reason)
+
+    def _over_budget(self) -> bool:
+        limit = QUIC_WINDOW_PENDING if self.pending or not self._connected else QUIC_WINDOW
+        if self.quic.buffered <= 2 * limit:
+            return False
+        self._malformed("too much unread or unacknowledged data")
+        return True
+
+    def _deadline_passed(self) -> None:
+        if self.is_client:
+            detail = f" ({self.send_error.strerror})" if self.send_error is not None else ""
+            self._end(Ended.NO_ANSWER, CloseCode.TIMEOUT, f"no answer{detail}")
+            return
+        self.failed()
+        self._end(Ended.LOCAL, CloseCode.TIMEOUT, "")
+
+    def _ping(self, now: float) -> None:
+        limits = self._endpoint.limits
+        self._ping_at = now + limits.keepalive
+        if self._pong_by is None:
+            self._pong_by = now + limits.idle_timeout - limits.keepalive
+            self.quic.send_ping(0)
+
+    def _end(self, how: Ended, code: CloseCode, reason: str) -> None:
+        if self._is_closing():
+            return
+        self._close = (how, int(code), reason)
+        self._deadline = self._ping_at = self._pong_by = None
+        # The listener tells a stranger nothing but the code.
+        told = "" if self.pending else reason[:_REASON_MAX]
+        self.quic.close(error_code=int(code), reason_phrase=told)
+        self._endpoint.touch(self)
+
+    def _explain(self, event: events.ConnectionTerminated, by_peer: bool) -> tuple[Ended, int, str]:
+        # What a peer says goes into logs: short and printable.
+        said = "".join(c for c in event.reason_phrase[:_REASON_MAX] if c.isascii() and c.isprintable())
+        if event.frame_type is None:
+            return Ended.PEER, event.error_code, said
+        if by_peer and event.error_code == QuicErrorCode.APPLICATION_ERROR:
+            # An application's close before the handshake is complete loses its code (RFC 9000, 10.2.3).
+            return Ended.PEER, TRANSPORT_CODE, "closed during the QUIC handshake"
+        if event.error_code == _NO_COMMON_ALPN:
+            return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}"
+        if not by_peer and said == "Could not find a common protocol version":
+            return Ended.PROTOCOL, TRANSPORT_CODE, "the peer does not speak QUIC version 1"
+        if not by_peer and said == "Idle timeout":
+            if self._connected:
+                return Ended.IDLE, TRANSPORT_CODE, "idle timeout"
+            return Ended.NO_ANSWER, TRANSPORT_CODE, "no answer"
+        how = Ended.PROTOCOL if self.is_client and not self._connected else Ended.TRANSPORT
+        return how, TRANSPORT_CODE, f"QUIC error 0x{event.error_code:x}" + (f" ({said})" if said else "")
