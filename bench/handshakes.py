@@ -25,7 +25,7 @@ import uvloop
 
 from bench.figures import environment
 from cryprq.address import Address
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from lab import hosts
 from lab.dialers import Dialers, identity_of
 from lab.nodes import PORT, Node

@@ -6,7 +6,8 @@
 from typing import TYPE_CHECKING, Any
 
 from cryprq.config.node_config import NodeConfig
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.peer_id import PeerId
+from cryprq.protocol.identity import Identity
 
 if TYPE_CHECKING:
     from cryprq.node.node import Node

@@ -23,9 +23,10 @@ import uvloop
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
+from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer, DialSchedule
 from cryprq.protocol.constants import BACKOFF_BASE_MS, BACKOFF_MAX_MS
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.protocol.identity import Identity
 from lab.dialers import Dial, Dialers, identity_of
 from lab.hosts import Namespace, Process
 

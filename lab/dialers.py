@@ -15,13 +15,17 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
+from cryprq.protocol.actions import Install
 from cryprq.protocol.constants import AEAD_AES_256_GCM, DIAL_TIMEOUT, KEM_X25519_MLKEM768, PROMOTE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.protocol.handshake import HandshakeError, Initiator, Parameters
-from cryprq.protocol.identity import Identity, PeerId
-from cryprq.protocol.session import Install, Session
-from cryprq.quic.endpoint import Connection, Endpoint, EndpointLimits
+from cryprq.protocol.handshake import HandshakeError, Initiator
+from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.session import Session
+from cryprq.quic.connection import Connection
+from cryprq.quic.endpoint import Endpoint, EndpointLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
 
 RESEND = 1.0

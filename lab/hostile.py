@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import LANES_MAX
-from cryprq.protocol.identity import PeerId
 from cryprq.quic.adapter import Quic, client_configuration
 from lab.dialers import Dialers, Until, identity_of
 from lab.oracle import HEADER_SIZE, OVERHEAD, Header

@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cryprq.protocol.identity import Identity
+from cryprq.config.identity_file import load_or_create_identity
 from lab.hosts import CommandError, Namespace, Process
 
 PROGRAMS = Path(os.environ.get("CRYPRQ_PROGRAMS", Path(sys.executable).parent))
@@ -40,7 +40,7 @@ class Node:
         self.directory = namespace.directory
         self.identity = self.directory / f"{self.name}.identity"
         self.control = self.directory / f"{self.name}.sock"
-        self.peer_id = str(Identity.load_or_create(self.identity).peer_id)
+        self.peer_id = str(load_or_create_identity(self.identity).peer_id)
         self.process: Process | None = None
         self._log = self.directory / f"{self.name}.log"
         self._start = 0  # where the log of the running process begins

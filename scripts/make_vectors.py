@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from cryprq.protocol import frames, key_schedule
+from cryprq.protocol.actions import SendFrame
 from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
@@ -29,10 +30,11 @@ from cryprq.protocol.constants import (
     KEY_SIZE,
     LANE_SECRET_SIZE,
 )
-from cryprq.protocol.handshake import STATUS_ACCEPTED, Initiator, Parameters, Responder
+from cryprq.protocol.handshake import STATUS_ACCEPTED, Initiator, Responder
 from cryprq.protocol.identity import Identity
 from cryprq.protocol.kem import Encapsulation, Ephemeral, encapsulate
-from cryprq.protocol.session import SendFrame, Session
+from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.session import Session
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
 LANES_I: Final = 1

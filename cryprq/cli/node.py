@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import run_program
+from cryprq.config.identity_file import load_identity
 from cryprq.config.node_config import NodeConfig, describe, load, parse_args
 from cryprq.errors import ConfigError, MachineError
-from cryprq.protocol.identity import Identity
 
 PROGRAM = "cryprq-node"
 
@@ -43,7 +43,7 @@ def _check(config: NodeConfig) -> str:
     """The effective configuration and whose it is. Reads the identity if it is there, but makes none."""
     who = "none yet, made at the first start"
     if os.path.lexists(config.identity):
-        identity = Identity.load(Path(config.identity))
+        identity = load_identity(Path(config.identity))
         if any(peer.peer_id == identity.peer_id for peer in config.peers) or identity.peer_id in config.allow_peers:
             raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
         who = str(identity.peer_id)

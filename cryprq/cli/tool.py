@@ -9,10 +9,11 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import run_program
+from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.config.options import OneLineParser
 from cryprq.errors import ConfigError
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.peer_id import PeerId
 from cryprq.telemetry import admin_socket
 
 PROGRAM = "cryprq"
@@ -31,9 +32,9 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command is None:
         raise ConfigError("nothing to do: give keygen, id, status, rotate or bench; see cryprq --help")
     elif arguments.command == "keygen":
-        print(Identity.create(_identity_path(arguments.out)).peer_id)
+        print(create_identity(_identity_path(arguments.out)).peer_id)
     elif arguments.command == "id":
-        print(Identity.load(_identity_path(arguments.file)).peer_id)
+        print(load_identity(_identity_path(arguments.file)).peer_id)
     elif arguments.command == "status":
         answer = admin_socket.request(_socket_path(arguments), "status")
         print(json.dumps(answer, indent=2) if arguments.json else admin_socket.render(answer))

@@ -16,12 +16,10 @@ from typing import Final, TypeVar
 from cryprq.config import options
 from cryprq.config.options import AEAD_NAMES, LOG_FORMATS, LOG_LEVEL_WORDS, LOG_LEVELS, OFFLOAD_NAMES, Settings, Value
 from cryprq.errors import ConfigError
-from cryprq.inner.allowed_ips import Interface, Network, covering, overlapping
 from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Interface, Network, covering, overlapping
+from cryprq.peer_id import PeerId
 from cryprq.protocol import constants
-from cryprq.protocol.identity import PeerId
-
-__all__ = ["OFFLOAD_NAMES", "ConfigError", "NodeConfig", "describe", "load", "parse_args"]
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -1,20 +1,10 @@
 """Allowed IPs: which peer owns which inner network, and what a gateway may add to that."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from ipaddress import (
-    IPv4Interface,
-    IPv4Network,
-    IPv6Interface,
-    IPv6Network,
-    collapse_addresses,
-    ip_address,
-    ip_network,
-)
+from ipaddress import collapse_addresses, ip_network
 
-from cryprq.protocol.identity import PeerId
-
-Network = IPv4Network | IPv6Network
-Interface = IPv4Interface | IPv6Interface
+from cryprq.networks import Interface, Network, covering, overlapping, within
+from cryprq.peer_id import PeerId
 
 WIDEST_ANNOUNCED: Mapping[int, int] = {4: 8, 6: 7}
 """Shortest prefix that a gateway may announce, by IP version. Anything wider is a default route in pieces, and a
@@ -45,38 +35,9 @@ MOST_PUBLIC: Mapping[int, int] = {4: 2**24, 6: 2**112}
 make a default route as well."""
 
 
-def covering(networks: Iterable[Network], host: str) -> Network | None:
-    """The first network that contains the numeric address ``host`` (a zone is ignored), or None."""
-    address = ip_address(host.partition("%")[0])
-    return next((network for network in networks if address.version == network.version and address in network), None)
-
-
-def overlapping(network: Network, others: Iterable[Network]) -> Network | None:
-    """The first of the other networks that shares an address with ``network``, or None."""
-    return next((other for other in others if other.version == network.version and _overlap(network, other)), None)
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    if isinstance(one, IPv4Network):
-        return isinstance(other, IPv4Network) and one.overlaps(other)
-    return isinstance(other, IPv6Network) and one.overlaps(other)
-
-
-def within(network: Network, outer: Network) -> bool:
-    """True if every address of ``network`` is one of ``outer``."""
-    if isinstance(network, IPv4Network):
-        return isinstance(outer, IPv4Network) and network.subnet_of(outer)
-    return isinstance(outer, IPv6Network) and network.subnet_of(outer)
-
-
 def announced(routes: Iterable[Network]) -> tuple[Network, ...]:
     """The announced routes without the default routes, which a gateway cannot give."""
     return tuple(route for route in routes if route.prefixlen >= WIDEST_ANNOUNCED[route.version])
-
-
-def host_networks(addresses: Iterable[Interface]) -> tuple[Network, ...]:
-    """Each interface address as the network of just that address (/32, /128)."""
-    return tuple(ip_network(address.ip) for address in addresses)
 
 
 class AllowedIps:

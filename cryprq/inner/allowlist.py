@@ -1,14 +1,10 @@
 """Who may connect, and with which inner addresses. Default deny."""
 
 from collections.abc import Iterable, Mapping
-from typing import Self
 
-from cryprq.config.node_config import NodeConfig
-from cryprq.inner.allowed_ips import Interface, Network, host_networks
-from cryprq.inner.leases import LeaseError, Leases, lease_path
-from cryprq.protocol.identity import PeerId
-
-__all__ = ["Allowlist", "LeaseError", "Leases", "lease_path"]
+from cryprq.inner.leases import Leases
+from cryprq.networks import Interface, Network, host_networks
+from cryprq.peer_id import PeerId
 
 
 class Allowlist:
@@ -31,17 +27,6 @@ class Allowlist:
         self._by_hand = {network for networks in entries.values() for network in networks}
         self.dialled: frozenset[PeerId] = frozenset(dialled)
         """Peers that are allowed by being dialled."""
-
-    @classmethod
-    def from_config(cls, config: NodeConfig, leases: Leases | None) -> Self:
-        """The allowlist that a configuration describes."""
-        return cls(
-            config.allow_peers,
-            dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
-            allow_any=config.allow_any,
-            tunnel_networks=(interface.network for interface in config.tun_addresses),
-            leases=leases,
-        )
 
     @property
     def named(self) -> frozenset[PeerId]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from cryprq.errors import MachineError
-from cryprq.inner.allowed_ips import Interface, Network, covering
-from cryprq.protocol.identity import PeerId
+from cryprq.networks import Interface, Network, covering
+from cryprq.peer_id import PeerId
 
-Address = IPv4Address | IPv6Address
+InnerAddress = IPv4Address | IPv6Address
 _Number = tuple[int, int]
 """An address as IP version and integer: far quicker to look up."""
 
@@ -94,7 +94,7 @@ class Leases:
         self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
 
-    def _change(self, peer: PeerId, addresses: tuple[Address, ...], reclaimed: Collection[PeerId]) -> None:
+    def _change(self, peer: PeerId, addresses: tuple[InnerAddress, ...], reclaimed: Collection[PeerId]) -> None:
         """The file first: if it cannot be written, nothing has changed. Lines that stay are not made again, so that a
         new peer does not cost more the more are there."""
         lines = {**self._lines, peer: _line(peer, addresses)}
@@ -114,7 +114,7 @@ class Leases:
     def _taken_but(self, reclaimed: Collection[PeerId]) -> set[_Number]:
         return self._taken - _numbers(self._addresses[other] for other in reclaimed) if reclaimed else self._taken
 
-    def _usable(self, address: Address, gateway: Interface, avoid: Collection[Network]) -> bool:
+    def _usable(self, address: InnerAddress, gateway: Interface, avoid: Collection[Network]) -> bool:
         network = gateway.network
         if address.version != network.version or address not in network:
             return False
@@ -126,7 +126,7 @@ class Leases:
         # IPv6 has no broadcast; its first address is the routers' anycast address (RFC 4291, 2.6.1).
         return address != network.network_address and (address.version == 6 or address != network.broadcast_address)
 
-    def _free(self, gateway: Interface, avoid: Collection[Network], taken: Collection[_Number]) -> Address | None:
+    def _free(self, gateway: Interface, avoid: Collection[Network], taken: Collection[_Number]) -> InnerAddress | None:
         """The first free address after the gateway's own, going round at the end of the network."""
         network = gateway.network
         first, last, own = int(network.network_address), int(network.broadcast_address), int(gateway.ip)
@@ -148,7 +148,7 @@ class Leases:
         return None
 
 
-def _read(path: Path) -> dict[PeerId, tuple[Address, ...]]:
+def _read(path: Path) -> dict[PeerId, tuple[InnerAddress, ...]]:
     try:
         with path.open("rb") as file:
             data = file.read(_FILE_MAX + 1)
@@ -179,11 +179,11 @@ def _text(value: object) -> str:
     return value
 
 
-def _numbers(held: Iterable[Iterable[Address]]) -> set[_Number]:
+def _numbers(held: Iterable[Iterable[InnerAddress]]) -> set[_Number]:
     return {(address.version, int(address)) for addresses in held for address in addresses}
 
 
-def _line(peer: PeerId, addresses: Iterable[Address]) -> str:
+def _line(peer: PeerId, addresses: Iterable[InnerAddress]) -> str:
     return f"  {json.dumps(str(peer))}: {json.dumps([str(address) for address in addresses])}"
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cryprq.errors import MachineError
-from cryprq.inner.allowed_ips import AllowedIps, Interface, Network, announced
+from cryprq.inner.allowed_ips import AllowedIps, announced
+from cryprq.networks import Interface, Network
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import MTU_MIN_IPV6
-from cryprq.protocol.handshake import Parameters
-from cryprq.protocol.identity import PeerId
+from cryprq.protocol.parameters import Parameters
 
 _FORWARDING: Final = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
 _SYSCTL: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}

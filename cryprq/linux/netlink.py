@@ -9,12 +9,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from types import TracebackType
 from typing import Self
 
-Interface = IPv4Interface | IPv6Interface
-Network = IPv4Network | IPv6Network
+from cryprq.networks import Interface, Network
 
 # <linux/netlink.h>
 _NLMSG_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from cryprq.errors import MachineError
-from cryprq.linux.netlink import Interface, Netlink, NetlinkError, Network
+from cryprq.linux.netlink import Netlink, NetlinkError
+from cryprq.networks import Interface, Network
 
 DEVICE: Final = "/dev/net/tun"
 VNET_HEADER_SIZE: Final = 10

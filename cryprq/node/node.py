@@ -18,18 +18,20 @@ import uvloop
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
+from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
-from cryprq.inner.allowed_ips import Network, covering
-from cryprq.inner.allowlist import Leases, lease_path
+from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.network import Tunnel
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.systemd import Notifier
 from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Network, covering
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
 from cryprq.node.roster import Roster
 from cryprq.node.snapshot import Snapshot
+from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer
 from cryprq.peers.inbound import Admittance
 from cryprq.peers.indices import IndexPool
@@ -38,7 +40,7 @@ from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, CLOSE_FLUSH_TIMEOUT
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
 from cryprq.telemetry.admin_socket import ControlServer, NodeStatus
 from cryprq.telemetry.http import HttpServer
@@ -129,7 +131,7 @@ class Node:
         config = self.config
         self._loop = asyncio.get_running_loop()
         self._stop_requested = asyncio.Event()
-        identity = Identity.load_or_create(config.identity)
+        identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)

@@ -7,17 +7,18 @@ from typing import Protocol
 from cryprq.address import Address
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
-from cryprq.inner.allowed_ips import Network
-from cryprq.inner.allowlist import Allowlist, Leases
+from cryprq.inner.allowlist import Allowlist
+from cryprq.inner.leases import Leases
 from cryprq.inner.network import Tunnel
+from cryprq.networks import Network
+from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Attempt, Dialer, DialObserver, DialSchedule
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import REDIAL_FAST_INTERVAL
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.handshake import Parameters
-from cryprq.protocol.identity import PeerId
+from cryprq.protocol.parameters import Parameters
 from cryprq.telemetry.logs import describe_exception
 
 
@@ -26,6 +27,17 @@ class RosterObserver(DialObserver, Protocol):
 
     def peer_misplaced(self, peer_id: PeerId, error: str) -> None: ...
     def internal_error(self, **fields: object) -> None: ...
+
+
+def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
+    """The allowlist that a configuration describes; ``leases`` as for ``Allowlist``."""
+    return Allowlist(
+        config.allow_peers,
+        dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
+        allow_any=config.allow_any,
+        tunnel_networks=(interface.network for interface in config.tun_addresses),
+        leases=leases,
+    )
 
 
 class Roster:
@@ -46,7 +58,7 @@ class Roster:
         """``connect`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
         _refuse_own_id(config, own_id)
         self.config = config
-        self.allowlist = Allowlist.from_config(config, leases)
+        self.allowlist = allowlist_of(config, leases)
         self._own_id = own_id
         self._leases = leases
         self._peers = peers
@@ -95,7 +107,7 @@ class Roster:
         """Goes over to another configuration: who is not permitted any more is cut off. Returns how many peers were
         added and removed by name. ConfigError, with nothing changed."""
         _refuse_own_id(config, self._own_id)
-        before, self.allowlist = self.allowlist.named, Allowlist.from_config(config, self._leases)
+        before, self.allowlist = self.allowlist.named, allowlist_of(config, self._leases)
         self.config = config
         self.apply(now)
         after = self.allowlist.named

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import (
     BACKOFF_JITTER,
     DIAL_TIMEOUT,
@@ -14,7 +15,6 @@ from cryprq.protocol.constants import (
     REDIAL_FAST_TIMEOUT,
     REDIAL_FAST_WINDOW,
 )
-from cryprq.protocol.identity import PeerId
 
 NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""

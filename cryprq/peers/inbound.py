@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cryprq.errors import MachineError
-from cryprq.inner.allowed_ips import Network, covering
+from cryprq.networks import Network, covering
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.constants import KEEPALIVE_DEFAULT
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Parameters, Responder
-from cryprq.protocol.identity import PeerId
+from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
+from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
     from cryprq.inner.allowlist import Allowlist
     from cryprq.peers.link import Link
     from cryprq.peers.outbound import HandshakeSettings
     from cryprq.peers.peer import Peer
-    from cryprq.quic.endpoint import Connection
+    from cryprq.quic.connection import Connection
     from cryprq.telemetry.reporter import Reporter
 
 

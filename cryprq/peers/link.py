@@ -6,10 +6,10 @@ from typing import Protocol
 
 from cryprq._fastpath import PeerStats
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.actions import Action, Established, Promote
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.identity import PeerId
 from cryprq.protocol.session import Role, Session
 
 

@@ -9,13 +9,14 @@ from cryprq.address import Address
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.constants import KEM_X25519_MLKEM768
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator, Parameters
+from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
     from cryprq.peers.link import Link
     from cryprq.peers.peer import Peer
-    from cryprq.quic.endpoint import Connection
+    from cryprq.quic.connection import Connection
     from cryprq.telemetry.reporter import Reporter
 
 

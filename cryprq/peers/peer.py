@@ -16,6 +16,7 @@ from cryprq._fastpath import (
     EVENT_ROTATE_DUE,
     PlaneError,
 )
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Carrier, EpochPlane, Link, PeerObserver, promotes
 from cryprq.peers.liveness import Liveness, Verdict
@@ -36,7 +37,6 @@ from cryprq.protocol.actions import (
 )
 from cryprq.protocol.constants import CLOSE_FLUSH_TIMEOUT, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
-from cryprq.protocol.identity import PeerId
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.session import Session, State
 

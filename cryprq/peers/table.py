@@ -6,13 +6,13 @@ from functools import partial
 from typing import Protocol
 
 from cryprq._fastpath import Event
-from cryprq.inner.allowed_ips import Network
 from cryprq.inner.network import Tunnel
+from cryprq.networks import Network
+from cryprq.peer_id import PeerId
 from cryprq.peers.link import EpochPlane, PeerObserver
 from cryprq.peers.peer import Peer
 from cryprq.peers.timers import Agenda
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.identity import PeerId
 from cryprq.telemetry.logs import describe_exception
 
 CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}

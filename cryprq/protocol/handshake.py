@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
+from cryprq.peer_id import RECORD_SIZE, PeerId
 from cryprq.protocol import key_schedule
 from cryprq.protocol.constants import (
     AEADS,
@@ -24,30 +25,11 @@ from cryprq.protocol.constants import (
     X25519_SIZE,
 )
 from cryprq.protocol.frames import CloseCode, Cursor, FrameError
-from cryprq.protocol.identity import (
-    RECORD_SIZE,
-    SIG_ED25519_SIZE,
-    SIG_MLDSA65_SIZE,
-    Identity,
-    PeerId,
-    verify_record,
-)
+from cryprq.protocol.identity import SIG_ED25519_SIZE, SIG_MLDSA65_SIZE, Identity, verify_record
 from cryprq.protocol.kem import SIZES, Ephemeral, KemError, encapsulate
-from cryprq.protocol.key_schedule import EpochKeys, wipe
+from cryprq.protocol.key_schedule import wipe
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Role, Session, SessionSetup
-
-__all__ = [
-    "STATUS_ACCEPTED",
-    "STATUS_DUPLICATE",
-    "Accepted",
-    "Auth",
-    "EpochKeys",
-    "HandshakeError",
-    "Initiator",
-    "Parameters",
-    "Responder",
-]
 
 STATUS_ACCEPTED: Final = 0
 STATUS_DUPLICATE: Final = 1

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import (
     IPv4Address,
-    IPv4Interface,
     IPv4Network,
     IPv6Address,
-    IPv6Interface,
     IPv6Network,
     ip_interface,
     ip_network,
 )
 from typing import Final, Self, TypeVar
 
+from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
@@ -30,9 +29,6 @@ from cryprq.protocol.constants import (
     ROUTES_MAX,
 )
 from cryprq.protocol.frames import Cursor, FrameError
-
-Interface = IPv4Interface | IPv6Interface
-Network = IPv4Network | IPv6Network
 
 
 class ParameterType(IntEnum):

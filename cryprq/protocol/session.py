@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from cryprq.peer_id import PeerId
 from cryprq.protocol import frames, key_schedule
 from cryprq.protocol.actions import (
     Action,
@@ -40,30 +41,8 @@ from cryprq.protocol.constants import (
     hard_age,
 )
 from cryprq.protocol.frames import CloseCode, FrameType
-from cryprq.protocol.identity import PeerId
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.rekey import Agreed, ControlChannel, Refused
-
-__all__ = [
-    "Action",
-    "Activate",
-    "CloseConnection",
-    "Dead",
-    "Established",
-    "Install",
-    "Promote",
-    "Redial",
-    "Remove",
-    "Role",
-    "Rotated",
-    "Rotation",
-    "RotationFailed",
-    "SendEmpty",
-    "SendFrame",
-    "Session",
-    "SessionSetup",
-    "State",
-]
 
 _REASON: Final = re.compile(rb"[a-z0-9_]{1,%d}" % CLOSE_REASON_MAX)
 

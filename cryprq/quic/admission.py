@@ -1,13 +1,27 @@
 """Who may begin a connection: limits on pending connections, when to ask for Retry, and a token bucket."""
 
+import socket
 from enum import Enum, auto
 from typing import Final
 
-from cryprq.protocol.constants import PENDING_PER_SOURCE, RETRY_ABOVE_FRACTION, UNVALIDATED_PER_SOURCE
+from cryprq.address import Address
+from cryprq.protocol.constants import (
+    PENDING_PER_SOURCE,
+    RETRY_ABOVE_FRACTION,
+    SOURCE_PREFIX_IPV6,
+    UNVALIDATED_PER_SOURCE,
+)
 
 UNVALIDATED_RATE: Final = 100.0
 """Connections a second, of all sources together, that begin without Retry. Each costs up to 1 ms of TLS, and what
 fails at once is never pending; a Retry costs 20 microseconds."""
+
+
+def source_of(remote: Address) -> bytes:
+    """What limits are counted by: the IPv4 address, or the first 64 bits of the IPv6 address (one subscriber)."""
+    if remote.is_ipv6:
+        return socket.inet_pton(socket.AF_INET6, remote.host)[: SOURCE_PREFIX_IPV6 // 8]
+    return socket.inet_pton(socket.AF_INET, remote.host)
 
 
 class Verdict(Enum):

@@ -19,6 +19,7 @@ from cryprq.address import Address
 from cryprq.protocol.constants import ALPN, QUIC_WINDOW, QUIC_WINDOW_PENDING
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
 from cryprq.quic.adapter import STREAM_ID, Quic
+from cryprq.quic.admission import source_of
 
 if TYPE_CHECKING:
     from cryprq.quic.endpoint import Endpoint
@@ -87,7 +88,7 @@ class Connection:
         """SHA-256 of the DER of the listener's certificate (32 bytes); empty until connected."""
         self.ended: Ended | None = None
         """Set when ``closed`` is called."""
-        self.source = remote.source()
+        self.source = source_of(remote)
         """What the listener's limits and backoff count this connection by: where it came from first."""
         self.pending = not is_client
         """Accepted and not ``authenticated`` yet."""

@@ -44,24 +44,13 @@ from cryprq.quic.adapter import (
     server_configuration,
     version_negotiation,
 )
-from cryprq.quic.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict
+from cryprq.quic.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict, source_of
 from cryprq.quic.backoff import Backoff
 from cryprq.quic.certificate import make_certificate
 from cryprq.quic.closed import Closing, ClosingTable
-from cryprq.quic.connection import TRANSPORT_CODE, Connection, ConnectionHandler, Ended
+from cryprq.quic.connection import Connection, ConnectionHandler
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.waiting_line import Beginning, WaitingLine
-
-__all__ = [
-    "TRANSPORT_CODE",
-    "Address",
-    "Connection",
-    "ConnectionHandler",
-    "Ended",
-    "Endpoint",
-    "EndpointLimits",
-    "Observer",
-]
 
 DATAGRAMS_PER_WAKEUP: Final = 64
 """After so many the loop gets its turn, so that a flood leaves time for everything else."""
@@ -309,7 +298,7 @@ class Endpoint:
         if header.packet_type is not QuicPacketType.INITIAL or len(header.destination_cid) < _CLIENT_CID_MIN:
             self.counters["malformed"] += 1
             return
-        source = remote.source()
+        source = source_of(remote)
         if self._backoff.remaining(source, now):
             self.counters["backoff"] += 1
             return

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryprq.errors import MachineError
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from cryprq.telemetry.metrics import PeerSample
 
 REQUEST_MAX: Final = 4096

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryprq.address import Address
-from cryprq.inner.allowed_ips import Interface, Network
 from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Interface, Network
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, SIGNATURE_NAME
-from cryprq.protocol.identity import PeerId
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 

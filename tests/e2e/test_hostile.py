@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from cryprq.address import Address
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from lab import ROOT
 from lab.capture import Capture, Datagram
 from lab.dialers import Dialers, identity_of

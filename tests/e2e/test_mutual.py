@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from lab.hosts import Lab, Namespace
 from lab.nodes import Node
 from lab.tunnels import DIALER, GATEWAY, OUTER, listen_address

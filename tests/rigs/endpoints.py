@@ -9,8 +9,10 @@ from typing import Any
 
 import uvloop
 
+from cryprq.address import Address
 from cryprq.protocol.frames import FrameType, encode
-from cryprq.quic.endpoint import Address, Connection, ConnectionHandler, Endpoint, EndpointLimits
+from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.endpoint import Endpoint, EndpointLimits
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)

@@ -7,12 +7,14 @@ from typing import Any
 
 from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
-from cryprq.protocol.handshake import Initiator, Parameters, Responder
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.protocol.handshake import Initiator, Responder
+from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
 
 LISTENER, DIALER = Address("192.0.2.1", 9999), Address("192.0.2.7", 40000)
 SILENT = PeerStats(0, 0, 0, 0, 0, 0, 0)

@@ -8,10 +8,12 @@ from ipaddress import ip_interface, ip_network
 
 import pytest
 
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, KEMS
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.handshake import STATUS_ACCEPTED, Accepted, HandshakeError, Initiator, Parameters, Responder
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.protocol.handshake import STATUS_ACCEPTED, Accepted, HandshakeError, Initiator, Responder
+from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 
 DIALER = Identity.from_seed(b"\x01" * 32)

@@ -8,10 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cryprq.protocol.constants import AEAD_AES_256_GCM, ANSWER_PERIOD, KEM_X25519_MLKEM768
-from cryprq.protocol.frames import FrameReader, FrameType
-from cryprq.protocol.identity import PeerId
-from cryprq.protocol.session import (
+from cryprq.peer_id import PeerId
+from cryprq.protocol.actions import (
     Action,
     Activate,
     CloseConnection,
@@ -20,13 +18,13 @@ from cryprq.protocol.session import (
     Install,
     Promote,
     Remove,
-    Role,
     Rotated,
     SendEmpty,
     SendFrame,
-    Session,
-    SessionSetup,
 )
+from cryprq.protocol.constants import AEAD_AES_256_GCM, ANSWER_PERIOD, KEM_X25519_MLKEM768
+from cryprq.protocol.frames import FrameReader, FrameType
+from cryprq.protocol.session import Role, Session, SessionSetup
 
 Frame = tuple[FrameType, bytes, bytes]
 

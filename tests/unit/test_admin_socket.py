@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from cryprq.errors import MachineError
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from cryprq.telemetry import admin_socket
 from cryprq.telemetry.admin_socket import ControlServer, NodeStatus, render, request
 from cryprq.telemetry.metrics import PeerSample

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from cryprq.errors import MachineError
-from cryprq.inner.allowed_ips import AllowedIps, announced, covering, host_networks, within
+from cryprq.inner.allowed_ips import AllowedIps, announced
 from cryprq.inner.network import Tunnel
+from cryprq.networks import covering, host_networks, within
 from cryprq.protocol.parameters import Parameters
 from tests.rigs.fakes import FakePlane, Recorder, identity
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.config.node_config import NodeConfig
-from cryprq.inner.allowlist import Allowlist, LeaseError, Leases, lease_path
+from cryprq.inner.leases import LeaseError, Leases, lease_path
 from cryprq.multiaddr import Multiaddr
-from cryprq.protocol.identity import PeerId
+from cryprq.node.roster import allowlist_of
+from cryprq.peer_id import PeerId
 
 LISTEN = Multiaddr.parse("/ip6/::/udp/9999/quic-v1")
 V4, V6 = ip_interface("10.9.0.1/24"), ip_interface("fd00:9::1/64")
@@ -247,7 +248,7 @@ def dial(*peers: PeerId) -> tuple[Multiaddr, ...]:
 
 
 def test_default_deny(path: Path) -> None:
-    allowlist = Allowlist.from_config(config(), Leases(path, [V4, V6]))
+    allowlist = allowlist_of(config(), Leases(path, [V4, V6]))
     assert not allowlist.permits(A)
     assert allowlist.networks_for(A) == ()
     assert allowlist.assignment_for(A) == ()
@@ -256,26 +257,26 @@ def test_default_deny(path: Path) -> None:
 
 def test_peer_with_networks_gets_no_address(path: Path) -> None:
     networks = (ip_network("10.1.0.0/16"), ip_network("fd00:1::/64"))
-    allowlist = Allowlist.from_config(config(allow_peers={A: networks}), Leases(path, [V4, V6]))
+    allowlist = allowlist_of(config(allow_peers={A: networks}), Leases(path, [V4, V6]))
     assert allowlist.permits(A)
     assert allowlist.networks_for(A) == networks
     assert allowlist.assignment_for(A) == ()
 
 
 def test_peer_without_networks_gets_an_address_and_may_use_only_that(path: Path) -> None:
-    allowlist = Allowlist.from_config(config(allow_peers={A: ()}), Leases(path, [V4, V6]))
+    allowlist = allowlist_of(config(allow_peers={A: ()}), Leases(path, [V4, V6]))
     assert text(allowlist.assignment_for(A)) == ["10.9.0.2/24", "fd00:9::2/64"]
     assert text(allowlist.networks_for(A)) == ["10.9.0.2/32", "fd00:9::2/128"]
 
 
 def test_assigned_address_is_never_in_a_network_given_by_hand(path: Path) -> None:
     allow = {A: (), B: (ip_network("10.9.0.2/32"), ip_network("fd00:9::/120"))}
-    allowlist = Allowlist.from_config(config(allow_peers=allow), Leases(path, [V4, V6]))
+    allowlist = allowlist_of(config(allow_peers=allow), Leases(path, [V4, V6]))
     assert text(allowlist.assignment_for(A)) == ["10.9.0.3/24", "fd00:9::100/64"]
 
 
 def test_dialled_peer_is_allowed_by_being_dialled(path: Path) -> None:
-    allowlist = Allowlist.from_config(
+    allowlist = allowlist_of(
         config(peers=dial(A, B), allow_peers={B: (ip_network("10.1.0.0/16"),)}), Leases(path, [V4, V6])
     )
     assert allowlist.dialled == {A, B}
@@ -286,35 +287,35 @@ def test_dialled_peer_is_allowed_by_being_dialled(path: Path) -> None:
 
 
 def test_pure_dialer_needs_no_leases() -> None:
-    allowlist = Allowlist.from_config(NodeConfig(peers=dial(A), allow_peers={B: ()}), None)
+    allowlist = allowlist_of(NodeConfig(peers=dial(A), allow_peers={B: ()}), None)
     assert allowlist.networks_for(A) == ()
     assert allowlist.permits(B)
     assert allowlist.networks_for(B) == allowlist.assignment_for(B) == ()
 
 
 def test_allow_any_permits_and_assigns(path: Path) -> None:
-    allowlist = Allowlist.from_config(config(allow_any=True), Leases(path, [V4, V6]))
+    allowlist = allowlist_of(config(allow_any=True), Leases(path, [V4, V6]))
     assert allowlist.permits(D)
     assert text(allowlist.networks_for(D)) == ["10.9.0.2/32", "fd00:9::2/128"]
 
 
 def test_difference_names_those_that_lost_permission(path: Path) -> None:
     leases = Leases(path, [V4, V6])
-    old = Allowlist.from_config(config(allow_peers={A: (), B: ()}, peers=dial(C)), leases)
-    new = Allowlist.from_config(config(allow_peers={B: (ip_network("10.1.0.0/16"),), D: ()}), leases)
+    old = allowlist_of(config(allow_peers={A: (), B: ()}, peers=dial(C)), leases)
+    new = allowlist_of(config(allow_peers={B: (ip_network("10.1.0.0/16"),), D: ()}), leases)
     assert old.difference(new) == {A, C}
     assert new.difference(old) == {D}
-    assert old.difference(Allowlist.from_config(config(allow_any=True), leases)) == set()
+    assert old.difference(allowlist_of(config(allow_any=True), leases)) == set()
     assert old.named == {A, B, C}
 
 
 def test_reload_takes_back_the_addresses_of_removed_peers_when_needed(path: Path) -> None:
     gateway = ip_interface("10.9.0.1/30")
     leases = Leases(path, [gateway])
-    old = Allowlist.from_config(config(tun_addresses=(gateway,), allow_peers={A: ()}), leases)
+    old = allowlist_of(config(tun_addresses=(gateway,), allow_peers={A: ()}), leases)
     assert text(old.assignment_for(A)) == ["10.9.0.2/30"]
-    both = Allowlist.from_config(config(tun_addresses=(gateway,), allow_peers={A: (), B: ()}), leases)
+    both = allowlist_of(config(tun_addresses=(gateway,), allow_peers={A: (), B: ()}), leases)
     with pytest.raises(LeaseError):
         both.assignment_for(B)
-    new = Allowlist.from_config(config(tun_addresses=(gateway,), allow_peers={B: ()}), leases)
+    new = allowlist_of(config(tun_addresses=(gateway,), allow_peers={B: ()}), leases)
     assert text(new.assignment_for(B)) == ["10.9.0.2/30"]

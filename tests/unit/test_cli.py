@@ -13,8 +13,10 @@ import pytest
 
 from cryprq.cli import node as node_program
 from cryprq.cli import run_program, tool
+from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.errors import ConfigError, MachineError
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.peer_id import PeerId
+from cryprq.protocol.identity import Identity
 from cryprq.telemetry.admin_socket import ControlServer, NodeStatus
 from cryprq.telemetry.metrics import PeerSample
 from lab import ROOT
@@ -51,7 +53,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], program: str, stat
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
     path = tmp_path / "identity"
-    Identity.create(path)
+    create_identity(path)
     return path
 
 
@@ -87,7 +89,7 @@ def test_check_prints_the_effective_configuration(identity: Path) -> None:
     result = run("cryprq-node", *LISTEN, "--check", env={"CRYPRQ_IDENTITY": str(identity), "CRYPRQ_MTU": "1380"})
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == f"peer_id = {Identity.load(identity).peer_id}"
+    assert lines[0] == f"peer_id = {load_identity(identity).peer_id}"
     assert "mtu = 1380" in lines
     assert "listen = /ip4/127.0.0.1/udp/0/quic-v1" in lines
 
@@ -101,7 +103,7 @@ def test_check_makes_no_identity(tmp_path: Path) -> None:
 
 
 def test_check_refuses_the_nodes_own_peer_id(identity: Path) -> None:
-    own = Identity.load(identity).peer_id
+    own = load_identity(identity).peer_id
     for extra in (["--allow-peer", str(own)], ["--peer", f"/ip4/192.0.2.1/udp/1/quic-v1/p2p/{own}"]):
         result = run("cryprq-node", *LISTEN, "--check", "--identity", str(identity), *extra)
         assert_one_line(result, "cryprq-node", 2, f"{own} is this node's own peer ID")
@@ -139,7 +141,7 @@ def test_keygen_and_id(tmp_path: Path) -> None:
     assert run("cryprq", "id", str(path)).stdout == f"{peer}\n"
     again = run("cryprq", "keygen", "--out", str(path))
     assert_one_line(again, "cryprq", 1, "exists already and an identity is never overwritten")
-    assert Identity.load(path).peer_id == peer
+    assert load_identity(path).peer_id == peer
 
 
 def test_keygen_without_out_makes_the_nodes_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

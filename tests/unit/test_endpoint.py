@@ -11,12 +11,12 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cryprq.address import Address
 from cryprq.linux.udp import UdpSocket, segments
 from cryprq.protocol.constants import FRAME_MAX, RESPONSE_BURST
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, connection
-from cryprq.quic.connection import Ended
-from cryprq.quic.endpoint import TRANSPORT_CODE, Address, Connection
+from cryprq.quic.connection import TRANSPORT_CODE, Connection, Ended
 from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 
 # ---- connecting ----

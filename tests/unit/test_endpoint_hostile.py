@@ -15,12 +15,13 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
+from cryprq.address import Address
 from cryprq.protocol.constants import PENDING_PER_SOURCE
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, endpoint
 from cryprq.quic.adapter import Quic, client_configuration
 from cryprq.quic.admission import Verdict
-from cryprq.quic.endpoint import TRANSPORT_CODE, Address, Connection
+from cryprq.quic.connection import TRANSPORT_CODE, Connection
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
 
 FAST = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}

@@ -8,18 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryprq.peer_id import PeerId
 from cryprq.protocol import handshake, key_schedule
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, KEMS
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.handshake import (
-    STATUS_ACCEPTED,
-    STATUS_DUPLICATE,
-    HandshakeError,
-    Parameters,
-    Responder,
-)
-from cryprq.protocol.identity import Identity, PeerId
+from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
+from cryprq.protocol.identity import Identity
 from cryprq.protocol.kem import SIZES
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Role
 from tests.rigs.handshake_pair import (
     BINDING,

@@ -14,15 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryprq.protocol.identity import (
-    RECORD_SIZE,
-    SIG_ED25519_SIZE,
-    SIG_MLDSA65_SIZE,
-    Identity,
-    IdentityError,
-    PeerId,
-    verify_record,
-)
+from cryprq.config.identity_file import IdentityError, create_identity, load_identity, load_or_create_identity
+from cryprq.peer_id import RECORD_SIZE, PeerId
+from cryprq.protocol.identity import SIG_ED25519_SIZE, SIG_MLDSA65_SIZE, Identity, verify_record
 
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 SEED = bytes(range(32))
@@ -223,12 +217,12 @@ def test_peer_ids_compare_by_digest() -> None:
 
 def test_created_file_is_private_and_loads(tmp_path: Path) -> None:
     path = tmp_path / "state" / "identity"
-    created = Identity.create(path)
+    created = create_identity(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert os.listdir(path.parent) == ["identity"]
-    assert Identity.load(path).record == created.record
-    assert Identity.load_or_create(path).record == created.record
+    assert load_identity(path).record == created.record
+    assert load_or_create_identity(path).record == created.record
 
 
 def test_file_has_the_documented_form(tmp_path: Path) -> None:
@@ -236,9 +230,9 @@ def test_file_has_the_documented_form(tmp_path: Path) -> None:
     check = hashlib.sha256(b"cryprq v1 identity file" + SEED).digest()[:10]
     path.write_bytes(b"cryprq-identity-v1 " + base64.b64encode(SEED + check) + b"\n")
     path.chmod(0o600)
-    assert Identity.load(path).peer_id == Identity.from_seed(SEED).peer_id
+    assert load_identity(path).peer_id == Identity.from_seed(SEED).peer_id
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    assert Identity.load(path).peer_id == Identity.from_seed(SEED).peer_id
+    assert load_identity(path).peer_id == Identity.from_seed(SEED).peer_id
 
 
 def test_private_despite_the_umask(tmp_path: Path) -> None:
@@ -246,7 +240,7 @@ def test_private_despite_the_umask(tmp_path: Path) -> None:
     try:
         (tmp_path / "d").mkdir()
         (tmp_path / "d").chmod(0o700)
-        Identity.create(tmp_path / "d/identity")
+        create_identity(tmp_path / "d/identity")
     finally:
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "d/identity").stat().st_mode) == 0o600
@@ -256,7 +250,7 @@ def test_create_never_replaces(tmp_path: Path) -> None:
     path = tmp_path / "identity"
     path.write_text("precious")
     with pytest.raises(IdentityError, match="never overwritten"):
-        Identity.create(path)
+        create_identity(path)
     assert path.read_text() == "precious"
     assert os.listdir(tmp_path) == ["identity"]
 
@@ -265,27 +259,27 @@ def test_create_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
     path = tmp_path / "identity"
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IdentityError):
-        Identity.create(path)
+        create_identity(path)
     with pytest.raises(IdentityError):
-        Identity.load_or_create(path)
+        load_or_create_identity(path)
     assert os.listdir(tmp_path) == ["identity"]
 
 
 def test_load_follows_a_link_to_a_private_file(tmp_path: Path) -> None:
-    created = Identity.create(tmp_path / "real")
+    created = create_identity(tmp_path / "real")
     (tmp_path / "identity").symlink_to("real")
-    assert Identity.load(tmp_path / "identity").peer_id == created.peer_id
+    assert load_identity(tmp_path / "identity").peer_id == created.peer_id
 
 
 def test_every_damaged_byte_is_noticed_and_the_file_kept(tmp_path: Path) -> None:
     path = tmp_path / "identity"
-    Identity.create(path)
+    create_identity(path)
     good = path.read_bytes()
     damaged = [good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :] for at in range(len(good)) for bit in (0x01, 0x20)]
     damaged += [b"", good[:-2], good[:40], good + b"\n", good + b"x", good * 2, b"\0" * len(good), b" " + good]
     for data in damaged:
         path.write_bytes(data)
-        for load in (Identity.load, Identity.load_or_create):
+        for load in (load_identity, load_or_create_identity):
             with pytest.raises(IdentityError, match="is damaged") as caught:
                 load(path)
             assert "\n" not in str(caught.value)
@@ -295,22 +289,22 @@ def test_every_damaged_byte_is_noticed_and_the_file_kept(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610, 0o601, 0o620])
 def test_file_open_to_others_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "identity"
-    Identity.create(path)
+    create_identity(path)
     path.chmod(mode)
     with pytest.raises(IdentityError, match=f"open to others.*{mode:04o}.*chmod 600"):
-        Identity.load_or_create(path)
+        load_or_create_identity(path)
 
 
 def test_read_only_file_loads(tmp_path: Path) -> None:
     path = tmp_path / "identity"
-    Identity.create(path)
+    create_identity(path)
     path.chmod(0o400)
-    Identity.load(path)
+    load_identity(path)
 
 
 def test_file_of_another_user_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "identity"
-    Identity.create(path)
+    create_identity(path)
     real = os.fstat
 
     def owned_by(uid: int) -> None:
@@ -324,13 +318,13 @@ def test_file_of_another_user_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     owned_by(4321)
     with pytest.raises(IdentityError, match="another user"):
-        Identity.load(path)
+        load_identity(path)
     for uid in (0, 1234):
         owned_by(uid)
-        Identity.load(path)
+        load_identity(path)
     owned_by(4321)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    Identity.load(path)
+    load_identity(path)
 
 
 def test_what_is_no_file_is_refused_without_hanging(tmp_path: Path) -> None:
@@ -338,15 +332,15 @@ def test_what_is_no_file_is_refused_without_hanging(tmp_path: Path) -> None:
     os.mkfifo(fifo, 0o600)
     for path in (fifo, tmp_path):
         with pytest.raises(IdentityError):
-            Identity.load(path)
+            load_identity(path)
 
 
 def test_missing_file_and_unusable_directory_say_so(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="cryprq keygen --out"):
-        Identity.load(tmp_path / "none")
+        load_identity(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(IdentityError, match="cannot make"):
-        Identity.create(tmp_path / "file" / "identity")
+        create_identity(tmp_path / "file" / "identity")
 
 
 def test_loser_of_a_race_takes_the_winners_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,9 +350,9 @@ def test_loser_of_a_race_takes_the_winners_identity(tmp_path: Path, monkeypatch:
 
     def link(source: Path, target: Path) -> None:
         monkeypatch.setattr(os, "link", real)
-        winner.append(Identity.create(path))
+        winner.append(create_identity(path))
         real(source, target)
 
     monkeypatch.setattr(os, "link", link)
-    assert Identity.load_or_create(path).peer_id == winner[0].peer_id
+    assert load_or_create_identity(path).peer_id == winner[0].peer_id
     assert os.listdir(tmp_path) == ["identity"]

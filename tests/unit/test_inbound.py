@@ -11,11 +11,11 @@ import pytest
 
 from cryprq.address import Address
 from cryprq.errors import MachineError
+from cryprq.peer_id import PeerId
 from cryprq.peers.inbound import Admittance, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.protocol.frames import CloseCode, FrameType
-from cryprq.protocol.handshake import Parameters
-from cryprq.protocol.identity import PeerId
+from cryprq.protocol.parameters import Parameters
 from tests.rigs.fakes import DIALER, FakeConnection, Side, identity
 from tests.rigs.fakes import LISTENER as GATEWAY
 

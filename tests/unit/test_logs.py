@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 from cryprq.telemetry.logs import LIMIT, VALUE_MAX, WINDOW, Log, RateLimiter, describe_exception, setup
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.multiaddr import Multiaddr
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 
 PEER = PeerId(bytes(range(32)))
 

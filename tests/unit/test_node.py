@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.node import node as node_module
 from cryprq.node.node import Node
 from cryprq.node.reload import merge
+from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import PROMOTE_TIMEOUT
-from cryprq.protocol.identity import Identity, PeerId
 from cryprq.telemetry.logs import Log
 from tests.rigs.fakes import FakePlane, identity
 from tests.unit.test_allowed_ips import FakeDevice
@@ -107,7 +108,7 @@ class Lab:
     def config(self, number: int, **settings: Any) -> NodeConfig:
         path = self.directory / f"identity-{number}"
         if not path.exists():
-            Identity.create(path)
+            create_identity(path)
         socket_path = self.directory / f"{number}.sock"
         return NodeConfig(identity=path, control_socket=socket_path, tun_name=f"tun{number}", **settings)
 
@@ -133,7 +134,7 @@ class Lab:
         raise AssertionError(f"no {name} in\n{self.logs[id(node)].getvalue()}")
 
     def id_of(self, number: int) -> PeerId:
-        return Identity.load(self.config(number, peers=(dial_target(identity(3).peer_id, 1),)).identity).peer_id
+        return load_identity(self.config(number, peers=(dial_target(identity(3).peer_id, 1),)).identity).peer_id
 
 
 def dial_target(peer_id: PeerId, port: int, host: str = "127.0.0.1") -> Multiaddr:

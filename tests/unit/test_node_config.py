@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cryprq.config import options
-from cryprq.config.node_config import ConfigError, NodeConfig, default_control_socket, default_identity, describe, load
-from cryprq.errors import MachineError
+from cryprq.config.node_config import NodeConfig, default_control_socket, default_identity, describe, load
+from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
-from cryprq.protocol.identity import PeerId
+from cryprq.peer_id import PeerId
 
 A = PeerId(bytes(32))
 B = PeerId(b"\x01" * 32)

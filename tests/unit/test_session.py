@@ -3,6 +3,20 @@
 import pytest
 
 from cryprq.protocol import frames, key_schedule
+from cryprq.protocol.actions import (
+    Activate,
+    CloseConnection,
+    Dead,
+    Established,
+    Install,
+    Promote,
+    Redial,
+    Remove,
+    Rotated,
+    RotationFailed,
+    SendEmpty,
+    SendFrame,
+)
 from cryprq.protocol.constants import (
     EMPTY_INTERVAL,
     GRACE,
@@ -13,23 +27,7 @@ from cryprq.protocol.constants import (
     hard_age,
 )
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.session import (
-    Activate,
-    CloseConnection,
-    Dead,
-    Established,
-    Install,
-    Promote,
-    Redial,
-    Remove,
-    Rotated,
-    Rotation,
-    RotationFailed,
-    SendEmpty,
-    SendFrame,
-    Session,
-    State,
-)
+from cryprq.protocol.session import Rotation, Session, State
 from tests.rigs.session_pair import established, frame, install, kinds, sessions
 
 

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryprq.protocol import frames, key_schedule
-from cryprq.protocol.constants import TAG_SIZE
-from cryprq.protocol.frames import FrameType
-from cryprq.protocol.session import (
+from cryprq.protocol.actions import (
     Action,
     Activate,
     CloseConnection,
@@ -20,11 +18,12 @@ from cryprq.protocol.session import (
     Promote,
     Redial,
     Remove,
-    Rotation,
     RotationFailed,
     SendFrame,
-    Session,
 )
+from cryprq.protocol.constants import TAG_SIZE
+from cryprq.protocol.frames import FrameType
+from cryprq.protocol.session import Rotation, Session
 from tests.rigs.session_pair import Frame, established, frame, install, kinds, sessions
 
 TOUCH_KEYS = (Install, Activate, Promote, Remove, Dead)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from cryprq.protocol.actions import CloseConnection, Dead, Redial, RotationFailed
 from cryprq.protocol.constants import hard_age
-from cryprq.protocol.session import CloseConnection, Dead, Redial, RotationFailed
 from tests.rigs.session_pair import End, World, kinds
 
 

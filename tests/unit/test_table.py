@@ -13,11 +13,11 @@ from cryprq.errors import MachineError
 from cryprq.inner.network import Tunnel
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import Roster
+from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.frames import CloseCode
-from cryprq.protocol.identity import PeerId
 from tests.rigs.fakes import FakePlane, Recorder, World, identity
 from tests.unit.test_allowed_ips import FakeDevice
 

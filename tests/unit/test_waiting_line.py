@@ -3,6 +3,7 @@
 from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from cryprq.address import Address
+from cryprq.quic.admission import source_of
 from cryprq.quic.waiting_line import WAITING_LIFETIME, Beginning, WaitingLine
 
 
@@ -21,7 +22,7 @@ def beginning(host: int, port: int = 4000, cid: bytes = b"first", at: float = 0.
 
 
 def join(line: WaitingLine, one: Beginning) -> bool:
-    return line.add(one.remote.source(), one)
+    return line.add(source_of(one.remote), one)
 
 
 def drain(line: WaitingLine, now: float = 0.0) -> list[tuple[int, int]]:
@@ -45,7 +46,7 @@ def test_source_that_may_not_begin_keeps_nobody_else_waiting() -> None:
     line = WaitingLine()
     join(line, beginning(1))
     join(line, beginning(2))
-    mine = beginning(1).remote.source()
+    mine = source_of(beginning(1).remote)
     taken = line.take(0.0, lambda source: source != mine)
     assert taken is not None and taken.remote.host == "192.0.2.2"
     assert line.take(0.0, lambda source: source != mine) is None
