@@ -31,7 +31,7 @@ def _run(argv: Sequence[str]) -> int:
         print(_check(config))
         return 0
     try:
-        from cryprq.node.node import run
+        from cryprq.node.daemon import run
     except ImportError as error:
         if error.name != "cryprq._fastpath":
             raise

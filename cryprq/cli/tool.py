@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import run_program
+from cryprq.cli import admin_client, run_program
+from cryprq.cli.status import render
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.config.options import OneLineParser
 from cryprq.errors import ConfigError
 from cryprq.peer_id import PeerId
-from cryprq.telemetry import admin_socket
 
 PROGRAM = "cryprq"
 
@@ -36,8 +36,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "id":
         print(load_identity(_identity_path(arguments.file)).peer_id)
     elif arguments.command == "status":
-        answer = admin_socket.request(_socket_path(arguments), "status")
-        print(json.dumps(answer, indent=2) if arguments.json else admin_socket.render(answer))
+        answer = admin_client.request(_socket_path(arguments), "status")
+        print(json.dumps(answer, indent=2) if arguments.json else render(answer))
     elif arguments.command == "bench":
         _bench(arguments)
     else:
@@ -52,7 +52,7 @@ def _rotate(arguments: argparse.Namespace) -> None:
             peer = {"peer": str(PeerId.parse(arguments.peer))}
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    started = admin_socket.request(_socket_path(arguments), "rotate", **peer)
+    started = admin_client.request(_socket_path(arguments), "rotate", **peer)
     print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 

@@ -1,20 +1,16 @@
-"""``Node``: everything that makes up a running node, in its order of start and stop; and ``run``, the daemon.
+"""``Node``: everything that makes up a running node, in its order of start and stop.
 
 One event loop drives it. The data plane wakes it by an event descriptor; peers and dialers by one timer, set to
 whatever is due first; and once a second it looks after what has no event of its own.
 """
 
 import asyncio
-import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
-
-import uvloop
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
@@ -42,11 +38,13 @@ from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, CLOSE_FLUSH_TIMEOUT
 from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
-from cryprq.telemetry.admin_socket import ControlServer, NodeStatus
+from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.logs import Log, describe_exception, setup
-from cryprq.telemetry.metrics import Health, Metrics, PeerSample
+from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
+from cryprq.telemetry.samples import NodeStatus, PeerSample
 from cryprq.version import REVISION, VERSION
 
 TICK: Final = 1.0
@@ -149,7 +147,7 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = ControlServer(config.control_socket, self.status, self.rotate)
+        control = AdminSocket(config.control_socket, self.status, self.rotate)
         await control.start()
         self._undo.append(control.close)
         self._roster.apply(boottime())
@@ -404,39 +402,6 @@ class Node:
         self._log.set_level(config.log_level)
         self._log.info("config_reloaded", added=added, removed=removed, needs_restart=",".join(kept) or None)
         self._changed()
-
-
-def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
-    """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration.
-    ConfigError or MachineError, one line, if it cannot start."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, reload))
-
-
-async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) -> int:
-    loop = asyncio.get_running_loop()
-    node = Node(config, reload=reload, notifier=Notifier.from_environ(os.environ))
-    task = asyncio.current_task()
-    assert task is not None
-
-    def give_up() -> None:
-        """While it starts. A second signal must not cancel the clearing up."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: None)
-        task.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, give_up)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    try:
-        async with node:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, node.request_stop)
-            loop.add_signal_handler(signal.SIGHUP, node.reload)
-            await node.wait()
-    except asyncio.CancelledError:
-        task.uncancel()
-    return 0
 
 
 def _aeads(name: str) -> tuple[int, ...]:

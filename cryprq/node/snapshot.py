@@ -9,8 +9,8 @@ from cryprq.node.roster import Roster
 from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
-from cryprq.telemetry.admin_socket import NodeStatus
-from cryprq.telemetry.metrics import Health, PeerSample
+from cryprq.telemetry.health import Health
+from cryprq.telemetry.samples import NodeStatus, PeerSample
 from cryprq.version import VERSION
 
 

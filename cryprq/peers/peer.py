@@ -18,8 +18,9 @@ from cryprq._fastpath import (
 )
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
-from cryprq.peers.link import Carrier, EpochPlane, Link, PeerObserver, promotes
+from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
 from cryprq.protocol.actions import (
     Action,
     Activate,

@@ -9,9 +9,9 @@ from cryprq._fastpath import Event
 from cryprq.inner.network import Tunnel
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
-from cryprq.peers.link import EpochPlane, PeerObserver
 from cryprq.peers.peer import Peer
-from cryprq.peers.timers import Agenda
+from cryprq.peers.ports import EpochPlane, PeerObserver
+from cryprq.peers.timers import Timers
 from cryprq.protocol.frames import CloseCode
 from cryprq.telemetry.logs import describe_exception
 
@@ -49,7 +49,7 @@ class PeerTable:
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
         self._by_handle: dict[int, Peer] = {}
-        self._agenda = Agenda[PeerId]()
+        self._agenda = Timers[PeerId]()
         self._touched: set[PeerId] = set()
 
     def __iter__(self) -> Iterator[Peer]:

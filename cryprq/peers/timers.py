@@ -12,7 +12,7 @@ _STALE_SHARE: Final = 4
 _STALE_MIN: Final = 64
 
 
-class Agenda(Generic[Key]):
+class Timers(Generic[Key]):
     """One time per key, the earliest first. An entry that changes leaves a stale one behind until its time comes, or
     until they are many."""
 

@@ -1,4 +1,4 @@
-"""The Unix control socket: what ``cryprq status`` and ``cryprq rotate`` ask a running node, one JSON object a line.
+"""The Unix socket behind ``--control-socket``, where the tool asks a running node: one JSON object a line.
 
 Request ``{"command": "status"}`` or ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all); answer
 ``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask.
@@ -11,41 +11,21 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
-from cryprq.telemetry.metrics import PeerSample
+from cryprq.telemetry.samples import NodeStatus
 
 REQUEST_MAX: Final = 4096
 TIMEOUT: Final = 5.0
-"""Seconds that a client may be silent, and that the tool waits for an answer."""
+"""Seconds that a client may be silent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStatus:
-    """A node as ``cryprq status`` shows it; ``--json`` prints these names."""
-
-    version: str
-    peer_id: str
-    tun_name: str
-    uptime_secs: float
-    healthy: bool
-    listen_addr: str = ""
-    """The multiaddr that others dial, or empty."""
-    addresses: tuple[str, ...] = ()
-    """The node's own tunnel addresses."""
-    mtu: int = 0
-    peers: Sequence[PeerSample] = ()
-    drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Packets and records dropped, by direction and reason."""
-    offloads: Mapping[str, str] = field(default_factory=dict)
-
-
-class ControlServer:
+class AdminSocket:
     """Answers on the control socket until it is closed."""
 
     def __init__(
@@ -121,36 +101,6 @@ class ControlServer:
         return {"ok": False, "error": "unknown request; expected the command status or rotate"}
 
 
-def request(path: Path, command: str, **arguments: object) -> Any:
-    """Asks the node behind a control socket and returns the result. MachineError, one line, if it cannot or says no."""
-    message = json.dumps({"command": command, **arguments}).encode() + b"\n"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(TIMEOUT)
-            sock.connect(os.fspath(path))
-            sock.sendall(message)
-            with sock.makefile("rb") as file:
-                answer = json.loads(file.readline())
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise MachineError(
-            f"no node answers at {path}: is cryprq-node running? (--tun-name or --control-socket says which)"
-        ) from None
-    except PermissionError:
-        raise MachineError(f"no permission for {path}: use the node's user or root") from None
-    except TimeoutError:
-        raise MachineError(f"the node at {path} does not answer") from None
-    except OSError as error:
-        raise MachineError(f"cannot ask the node at {path}: {error.strerror or error}") from None
-    except ValueError:
-        answer = None
-    match answer:
-        case {"ok": True, "result": result}:
-            return result
-        case {"ok": False, "error": str(error_text)}:
-            raise MachineError(error_text)
-    raise MachineError(f"what answers at {path} is not a CrypRQ node")
-
-
 def _bind(path: Path) -> socket.socket:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -187,72 +137,3 @@ def _remove_stale(path: Path) -> None:
         except OSError:
             pass  # a full backlog, say: somebody is there
     raise MachineError(f"another node uses the control socket {path}; give this one another --tun-name")
-
-
-# ---- for a terminal ----
-
-
-def render(status: Mapping[str, Any]) -> str:
-    """The table that ``cryprq status`` prints, from the JSON form of a NodeStatus."""
-    lines = [
-        f"node      {status['peer_id']}",
-        f"version   {status['version']}, up {_duration(status['uptime_secs'])}"
-        + ("" if status["healthy"] else ", NOT HEALTHY"),
-    ]
-    if status["listen_addr"]:
-        lines.append(f"listening {status['listen_addr']}")
-    addresses = ", ".join(status["addresses"]) or "no address yet"
-    lines += [f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}", ""]
-    rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "RECEIVED", "SENT")]
-    for peer in status["peers"]:
-        up = peer["connected"]
-        age = peer["epoch_age_secs"]
-        # One network a line: a site with ten of them must not push the other columns off the screen.
-        lists = [list(peer["addresses"]) or ["-"], list(peer["allowed_ips"]) or ["-"]]
-        rows.append(
-            (
-                peer["peer_id"],
-                peer["endpoint"] or "-",
-                lists[0].pop(0),
-                lists[1].pop(0),
-                str(peer["epoch"]) if up else "down",
-                "-" if age is None else _duration(age),
-                _size(peer["rx_bytes"]),
-                _size(peer["tx_bytes"]),
-            )
-        )
-        while any(lists):
-            address, network = (items.pop(0) if items else "" for items in lists)
-            rows.append(("", "", address, network, "", "", "", ""))
-    if len(rows) == 1:
-        lines.append("no peers")
-    else:
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    drops = [
-        f"{direction}/{reason} {count}"
-        for direction, reasons in sorted(status["drops"].items())
-        for reason, count in sorted(reasons.items())
-        if count
-    ]
-    lines += ["", f"dropped   {', '.join(drops) or 'nothing'}"]
-    return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
-def _size(count: int) -> str:
-    if count < 1024:
-        return f"{count} B"
-    power = min((count.bit_length() - 1) // 10, 4)
-    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"

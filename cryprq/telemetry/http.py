@@ -9,7 +9,8 @@ from http import HTTPStatus
 from typing import Final
 
 from cryprq.errors import MachineError
-from cryprq.telemetry.metrics import Health, Metrics
+from cryprq.telemetry.health import Health
+from cryprq.telemetry.metrics import Metrics
 
 REQUEST_MAX: Final = 8192
 """Bytes of a request's head."""

@@ -1,8 +1,7 @@
-"""What a node shows of itself: Prometheus metrics, health, and the samples that metrics and ``cryprq status`` share."""
+"""A node's Prometheus metrics: every name, from the start at 0."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -11,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cryprq.telemetry.samples import PeerSample
 from cryprq.version import REVISION, VERSION
 
 FAILURE_REASONS: Final = (
@@ -40,60 +40,6 @@ FAILURE_REASONS: Final = (
 
 _HANDSHAKE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROTATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerSample:
-    """One peer as it is now. Counters are of inner IP packets and never fall while the node knows the peer."""
-
-    peer_id: str
-    connected: bool
-    """Whether there is a session with live keys."""
-    direction: str = ""
-    """``inbound``, ``outbound``, or empty if not connected."""
-    endpoint: str = ""
-    """HOST:PORT where records for the peer go; empty if unknown."""
-    addresses: tuple[str, ...] = ()
-    """Tunnel addresses that were assigned, by this node or to it by the peer."""
-    allowed_ips: tuple[str, ...] = ()
-    aead: str = ""
-    kem: str = ""
-    epoch: int = 0
-    """Number of the current epoch: rotations since the handshake."""
-    epoch_age_secs: float | None = None
-    """Age of the current epoch's keys."""
-    last_handshake: float | None = None
-    """Unix time of the last complete handshake or rotation; None for never."""
-    rx_bytes: int = 0
-    tx_bytes: int = 0
-    rx_packets: int = 0
-    tx_packets: int = 0
-
-
-class Health:
-    """Whether the node works: not before ``ready``, not after ``failed``, not while a watched part reports why."""
-
-    def __init__(self) -> None:
-        self._reason: str | None = "starting"
-        self._checks: list[Callable[[], str | None]] = []
-
-    def ready(self) -> None:
-        """The port is bound, the TUN is up and the workers run."""
-        self._reason = None
-
-    def failed(self, reason: str) -> None:
-        """The node works no more, or is stopping; ``reason`` is one line."""
-        self._reason = reason
-
-    def watch(self, check: Callable[[], str | None]) -> None:
-        """Adds a check that gives the reason why its part has died, or None; it is asked at each request."""
-        self._checks.append(check)
-
-    def reason(self) -> str | None:
-        """Why the node is not healthy, in one line; None if it is."""
-        if self._reason is not None:
-            return self._reason
-        return next((reason for check in self._checks if (reason := check()) is not None), None)
 
 
 class Metrics:

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from cryprq.telemetry.admin_socket import request
+from cryprq.cli.admin_client import request
 from lab.hosts import CommandError, Lab, Namespace
 from lab.lans import counters
 from lab.nodes import Node

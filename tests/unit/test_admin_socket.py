@@ -1,4 +1,4 @@
-"""The control socket: who may use it, what it answers, and the table for a terminal."""
+"""The admin socket: who may use it, and what it answers."""
 
 import asyncio
 import json
@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from cryprq.cli import admin_client
+from cryprq.cli.admin_client import request
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
 from cryprq.telemetry import admin_socket
-from cryprq.telemetry.admin_socket import ControlServer, NodeStatus, render, request
-from cryprq.telemetry.metrics import PeerSample
+from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.samples import NodeStatus, PeerSample
 
 A, B = PeerId(bytes(32)), PeerId(b"\x01" * 32)
 
@@ -55,9 +57,9 @@ def rotate(peer: PeerId | None) -> Sequence[PeerId]:
     return [peer]
 
 
-def serve(path: Path, body: Callable[[ControlServer], Awaitable[None]], on_uvloop: bool = True) -> None:
+def serve(path: Path, body: Callable[[AdminSocket], Awaitable[None]], on_uvloop: bool = True) -> None:
     async def run() -> None:
-        server = ControlServer(path, lambda: STATUS, rotate)
+        server = AdminSocket(path, lambda: STATUS, rotate)
         await server.start()
         try:
             await body(server)
@@ -74,7 +76,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    async def nothing(server: ControlServer) -> None:
+    async def nothing(server: AdminSocket) -> None:
         raise AssertionError("the server started")
 
     with pytest.raises(MachineError) as caught:
@@ -87,7 +89,7 @@ def refused(path: Path) -> str:
 
 
 def test_status_gives_every_field(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         answer = await asyncio.to_thread(request, path, "status")
         assert answer == json.loads(json.dumps(asdict(STATUS)))
 
@@ -96,7 +98,7 @@ def test_status_gives_every_field(path: Path) -> None:
 
 
 def test_rotate_one_all_and_unknown(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         assert await asyncio.to_thread(request, path, "rotate", peer=str(A)) == [str(A)]
         assert await asyncio.to_thread(request, path, "rotate") == [str(A)]
         with pytest.raises(MachineError, match=f"no session with {B}"):
@@ -108,7 +110,7 @@ def test_rotate_one_all_and_unknown(path: Path) -> None:
 
 
 def test_several_questions_on_one_connection_and_nonsense_between(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         for line, good in (
             (b'{"command": "status"}', True),
@@ -132,7 +134,7 @@ def test_several_questions_on_one_connection_and_nonsense_between(path: Path) ->
 
 
 def test_line_that_is_too_long_ends_the_connection(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"a" * 20_000 + b"\n")
         try:
@@ -148,7 +150,7 @@ def test_line_that_is_too_long_ends_the_connection(path: Path) -> None:
 def test_silent_client_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin_socket, "TIMEOUT", 0.05)
 
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         assert await reader.read() == b""
         writer.close()
@@ -162,7 +164,7 @@ def test_silent_client_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_socket_is_private_and_goes_away(path: Path) -> None:
     modes = []
 
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         modes.extend(os.stat(name).st_mode for name in (path, path.parent))
 
     umask = os.umask(0o022)
@@ -181,14 +183,14 @@ def test_stale_socket_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
 
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         assert await asyncio.to_thread(request, path, "rotate") == [str(A)]
 
     serve(path, body)
 
 
 def test_live_socket_is_an_error_and_stays(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         message = await asyncio.to_thread(refused, path)
         assert "another node uses the control socket" in message
         assert await asyncio.to_thread(request, path, "rotate") == [str(A)]
@@ -210,7 +212,7 @@ def test_path_that_cannot_be_says_so(tmp_path: Path) -> None:
 
 
 def test_close_leaves_another_nodes_socket(path: Path) -> None:
-    async def body(server: ControlServer) -> None:
+    async def body(server: AdminSocket) -> None:
         os.rename(other, path)
 
     other = path.with_name("other")
@@ -247,69 +249,10 @@ def test_something_else_there(tmp_path: Path, answer: bytes) -> None:
 
 
 def test_node_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_socket, "TIMEOUT", 0.05)
+    monkeypatch.setattr(admin_client, "TIMEOUT", 0.05)
     path = tmp_path / "x.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
         with pytest.raises(MachineError, match="does not answer"):
             request(path, "status")
-
-
-# ---- the table ----
-
-
-def test_table() -> None:
-    down = PeerSample(peer_id=str(B), connected=False)
-    text = render(asdict(STATUS) | {"peers": [asdict(UP), asdict(down)]})
-    lines = text.splitlines()
-    assert lines[:4] == [
-        f"node      {B}",
-        "version   0.1.0, up 1d01h",
-        f"listening /ip4/192.0.2.1/udp/9999/quic-v1/p2p/{B}",
-        "tunnel    cryprq0, 10.9.0.1/24, MTU 1420",
-    ]
-    assert lines[5].split() == ["PEER", "ENDPOINT", "ADDRESS", "ALLOWED", "IPS", "EPOCH", "AGE", "RECEIVED", "SENT"]
-    assert lines[6].split() == [
-        *(str(A), "[2001:db8::1]:9999", "10.9.0.2/24", "10.9.0.2/32", "3", "1m15s", "5.0", "MiB", "1023", "B"),
-    ]
-    assert lines[7].split() == ["fd00:9::2/64", "fd00:9::2/128"]
-    assert lines[8].split() == ["10.5.0.0/16"]
-    assert lines[8].index("10.5.0.0/16") == lines[5].index("ALLOWED IPS")
-    assert lines[9].split() == [str(B), "-", "-", "-", "down", "-", "0", "B", "0", "B"]
-    assert lines[-1] == "dropped   rx/replay 1, tx/no_key 2"
-    assert not any(line.endswith(" ") for line in lines)
-
-
-def test_table_of_an_empty_node() -> None:
-    empty = NodeStatus(version="0.1.0", peer_id=str(B), tun_name="tun1", uptime_secs=3, healthy=False)
-    lines = render(asdict(empty)).splitlines()
-    assert "version   0.1.0, up 3s, NOT HEALTHY" in lines
-    assert "tunnel    tun1, no address yet, MTU 0" in lines
-    assert "no peers" in lines
-    assert lines[-1] == "dropped   nothing"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (2**20, "1.0 MiB"),
-        (2**30 * 3, "3.0 GiB"),
-        (2**40, "1.0 TiB"),
-        (2**60, "1048576.0 TiB"),
-    ],
-)
-def test_sizes(count: int, text: str) -> None:
-    peer = PeerSample(peer_id=str(A), connected=True, tx_bytes=count)
-    assert render(asdict(STATUS) | {"peers": [asdict(peer)]}).splitlines()[6].endswith(f"  {text}")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.9, "0s"), (59, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (86400, "1d00h")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert f"up {text}" in render(asdict(STATUS) | {"uptime_secs": seconds})

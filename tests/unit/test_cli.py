@@ -17,8 +17,8 @@ from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import Identity
-from cryprq.telemetry.admin_socket import ControlServer, NodeStatus
-from cryprq.telemetry.metrics import PeerSample
+from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.samples import NodeStatus, PeerSample
 from lab import ROOT
 
 PROGRAMS = {"cryprq": "tool", "cryprq-node": "node"}
@@ -207,7 +207,7 @@ def test_socket_of_the_node_that_is_meant(tmp_path: Path) -> None:
                 asked.append(path)
                 return []
 
-            patch.setattr("cryprq.telemetry.admin_socket.request", record)
+            patch.setattr("cryprq.cli.admin_client.request", record)
             assert tool.main(["rotate", *arguments]) == 0
             assert asked == [Path(path)]
 
@@ -230,7 +230,7 @@ def test_status_and_rotate_of_a_running_node(tmp_path: Path) -> None:
         return await asyncio.to_thread(run, "cryprq", *arguments, "--control-socket", str(path))
 
     async def body() -> None:
-        server = ControlServer(path, lambda: status, rotate)
+        server = AdminSocket(path, lambda: status, rotate)
         await server.start()
         try:
             table = await ask("status")
@@ -298,7 +298,7 @@ def test_reader_that_goes_away_is_silent(identity: Path) -> None:
 
 
 def test_reload_reads_the_configuration_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("cryprq.node.node")
+    module = pytest.importorskip("cryprq.node.daemon")
     path = tmp_path / "node.toml"
     path.write_text("")
     seen = []

@@ -11,8 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq.errors import MachineError
 from cryprq.telemetry import http
+from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.metrics import FAILURE_REASONS, Health, Metrics, PeerSample
+from cryprq.telemetry.metrics import FAILURE_REASONS, Metrics
+from cryprq.telemetry.samples import PeerSample
 
 PEER = "QmQUYyhzsSZYHSZSfLcGQhCcLKLaCMwNmVZSDHBTXtBCZD"
 

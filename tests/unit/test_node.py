@@ -19,6 +19,7 @@ from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
+from cryprq.node import daemon
 from cryprq.node import node as node_module
 from cryprq.node.node import Node
 from cryprq.node.reload import merge
@@ -384,7 +385,7 @@ def test_failure_while_starting_leaves_nothing_behind(lab: Lab, part: str, monke
         "start": (FakeMachine, "start"),
         "endpoint": (node_module.Endpoint, "start"),
         "http": (node_module.HttpServer, "start"),
-        "control": (node_module.ControlServer, "start"),
+        "control": (node_module.AdminSocket, "start"),
     }
     monkeypatch.setattr(*where[part], fail)
 
@@ -474,8 +475,8 @@ def test_daemon_stops_on_sigterm_and_reloads_on_sighup(lab: Lab, monkeypatch: py
         reloads.append(1)
         return config
 
-    monkeypatch.setattr(node_module, "Node", Quick)
-    assert node_module.run(config, reload=again) == 0
+    monkeypatch.setattr(daemon, "Node", Quick)
+    assert daemon.run(config, reload=again) == 0
     assert reloads == [1]
 
 
@@ -494,8 +495,8 @@ def test_sigterm_while_starting_stops_cleanly(lab: Lab, monkeypatch: pytest.Monk
             await asyncio.sleep(0.05)
             await super()._stop_talking()
 
-    monkeypatch.setattr(node_module, "Node", Slow)
-    assert node_module.run(lab.listener()) == 0
+    monkeypatch.setattr(daemon, "Node", Slow)
+    assert daemon.run(lab.listener()) == 0
 
 
 def test_merge_takes_what_can_change_and_names_what_cannot(lab: Lab) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryprq.peers.timers import Agenda
+from cryprq.peers.timers import Timers
 
 KEYS = st.integers(0, 7)
 TIMES = st.none() | st.integers(0, 50).map(float)
@@ -12,7 +12,7 @@ STEPS = st.lists(st.tuples(KEYS, TIMES) | st.integers(0, 60).map(float), max_siz
 
 @given(STEPS)
 def test_agenda_agrees_with_a_dict(steps: list[tuple[int, float | None] | float]) -> None:
-    agenda, model = Agenda[int](), dict[int, float]()
+    agenda, model = Timers[int](), dict[int, float]()
     for step in steps:
         if isinstance(step, float):
             taken = []
@@ -35,7 +35,7 @@ def test_agenda_agrees_with_a_dict(steps: list[tuple[int, float | None] | float]
 
 
 def test_entries_that_change_for_ever_do_not_pile_up() -> None:
-    agenda = Agenda[str]()
+    agenda = Timers[str]()
     agenda.set("soon", 1.0)
     for number in range(10_000):
         agenda.set("often", 1e6 - number)
