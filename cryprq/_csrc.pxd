@@ -37,7 +37,7 @@ cdef extern from "cq_route.h" nogil:
         uint32_t value
 
 
-cdef extern from "cq_session.h" nogil:
+cdef extern from "cq_epoch.h" nogil:
     enum:
         CQ_LANE_SECRET_SIZE
 
@@ -71,9 +71,9 @@ cdef extern from "cq_session.h" nogil:
         cq_lane_tx *tx
         cq_lane_rx *rx
 
-    cq_limits cq_session_default_limits()
-    cq_epoch *cq_session_new(const cq_epoch_params *params, int *error)
-    void cq_session_free(cq_epoch *epoch)
+    cq_limits cq_epoch_default_limits()
+    cq_epoch *cq_epoch_new(const cq_epoch_params *params, int *error)
+    void cq_epoch_free(cq_epoch *epoch)
 
 
 cdef extern from "cq_io.h" nogil:

@@ -423,15 +423,15 @@ cdef class Plane:
             if not 0 < seconds < 1e9:
                 raise ValueError("lifetime must be positive")
             p.expires_ns = cq_io_now_ns() + <uint64_t>(seconds * 1e9)
-            p.limits = cq_session_default_limits()
+            p.limits = cq_epoch_default_limits()
             p.limits.records_soft = min(bounded(records_soft, "records_soft", 0, 1 << 64), p.limits.records_soft)
             p.limits.blocks_soft = min(bounded(blocks_soft, "blocks_soft", 0, 1 << 64), p.limits.blocks_soft)
-            epoch = cq_session_new(&p, &rc)
+            epoch = cq_epoch_new(&p, &rc)
             if epoch is NULL:
                 check(rc, f"key epoch {number}")
             rc = cq_table_install(&self.live().tables, handle, epoch)
             if rc != CQ_OK:
-                cq_session_free(epoch)
+                cq_epoch_free(epoch)
                 check(rc, f"install receive index {rx_index}")
         finally:
             wipe_secrets(tx_secrets, &tx)

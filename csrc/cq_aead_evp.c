@@ -116,7 +116,7 @@ static int evp_open(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], co
     return len == 0 ? CQ_OK : CQ_E_CRYPTO;
 }
 
-/* libcrypto's providers clear the key schedule when they free it (OPENSSL_clear_free); test_session_wipe.c looks. */
+/* libcrypto's providers clear the key schedule when they free it (OPENSSL_clear_free); test_epoch_wipe.c looks. */
 static void evp_wipe(struct cq_aead_key *key)
 {
     EVP_CIPHER_CTX_free(key->state);

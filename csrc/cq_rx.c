@@ -139,7 +139,7 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
     }
     bool newest = false;
     int rc = rx->now_ns >= slot->epoch->expires_ns ? CQ_E_LIMIT
-                                                   : cq_session_open(slot->epoch, &h, data, n, &newest);
+                                                   : cq_epoch_open(slot->epoch, &h, data, n, &newest);
     if (rc != CQ_OK) {
         if (rc == CQ_E_LIMIT && rx->now_ns >= slot->epoch->expires_ns)
             cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_KEY_EXPIRED);

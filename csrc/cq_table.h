@@ -11,7 +11,7 @@
 
 #include "cq_endpoint.h"
 #include "cq_route.h"
-#include "cq_session.h"
+#include "cq_epoch.h"
 
 #define CQ_PEERS_MAX 65536u
 

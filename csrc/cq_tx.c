@@ -98,8 +98,8 @@ static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size
         send_run(tx, run);
     int rc = tx->sender.now_ns >= epoch->expires_ns
                  ? CQ_E_LIMIT
-                 : cq_session_seal(epoch, (uint8_t)tx->worker, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
-                                   run->wire + run->length);
+                 : cq_epoch_seal(epoch, (uint8_t)tx->worker, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
+                                 run->wire + run->length);
     if (rc == CQ_E_LIMIT) {
         no_key(tx, run->slot, packets);
         return;

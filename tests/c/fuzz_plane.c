@@ -225,7 +225,7 @@ static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
 {
     uint8_t *sealed = malloc(n + CQ_OVERHEAD);
     REQUIRE(sealed != NULL);
-    REQUIRE(cq_session_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
+    REQUIRE(cq_epoch_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
     expect(payload, n);
     arrive(sealed, n + CQ_OVERHEAD, 0);
     free(sealed);
@@ -248,8 +248,8 @@ static struct cq_plane *plane_new(unsigned options, bool receiving)
         secrets[i] = (uint8_t)(i * 7);
     struct cq_epoch_params p = {.rx_index = INDEX, .tx_index = INDEX, .suite = CQ_SUITE_AES_256_GCM, .tx_lanes = 2,
                                 .rx_lanes = 2, .tx_secrets = secrets, .rx_secrets = secrets, .expires_ns = UINT64_MAX,
-                                .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&p, NULL);
+                                .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&p, NULL);
     REQUIRE(epoch != NULL && cq_table_install(&plane->tables, handle, epoch) == CQ_OK);
     REQUIRE(cq_table_activate(&plane->tables, INDEX) == CQ_OK && cq_table_promote(&plane->tables, INDEX) == CQ_OK);
     struct cq_endpoint to = {.remote = {.port = 1, .family = 4}, .source = CQ_SOURCE_PINNED};
