@@ -18,6 +18,10 @@ cdef extern from "cq_wire.h" nogil:
         CQ_OVERHEAD
 
 
+cdef extern from "cq_wipe.h" nogil:
+    void cq_wipe(void *p, size_t n)
+
+
 cdef extern from "cq_aead.h" nogil:
     ctypedef struct cq_aead_ops "const struct cq_aead_ops":
         const char *name
@@ -26,7 +30,6 @@ cdef extern from "cq_aead.h" nogil:
     int cq_aead_cpu_has_aes()
     cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
     cq_aead_ops *cq_aead_select(uint8_t suite)
-    void cq_wipe(void *p, size_t n)
 
 
 cdef extern from "cq_route.h" nogil:

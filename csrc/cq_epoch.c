@@ -3,9 +3,10 @@
  *
  * The clock is the caller's: it compares expires_ns once per batch and calls neither seal nor open after it.
  */
-#include <stdlib.h>
-
 #include "cq_epoch.h"
+#include "cq_wipe.h"
+
+#include <stdlib.h>
 
 struct cq_limits cq_epoch_default_limits(void)
 {
@@ -119,12 +120,9 @@ void cq_epoch_free(struct cq_epoch *epoch)
         cq_aead_wipe(&epoch->rx[i].key);
         (void)pthread_mutex_destroy(&epoch->rx[i].lock);
     }
-    cq_wipe(epoch->tx, epoch->tx_lanes * sizeof *epoch->tx);
-    cq_wipe(epoch->rx, epoch->rx_lanes * sizeof *epoch->rx);
-    free(epoch->tx);
-    free(epoch->rx);
-    cq_wipe(epoch, sizeof *epoch);
-    free(epoch);
+    cq_wipe_free(epoch->tx, epoch->tx_lanes * sizeof *epoch->tx);
+    cq_wipe_free(epoch->rx, epoch->rx_lanes * sizeof *epoch->rx);
+    cq_wipe_free(epoch, sizeof *epoch);
 }
 
 /* ---- records ---- */

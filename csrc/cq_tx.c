@@ -6,6 +6,7 @@
  */
 #include "cq_plane.h"
 #include "cq_send.h"
+#include "cq_wipe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -341,14 +342,10 @@ void cq_tx_free(struct cq_tx *tx)
     if (tx == NULL)
         return;
     for (size_t i = 0; i < RUNS; i++) {
-        if (tx->runs[i].open != NULL)
-            cq_wipe(tx->runs[i].open, tx->payload_max); /* plaintext of users */
         free(tx->runs[i].wire);
-        free(tx->runs[i].open);
+        cq_wipe_free(tx->runs[i].open, tx->payload_max); /* plaintext of users */
     }
-    if (tx->packet != NULL)
-        cq_wipe(tx->packet, CQ_TUN_READ_MAX);
-    free(tx->packet);
+    cq_wipe_free(tx->packet, CQ_TUN_READ_MAX);
     if (tx->wake >= 0)
         close(tx->wake);
     free(tx);

@@ -13,7 +13,7 @@ from c_programs import HERE, run_lines
 from test_aead import check, nist_cases, one_bit_flips, random_case
 
 BACKEND = "armv8-aes-256-gcm"
-SOURCES = ["cq_aead.c", "cq_aead_armv8.c"]
+SOURCES = ["cq_wipe.c", "cq_aead.c", "cq_aead_armv8.c"]
 
 
 @pytest.fixture(scope="module")

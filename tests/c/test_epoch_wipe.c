@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "cq_epoch.h"
+#include "cq_wipe.h"
 
 enum { LANES = 3, PIECE = 8, BLOCKS_MAX = 1 << 16 };
 
