@@ -79,7 +79,7 @@ cdef extern from "cq_epoch.h" nogil:
     void cq_epoch_free(cq_epoch *epoch)
 
 
-cdef extern from "cq_io.h" nogil:
+cdef extern from "cq_endpoint.h" nogil:
     enum:
         CQ_SOURCE_PINNED
 
@@ -95,14 +95,19 @@ cdef extern from "cq_io.h" nogil:
         uint32_t local_scope
         uint32_t source
 
+    cdef struct cq_shared_endpoint:
+        pass
+
+    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
+    void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
+
+
+cdef extern from "cq_io.h" nogil:
     void cq_io_wake(int wake)
     uint64_t cq_io_now_ns()
 
 
 cdef extern from "cq_table.h" nogil:
-    cdef struct cq_shared_endpoint:
-        pass
-
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
         uint64_t rx_packets
@@ -123,8 +128,6 @@ cdef extern from "cq_table.h" nogil:
         cq_table *current
         size_t live_epochs
 
-    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
-    void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
     cq_slot *cq_table_find(const cq_table *table, uint32_t rx_index)
     int cq_table_add_peer(cq_tables *t, uint32_t *handle)
     int cq_table_remove_peer(cq_tables *t, uint32_t handle)

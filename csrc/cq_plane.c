@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "cq_plane.h"
+#include "cq_io.h"
 #include "cq_send.h"
 
 #include <errno.h>

@@ -6,6 +6,9 @@
  * used again.
  */
 #include "cq_plane.h"
+#include "cq_coalesce.h"
+#include "cq_io.h"
+#include "cq_packet.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -97,7 +100,7 @@ static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, si
                 return;
             }
         } else {
-            length = cq_offload_packet_length(payload, n);
+            length = cq_packet_length(payload, n);
             if (length == 0) {
                 cq_drops_add(&rx->drops, CQ_DROP_RX_MALFORMED, 1);
                 return;
@@ -107,7 +110,7 @@ static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, si
             if (owner == handle) {
                 rx->tally.packets++;
                 rx->tally.bytes += length;
-                cq_offload_coalesce_add(rx->coalesce, payload, length, vouched);
+                cq_coalesce_add(rx->coalesce, payload, length, vouched);
             } else {
                 cq_drops_add(&rx->drops, CQ_DROP_RX_SOURCE, 1);
             }
@@ -237,7 +240,7 @@ void *cq_rx_run(void *arg)
             cq_io_message(rx->batch, (unsigned)i, &m);
             message(rx, &m);
         }
-        cq_offload_coalesce_flush(rx->coalesce);
+        cq_coalesce_flush(rx->coalesce);
         settle(rx);
         cq_table_release(&plane->tables, hazard);
         rx->table = NULL;
@@ -253,7 +256,7 @@ void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct c
     rx->now_ns = cq_io_now_ns();
     rx->heard = NULL;
     record(rx, data, length, from);
-    cq_offload_coalesce_flush(rx->coalesce);
+    cq_coalesce_flush(rx->coalesce);
     settle(rx);
     cq_table_release(&rx->plane->tables, hazard);
     rx->table = NULL;
@@ -282,7 +285,7 @@ struct cq_rx *cq_rx_new(struct cq_plane *plane, size_t worker)
     rx->tun = o->tun_fds[threaded ? worker : 0];
     rx->udp = threaded ? o->udp_fds[worker] : -1;
     rx->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    rx->coalesce = cq_offload_coalesce_new(&c, write_packet, rx);
+    rx->coalesce = cq_coalesce_new(&c, write_packet, rx);
     bool ok = rx->wake >= 0 && rx->coalesce != NULL;
     if (threaded) {
         size_t plain = o->mtu + CQ_OVERHEAD > PLAIN_MESSAGE_SIZE ? o->mtu + CQ_OVERHEAD : PLAIN_MESSAGE_SIZE;
@@ -303,7 +306,7 @@ void cq_rx_free(struct cq_rx *rx)
     if (rx == NULL)
         return;
     cq_io_batch_free(rx->batch);
-    cq_offload_coalesce_free(rx->coalesce);
+    cq_coalesce_free(rx->coalesce);
     free(rx->ring.entries);
     if (rx->wake >= 0)
         close(rx->wake);

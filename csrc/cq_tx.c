@@ -5,7 +5,9 @@
  * send. A run goes out when it is full or when the TUN has nothing more to read; nothing ever waits for later packets.
  */
 #include "cq_plane.h"
+#include "cq_io.h"
 #include "cq_send.h"
+#include "cq_split.h"
 #include "cq_wipe.h"
 
 #include <errno.h>
@@ -200,7 +202,7 @@ static void handle(struct cq_tx *tx, size_t n)
 {
     struct cq_split split;
     uint8_t *packet = tx->packet;
-    if (cq_offload_split_init(&split, &tx->vnet, packet, n) != CQ_OK) {
+    if (cq_split_init(&split, &tx->vnet, packet, n) != CQ_OK) {
         cq_drops_add(&tx->drops, CQ_DROP_TX_MALFORMED, 1);
         return;
     }
@@ -217,7 +219,7 @@ static void handle(struct cq_tx *tx, size_t n)
     }
     struct run *run = run_for(tx, slot);
     size_t length;
-    while (cq_offload_split_next(&split, &packet, &length)) {
+    while (cq_split_next(&split, &packet, &length)) {
         if (length > tx->payload_max) {
             cq_drops_add(&tx->drops, CQ_DROP_TX_TOO_BIG, 1);
             continue;

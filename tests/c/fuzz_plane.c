@@ -11,7 +11,7 @@
  *   bit 7   the TUN and the network have nothing more: what is under way goes out
  *
  * Whatever the input, no byte outside of a buffer is touched, no packet is written whose source is not the peer's, what
- * is written is what cq_offload promises the kernel, and every packet that was sent and did not get lost is counted
+ * is written is what cq_coalesce promises the kernel, and every packet that was sent and did not get lost is counted
  * once by the other end: written, or dropped for its source.
  *
  * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise `fuzz_plane [ROUNDS [SEED]]`
@@ -155,7 +155,7 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
         memcpy(packet + n, iov[i].iov_base, iov[i].iov_len);
         n += iov[i].iov_len;
     }
-    HOLDS(cq_offload_packet_length(packet, n) == n && allowed(packet));
+    HOLDS(cq_packet_length(packet, n) == n && allowed(packet));
     if (first) {
         HOLDS(iov[0].iov_len == sizeof v);
         memcpy(&v, iov[0].iov_base, sizeof v);
@@ -183,7 +183,7 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
 
 static void deliver_pending(void)
 {
-    cq_offload_coalesce_flush(rig->receiving->rx[0]->coalesce);
+    cq_coalesce_flush(rig->receiving->rx[0]->coalesce);
     settle(rig->receiving->rx[0]);
     while (world.pending_count > 0)
         free(world.pending[--world.pending_count]);
