@@ -140,21 +140,34 @@ cdef extern from "cq_table.h" nogil:
     void cq_table_reclaim(cq_tables *t)
 
 
-cdef extern from "cq_plane.h" nogil:
+cdef extern from "cq_ring.h" nogil:
+    enum:
+        CQ_RING_ENTRIES
+
+    cdef struct cq_ring_entry:
+        cq_endpoint from_ "from"
+        uint32_t length
+        uint8_t data[1]
+
+
+cdef extern from "cq_worker.h" nogil:
     enum:
         CQ_DROP_COUNT
-        CQ_RING_ENTRIES
+        CQ_EVENT_FIRST_RECORD
+        CQ_EVENT_ROTATE_DUE
+        CQ_EVENT_ENDPOINT_MOVED
+        CQ_EVENT_KEY_EXPIRED
 
     cdef struct cq_drop_name:
         const char *direction
         const char *reason
 
-    const cq_drop_name cq_plane_drop_names[]
+    const cq_drop_name cq_worker_drop_names[]
 
     ctypedef enum cq_drop "enum cq_drop":
         pass
 
-    cdef struct cq_plane_options:
+    cdef struct cq_worker_options:
         size_t workers
         const int *tun_fds
         const int *udp_fds
@@ -168,28 +181,27 @@ cdef extern from "cq_plane.h" nogil:
         bint udp_gro
         bint coalesce
         bint packing
-        unsigned max_segments
         uint64_t busy_poll_ns
 
-    cdef struct cq_ring_entry:
-        cq_endpoint from_ "from"
-        uint32_t length
-        uint8_t data[1]
-
-    cdef struct cq_plane_event:
-        uint32_t peer
-        uint32_t rx_index
-        uint32_t flags
-
-    cdef struct cq_plane:
-        cq_plane_options options
+    cdef struct cq_worker_shared:
+        cq_worker_options options
         cq_tables tables
         int event_fd
         bint segment_refused
         int failure
         const char *failure_what
 
-    cq_plane *cq_plane_new(const cq_plane_options *options)
+
+cdef extern from "cq_plane.h" nogil:
+    cdef struct cq_plane_event:
+        uint32_t peer
+        uint32_t rx_index
+        uint32_t flags
+
+    cdef struct cq_plane:
+        cq_worker_shared shared
+
+    cq_plane *cq_plane_new(const cq_worker_options *options)
     int cq_plane_start(cq_plane *plane)
     void cq_plane_stop(cq_plane *plane)
     void cq_plane_free(cq_plane *plane)
