@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "cq_io.h"
-
-#include "cq_aead.h"
+#include "cq_wipe.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,6 +9,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -123,9 +123,7 @@ void cq_io_batch_free(struct cq_udp_batch *b)
 {
     if (b == NULL)
         return;
-    if (b->memory != NULL)
-        cq_wipe(b->memory, b->count * b->size);
-    free(b->memory);
+    cq_wipe_free(b->memory, b->count * b->size);
     free(b->headers);
     free(b->iov);
     free(b->names);

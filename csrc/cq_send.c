@@ -1,4 +1,5 @@
 #include "cq_send.h"
+#include "cq_io.h"
 
 #include <errno.h>
 
