@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cryprq import qlog
 from cryprq.config.node_config import load
 from cryprq.protocol.constants import QUIC_FIRST_BYTE
+from cryprq.quic import qlog
 from cryprq.quic.adapter import STREAM_ID
 from cryprq.quic.qlog import Qlog
 from lab.hosts import Lab
