@@ -196,11 +196,8 @@ static void message(struct cq_rx *rx, const struct cq_udp_message *m)
 
 /* ---- the loop ---- */
 
-/* Errors that say that the descriptor is not what it should be. */
-static bool is_fatal(int error)
-{
-    return error == EBADF || error == ENOTSOCK || error == EINVAL || error == EFAULT || error == EOPNOTSUPP;
-}
+/* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
+static bool is_fatal(int error) { return error == EBADF || error == ENOTSOCK; }
 
 void *cq_rx_run(void *arg)
 {
@@ -211,7 +208,7 @@ void *cq_rx_run(void *arg)
         int n = cq_io_receive(rx->udp, rx->batch);
         if (n == 0 && !cq_io_linger(linger_until))
             n = cq_io_wait(rx->udp, rx->worker.wake, -1);
-        if (n < 0 && !is_fatal(-n)) /* a pending error of the socket, or no memory: it passes */
+        if (n < 0 && !is_fatal(-n))
             n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
         if (n < 0) {
             cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);

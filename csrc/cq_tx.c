@@ -17,7 +17,6 @@
 #define RUNS 8              /* peers that one burst can address without extra sends */
 #define BURST_READS 64      /* TUN reads before runs are sent in any case */
 #define PAD_MAX 256         /* zero padding that a record may get to keep its run in one send */
-#define DOWN_WAIT_MS 100    /* the TUN is down: how often to look */
 #define UNREADABLE_MAX 100  /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct run {
@@ -260,11 +259,10 @@ static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
     return n;
 }
 
-/* A read failed: 0 to go on, or -errno. */
+/* A read failed: 0 to go on, or -errno. A TUN that is down has nothing to read, as one that is idle; one that was deleted
+ * says EBADFD. */
 static int cannot_read(struct cq_tx *tx, int error)
 {
-    if (error == -EIO) /* the interface is down */
-        return cq_io_wait(tx->worker.wake, tx->worker.wake, DOWN_WAIT_MS);
     if (error != -EBADMSG && error != -EINVAL)
         return error;
     /* One packet that the kernel could not describe in a virtio_net_hdr (EINVAL), or that is shorter than one. */
