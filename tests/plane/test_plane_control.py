@@ -241,7 +241,7 @@ class TunBench:
 
 
 @pytest.mark.parametrize("queues", [1, 2])
-def test_tun_that_is_down_carries_nothing_until_it_is_up(lab: netns.Lab, queues: int) -> None:
+def test_tun_that_is_down_carries_nothing_until_it_is_up(lab: hosts.Lab, queues: int) -> None:
     host = lab.namespace("host")
     with host.entered(), Tun.open("tun-p", queues, ALL, MTU) as tun, TunBench(tun) as bench:
         host.ip("address add 10.0.0.1/24 dev tun-p")
@@ -261,7 +261,7 @@ def test_tun_that_is_down_carries_nothing_until_it_is_up(lab: netns.Lab, queues:
 
 
 @pytest.mark.parametrize("queues", [1, 2])
-def test_tun_that_is_deleted_ends_its_workers_with_the_reason(lab: netns.Lab, queues: int) -> None:
+def test_tun_that_is_deleted_ends_its_workers_with_the_reason(lab: hosts.Lab, queues: int) -> None:
     host = lab.namespace("host")
     with host.entered(), Tun.open("tun-p", queues, ALL, MTU) as tun, TunBench(tun) as bench:
         host.ip("address add 10.0.0.1/24 dev tun-p")
