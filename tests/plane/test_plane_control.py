@@ -11,6 +11,7 @@ import pytest
 from cryprq._fastpath import Plane, PlaneError
 from cryprq.address import Address
 from cryprq.linux.tun import Tun
+from lab import hosts
 from lab.oracle import RecordSealer
 from tests.rigs.planes import ALL, MTU, RX_INDEX, Bench, ipv4, secret, wait
 
