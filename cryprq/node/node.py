@@ -33,10 +33,10 @@ from cryprq.peers.dialer import Dialer
 from cryprq.peers.inbound import Admittance
 from cryprq.peers.indices import IndexPool
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
-from cryprq.peers.peer import Peer
+from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
-from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, CLOSE_FLUSH_TIMEOUT
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
 from cryprq.quic.qlog import Qlog

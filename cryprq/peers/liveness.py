@@ -6,8 +6,11 @@ from enum import Enum, auto
 from typing import Final
 
 from cryprq._fastpath import PeerStats
-from cryprq.protocol.constants import SILENCE_PROBE, SILENCE_REDIAL
 
+SILENCE_PROBE: Final = 5.0
+"""Data was sent and nothing authenticated came back for so long: send an empty record; ..."""
+SILENCE_REDIAL: Final = 5.0
+"""... after so much more, dial afresh beside the live session."""
 ANSWER_AFTER: Final = 3.0
 """Seconds after which received data, that nothing was sent in return for, is answered with an empty record. Shorter
 than ``SILENCE_PROBE``: else every one-way flow would look like a dead peer to its sender."""

@@ -35,11 +35,13 @@ from cryprq.protocol.actions import (
     SendEmpty,
     SendFrame,
 )
-from cryprq.protocol.constants import CLOSE_FLUSH_TIMEOUT, PROBE_TIMEOUT
+from cryprq.protocol.constants import PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.session import Session, State
 
+CLOSE_FLUSH_TIMEOUT: Final = 1.0
+"""How long a stopping node waits for its last frames to be acknowledged."""
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
 RETIRED_MAX: Final = 4

@@ -52,8 +52,6 @@ M1_TIMEOUT: Final = 5.0
 """From the completed QUIC handshake to a whole M1."""
 HANDSHAKE_TIMEOUT: Final = 10.0
 """From a connection's first datagram to a verified M3 (listener) or an opened M4 (dialer)."""
-CLOSE_FLUSH_TIMEOUT: Final = 1.0
-"""How long a stopping node waits for its last frames to be acknowledged."""
 
 # ---- listener: what strangers may cost ----
 
@@ -81,19 +79,6 @@ BACKOFF_FREE_FAILURES: Final = 3
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
-REDIAL_FAST_WINDOW: Final = 300.0
-"""For so long after a tunnel was up the dialer ..."""
-REDIAL_FAST_INTERVAL: Final = 1.0
-"""... dials at least this often, ..."""
-REDIAL_FAST_TIMEOUT: Final = 3.0
-"""... and gives each attempt up after this."""
-BACKOFF_JITTER: Final = 0.25
-"""A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
-SILENCE_PROBE: Final = 5.0
-"""Data was sent and nothing authenticated came back for so long: send an empty record; ..."""
-SILENCE_REDIAL: Final = 5.0
-"""... after so much more, dial afresh beside the live session."""
-
 PROBE_TIMEOUT: Final = 3.0
 """A connection whose peer is in doubt is lost unless the peer answers a ping within this."""
 

@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 
 from cryprq._fastpath import PeerStats
-from cryprq.peers.liveness import ANSWER_AFTER, Liveness, Verdict
-from cryprq.protocol.constants import SILENCE_PROBE, SILENCE_REDIAL
+from cryprq.peers.liveness import ANSWER_AFTER, SILENCE_PROBE, SILENCE_REDIAL, Liveness, Verdict
 
 
 def stats(*, rx: float = 0, tx: float = 0, data: float | None = None, packets: int = 0) -> PeerStats:
