@@ -76,6 +76,7 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C with -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/cython-lint cryprq
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
