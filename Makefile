@@ -80,7 +80,8 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy --strict cryprq
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy
 	$(VENV)/bin/cython-lint cryprq
 	$(PYTHON_BIN) scripts/c_includes.py csrc
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)

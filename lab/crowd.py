@@ -148,7 +148,7 @@ class Member:
         self._soon: asyncio.Handle | None = None
         self._dialer = Dialer(
             self,
-            Multiaddr(f"ip{6 if host.listener.is_ipv6 else 4}", host.listener.host, host.listener.port, host.peer_id),
+            Multiaddr("ip6" if host.listener.is_ipv6 else "ip4", host.listener.host, host.listener.port, host.peer_id),
             DialSchedule(BACKOFF_BASE_MS / 1000, BACKOFF_MAX_MS / 1000),
             addresses=lambda _: (host.listener,),
             resolve_error=lambda _: None,

@@ -260,7 +260,7 @@ class Dialers:
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
         nothing: Callable[..., None] = lambda *arguments: None  # noqa: E731
-        self._endpoint.transmit = nothing  # type: ignore[method-assign]
+        self._endpoint.transmit = nothing  # type: ignore[method-assign]  # of this endpoint alone
 
     def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:

@@ -115,7 +115,7 @@ def make_lans(lab: Lab) -> Lans:
 
 def counters(namespace: Namespace) -> dict[str, int]:
     """The SNMP counters of a namespace: ``Tcp.InCsumErrors``, ``IpExt.InCsumErrors``, ``Udp6InCsumErrors``..."""
-    found = {}
+    found: dict[str, int] = {}
     with namespace.entered():
         for name in ("snmp", "netstat"):
             with open(f"/proc/thread-self/net/{name}") as file:

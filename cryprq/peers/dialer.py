@@ -80,9 +80,11 @@ class DialSchedule:
 class Attempt(Protocol):
     """One connection to one address (``cryprq.peers.outbound.Outbound``). It ends by itself, in its time."""
 
-    remote: Address
-    detail: str
-    """Why nobody answered, once it is over."""
+    @property
+    def remote(self) -> Address: ...
+    @property
+    def detail(self) -> str:
+        """Why nobody answered, once it is over."""
 
     @property
     def answered(self) -> bool:

@@ -123,7 +123,8 @@ def free_port() -> int:
     ],
 )
 def test_udp_receive_counts(numbers: list[int], expected: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
-    port, results = free_port(), []
+    port = free_port()
+    results: list[traffic.Result] = []
     thread = receive_in_thread(port, results)
     while "ready" not in capsys.readouterr().out:
         time.sleep(0.01)
@@ -163,7 +164,7 @@ def test_tcp_stream_notices_one_changed_byte(damage: bool) -> None:
         def sendall(self, data: bytes | memoryview) -> None:
             collected.extend(data)
 
-    traffic._send_stream(Collector(), 3_000_000, 7, None)  # type: ignore[arg-type]
+    traffic._send_stream(Collector(), 3_000_000, 7, None)  # type: ignore[arg-type]  # no socket, but it has what is used of one
     collected[1_500_000] ^= int(damage)
     sender = threading.Thread(target=left.sendall, args=(collected,))
     sender.start()

@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from cryprq.cli import node as node_program
 from cryprq.cli import run_program, tool
 from cryprq.config.identity_file import create_identity, load_identity
+from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import Identity
@@ -301,11 +302,10 @@ def test_reload_reads_the_configuration_again(tmp_path: Path, monkeypatch: pytes
     module = pytest.importorskip("cryprq.node.daemon")
     path = tmp_path / "node.toml"
     path.write_text("")
-    seen = []
+    seen: list[NodeConfig] = []
 
-    def fake_run(config: object, *, reload: object) -> int:
+    def fake_run(config: NodeConfig, *, reload: Callable[[], NodeConfig]) -> int:
         path.write_text(f'allow-peer = ["{A}"]\n')
-        assert callable(reload)
         seen.extend((config, reload()))
         return 0
 

@@ -1,9 +1,14 @@
-"""Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory."""
+"""Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory.
+
+The stand-ins for connection, allowlist and reporter have what these two ask of them, which is all that ``arg-type`` is
+ignored for here.
+"""
 
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
@@ -168,7 +173,7 @@ class Net:
         """Until nothing is left to do."""
         while True:
             things: list[Callable[[], bool]] = [path.step for path in self.paths]
-            things += [lambda end=end: self.records(end) for end in (self.left, self.right)]
+            things += [partial(self.records, end) for end in (self.left, self.right)]
             if choose is not None:
                 choose.shuffle(things)
             if not any(thing() for thing in things):

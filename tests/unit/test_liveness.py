@@ -14,8 +14,8 @@ def stats(*, rx: float = 0, tx: float = 0, data: float | None = None, packets: i
     return PeerStats(packets, 0, 0, 0, int(rx * 1e9), int(tx * 1e9), int(sent * 1e9))
 
 
-def looks(liveness: Liveness, start: int, end: int, **times: float) -> list[Verdict]:
-    return [liveness.look(stats(**times), float(now)) for now in range(start, end)]  # type: ignore[arg-type]
+def looks(liveness: Liveness, start: int, end: int, **times: int) -> list[Verdict]:
+    return [liveness.look(stats(**times), float(now)) for now in range(start, end)]
 
 
 def test_answered_traffic_needs_no_empty_records() -> None:

@@ -172,7 +172,10 @@ def test_rotation_reports_duration_and_interval() -> None:
     initiator, responder = established()
     r2 = responder.receive_frame(*frame(initiator.rotate(100.0)), 100.1)
     r3 = initiator.receive_frame(*frame(r2), 100.2)
-    assert responder.receive_frame(*frame(r3), 100.5)[-1] == Rotated(1, pytest.approx(0.4), 100.5)
+    rotated = responder.receive_frame(*frame(r3), 100.5)[-1]
+    assert isinstance(rotated, Rotated)
+    assert (rotated.number, rotated.interval) == (1, 100.5)
+    assert rotated.duration == pytest.approx(0.4)
     assert initiator.first_record(install(r3).keys.rx_index, 101.0)[-1] == Rotated(1, 1.0, 101.0)
     rotate(initiator, responder, 150.0)
     assert initiator.number == 2
@@ -201,7 +204,8 @@ def test_record_before_r3_promotes_and_r3_ends_the_old_control_key() -> None:
     r3 = initiator.receive_frame(*frame(r2), 10.0)
     new = install(r2).keys.rx_index
     assert responder.first_record(new, 10.1)[:3] == [Promote(new), Activate(new), SendEmpty(new)]
-    assert responder.rotation is Rotation.LATE_DONE
+    before_r3 = responder.rotation
+    assert before_r3 is Rotation.LATE_DONE
     assert responder.rotate(10.2) == [], "nothing may be said between R2 and R3"
     assert responder.receive_frame(*frame(r3), 10.3) == []
     assert responder.rotation is Rotation.IDLE
