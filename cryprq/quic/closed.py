@@ -4,12 +4,12 @@ A peer that missed the close, and goes on sending, is told again; its packets op
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic
 
 if TYPE_CHECKING:
     from cryprq.quic.connection import Connection
@@ -47,10 +47,15 @@ class ClosingTable:
     """The connections that ended lately, oldest first, at most ``CLOSING_MAX``."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, by_cid: dict[bytes, Any], transmit: Callable[..., None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], Monotonic],
+        by_cid: dict[bytes, Any],
+        transmit: Callable[..., None],
     ) -> None:
         """``by_cid`` is where datagrams are looked up; ``transmit(data, remote, local)`` sends one."""
         self._loop = loop
+        self._clock = clock
         self._by_cid = by_cid
         self._transmit = transmit
         self._entries: deque[Closing] = deque()
@@ -82,7 +87,7 @@ class ClosingTable:
                 del self._by_cid[cid]
 
     def _expire(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         while self._entries and self._entries[0].until <= now + _TICK:
             self._forget()
         if self._entries:

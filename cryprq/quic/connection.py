@@ -6,7 +6,6 @@ flushes, so a handler is never called from within its own call.
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -131,7 +130,7 @@ class Connection:
         many seconds. Once, however often this is called meanwhile."""
         if self._is_closing() or not self._connected:
             return
-        by = time.monotonic() + within
+        by = self._endpoint.clock() + within
         if self._pong_by is None or self._pong_by > by:
             self._pong_by = by
             self.quic.send_ping(0)

@@ -7,9 +7,6 @@ of the reader.
 """
 
 import asyncio
-import select
-import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicPacketType
 
 from cryprq.address import Address
-from cryprq.linux.udp import UdpSocket, segments
+from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import (
     BACKOFF_BASE_MS,
     BACKOFF_FREE_FAILURES,
@@ -49,15 +46,10 @@ from cryprq.quic.backoff import Backoff
 from cryprq.quic.certificate import make_certificate
 from cryprq.quic.closed import Closing, ClosingTable
 from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.intake import DatagramSocket, Intake
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
-DATAGRAMS_PER_WAKEUP: Final = 64
-"""After so many the loop gets its turn, so that a flood leaves time for everything else."""
-SECONDS_PER_WAKEUP: Final = 0.005
-"""Likewise, so that many handshakes at once do: a datagram of one may cost a millisecond."""
-BEHIND_AFTER: Final = 0.1
-"""Seconds without a moment in which everything was read; dialers repeat themselves after 0.2 s (RFC 9002, 6.2.2)."""
 WAITING_POLL: Final = 0.05
 """Seconds between looks at the waiting line while no pending connection ends."""
 WAITING_PATIENCE: Final = 0.02
@@ -67,9 +59,6 @@ _CLIENT_CID_MIN: Final = 8  # RFC 9000, 7.2
 _LONG_HEADER: Final = 0x80
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
-
-# uvloop's own time stands still during a callback, and has milliseconds only.
-_clock = time.monotonic
 
 
 class Observer(Protocol):
@@ -98,24 +87,27 @@ class Endpoint:
     """Accepts and dials connections on one bound UDP socket (IPv4, or IPv6 with or without dual stack).
 
     ``accept`` makes the handler of a connection whose QUIC handshake is complete; None: dial only. ``on_record`` gets
-    data records (first byte < 0x40) that arrived here. The socket stays the caller's to close, after ``stop``.
+    data records (first byte < 0x40) that arrived here. The socket stays the caller's to close, after ``stop``. The
+    clock is not the loop's, since uvloop's stands still during a callback and has milliseconds only.
     """
 
     def __init__(
         self,
-        sock: socket.socket,
+        udp: DatagramSocket,
         *,
         limits: EndpointLimits,
         accept: Callable[[Connection], ConnectionHandler] | None,
         loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], Monotonic],
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
     ) -> None:
         self.limits = limits
         self.counters: Counter[str] = Counter()
         """Datagrams and connections that came to nothing, by reason; and datagrams sent and received."""
-        self._sock = sock
-        self._udp = UdpSocket(sock)
+        self.clock = clock
+        self._udp = udp
+        self._intake = Intake(udp, clock, self.counters)
         self._accept = accept
         self._loop = loop
         self._on_record = on_record
@@ -135,12 +127,9 @@ class Endpoint:
         self._waiting = WaitingLine()
         self._serve_handle: asyncio.Handle | None = None
         self._served_at = 0.0
-        self._behind_since: float | None = None
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
         self._by_cid: dict[bytes, Connection | Closing] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
-        self._closing = ClosingTable(loop, self._by_cid, self.transmit)
+        self._closing = ClosingTable(loop, clock, self._by_cid, self.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._accepting = accept is not None
@@ -151,7 +140,7 @@ class Endpoint:
     def start(self) -> None:
         """Begins to read the socket."""
         self._running = True
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._loop.add_reader(self._udp.fileno(), self._readable)
 
     def stop_accepting(self) -> None:
         """New connections get no answer from now on: what their dialers repeat reaches whoever has the port next."""
@@ -167,7 +156,7 @@ class Endpoint:
             conn.close(CloseCode.SHUTDOWN, "the node stops")
         self._flush()
         self._running = False
-        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_reader(self._udp.fileno())
         for handle in (self._flush_handle, self._serve_handle):
             if handle is not None:
                 handle.cancel()
@@ -183,7 +172,7 @@ class Endpoint:
         """
         if not self._running:
             raise RuntimeError("the endpoint is not running")
-        now = _clock()
+        now = self.clock()
         remote = Address(*remote)
         quic = Quic(self._client_configuration)
         quic.connect(remote, now)
@@ -205,12 +194,12 @@ class Endpoint:
 
     def receive(self, data: bytes, remote: Address, local: str | None) -> None:
         """A datagram that a socket of the data plane received."""
-        self._segment(data, Address(*remote), local, _clock())
+        self._datagram(data, Address(*remote), local, self.clock())
         self._flush_soon()
 
     def allow_m2(self) -> bool:
         """Takes a token for one M2 (a KEM encapsulation and two signatures); False: refuse the M1 instead."""
-        return self._responses.take(_clock())
+        return self._responses.take(self.clock())
 
     @property
     def connections(self) -> int:
@@ -224,32 +213,10 @@ class Endpoint:
     # ---- datagrams in ----
 
     def _readable(self) -> None:
-        now = started = _clock()
-        budget = DATAGRAMS_PER_WAKEUP
-        while budget > 0 and now - started < SECONDS_PER_WAKEUP:
-            budget -= 1
-            try:
-                batch = self._udp.receive()
-            except OSError:
-                self.counters["socket_error"] += 1
-                continue
-            if batch is None:
-                self._behind_since = None
-                break
-            data, size, remote, local = batch
-            for segment in segments(data, size):
-                self._segment(segment, remote, local, now)
-            if size > 0:
-                budget -= len(data) // size
-            now = _clock()
-        else:
-            self._behind_since = (self._behind_since or started) if self._readable_now() else None
+        self._intake.read(self._datagram)
         self._flush()
 
-    def _readable_now(self) -> bool:
-        return bool(self._poll.poll(0))
-
-    def _segment(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         self.counters["received"] += 1
         try:
             if not data:
@@ -261,7 +228,7 @@ class Endpoint:
         except Exception as error:
             self.report_fault(error, None)
 
-    def _quic_datagram(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _quic_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         is_long = bool(data[0] & _LONG_HEADER)
         if is_long:
             cid = data[6 : 6 + data[5]] if len(data) > 6 else b""
@@ -281,7 +248,7 @@ class Endpoint:
         else:
             self.counters["unknown_connection"] += 1
 
-    def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or remote.port == 0:
             self.counters["malformed"] += 1
             return
@@ -313,7 +280,7 @@ class Endpoint:
         if verdict is Verdict.ACCEPT:
             if validated and (self._waiting or self._busy(now)):
                 verdict = Verdict.WAIT
-            elif not validated and (self._is_behind(now) or self._busy(now) or not self._beginnings.take(now)):
+            elif not validated and (self._intake.is_behind(now) or self._busy(now) or not self._beginnings.take(now)):
                 verdict = Verdict.RETRY
         beginning = Beginning(data, header, original, remote, local, now)
         match verdict:
@@ -330,12 +297,7 @@ class Endpoint:
 
     # ---- the waiting line ----
 
-    def _is_behind(self, now: float) -> bool:
-        """True if datagrams may be in here twice, since the first was not answered in time. If that gets a Retry, a
-        connection for the second is one that nobody wants."""
-        return self._behind_since is not None and now - self._behind_since > BEHIND_AFTER
-
-    def _busy(self, now: float) -> bool:
+    def _busy(self, now: Monotonic) -> bool:
         """True if pending connections may need all the M2s that are left: who begins now would be refused his."""
         return self._responses.saved(now) < 1 + min(self._admission.pending, RESPONSE_BURST / 2)
 
@@ -351,8 +313,8 @@ class Endpoint:
 
     def _serve(self) -> None:
         """Lets the next one in line begin, and then the loop have its turn."""
-        now = _clock()
-        if now - self._served_at < WAITING_PATIENCE and self._readable_now():
+        now = self.clock()
+        if now - self._served_at < WAITING_PATIENCE and self._udp.readable():
             self._serve_later(0.0)
             return
         beginning = None
@@ -367,10 +329,10 @@ class Endpoint:
             self.report_fault(error, None)
         self._serve_later(WAITING_POLL if beginning is None else 0.0)
 
-    def _may_begin(self, source: bytes, now: float) -> bool:
+    def _may_begin(self, source: bytes, now: Monotonic) -> bool:
         return self._admission.has_place(source) and not self._backoff.remaining(source, now)
 
-    def _open(self, beginning: Beginning, now: float) -> None:
+    def _open(self, beginning: Beginning, now: Monotonic) -> None:
         data, header, remote, local = beginning.data, beginning.header, beginning.remote, beginning.local
         validated = bool(header.token)
         quic = Quic(
@@ -444,7 +406,7 @@ class Endpoint:
                     self._drop(conn)
 
     def _flush_one(self, conn: Connection) -> None:
-        now = _clock()
+        now = self.clock()
         datagrams = conn.quic.datagrams_to_send(now)
         for data, remote in datagrams:
             self.transmit(data, remote, conn.local, conn)
@@ -470,7 +432,7 @@ class Endpoint:
             if armed[0] <= due:
                 return
             armed[1].cancel()
-        self._connections[conn] = due, self._loop.call_later(max(0.0, due - _clock()), self._timer, conn)
+        self._connections[conn] = due, self._loop.call_later(max(0.0, due - self.clock()), self._timer, conn)
 
     def _timer(self, conn: Connection) -> None:
         if conn not in self._connections:
@@ -478,7 +440,7 @@ class Endpoint:
         self._connections[conn] = None
         try:
             due = conn.timer_at()
-            now = _clock()
+            now = self.clock()
             if due is not None and due <= now + _TICK:
                 conn.handle_timer(max(due, now))
                 self._flush()
@@ -518,7 +480,7 @@ class Endpoint:
 
     def count_failure(self, conn: Connection) -> None:
         """A validated source failed."""
-        wait = self._backoff.failed(conn.source, _clock())
+        wait = self._backoff.failed(conn.source, self.clock())
         if wait:
             self._observer("inbound_backoff", remote=str(conn.remote), wait_ms=round(wait * 1000))
 

@@ -10,6 +10,8 @@ from typing import Any
 import uvloop
 
 from cryprq.address import Address
+from cryprq.linux.clock import monotonic
+from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
@@ -159,10 +161,11 @@ class Rigs:
             return accepted[-1]
 
         endpoint = Endpoint(
-            sock,
+            UdpSocket(sock),
             limits=EndpointLimits(**limits),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
+            clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
         )

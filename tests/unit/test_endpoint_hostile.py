@@ -18,7 +18,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from cryprq.address import Address
 from cryprq.protocol.constants import PENDING_PER_SOURCE
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.quic import closed, endpoint
+from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
 from cryprq.quic.admission import Verdict
 from cryprq.quic.connection import TRANSPORT_CODE, Connection
@@ -569,11 +569,11 @@ async def test_a_flood_leaves_the_loop_its_turn() -> None:
         server = make.make(on_frame=answer)
         server.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        for _ in range(endpoint.DATAGRAMS_PER_WAKEUP * 3):
+        for _ in range(intake.DATAGRAMS_PER_WAKEUP * 3):
             flood.sendto(b"\x40" + bytes(100), server.address[:2])
         server.endpoint._readable()
-        assert server.endpoint.counters["unknown_connection"] == endpoint.DATAGRAMS_PER_WAKEUP
-        await until(lambda: server.endpoint.counters["unknown_connection"] == endpoint.DATAGRAMS_PER_WAKEUP * 3)
+        assert server.endpoint.counters["unknown_connection"] == intake.DATAGRAMS_PER_WAKEUP
+        await until(lambda: server.endpoint.counters["unknown_connection"] == intake.DATAGRAMS_PER_WAKEUP * 3)
         flood.close()
 
 
