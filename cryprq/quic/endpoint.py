@@ -22,12 +22,8 @@ from cryprq.protocol.constants import (
     BACKOFF_FREE_FAILURES,
     BACKOFF_MAX_MS,
     DIAL_TIMEOUT,
-    HANDSHAKE_TIMEOUT,
-    M1_TIMEOUT,
     MAX_INBOUND,
     QUIC_FIRST_BYTE,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
     RESPONSE_BURST,
     RESPONSE_RATE,
 )
@@ -44,8 +40,8 @@ from cryprq.quic.adapter import (
 from cryprq.quic.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict, source_of
 from cryprq.quic.backoff import Backoff
 from cryprq.quic.certificate import make_certificate
-from cryprq.quic.closed import Closing, ClosingTable
-from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.closed import ClosedTable
+from cryprq.quic.connection import Connection, ConnectionHandler, Times
 from cryprq.quic.intake import DatagramSocket, Intake
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.waiting_line import Beginning, WaitingLine
@@ -69,7 +65,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class EndpointLimits:
-    """What strangers may cost, and the connection's timers. Times in seconds unless the name says ms."""
+    """What strangers may cost."""
 
     max_inbound: int = MAX_INBOUND
     """Accepted connections that have not authenticated themselves yet."""
@@ -77,10 +73,6 @@ class EndpointLimits:
     backoff_max_ms: int = BACKOFF_MAX_MS
     backoff_free_failures: int = BACKOFF_FREE_FAILURES
     unvalidated_rate: float = UNVALIDATED_RATE
-    m1_timeout: float = M1_TIMEOUT
-    pending_timeout: float = HANDSHAKE_TIMEOUT
-    keepalive: float = QUIC_KEEPALIVE
-    idle_timeout: float = QUIC_IDLE_TIMEOUT
 
 
 class Endpoint:
@@ -101,8 +93,9 @@ class Endpoint:
         clock: Callable[[], Monotonic],
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
+        times: Times | None = None,
     ) -> None:
-        self.limits = limits
+        self.times = times if times is not None else Times()
         self.counters: Counter[str] = Counter()
         """Datagrams and connections that came to nothing, by reason; and datagrams sent and received."""
         self.clock = clock
@@ -115,8 +108,8 @@ class Endpoint:
         certificate = make_certificate()
         self.certificate_der = certificate.der
         """The listener's certificate, fresh for this object."""
-        self._server_configuration = server_configuration(certificate, limits.idle_timeout)
-        self._client_configuration = client_configuration(limits.idle_timeout)
+        self._server_configuration = server_configuration(certificate, self.times.idle_timeout)
+        self._client_configuration = client_configuration(self.times.idle_timeout)
         self._tokens = RetryTokens()
         self._backoff = Backoff(
             limits.backoff_base_ms, limits.backoff_max_ms, free_failures=limits.backoff_free_failures
@@ -127,9 +120,9 @@ class Endpoint:
         self._waiting = WaitingLine()
         self._serve_handle: asyncio.Handle | None = None
         self._served_at = 0.0
-        self._by_cid: dict[bytes, Connection | Closing] = {}
+        self._by_cid: dict[bytes, Connection] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
-        self._closing = ClosingTable(loop, clock, self._by_cid, self.transmit)
+        self._closed = ClosedTable(loop, clock, self.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._accepting = accept is not None
@@ -161,7 +154,7 @@ class Endpoint:
             if handle is not None:
                 handle.cancel()
         self._flush_handle = self._serve_handle = None
-        self._closing.clear()
+        self._closed.clear()
         self._by_cid.clear()
 
     def dial(self, remote: Address, handler: ConnectionHandler, *, timeout: float = DIAL_TIMEOUT) -> Connection:
@@ -234,15 +227,15 @@ class Endpoint:
             cid = data[6 : 6 + data[5]] if len(data) > 6 else b""
         else:
             cid = data[1 : 1 + CONNECTION_ID_SIZE]
-        known = self._by_cid.get(cid)
-        if isinstance(known, Connection):
+        conn = self._by_cid.get(cid)
+        if conn is not None:
             try:
-                known.receive(data, remote, local, now)
+                conn.receive(data, remote, local, now)
             except Exception as error:
-                self.report_fault(error, known)
-                self._drop(known)
-        elif known is not None:
-            known.receive(remote)
+                self.report_fault(error, conn)
+                self._drop(conn)
+        elif self._closed.receive(cid, remote):
+            pass
         elif is_long and self._accepting:
             self._first_datagram(data, remote, local, now)
         else:
@@ -340,7 +333,6 @@ class Endpoint:
             original_destination_connection_id=beginning.original,
             retry_source_connection_id=header.destination_cid if validated else None,
         )
-        limits = self.limits
         conn = Connection(
             self,
             quic,
@@ -349,7 +341,7 @@ class Endpoint:
             is_client=False,
             validated=validated,
             handler=None,
-            deadline=now + min(limits.m1_timeout, limits.pending_timeout),
+            deadline=now + min(self.times.m1_timeout, self.times.pending_timeout),
             opened_at=now,
         )
         self._connections[conn] = None
@@ -379,11 +371,6 @@ class Endpoint:
             self.counters["send_error"] += 1
             if conn is not None:
                 conn.send_error = error
-
-    def touch(self, conn: Connection) -> None:
-        """The connection has something to send, or a timer to arm: it is flushed soon."""
-        self._touched[conn] = None
-        self._flush_soon()
 
     def _flush_soon(self) -> None:
         if self._touched and self._flush_handle is None and self._running:
@@ -417,7 +404,8 @@ class Endpoint:
             return
         event, by_peer = ending
         self._forget(conn)
-        self._closing.add(conn, [] if by_peer else [data for data, _ in datagrams], now)
+        farewell = [] if by_peer else [data for data, _ in datagrams]
+        self._closed.add(conn.cids, conn.remote, conn.local, farewell, now)
         conn.finish(event, by_peer)
 
     # ---- timers ----
@@ -450,42 +438,39 @@ class Endpoint:
             self.report_fault(error, conn)
             self._drop(conn)
 
-    # ---- what connections tell ----
+    # ---- the owner of its connections ----
 
     def make_handler(self, conn: Connection) -> ConnectionHandler | None:
-        """For an accepted connection whose QUIC handshake is complete."""
         return None if self._accept is None else self._accept(conn)
 
+    def touch(self, conn: Connection) -> None:
+        self._touched[conn] = None
+        self._flush_soon()
+
     def add_cid(self, cid: bytes, conn: Connection) -> None:
-        """Routes datagrams with that destination connection ID to it."""
         self._by_cid[cid] = conn
         conn.cids.add(cid)
 
     def remove_cid(self, cid: bytes, conn: Connection) -> None:
-        """The peer gave a connection ID up."""
         if self._by_cid.get(cid) is conn:
             del self._by_cid[cid]
         conn.cids.discard(cid)
 
     def became_validated(self, conn: Connection) -> None:
-        """An accepted connection completed the QUIC handshake."""
         self._admission.became_validated(conn.source)
 
     def settled(self, conn: Connection, *, authenticated: bool) -> None:
-        """An accepted connection is not pending any more: its peer authenticated itself, or it ended."""
         self._admission.ended(conn.source, validated=conn.validated)
         self._serve_now()
         if authenticated:
             self._backoff.succeeded(conn.source)
 
     def count_failure(self, conn: Connection) -> None:
-        """A validated source failed."""
         wait = self._backoff.failed(conn.source, self.clock())
         if wait:
             self._observer("inbound_backoff", remote=str(conn.remote), wait_ms=round(wait * 1000))
 
     def report_fault(self, error: Exception, conn: Connection | None) -> None:
-        """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
         self.counters["fault"] += 1
         remote = None if conn is None else str(conn.remote)
         self._observer("internal_error", remote=remote, error=f"{type(error).__name__}: {error}")

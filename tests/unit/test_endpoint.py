@@ -244,7 +244,7 @@ def test_closed_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
             client = make.make(dial_only=True)
             dialled = [client.dial(server, on_connected=greet) for _ in range(6)]
             await until(lambda: all(notes.ended for notes in dialled))
-            assert len(server.endpoint._closing) == len(client.endpoint._closing) == 2
+            assert len(server.endpoint._closed) == len(client.endpoint._closed) == 2
 
     test()
 
@@ -521,7 +521,7 @@ def test_reasons_from_a_peer_are_printable_and_short() -> None:
             await until(lambda: len(dialled.frames) == 2)
             assert dialled.conn is not None
             dialled.conn.quic.close(error_code=0, reason_phrase="a\x1b[31m\nb=\u202e" + "c" * 200)
-            dialled.conn._endpoint.touch(dialled.conn)
+            dialled.conn._owner.touch(dialled.conn)
             await until(lambda: server.accepted[0].ended)
             assert server.accepted[0].ended == (0, "a[31mb=" + "c" * 54, True)
             assert connection._REASON_MAX == 64

@@ -527,7 +527,7 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             assert live.ended is None
             await until(lambda: (server.endpoint.connections, client.endpoint.connections) == baseline)
             assert server.endpoint.pending == server.endpoint._admission.sources == 0
-            await until(lambda: not server.endpoint._closing and not client.endpoint._closing)
+            await until(lambda: not server.endpoint._closed and not client.endpoint._closed)
             assert server.routes <= 4
             assert client.routes <= 3
             assert server.endpoint.counters["bad_initial"] > 0
