@@ -8,17 +8,13 @@ flushes, so a handler is never called from within its own call.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
 from aioquic.quic import events
-from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import AlertDescription
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import (
-    ALPN,
     HANDSHAKE_TIMEOUT,
     M1_TIMEOUT,
     QUIC_IDLE_TIMEOUT,
@@ -29,29 +25,7 @@ from cryprq.protocol.constants import (
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
 from cryprq.quic.adapter import STREAM_ID, Quic
 from cryprq.quic.admission import source_of
-
-TRANSPORT_CODE: Final = -1
-"""``code`` of ``closed`` where no application error code was given: QUIC itself ended the connection."""
-_REASON_MAX: Final = 64
-_NO_COMMON_ALPN: Final = QuicErrorCode.CRYPTO_ERROR + AlertDescription.no_application_protocol
-
-
-class Ended(StrEnum):
-    """How a connection ended (``Connection.ended``)."""
-
-    LOCAL = "local"
-    """This side closed it, with the code that ``closed`` reports."""
-    PEER = "peer"
-    """The peer closed it, with the application error code that ``closed`` reports (``TRANSPORT_CODE`` if it did so
-    before the QUIC handshake was complete)."""
-    NO_ANSWER = "no_answer"
-    """Dialled, and no QUIC handshake within the time: nothing listens there, or something filters it."""
-    PROTOCOL = "protocol"
-    """Dialled, and whoever answers does not speak QUIC version 1 with our ALPN."""
-    IDLE = "idle"
-    """It was up, and then nothing came any more."""
-    TRANSPORT = "transport"
-    """A QUIC error, of either side."""
+from cryprq.quic.ending import REASON_MAX, Ended, explain
 
 
 class ConnectionHandler(Protocol):
@@ -260,7 +234,7 @@ class Connection:
 
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
-        how, code, reason = self._close or self._explain(event, by_peer)
+        how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
         if self.pending and how is Ended.TRANSPORT and not by_peer:
             self.failed()  # aioquic closed it because of what the dialer sent
         self.ended = how
@@ -361,25 +335,6 @@ class Connection:
         self._close = (how, int(code), reason)
         self._deadline = self._ping_at = self._pong_by = None
         # The listener tells a stranger nothing but the code.
-        told = "" if self.pending else reason[:_REASON_MAX]
+        told = "" if self.pending else reason[:REASON_MAX]
         self.quic.close(error_code=int(code), reason_phrase=told)
         self._owner.touch(self)
-
-    def _explain(self, event: events.ConnectionTerminated, by_peer: bool) -> tuple[Ended, int, str]:
-        # What a peer says goes into logs: short and printable.
-        said = "".join(c for c in event.reason_phrase[:_REASON_MAX] if c.isascii() and c.isprintable())
-        if event.frame_type is None:
-            return Ended.PEER, event.error_code, said
-        if by_peer and event.error_code == QuicErrorCode.APPLICATION_ERROR:
-            # An application's close before the handshake is complete loses its code (RFC 9000, 10.2.3).
-            return Ended.PEER, TRANSPORT_CODE, "closed during the QUIC handshake"
-        if event.error_code == _NO_COMMON_ALPN:
-            return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}"
-        if not by_peer and said == "Could not find a common protocol version":
-            return Ended.PROTOCOL, TRANSPORT_CODE, "the peer does not speak QUIC version 1"
-        if not by_peer and said == "Idle timeout":
-            if self._connected:
-                return Ended.IDLE, TRANSPORT_CODE, "idle timeout"
-            return Ended.NO_ANSWER, TRANSPORT_CODE, "no answer"
-        how = Ended.PROTOCOL if self.is_client and not self._connected else Ended.TRANSPORT
-        return how, TRANSPORT_CODE, f"QUIC error 0x{event.error_code:x}" + (f" ({said})" if said else "")

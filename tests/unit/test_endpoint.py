@@ -15,8 +15,9 @@ from cryprq.address import Address
 from cryprq.linux.udp import segments
 from cryprq.protocol.constants import FRAME_MAX, RESPONSE_BURST
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.quic import closed, connection
-from cryprq.quic.connection import TRANSPORT_CODE, Connection, Ended
+from cryprq.quic import closed
+from cryprq.quic.connection import Connection
+from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
 from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 
 # ---- connecting ----
@@ -524,6 +525,6 @@ def test_reasons_from_a_peer_are_printable_and_short() -> None:
             dialled.conn._owner.touch(dialled.conn)
             await until(lambda: server.accepted[0].ended)
             assert server.accepted[0].ended == (0, "a[31mb=" + "c" * 54, True)
-            assert connection._REASON_MAX == 64
+            assert REASON_MAX == 64
 
     test()

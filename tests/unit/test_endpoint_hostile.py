@@ -21,7 +21,8 @@ from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
 from cryprq.quic.admission import Verdict
-from cryprq.quic.connection import TRANSPORT_CODE, Connection
+from cryprq.quic.connection import Connection
+from cryprq.quic.ending import TRANSPORT_CODE
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
 
 FAST = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}
