@@ -78,10 +78,11 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 
 # cython-lint looks for pycodestyle on the PATH.
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
+lint: build ## ruff, mypy --strict, contracts of imports, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/cython-lint cryprq
 	$(PYTHON_BIN) scripts/c_includes.py csrc
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)

@@ -15,6 +15,8 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
+from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
 from cryprq.protocol.actions import Install
@@ -161,7 +163,7 @@ class Dial:
         self._end("done")
 
     def _accepted(self, body: bytes) -> None:
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = boottime()
         assert self._initiator is not None
         session = self._initiator.receive_message4(body, now).session
         if session is None:
@@ -214,10 +216,11 @@ class Dialers:
         make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
         self._endpoint = Endpoint(
-            self._sock,
+            UdpSocket(self._sock),
             limits=EndpointLimits(),
             accept=None,
             loop=asyncio.get_running_loop(),
+            clock=monotonic,
             on_record=self._on_record,
             observer=_tell,
         )

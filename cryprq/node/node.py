@@ -6,7 +6,6 @@ whatever is due first; and once a second it looks after what has no event of its
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,10 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.network import Tunnel
+from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.systemd import Notifier
+from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
 from cryprq.node.machine import Machine
@@ -53,11 +54,6 @@ TICK: Final = 1.0
 """Seconds between looks at what has no event of its own: silence, a worker's death, a TUN that was removed."""
 CLOSE_POLL: Final = 0.01
 """Seconds between looks at whether the last connection is gone, when the node stops."""
-
-
-def boottime() -> float:
-    """Seconds of CLOCK_BOOTTIME: the clock of sessions and of the data plane, which runs on during suspend."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Node:
@@ -205,10 +201,11 @@ class Node:
             clock=boottime,
         )
         self._endpoint = Endpoint(
-            self._machine.sockets.control,
+            UdpSocket(self._machine.sockets.control),
             limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
+            clock=monotonic,
             on_record=self._stray_record,
             observer=self._reporter.endpoint_event,
             qlog=self._open_qlog(config.qlog_dir),

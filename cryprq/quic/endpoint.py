@@ -7,9 +7,6 @@ of the reader.
 """
 
 import asyncio
-import select
-import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +16,14 @@ from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicPacketType
 
 from cryprq.address import Address
-from cryprq.linux.udp import UdpSocket, segments
+from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import (
     BACKOFF_BASE_MS,
     BACKOFF_FREE_FAILURES,
     BACKOFF_MAX_MS,
     DIAL_TIMEOUT,
-    HANDSHAKE_TIMEOUT,
-    M1_TIMEOUT,
     MAX_INBOUND,
     QUIC_FIRST_BYTE,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
     RESPONSE_BURST,
     RESPONSE_RATE,
 )
@@ -47,18 +40,13 @@ from cryprq.quic.adapter import (
 from cryprq.quic.admission import UNVALIDATED_RATE, Admission, TokenBucket, Verdict, source_of
 from cryprq.quic.backoff import Backoff
 from cryprq.quic.certificate import make_certificate
-from cryprq.quic.closed import Closing, ClosingTable
-from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.closed import ClosedTable
+from cryprq.quic.connection import Connection, ConnectionHandler, Times
+from cryprq.quic.intake import DatagramSocket, Intake
 from cryprq.quic.qlog import Qlog
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
-DATAGRAMS_PER_WAKEUP: Final = 64
-"""After so many the loop gets its turn, so that a flood leaves time for everything else."""
-SECONDS_PER_WAKEUP: Final = 0.005
-"""Likewise, so that many handshakes at once do: a datagram of one may cost a millisecond."""
-BEHIND_AFTER: Final = 0.1
-"""Seconds without a moment in which everything was read; dialers repeat themselves after 0.2 s (RFC 9002, 6.2.2)."""
 WAITING_POLL: Final = 0.05
 """Seconds between looks at the waiting line while no pending connection ends."""
 WAITING_PATIENCE: Final = 0.02
@@ -69,9 +57,6 @@ _LONG_HEADER: Final = 0x80
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
 
-# uvloop's own time stands still during a callback, and has milliseconds only.
-_clock = time.monotonic
-
 
 class Observer(Protocol):
     """Told what happens, as an event name and fields: the ``info`` of a structlog logger is one."""
@@ -81,7 +66,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class EndpointLimits:
-    """What strangers may cost, and the connection's timers. Times in seconds unless the name says ms."""
+    """What strangers may cost."""
 
     max_inbound: int = MAX_INBOUND
     """Accepted connections that have not authenticated themselves yet."""
@@ -89,35 +74,35 @@ class EndpointLimits:
     backoff_max_ms: int = BACKOFF_MAX_MS
     backoff_free_failures: int = BACKOFF_FREE_FAILURES
     unvalidated_rate: float = UNVALIDATED_RATE
-    m1_timeout: float = M1_TIMEOUT
-    pending_timeout: float = HANDSHAKE_TIMEOUT
-    keepalive: float = QUIC_KEEPALIVE
-    idle_timeout: float = QUIC_IDLE_TIMEOUT
 
 
 class Endpoint:
     """Accepts and dials connections on one bound UDP socket (IPv4, or IPv6 with or without dual stack).
 
     ``accept`` makes the handler of a connection whose QUIC handshake is complete; None: dial only. ``on_record`` gets
-    data records (first byte < 0x40) that arrived here. The socket stays the caller's to close, after ``stop``.
+    data records (first byte < 0x40) that arrived here. The socket stays the caller's to close, after ``stop``. The
+    clock is not the loop's, since uvloop's stands still during a callback and has milliseconds only.
     """
 
     def __init__(
         self,
-        sock: socket.socket,
+        udp: DatagramSocket,
         *,
         limits: EndpointLimits,
         accept: Callable[[Connection], ConnectionHandler] | None,
         loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], Monotonic],
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
+        times: Times | None = None,
         qlog: Qlog | None = None,
     ) -> None:
-        self.limits = limits
+        self.times = times if times is not None else Times()
         self.counters: Counter[str] = Counter()
         """Datagrams and connections that came to nothing, by reason; and datagrams sent and received."""
-        self._sock = sock
-        self._udp = UdpSocket(sock)
+        self.clock = clock
+        self._udp = udp
+        self._intake = Intake(udp, clock, self.counters)
         self._accept = accept
         self._loop = loop
         self._on_record = on_record
@@ -125,8 +110,8 @@ class Endpoint:
         certificate = make_certificate()
         self.certificate_der = certificate.der
         """The listener's certificate, fresh for this object."""
-        self._server_configuration = server_configuration(certificate, limits.idle_timeout)
-        self._client_configuration = client_configuration(limits.idle_timeout)
+        self._server_configuration = server_configuration(certificate, self.times.idle_timeout)
+        self._client_configuration = client_configuration(self.times.idle_timeout)
         self._qlog = qlog
         for configuration in (self._server_configuration, self._client_configuration):
             configuration.quic_logger = qlog
@@ -140,12 +125,9 @@ class Endpoint:
         self._waiting = WaitingLine()
         self._serve_handle: asyncio.Handle | None = None
         self._served_at = 0.0
-        self._behind_since: float | None = None
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._by_cid: dict[bytes, Connection | Closing] = {}
+        self._by_cid: dict[bytes, Connection] = {}
         self._connections: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
-        self._closing = ClosingTable(loop, self._by_cid, self.transmit)
+        self._closed = ClosedTable(loop, clock, self.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
         self._accepting = accept is not None
@@ -156,7 +138,7 @@ class Endpoint:
     def start(self) -> None:
         """Begins to read the socket."""
         self._running = True
-        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._loop.add_reader(self._udp.fileno(), self._readable)
 
     def stop_accepting(self) -> None:
         """New connections get no answer from now on: what their dialers repeat reaches whoever has the port next."""
@@ -172,12 +154,12 @@ class Endpoint:
             conn.close(CloseCode.SHUTDOWN, "the node stops")
         self._flush()
         self._running = False
-        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_reader(self._udp.fileno())
         for handle in (self._flush_handle, self._serve_handle):
             if handle is not None:
                 handle.cancel()
         self._flush_handle = self._serve_handle = None
-        self._closing.clear()
+        self._closed.clear()
         self._by_cid.clear()
 
     def dial(self, remote: Address, handler: ConnectionHandler, *, timeout: float = DIAL_TIMEOUT) -> Connection:
@@ -188,7 +170,7 @@ class Endpoint:
         """
         if not self._running:
             raise RuntimeError("the endpoint is not running")
-        now = _clock()
+        now = self.clock()
         remote = Address(*remote)
         quic = Quic(self._client_configuration)
         quic.connect(remote, now)
@@ -210,12 +192,12 @@ class Endpoint:
 
     def receive(self, data: bytes, remote: Address, local: str | None) -> None:
         """A datagram that a socket of the data plane received."""
-        self._segment(data, Address(*remote), local, _clock())
+        self._datagram(data, Address(*remote), local, self.clock())
         self._flush_soon()
 
     def allow_m2(self) -> bool:
         """Takes a token for one M2 (a KEM encapsulation and two signatures); False: refuse the M1 instead."""
-        return self._responses.take(_clock())
+        return self._responses.take(self.clock())
 
     @property
     def connections(self) -> int:
@@ -229,32 +211,10 @@ class Endpoint:
     # ---- datagrams in ----
 
     def _readable(self) -> None:
-        now = started = _clock()
-        budget = DATAGRAMS_PER_WAKEUP
-        while budget > 0 and now - started < SECONDS_PER_WAKEUP:
-            budget -= 1
-            try:
-                batch = self._udp.receive()
-            except OSError:
-                self.counters["socket_error"] += 1
-                continue
-            if batch is None:
-                self._behind_since = None
-                break
-            data, size, remote, local = batch
-            for segment in segments(data, size):
-                self._segment(segment, remote, local, now)
-            if size > 0:
-                budget -= len(data) // size
-            now = _clock()
-        else:
-            self._behind_since = (self._behind_since or started) if self._readable_now() else None
+        self._intake.read(self._datagram)
         self._flush()
 
-    def _readable_now(self) -> bool:
-        return bool(self._poll.poll(0))
-
-    def _segment(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         self.counters["received"] += 1
         try:
             if not data:
@@ -266,27 +226,27 @@ class Endpoint:
         except Exception as error:
             self.report_fault(error, None)
 
-    def _quic_datagram(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _quic_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         is_long = bool(data[0] & _LONG_HEADER)
         if is_long:
             cid = data[6 : 6 + data[5]] if len(data) > 6 else b""
         else:
             cid = data[1 : 1 + CONNECTION_ID_SIZE]
-        known = self._by_cid.get(cid)
-        if isinstance(known, Connection):
+        conn = self._by_cid.get(cid)
+        if conn is not None:
             try:
-                known.receive(data, remote, local, now)
+                conn.receive(data, remote, local, now)
             except Exception as error:
-                self.report_fault(error, known)
-                self._drop(known)
-        elif known is not None:
-            known.receive(remote)
+                self.report_fault(error, conn)
+                self._drop(conn)
+        elif self._closed.receive(cid, remote):
+            pass
         elif is_long and self._accepting:
             self._first_datagram(data, remote, local, now)
         else:
             self.counters["unknown_connection"] += 1
 
-    def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or remote.port == 0:
             self.counters["malformed"] += 1
             return
@@ -318,7 +278,7 @@ class Endpoint:
         if verdict is Verdict.ACCEPT:
             if validated and (self._waiting or self._busy(now)):
                 verdict = Verdict.WAIT
-            elif not validated and (self._is_behind(now) or self._busy(now) or not self._beginnings.take(now)):
+            elif not validated and (self._intake.is_behind(now) or self._busy(now) or not self._beginnings.take(now)):
                 verdict = Verdict.RETRY
         beginning = Beginning(data, header, original, remote, local, now)
         match verdict:
@@ -335,12 +295,7 @@ class Endpoint:
 
     # ---- the waiting line ----
 
-    def _is_behind(self, now: float) -> bool:
-        """True if datagrams may be in here twice, since the first was not answered in time. If that gets a Retry, a
-        connection for the second is one that nobody wants."""
-        return self._behind_since is not None and now - self._behind_since > BEHIND_AFTER
-
-    def _busy(self, now: float) -> bool:
+    def _busy(self, now: Monotonic) -> bool:
         """True if pending connections may need all the M2s that are left: who begins now would be refused his."""
         return self._responses.saved(now) < 1 + min(self._admission.pending, RESPONSE_BURST / 2)
 
@@ -356,8 +311,8 @@ class Endpoint:
 
     def _serve(self) -> None:
         """Lets the next one in line begin, and then the loop have its turn."""
-        now = _clock()
-        if now - self._served_at < WAITING_PATIENCE and self._readable_now():
+        now = self.clock()
+        if now - self._served_at < WAITING_PATIENCE and self._udp.readable():
             self._serve_later(0.0)
             return
         beginning = None
@@ -372,10 +327,10 @@ class Endpoint:
             self.report_fault(error, None)
         self._serve_later(WAITING_POLL if beginning is None else 0.0)
 
-    def _may_begin(self, source: bytes, now: float) -> bool:
+    def _may_begin(self, source: bytes, now: Monotonic) -> bool:
         return self._admission.has_place(source) and not self._backoff.remaining(source, now)
 
-    def _open(self, beginning: Beginning, now: float) -> None:
+    def _open(self, beginning: Beginning, now: Monotonic) -> None:
         data, header, remote, local = beginning.data, beginning.header, beginning.remote, beginning.local
         validated = bool(header.token)
         quic = Quic(
@@ -383,7 +338,6 @@ class Endpoint:
             original_destination_connection_id=beginning.original,
             retry_source_connection_id=header.destination_cid if validated else None,
         )
-        limits = self.limits
         conn = Connection(
             self,
             quic,
@@ -392,7 +346,7 @@ class Endpoint:
             is_client=False,
             validated=validated,
             handler=None,
-            deadline=now + min(limits.m1_timeout, limits.pending_timeout),
+            deadline=now + min(self.times.m1_timeout, self.times.pending_timeout),
             opened_at=now,
         )
         self._connections[conn] = None
@@ -423,11 +377,6 @@ class Endpoint:
             if conn is not None:
                 conn.send_error = error
 
-    def touch(self, conn: Connection) -> None:
-        """The connection has something to send, or a timer to arm: it is flushed soon."""
-        self._touched[conn] = None
-        self._flush_soon()
-
     def _flush_soon(self) -> None:
         if self._touched and self._flush_handle is None and self._running:
             self._flush_handle = self._loop.call_soon(self._flush_now)
@@ -451,7 +400,7 @@ class Endpoint:
             self._qlog.flush()
 
     def _flush_one(self, conn: Connection) -> None:
-        now = _clock()
+        now = self.clock()
         datagrams = conn.quic.datagrams_to_send(now)
         for data, remote in datagrams:
             self.transmit(data, remote, conn.local, conn)
@@ -462,7 +411,8 @@ class Endpoint:
             return
         event, by_peer = ending
         self._forget(conn)
-        self._closing.add(conn, [] if by_peer else [data for data, _ in datagrams], now)
+        farewell = [] if by_peer else [data for data, _ in datagrams]
+        self._closed.add(conn.cids, conn.remote, conn.local, farewell, now)
         conn.finish(event, by_peer)
 
     # ---- timers ----
@@ -477,7 +427,7 @@ class Endpoint:
             if armed[0] <= due:
                 return
             armed[1].cancel()
-        self._connections[conn] = due, self._loop.call_later(max(0.0, due - _clock()), self._timer, conn)
+        self._connections[conn] = due, self._loop.call_later(max(0.0, due - self.clock()), self._timer, conn)
 
     def _timer(self, conn: Connection) -> None:
         if conn not in self._connections:
@@ -485,7 +435,7 @@ class Endpoint:
         self._connections[conn] = None
         try:
             due = conn.timer_at()
-            now = _clock()
+            now = self.clock()
             if due is not None and due <= now + _TICK:
                 conn.handle_timer(max(due, now))
                 self._flush()
@@ -495,42 +445,39 @@ class Endpoint:
             self.report_fault(error, conn)
             self._drop(conn)
 
-    # ---- what connections tell ----
+    # ---- the owner of its connections ----
 
     def make_handler(self, conn: Connection) -> ConnectionHandler | None:
-        """For an accepted connection whose QUIC handshake is complete."""
         return None if self._accept is None else self._accept(conn)
 
+    def touch(self, conn: Connection) -> None:
+        self._touched[conn] = None
+        self._flush_soon()
+
     def add_cid(self, cid: bytes, conn: Connection) -> None:
-        """Routes datagrams with that destination connection ID to it."""
         self._by_cid[cid] = conn
         conn.cids.add(cid)
 
     def remove_cid(self, cid: bytes, conn: Connection) -> None:
-        """The peer gave a connection ID up."""
         if self._by_cid.get(cid) is conn:
             del self._by_cid[cid]
         conn.cids.discard(cid)
 
     def became_validated(self, conn: Connection) -> None:
-        """An accepted connection completed the QUIC handshake."""
         self._admission.became_validated(conn.source)
 
     def settled(self, conn: Connection, *, authenticated: bool) -> None:
-        """An accepted connection is not pending any more: its peer authenticated itself, or it ended."""
         self._admission.ended(conn.source, validated=conn.validated)
         self._serve_now()
         if authenticated:
             self._backoff.succeeded(conn.source)
 
     def count_failure(self, conn: Connection) -> None:
-        """A validated source failed."""
-        wait = self._backoff.failed(conn.source, _clock())
+        wait = self._backoff.failed(conn.source, self.clock())
         if wait:
             self._observer("inbound_backoff", remote=str(conn.remote), wait_ms=round(wait * 1000))
 
     def report_fault(self, error: Exception, conn: Connection | None) -> None:
-        """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
         self.counters["fault"] += 1
         remote = None if conn is None else str(conn.remote)
         self._observer("internal_error", remote=remote, error=f"{type(error).__name__}: {error}")

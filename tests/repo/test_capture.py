@@ -4,6 +4,7 @@ import runpy
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def noise(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     class Interrupted(socket.socket):
-        def bind(self, address: object) -> None:
+        def bind(self, address: Any) -> None:
             sender.sendto(CLEAR, ("127.0.0.1", PORT))  # it has passed the interface when this returns
             super().bind(address)
 

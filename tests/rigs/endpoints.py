@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import uvloop
 
 from cryprq.address import Address
+from cryprq.linux.clock import monotonic
+from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
-from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.connection import Connection, ConnectionHandler, Times
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
 from cryprq.quic.qlog import Qlog
 
@@ -19,6 +21,7 @@ M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
+_TIMES = frozenset(each.name for each in fields(Times))
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -125,7 +128,8 @@ class Rig:
 
     @property
     def routes(self) -> int:
-        return len(self.endpoint._by_cid)
+        """How many connection IDs it knows."""
+        return len(self.endpoint._by_cid) + len(self.endpoint._closed._by_cid)
 
 
 class Rigs:
@@ -161,10 +165,12 @@ class Rigs:
             return accepted[-1]
 
         endpoint = Endpoint(
-            sock,
-            limits=EndpointLimits(**limits),
+            UdpSocket(sock),
+            limits=EndpointLimits(**{name: value for name, value in limits.items() if name not in _TIMES}),
+            times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
+            clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
             qlog=qlog,

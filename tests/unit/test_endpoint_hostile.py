@@ -18,10 +18,11 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from cryprq.address import Address
 from cryprq.protocol.constants import PENDING_PER_SOURCE
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.quic import closed, endpoint
+from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
 from cryprq.quic.admission import Verdict
-from cryprq.quic.connection import TRANSPORT_CODE, Connection
+from cryprq.quic.connection import Connection
+from cryprq.quic.ending import TRANSPORT_CODE
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
 
 FAST: dict[str, Any] = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}
@@ -527,7 +528,7 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             assert live.ended is None
             await until(lambda: (server.endpoint.connections, client.endpoint.connections) == baseline)
             assert server.endpoint.pending == server.endpoint._admission.sources == 0
-            await until(lambda: not server.endpoint._closing and not client.endpoint._closing)
+            await until(lambda: not server.endpoint._closed and not client.endpoint._closed)
             assert server.routes <= 4
             assert client.routes <= 3
             assert server.endpoint.counters["bad_initial"] > 0
@@ -569,11 +570,11 @@ async def test_a_flood_leaves_the_loop_its_turn() -> None:
         server = make.make(on_frame=answer)
         server.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        for _ in range(endpoint.DATAGRAMS_PER_WAKEUP * 3):
+        for _ in range(intake.DATAGRAMS_PER_WAKEUP * 3):
             flood.sendto(b"\x40" + bytes(100), server.address[:2])
         server.endpoint._readable()
-        assert server.endpoint.counters["unknown_connection"] == endpoint.DATAGRAMS_PER_WAKEUP
-        await until(lambda: server.endpoint.counters["unknown_connection"] == endpoint.DATAGRAMS_PER_WAKEUP * 3)
+        assert server.endpoint.counters["unknown_connection"] == intake.DATAGRAMS_PER_WAKEUP
+        await until(lambda: server.endpoint.counters["unknown_connection"] == intake.DATAGRAMS_PER_WAKEUP * 3)
         flood.close()
 
 
