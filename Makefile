@@ -1,5 +1,5 @@
-# `make help` lists the targets. Each one first installs what is missing: Debian packages (as root; otherwise it says
-# which), and Python packages into .venv. A second call does only what changed.
+# `make help` lists the targets. Each one first installs what it needs and the machine lacks: Debian packages (as root;
+# otherwise it says which), and Python packages into .venv. A second call does only what changed.
 
 VENV := .venv
 PYTHON_BIN := $(VENV)/bin/python
@@ -36,7 +36,7 @@ TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-c test-minimums bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c test-minimums bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,13 +55,17 @@ build: $(BUILT) ## install what is missing and build; the programs are in .venv/
 demo: build ## a listener and a dialer in two namespaces, with real traffic through the tunnel
 	$(PYTHON_BIN) scripts/demo.py
 
-test: build test-c ## the whole test suite
+test: build test-tools test-c ## the whole test suite
 	$(VENV)/bin/pytest $(IN_PARALLEL) tests
+
+# What tests need besides: a cross compiler, QEMU, ... Looked for each time, since nobody else misses them.
+test-tools: $(ENVIRONMENT)
+	@VENV=$(VENV) scripts/bootstrap.sh --tests
 
 test-c: build
 	$(MAKE) -C tests/c check
 
-test-minimums: build ## the test suite with the oldest dependencies that pyproject.toml allows
+test-minimums: build test-tools ## the test suite with the oldest dependencies that pyproject.toml allows
 	$(PYTHON_BIN) -m venv --clear build/minimums
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
@@ -74,10 +78,11 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 
 # cython-lint looks for pycodestyle on the PATH.
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C with -Wall -Wextra -Werror
+lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --strict cryprq
 	$(VENV)/bin/cython-lint cryprq
+	$(PYTHON_BIN) scripts/c_includes.py csrc
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 	$(VENV)/bin/zizmor --offline --quiet .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
@@ -88,7 +93,7 @@ lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C with -Wal
 format: build ## let ruff format the Python sources
 	$(VENV)/bin/ruff format .
 
-asan: build ## the C tests, short fuzzing and the extension's tests under AddressSanitizer and UBSan
+asan: build test-tools ## the C tests, short fuzzing and the extension's tests under AddressSanitizer and UBSan
 	$(MAKE) -C tests/c check fuzz SANITIZE=1 ROUNDS=2000
 	SANITIZE=1 $(VENV)/bin/pytest -q -p no:cacheprovider $(PROGRAM_TESTS)
 	rm -rf $(ASAN_LIB)

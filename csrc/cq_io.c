@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "cq_io.h"
-
-#include "cq_aead.h"
+#include "cq_wipe.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,6 +9,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -123,9 +123,7 @@ void cq_io_batch_free(struct cq_udp_batch *b)
 {
     if (b == NULL)
         return;
-    if (b->memory != NULL)
-        cq_wipe(b->memory, b->count * b->size);
-    free(b->memory);
+    cq_wipe_free(b->memory, b->count * b->size);
     free(b->headers);
     free(b->iov);
     free(b->names);
@@ -149,7 +147,7 @@ int cq_io_receive(int fd, struct cq_udp_batch *b)
     while (n < 0 && errno == EINTR);
     if (n >= 0)
         return n;
-    return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    return errno == EAGAIN ? 0 : -errno;
 }
 
 void cq_io_message(struct cq_udp_batch *b, unsigned i, struct cq_udp_message *m)
@@ -288,7 +286,7 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
         n = has_vnet ? readv(fd, iov, 2) : read(fd, packet, size);
     while (n < 0 && errno == EINTR);
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+        return errno == EAGAIN ? 0 : -errno;
     if (!has_vnet)
         return n;
     return n > (ssize_t)sizeof *vnet ? n - (ssize_t)sizeof *vnet : -EBADMSG;
@@ -311,8 +309,8 @@ int cq_io_wait(int fd, int wake, int timeout_ms)
         return -errno;
     if (p[1].revents & POLLIN) {
         uint64_t count;
-        if (read(wake, &count, sizeof count) < 0 && errno != EAGAIN)
-            return -errno;
+        ssize_t n = read(wake, &count, sizeof count); /* only this worker reads it: it cannot have become empty */
+        (void)n;
     }
     return 0;
 }

@@ -5,11 +5,13 @@
  * where they are, and consecutive ones of a flow are written to the TUN as one super-packet before the buffers are
  * used again.
  */
-#include "cq_plane.h"
+#include "cq_rx.h"
+#include "cq_coalesce.h"
+#include "cq_io.h"
+#include "cq_packet.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -25,17 +27,14 @@ struct tally {
 };
 
 struct cq_rx {
-    struct cq_plane *plane;
-    size_t worker;
-    int tun, udp, wake;
+    struct cq_worker worker;
+    int tun, udp;
     uint64_t now_ns;
-    struct cq_table *table;
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
     struct tally tally;
     struct cq_slot *heard; /* by a record of this message: all of a message comes by one path */
     struct cq_ring ring;
-    struct cq_drops drops;
 };
 
 /* ---- to the TUN ---- */
@@ -48,7 +47,7 @@ static void write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigne
         n = writev(rx->tun, iov, iovcnt);
     while (n < 0 && errno == EINTR);
     if (n < 0)
-        cq_drops_add(&rx->drops, CQ_DROP_RX_TUN_WRITE, packets);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
 }
 
 /* ---- accounting ---- */
@@ -70,7 +69,7 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
     struct cq_endpoint known, next;
     if (from->remote.port == 0) /* nothing can be sent to port 0 */
         return;
-    if (rx->table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
+    if (rx->worker.table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
         cq_endpoint_read(&slot->path, &known);
         (void)cq_endpoint_replace(&slot->path, &known, from);
         return;
@@ -79,7 +78,7 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
     if (!cq_endpoint_follow(&known, from, &next) || !cq_endpoint_replace(&slot->peer->endpoint, &known, &next))
         return;
     if (memcmp(&known.remote, &next.remote, sizeof known.remote) != 0)
-        cq_plane_raise_peer(rx->plane, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
+        cq_worker_raise_peer(&rx->worker, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
 }
 
 /* ---- one record ---- */
@@ -87,19 +86,19 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
 static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, size_t n, bool vouched)
 {
     const uint32_t handle = slot->peer->handle;
-    const struct cq_route_table *routes = rx->table->routes->table;
+    const struct cq_route_table *routes = rx->worker.table->routes->table;
     while (n > 0 && payload[0] >> 4 != 0) { /* a first nibble of 0 is padding */
         uint8_t version = payload[0] >> 4;
         size_t length;
         if (version == 1) { /* an in-band message: type, length; unknown types are skipped */
             if (n < 3 || (length = 3u + cq_get16(payload + 1)) > n) {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_MALFORMED, 1);
+                cq_worker_drop(&rx->worker, CQ_DROP_RX_MALFORMED, 1);
                 return;
             }
         } else {
-            length = cq_offload_packet_length(payload, n);
+            length = cq_packet_length(payload, n);
             if (length == 0) {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_MALFORMED, 1);
+                cq_worker_drop(&rx->worker, CQ_DROP_RX_MALFORMED, 1);
                 return;
             }
             uint32_t owner = version == 4 ? cq_route_lookup4(routes, payload + 12)
@@ -107,9 +106,9 @@ static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, si
             if (owner == handle) {
                 rx->tally.packets++;
                 rx->tally.bytes += length;
-                cq_offload_coalesce_add(rx->coalesce, payload, length, vouched);
+                cq_coalesce_add(rx->coalesce, payload, length, vouched);
             } else {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_SOURCE, 1);
+                cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
             }
         }
         payload += length;
@@ -120,30 +119,30 @@ static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, si
 static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from)
 {
     if (n < CQ_OVERHEAD) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_SHORT, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_SHORT, 1);
         return;
     }
     struct cq_header h = cq_wire_read_header(data);
     if (h.type != CQ_RECORD_TYPE || (h.flags & ~CQ_FLAGS_KNOWN) != 0 || h.lane >= CQ_LANES_MAX) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_HEADER, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_HEADER, 1);
         return;
     }
-    struct cq_slot *slot = cq_table_find(rx->table, h.index);
+    struct cq_slot *slot = cq_table_find(rx->worker.table, h.index);
     if (slot == NULL) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_UNKNOWN_INDEX, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_UNKNOWN_INDEX, 1);
         return;
     }
     if (h.lane >= slot->epoch->rx_lanes) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_HEADER, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_HEADER, 1);
         return;
     }
     bool newest = false;
     int rc = rx->now_ns >= slot->epoch->expires_ns ? CQ_E_LIMIT
-                                                   : cq_session_open(slot->epoch, &h, data, n, &newest);
+                                                   : cq_epoch_open(slot->epoch, &h, data, n, &newest);
     if (rc != CQ_OK) {
         if (rc == CQ_E_LIMIT && rx->now_ns >= slot->epoch->expires_ns)
-            cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_KEY_EXPIRED);
-        cq_drops_add(&rx->drops,
+            cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_KEY_EXPIRED);
+        cq_worker_drop(&rx->worker,
                      rc == CQ_E_REPLAY  ? CQ_DROP_RX_REPLAY
                      : rc == CQ_E_LIMIT ? CQ_DROP_RX_KEY_LIMIT
                                         : CQ_DROP_RX_AUTH,
@@ -159,9 +158,9 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
         rx->heard = slot;
     }
     if (!atomic_load_explicit(&slot->seen, memory_order_relaxed) && !atomic_exchange(&slot->seen, true))
-        cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_FIRST_RECORD);
+        cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_FIRST_RECORD);
     if (atomic_load_explicit(&slot->epoch->soft_limit, memory_order_relaxed))
-        cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_ROTATE_DUE);
+        cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_ROTATE_DUE);
     deliver(rx, slot, data + CQ_HEADER_SIZE, n - CQ_OVERHEAD, (h.flags & CQ_FLAG_VOUCHED) != 0);
 }
 
@@ -169,29 +168,20 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
 
 static void to_control(struct cq_rx *rx, const uint8_t *data, size_t n, const struct cq_endpoint *from)
 {
-    struct cq_ring *ring = &rx->ring;
-    uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
-    uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
-    if (ring->entries == NULL || n > CQ_RING_DATAGRAM || head - tail >= CQ_RING_ENTRIES) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_CONTROL_QUEUE, 1);
-        return;
-    }
-    struct cq_ring_entry *e = &ring->entries[head % CQ_RING_ENTRIES];
-    e->from = *from;
-    e->length = (uint32_t)n;
-    memcpy(e->data, data, n);
-    atomic_store_explicit(&ring->head, head + 1, memory_order_release);
-    cq_io_wake(rx->plane->event_fd);
+    if (cq_ring_push(&rx->ring, from, data, n))
+        cq_io_wake(rx->worker.shared->event_fd);
+    else
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_CONTROL_QUEUE, 1);
 }
 
 static void message(struct cq_rx *rx, const struct cq_udp_message *m)
 {
     if (m->truncated) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_TRUNCATED, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_TRUNCATED, 1);
         return;
     }
     if (m->length == 0) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_SHORT, 1);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_SHORT, 1);
         return;
     }
     rx->heard = NULL;
@@ -206,65 +196,58 @@ static void message(struct cq_rx *rx, const struct cq_udp_message *m)
 
 /* ---- the loop ---- */
 
-/* Errors that say that the descriptor is not what it should be. */
-static bool is_fatal(int error)
-{
-    return error == EBADF || error == ENOTSOCK || error == EINVAL || error == EFAULT || error == EOPNOTSUPP;
-}
+/* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
+static bool is_fatal(int error) { return error == EBADF || error == ENOTSOCK; }
 
 void *cq_rx_run(void *arg)
 {
     struct cq_rx *rx = arg;
-    struct cq_plane *plane = rx->plane;
-    const size_t hazard = plane->options.workers + rx->worker;
+    struct cq_worker_shared *shared = rx->worker.shared;
     uint64_t linger_until = 0;
-    while (!atomic_load(&plane->stopping)) {
+    while (!atomic_load(&shared->stopping)) {
         int n = cq_io_receive(rx->udp, rx->batch);
         if (n == 0 && !cq_io_linger(linger_until))
-            n = cq_io_wait(rx->udp, rx->wake, -1);
-        if (n < 0 && !is_fatal(-n)) /* a pending error of the socket, or no memory: it passes */
-            n = cq_io_wait(rx->wake, rx->wake, ERROR_WAIT_MS);
+            n = cq_io_wait(rx->udp, rx->worker.wake, -1);
+        if (n < 0 && !is_fatal(-n))
+            n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
         if (n < 0) {
-            cq_plane_fail(plane, "receiving on the UDP socket", -n);
+            cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);
             break;
         }
         if (n == 0)
             continue;
-        rx->table = cq_table_acquire(&plane->tables, hazard); /* after the receive: the newest keys are in it */
+        cq_worker_begin(&rx->worker); /* after the receive: the newest keys are in it */
         rx->now_ns = cq_io_now_ns();
         for (int i = 0; i < n; i++) {
             struct cq_udp_message m;
             cq_io_message(rx->batch, (unsigned)i, &m);
             message(rx, &m);
         }
-        cq_offload_coalesce_flush(rx->coalesce);
+        cq_coalesce_flush(rx->coalesce);
         settle(rx);
-        cq_table_release(&plane->tables, hazard);
-        rx->table = NULL;
-        linger_until = cq_io_now_ns() + plane->options.busy_poll_ns;
+        cq_worker_end(&rx->worker);
+        linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
     }
     return NULL;
 }
 
 void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct cq_endpoint *from)
 {
-    const size_t hazard = rx->plane->options.workers + rx->worker;
-    rx->table = cq_table_acquire(&rx->plane->tables, hazard);
+    cq_worker_begin(&rx->worker);
     rx->now_ns = cq_io_now_ns();
     rx->heard = NULL;
     record(rx, data, length, from);
-    cq_offload_coalesce_flush(rx->coalesce);
+    cq_coalesce_flush(rx->coalesce);
     settle(rx);
-    cq_table_release(&rx->plane->tables, hazard);
-    rx->table = NULL;
+    cq_worker_end(&rx->worker);
 }
 
 /* ---- life ---- */
 
-struct cq_rx *cq_rx_new(struct cq_plane *plane, size_t worker)
+struct cq_rx *cq_rx_new(struct cq_worker_shared *shared, size_t index)
 {
-    const struct cq_plane_options *o = &plane->options;
-    const bool threaded = worker < o->workers;
+    const struct cq_worker_options *o = &shared->options;
+    const bool threaded = index < o->workers;
     struct cq_coalesce_options c = {
         .tcp4 = o->coalesce && o->vnet_hdr && o->tso4,
         .tcp6 = o->coalesce && o->vnet_hdr && o->tso6,
@@ -277,19 +260,16 @@ struct cq_rx *cq_rx_new(struct cq_plane *plane, size_t worker)
     if (rx == NULL)
         return NULL;
     memset(rx, 0, sizeof *rx);
-    rx->plane = plane;
-    rx->worker = worker;
-    rx->tun = o->tun_fds[threaded ? worker : 0];
-    rx->udp = threaded ? o->udp_fds[worker] : -1;
-    rx->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    rx->coalesce = cq_offload_coalesce_new(&c, write_packet, rx);
-    bool ok = rx->wake >= 0 && rx->coalesce != NULL;
+    bool ok = cq_worker_init(&rx->worker, shared, index, o->workers + index);
+    rx->tun = o->tun_fds[threaded ? index : 0];
+    rx->udp = threaded ? o->udp_fds[index] : -1;
+    rx->coalesce = cq_coalesce_new(&c, write_packet, rx);
+    ok = ok && rx->coalesce != NULL;
     if (threaded) {
         size_t plain = o->mtu + CQ_OVERHEAD > PLAIN_MESSAGE_SIZE ? o->mtu + CQ_OVERHEAD : PLAIN_MESSAGE_SIZE;
         rx->batch = o->udp_gro ? cq_io_batch_new(GRO_MESSAGES, CQ_DATAGRAM_MAX)
                                : cq_io_batch_new(PLAIN_MESSAGES, plain);
-        rx->ring.entries = calloc(CQ_RING_ENTRIES, sizeof *rx->ring.entries);
-        ok = ok && rx->batch != NULL && rx->ring.entries != NULL;
+        ok = cq_ring_init(&rx->ring) && rx->batch != NULL && ok;
     }
     if (!ok) {
         cq_rx_free(rx);
@@ -303,15 +283,12 @@ void cq_rx_free(struct cq_rx *rx)
     if (rx == NULL)
         return;
     cq_io_batch_free(rx->batch);
-    cq_offload_coalesce_free(rx->coalesce);
-    free(rx->ring.entries);
-    if (rx->wake >= 0)
-        close(rx->wake);
+    cq_coalesce_free(rx->coalesce);
+    cq_ring_free(&rx->ring);
+    cq_worker_close(&rx->worker);
     free(rx);
 }
 
-void cq_rx_wake(struct cq_rx *rx) { cq_io_wake(rx->wake); }
-
-struct cq_drops *cq_rx_drops(struct cq_rx *rx) { return &rx->drops; }
+struct cq_worker *cq_rx_worker(struct cq_rx *rx) { return &rx->worker; }
 
 struct cq_ring *cq_rx_ring(struct cq_rx *rx) { return &rx->ring; }

@@ -1,4 +1,5 @@
 #include "cq_send.h"
+#include "cq_io.h"
 
 #include <errno.h>
 
@@ -27,9 +28,7 @@ static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
 
 static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }
 
-static bool is_full(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
-
-static bool is_shortage(int error) { return is_full(error) || error == ENOBUFS || error == ENOMEM; }
+static bool is_shortage(int error) { return error == EAGAIN || error == ENOBUFS || error == ENOMEM; }
 
 /* Waits for what passes by itself. False if it does not, or has been waited for long enough. */
 static bool wait_for_room(struct cq_sender *s, int error)
@@ -40,7 +39,7 @@ static bool wait_for_room(struct cq_sender *s, int error)
         s->patient_until_ns = s->now_ns + PATIENCE_NS;
     if (s->now_ns >= s->patient_until_ns || atomic_load_explicit(s->stopping, memory_order_relaxed))
         return false;
-    if (is_full(error))
+    if (error == EAGAIN)
         cq_io_wait_writable(s->fd, WAIT_MS);
     else
         cq_io_pause(PAUSE_MS);

@@ -16,7 +16,7 @@ static void slot_release(struct cq_tables *t, struct cq_slot *s)
 {
     if (--s->references != 0)
         return;
-    cq_session_free(s->epoch);
+    cq_epoch_free(s->epoch);
     peer_release(s->peer);
     pthread_mutex_destroy(&s->path.writer);
     free(s);

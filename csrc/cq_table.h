@@ -11,22 +11,15 @@
 
 #include "cq_endpoint.h"
 #include "cq_route.h"
-#include "cq_session.h"
+#include "cq_epoch.h"
 
 #define CQ_PEERS_MAX 65536u
-
-enum cq_event {
-    CQ_EVENT_FIRST_RECORD = 1,
-    CQ_EVENT_ROTATE_DUE = 2,
-    CQ_EVENT_ENDPOINT_MOVED = 4,
-    CQ_EVENT_KEY_EXPIRED = 8,
-};
 
 struct cq_peer {
     uint32_t handle;
     unsigned references;
     struct cq_shared_endpoint endpoint;
-    _Atomic uint32_t events;
+    _Atomic uint32_t events;               /* cq_worker.h has their bits */
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
     _Alignas(64) _Atomic uint64_t rx_packets;
     _Atomic uint64_t rx_bytes, last_rx_ns;

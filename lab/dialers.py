@@ -27,6 +27,7 @@ from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
+from lab.traffic import make_room
 
 RESEND = 1.0
 """Seconds between empty records while the listener has not answered one."""
@@ -210,7 +211,7 @@ class Dialers:
         self._listener = listener
         family = socket.AF_INET6 if listener.is_ipv6 else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
         self._endpoint = Endpoint(
             self._sock,

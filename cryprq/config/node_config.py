@@ -232,6 +232,8 @@ class NodeConfig:
         check=one_of(OFFLOAD_NAMES),
         into=frozenset,
     )
+    qlog_dir: Path | None = None
+    """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26
     """Records under one key after which it is rotated early. No option: tests make it small."""
 
@@ -249,6 +251,8 @@ class NodeConfig:
         tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
         found.setdefault("identity", default_identity(environ))
         found.setdefault("control_socket", default_control_socket(environ, tun_name))
+        if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
+            found["qlog_dir"] = Path(qlog_dir)
         return cls(**found)
 
     def __post_init__(self) -> None:

@@ -43,14 +43,16 @@ class Liveness:
         self.unheard_since = self.owes_since = None
         self.probed = self.silent = False
 
-    def look(self, stats: PeerStats, now: float) -> Verdict:
-        """Judges the counters of one second. SEND_EMPTY is said once per silence and once per unanswered burst."""
+    def look(self, stats: PeerStats, now: float, keepalive: int | None = None) -> Verdict:
+        """Judges the counters of one second. SEND_EMPTY is said once per silence, once per unanswered burst, and when
+        nothing was sent for ``keepalive`` seconds (the peer's wish; 0 or None: never)."""
         if stats.last_tx_data_ns <= stats.last_rx_ns or stats.last_rx_ns != self.unheard_after_ns:
             self.unheard_since, self.probed, self.silent = None, False, False
             self.unheard_after_ns = stats.last_rx_ns
         if stats.last_tx_data_ns > stats.last_rx_ns and self.unheard_since is None:
             self.unheard_since = now
         owed = self._owes_answer(stats, now)
+        owed = owed or (keepalive is not None and 0 < keepalive <= now - stats.last_tx_ns / 1e9)
         if self.unheard_since is None:
             return Verdict.SEND_EMPTY if owed else Verdict.QUIET
         silence = now - self.unheard_since

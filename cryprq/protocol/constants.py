@@ -138,8 +138,8 @@ ADDRESSES_MAX: Final = 8
 ROUTES_MAX: Final = 256
 """Routes that a gateway may announce in one M4."""
 KEEPALIVE_DEFAULT: Final = 10
+"""Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
-"""Seconds between keepalives; 0 switches them off."""
 
 
 def hard_age(rotate_secs: int) -> float:

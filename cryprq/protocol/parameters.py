@@ -63,7 +63,7 @@ class Parameters:
     rotate_secs: int | None = None
     """5..3600; both ends use the smaller one."""
     keepalive: int | None = None
-    """Seconds; 0 is off."""
+    """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""

@@ -49,6 +49,7 @@ from cryprq.quic.backoff import Backoff
 from cryprq.quic.certificate import make_certificate
 from cryprq.quic.closed import Closing, ClosingTable
 from cryprq.quic.connection import Connection, ConnectionHandler
+from cryprq.quic.qlog import Qlog
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
@@ -110,6 +111,7 @@ class Endpoint:
         loop: asyncio.AbstractEventLoop,
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
+        qlog: Qlog | None = None,
     ) -> None:
         self.limits = limits
         self.counters: Counter[str] = Counter()
@@ -125,6 +127,9 @@ class Endpoint:
         """The listener's certificate, fresh for this object."""
         self._server_configuration = server_configuration(certificate, limits.idle_timeout)
         self._client_configuration = client_configuration(limits.idle_timeout)
+        self._qlog = qlog
+        for configuration in (self._server_configuration, self._client_configuration):
+            configuration.quic_logger = qlog
         self._tokens = RetryTokens()
         self._backoff = Backoff(
             limits.backoff_base_ms, limits.backoff_max_ms, free_failures=limits.backoff_free_failures
@@ -442,6 +447,8 @@ class Endpoint:
                 except Exception as error:
                     self.report_fault(error, conn)
                     self._drop(conn)
+        if self._qlog is not None:
+            self._qlog.flush()
 
     def _flush_one(self, conn: Connection) -> None:
         now = _clock()

@@ -13,6 +13,7 @@ from cryprq.address import Address
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
@@ -141,6 +142,7 @@ class Rigs:
         bind: str | None = None,
         on_connected: Callable[[Connection], None] = lambda conn: None,
         on_frame: Callable[[Connection, FrameType], None] = lambda conn, frame_type: None,
+        qlog: Qlog | None = None,
         **limits: Any,
     ) -> Rig:
         """``bind`` is what the socket binds, ``host`` what dialers are to use."""
@@ -165,6 +167,7 @@ class Rigs:
             loop=asyncio.get_running_loop(),
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
+            qlog=qlog,
         )
         endpoint.start()
         rig = Rig(endpoint, Address(host, sock.getsockname()[1]), sock, accepted, records, events)
