@@ -21,13 +21,10 @@ from aioquic.quic.packet import QuicPacketType
 from cryprq.address import Address
 from cryprq.linux.udp import UdpSocket, segments
 from cryprq.protocol.constants import (
-    BACKOFF_BASE_MS,
     BACKOFF_FREE_FAILURES,
-    BACKOFF_MAX_MS,
     DIAL_TIMEOUT,
     HANDSHAKE_TIMEOUT,
     M1_TIMEOUT,
-    MAX_INBOUND,
     QUIC_FIRST_BYTE,
     QUIC_IDLE_TIMEOUT,
     QUIC_KEEPALIVE,
@@ -83,10 +80,10 @@ class Observer(Protocol):
 class EndpointLimits:
     """What strangers may cost, and the connection's timers. Times in seconds unless the name says ms."""
 
-    max_inbound: int = MAX_INBOUND
+    max_inbound: int
     """Accepted connections that have not authenticated themselves yet."""
-    backoff_base_ms: int = BACKOFF_BASE_MS
-    backoff_max_ms: int = BACKOFF_MAX_MS
+    backoff_base_ms: int
+    backoff_max_ms: int
     backoff_free_failures: int = BACKOFF_FREE_FAILURES
     unvalidated_rate: float = UNVALIDATED_RATE
     m1_timeout: float = M1_TIMEOUT

@@ -10,6 +10,7 @@ from typing import Any
 import uvloop
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler
 from cryprq.quic.endpoint import Endpoint, EndpointLimits
@@ -19,6 +20,8 @@ M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
+LIMITS = {name: getattr(NodeConfig, name) for name in ("max_inbound", "backoff_base_ms", "backoff_max_ms")}
+"""What a node's endpoint has by default."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -162,7 +165,7 @@ class Rigs:
 
         endpoint = Endpoint(
             sock,
-            limits=EndpointLimits(**limits),
+            limits=EndpointLimits(**(LIMITS | limits)),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
             on_record=lambda data, remote, local: records.append((data, remote, local)),

@@ -1,16 +1,18 @@
 """Where settings come from, which source wins, and what every mistake is told."""
 
+import socket
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from cryprq.config.node_config import OFFLOAD_NAMES, NodeConfig
+from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX, OFFLOAD_NAMES, NodeConfig
 from cryprq.config.options import table
 from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import MTU_MIN
 
 A = PeerId(bytes(32))
 B = PeerId(b"\x01" * 32)
@@ -467,3 +469,29 @@ def test_describe_round_trips_what_matters() -> None:
 def test_offload_names_are_those_of_the_data_plane() -> None:
     fastpath = pytest.importorskip("cryprq._fastpath")
     assert OFFLOAD_NAMES == fastpath.OFFLOADS
+
+
+@pytest.mark.parametrize(
+    ("mtu", "busy_poll_us", "says"),
+    [
+        (MTU_MIN, 0, None),
+        (MTU_SEALABLE_MAX, BUSY_POLL_US_MAX, None),
+        (MTU_MIN - 1, 0, "MTU"),
+        (MTU_SEALABLE_MAX + 1, 0, "MTU"),
+        (MTU_MIN, BUSY_POLL_US_MAX + 1, "busy polling"),
+    ],
+)
+def test_ranges_are_those_of_the_data_plane(mtu: int, busy_poll_us: int, says: str | None) -> None:
+    fastpath = pytest.importorskip("cryprq._fastpath")
+    inner, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with inner, other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
+        inner.setblocking(False)
+
+        def make() -> None:
+            fastpath.Plane([inner.fileno()], [port.fileno()], mtu=mtu, offloads=(), busy_poll_us=busy_poll_us).stop()
+
+        if says is None:
+            make()
+        else:
+            with pytest.raises(ValueError, match=says):
+                make()
