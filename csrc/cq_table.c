@@ -1,6 +1,11 @@
 #include "cq_table.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#define PEERS_MAX 65536u /* a change copies the list of them */
+#define HASH_MIN 16u     /* places, of which at most one in HASH_SPARSE is taken: most look-ups end at the first */
+#define HASH_SPARSE 4u
 
 /* ---- references ---- */
 
@@ -97,8 +102,8 @@ static void draft_free(struct cq_table *d)
 
 static int publish(struct cq_tables *t, struct cq_table *d)
 {
-    size_t size = 16;
-    while (size < d->slot_count * 4)
+    size_t size = HASH_MIN;
+    while (size < d->slot_count * HASH_SPARSE)
         size *= 2;
     d->hash = calloc(size, sizeof *d->hash);
     if (d->hash == NULL) {
@@ -226,7 +231,7 @@ int cq_table_add_peer(struct cq_tables *t, uint32_t *handle)
     size_t at = 0;
     while (at < table->peer_count && table->peers[at].peer != NULL)
         at++;
-    if (at >= CQ_PEERS_MAX)
+    if (at >= PEERS_MAX)
         return CQ_E_ARGUMENT;
     size_t alignment = _Alignof(struct cq_peer);
     struct cq_peer *p = aligned_alloc(alignment, sizeof *p);

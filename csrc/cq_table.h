@@ -13,8 +13,6 @@
 #include "cq_route.h"
 #include "cq_epoch.h"
 
-#define CQ_PEERS_MAX 65536u
-
 struct cq_peer {
     uint32_t handle;
     unsigned references;

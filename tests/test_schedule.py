@@ -193,14 +193,17 @@ def test_control_nonce_is_four_zero_bytes_and_the_counter() -> None:
         ("CQ_IV_SIZE", limits.IV_SIZE),
         ("CQ_TAG_SIZE", limits.TAG_SIZE),
         ("CQ_LANES_MAX", limits.LANES_MAX),
+        ("CQ_QUIC_FIRST_BYTE", limits.QUIC_FIRST_BYTE),
+        ("CQ_MTU_MIN", limits.MTU_MIN),
+        ("CQ_BUSY_POLL_US_MAX", limits.BUSY_POLL_US_MAX),
     ],
 )
 def test_limits_are_those_of_the_data_plane(name: str, value: int) -> None:
-    header = (Path(__file__).parent.parent / "csrc" / "cq_wire.h").read_text()
-    found = re.search(rf"#define {name} (?:\(\(uint64_t\)1 << (\d+)\)|(\d+)u)", header)
-    assert found is not None
-    shift, number = found.groups()
-    assert value == (2 ** int(shift) if shift else int(number))
+    headers = "".join(path.read_text() for path in (Path(__file__).parent.parent / "csrc").glob("*.h"))
+    found = re.findall(rf"#define {name} (?:\(\(uint64_t\)1 << (\d+)\)|(\w+)u\b)", headers)
+    assert len(found) == 1
+    shift, number = found[0]
+    assert value == (2 ** int(shift) if shift else int(number, 0))
 
 
 @pytest.mark.parametrize(("rotate_secs", "age"), [(5, 180.0), (30, 180.0), (31, 181.0), (300, 450.0), (3600, 3750.0)])
