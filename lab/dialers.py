@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
@@ -217,7 +218,7 @@ class Dialers:
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
         self._endpoint = Endpoint(
             UdpSocket(self._sock),
-            limits=EndpointLimits(),
+            limits=EndpointLimits(NodeConfig.max_inbound, NodeConfig.backoff_base_ms, NodeConfig.backoff_max_ms),
             accept=None,
             loop=asyncio.get_running_loop(),
             clock=monotonic,

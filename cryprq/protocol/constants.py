@@ -55,7 +55,6 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 
 # ---- listener: what strangers may cost ----
 
-MAX_INBOUND: Final = 64
 PENDING_PER_SOURCE: Final = 8
 """Connections before M3 of one validated source (an IPv4 /32 or an IPv6 /64)."""
 UNVALIDATED_PER_SOURCE: Final = 2
@@ -67,8 +66,6 @@ SOURCE_PREFIX_IPV6: Final = 64
 RESPONSE_RATE: Final = 200.0
 """Token bucket for M2s (one KEM encapsulation and two signatures each): refill a second."""
 RESPONSE_BURST: Final = 200
-BACKOFF_BASE_MS: Final = 500
-BACKOFF_MAX_MS: Final = 30_000
 BACKOFF_TABLE_MAX: Final = 4096
 """Sources that the listener's backoff remembers; the oldest is forgotten first."""
 BACKOFF_FORGET: Final = 600.0
@@ -84,7 +81,6 @@ PROBE_TIMEOUT: Final = 3.0
 
 # ---- session and rotation ----
 
-ROTATE_SECS_DEFAULT: Final = 300
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
 ROTATE_MIN_INTERVAL: Final = 1.0
@@ -114,9 +110,9 @@ CLOSE_REASON_MAX: Final = 64
 
 # ---- tunnel parameters ----
 
-MTU_DEFAULT: Final = 1420
 MTU_MIN: Final = 576
-MTU_MAX: Final = 65_535
+MTU_PARAMETER_MAX: Final = 65_535
+"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
 MTU_MIN_IPV6: Final = 1280
 ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
@@ -130,12 +126,3 @@ KEEPALIVE_MAX: Final = 3600
 def hard_age(rotate_secs: int) -> float:
     """The age in seconds at which an epoch's keys are destroyed, whatever else happens (protocol, 3.3)."""
     return float(max(rotate_secs, HARD_AGE_FLOOR) + HARD_AGE_MARGIN)
-
-
-# ---- data plane: defaults ----
-
-BUSY_POLL_US: Final = 50
-"""Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
-BUSY_POLL_US_MAX: Final = 1000
-WORKERS_DEFAULT_MAX: Final = 4
-"""Workers per direction that a node starts by itself, however many CPUs there are."""

@@ -18,11 +18,8 @@ from aioquic.quic.packet import QuicPacketType
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import (
-    BACKOFF_BASE_MS,
     BACKOFF_FREE_FAILURES,
-    BACKOFF_MAX_MS,
     DIAL_TIMEOUT,
-    MAX_INBOUND,
     QUIC_FIRST_BYTE,
     RESPONSE_BURST,
     RESPONSE_RATE,
@@ -68,10 +65,10 @@ class Observer(Protocol):
 class EndpointLimits:
     """What strangers may cost."""
 
-    max_inbound: int = MAX_INBOUND
+    max_inbound: int
     """Accepted connections that have not authenticated themselves yet."""
-    backoff_base_ms: int = BACKOFF_BASE_MS
-    backoff_max_ms: int = BACKOFF_MAX_MS
+    backoff_base_ms: int
+    backoff_max_ms: int
     backoff_free_failures: int = BACKOFF_FREE_FAILURES
     unvalidated_rate: float = UNVALIDATED_RATE
 

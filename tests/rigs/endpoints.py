@@ -10,6 +10,7 @@ from typing import Any
 import uvloop
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
@@ -22,6 +23,8 @@ M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
 _TIMES = frozenset(each.name for each in fields(Times))
+LIMITS = {name: getattr(NodeConfig, name) for name in ("max_inbound", "backoff_base_ms", "backoff_max_ms")}
+"""What a node's endpoint has by default."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -166,7 +169,7 @@ class Rigs:
 
         endpoint = Endpoint(
             UdpSocket(sock),
-            limits=EndpointLimits(**{name: value for name, value in limits.items() if name not in _TIMES}),
+            limits=EndpointLimits(**{name: value for name, value in (LIMITS | limits).items() if name not in _TIMES}),
             times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),

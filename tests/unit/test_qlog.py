@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cryprq.config.node_config import load
+from cryprq.config.node_config import NodeConfig
 from cryprq.protocol.constants import QUIC_FIRST_BYTE
 from cryprq.quic import qlog
 from cryprq.quic.adapter import STREAM_ID
@@ -211,9 +211,9 @@ def test_a_directory_that_cannot_be(tmp_path: Path, make: Callable[[Path], None]
 
 def test_the_variable() -> None:
     flags = ["--listen", "/ip4/0.0.0.0/udp/9999/quic-v1", "--tun-address", "10.66.0.1/24", "--allow-any"]
-    assert load(flags, {"CRYPRQ_QLOG_DIR": "/var/log/qlog"}).qlog_dir == Path("/var/log/qlog")
-    assert load(flags, {"CRYPRQ_QLOG_DIR": ""}).qlog_dir is None
-    assert load(flags, {}).qlog_dir is None
+    assert NodeConfig.load(flags, {"CRYPRQ_QLOG_DIR": "/var/log/qlog"}).qlog_dir == Path("/var/log/qlog")
+    assert NodeConfig.load(flags, {"CRYPRQ_QLOG_DIR": ""}).qlog_dir is None
+    assert NodeConfig.load(flags, {}).qlog_dir is None
 
 
 def start(tunnel: Tunnel, listener: Path, dialer: Path) -> None:
