@@ -44,7 +44,7 @@ from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.logs import Log, describe_exception, setup
+from cryprq.telemetry.logs import Log, describe_exception
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -79,7 +79,7 @@ class Node:
         self.listen_addr: Multiaddr | None = None
         """What others pass to ``--peer``; None for a node that does not listen, or is not up yet."""
         self._read_config = reload
-        self._log = log if log is not None else setup(config.log_level, config.log_format)
+        self._log = log if log is not None else Log(config.log_level, config.log_format)
         self._open_machine = machine
         self._notifier = notifier if notifier is not None else Notifier()
         self._metrics = Metrics(
