@@ -463,6 +463,30 @@ def test_session_that_is_never_proven_is_wiped_by_the_nodes_timer(lab: Lab, monk
     run(scenario())
 
 
+def test_node_outside_its_context_says_so(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener(), reload=lab.listener)
+        for _ in ("before", "after"):
+            for ask in (node.status, node.rotate, node.reload):
+                with pytest.raises(RuntimeError, match="not running"):
+                    ask()
+            if node.health.reason() == "starting":
+                async with node:
+                    assert (node.rotate(), node.status().peers) == ((), ())
+
+    run(scenario())
+
+
+def test_stop_that_was_asked_for_before_the_start_counts(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener())
+        node.request_stop()
+        async with node:
+            await asyncio.wait_for(node.wait(), WAIT)
+
+    run(scenario())
+
+
 def daemon_log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the daemon logs. It is the program that sets logging up, also that of libraries, which is left out here."""
     text = io.StringIO()
