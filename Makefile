@@ -15,9 +15,11 @@ WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built
 
-# Tests that drive the compiled extension without a whole node, and those that drive programs of tests/c.
-EXTENSION_TESTS = $(shell grep -l '_fastpath' tests/*/test_*.py | xargs -r grep -L 'lab.nodes')
-PROGRAM_TESTS = $(shell grep -l 'c_programs' tests/*/test_*.py)
+# Of tests/plane, those that drive programs of tests/c; all others there load the compiled extension, and so do these of
+# tests/unit.
+PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py
+EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS),$(wildcard tests/plane/test_*.py)) \
+    $(shell grep -l 'cryprq\._fastpath' tests/unit/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
 # has namespaces of its own.
 IN_PARALLEL := -n 2 --dist loadfile --benchmark-disable
@@ -26,13 +28,11 @@ ASAN_LIB := build/asan/lib
 ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN_LIB)
 
-# Those that start workers.
-WORKER_TESTS = $(shell grep -l 'Plane\|rigs.planes\|rigs import planes' $(EXTENSION_TESTS))
 TSAN_LIB := build/tsan/lib
 TSAN_CFLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -fPIC -shared -pthread
 # Fixed addresses, where that is allowed: older run-times do not know what to do with those of newer kernels.
-TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) \
-    $(shell setarch -R true 2>/dev/null && echo setarch -R)
+FIXED_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
+TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) $(FIXED_ADDRESSES)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -104,13 +104,13 @@ asan: build test-tools ## the C tests, short fuzzing and the extension's tests u
 
 # gcc instead of setup.py, whose objects are for one kind of sanitizer. Reports go to the terminal past pytest, and make
 # the exit status 66.
-tsan: build ## the tests that have threads under ThreadSanitizer
-	$(MAKE) -C tests/c check SANITIZE=thread
+tsan: build ## the C tests and the extension's tests under ThreadSanitizer
+	$(FIXED_ADDRESSES) $(MAKE) -C tests/c check SANITIZE=thread
 	rm -rf $(TSAN_LIB)
 	$(PYTHON_BIN) setup.py --quiet build_py --build-lib $(TSAN_LIB)
 	$(CC) $(TSAN_CFLAGS) -Icsrc $$($(PYTHON_BIN) -c 'import sysconfig; print("-I" + sysconfig.get_path("include"))') \
 	    cryprq/_fastpath.c $(C_SOURCES) -lcrypto -o $(TSAN_LIB)/cryprq/_fastpath.abi3.so
-	$(TSAN_ENVIRONMENT) $(VENV)/bin/pytest -q --capture=sys -p no:cacheprovider $(WORKER_TESTS)
+	$(TSAN_ENVIRONMENT) $(VENV)/bin/pytest -q --capture=sys -p no:cacheprovider $(EXTENSION_TESTS)
 
 wheel: build ## a wheel for this machine's Python, in wheelhouse/
 	rm -rf build/lib*
@@ -118,7 +118,7 @@ wheel: build ## a wheel for this machine's Python, in wheelhouse/
 
 clean: ## remove what was built, keep .venv
 	rm -rf build dist cryprq/_fastpath.c cryprq/_build.py $(BUILT) *.egg-info
-	find cryprq tests bench scripts -name '*.so' -delete -o -name __pycache__ -prune -exec rm -rf {} +
+	find bench cryprq lab qa release scripts tests -name '*.so' -delete -o -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -e tests/c/Makefile ]; then $(MAKE) -s -C tests/c clean; fi
 
 distclean: clean ## and .venv

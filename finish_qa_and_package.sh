@@ -200,7 +200,7 @@ run_qa() {
 
 write_bill() {
     say "bill of materials"
-    "$tools/bin/python" release/sbom.py "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
+    "$tools/bin/python" -m release.sbom "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
 }
 
 scanned=0
