@@ -41,7 +41,11 @@ def default_workers() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeConfig:
-    """Everything that a node needs to know. Immutable; ConfigError if the parts do not make a working node."""
+    """Everything that a node needs to know. Immutable; ConfigError if the parts do not make a working node.
+
+    A field has the name of its flag, in the plural where the flag may be repeated. Sizes are in bytes, times in what
+    the name ends with. Values are checked wherever they come from; their types are for a type checker to check.
+    """
 
     config_file: Path | None = option(
         "config",

@@ -44,7 +44,7 @@ from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.logs import Log, describe_exception, setup
+from cryprq.telemetry.logs import Log, describe_exception
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -59,6 +59,9 @@ CLOSE_POLL: Final = 0.01
 class Node:
     """A node, as an async context manager: inside, it runs; on the way out it tells its peers and leaves nothing.
 
+    It runs on the event loop in which the context is entered, asyncio's own or uvloop, and belongs to that thread. It
+    needs the rights that ``cryprq-node`` needs, handles no signals, and is for one run: the next one gets a new object.
+
     >>> async with Node(config) as node:
     ...     await node.wait()
     """
@@ -72,14 +75,19 @@ class Node:
         machine: Callable[[NodeConfig], Machine] = Machine,
         notifier: Notifier | None = None,
     ) -> None:
-        """``reload`` reads the configuration again, for ``reload()``; ``notifier`` tells a service manager how the node
-        is. Nothing is opened before the context is entered."""
+        """``reload`` reads the configuration again, for ``reload()``; ``log`` is where events go, by default standard
+        error; ``machine`` opens TUN and sockets; ``notifier`` tells a service manager how the node is. Nothing is
+        opened before the context is entered."""
         self.config = config
+        """The configuration in force."""
         self.health = Health()
+        """``health.reason()`` says in one line why the node does not work; None: it does."""
+        self.peer_id: PeerId
+        """Who this node is, from its identity file; known once the context is entered."""
         self.listen_addr: Multiaddr | None = None
         """What others pass to ``--peer``; None for a node that does not listen, or is not up yet."""
         self._read_config = reload
-        self._log = log if log is not None else setup(config.log_level, config.log_format)
+        self._log = log if log is not None else Log(config.log_level, config.log_format)
         self._open_machine = machine
         self._notifier = notifier if notifier is not None else Notifier()
         self._metrics = Metrics(
@@ -96,6 +104,7 @@ class Node:
         self._ticker: asyncio.TimerHandle | None = None
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
+        self._stop_requested = asyncio.Event()
 
     # ---- life ----
 
@@ -119,14 +128,13 @@ class Node:
         await self._stop_requested.wait()
 
     def request_stop(self) -> None:
-        """Makes ``wait`` return."""
+        """Makes ``wait`` return, now or when it is called. The node runs until the context is left."""
         self._stop_requested.set()
 
     async def _start(self) -> None:
         """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
         config = self.config
         self._loop = asyncio.get_running_loop()
-        self._stop_requested = asyncio.Event()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
@@ -381,15 +389,19 @@ class Node:
 
     # ---- what operators ask for ----
 
-    def status(self) -> NodeStatus:
-        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+    def _running(self) -> Snapshot:
         if self._snapshot is None:
             raise RuntimeError("the node is not running")
-        return self._snapshot.status(str(self.peer_id), str(self.listen_addr or ""))
+        return self._snapshot
+
+    def status(self) -> NodeStatus:
+        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+        return self._running().status(str(self.peer_id), str(self.listen_addr or ""))
 
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
-        """Rotates the keys with one peer, or all. Returns those that it started with; LookupError if there is no
-        session."""
+        """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there
+        is no session with the one that was asked for. RuntimeError outside the context."""
+        self._running()
         now = boottime()
         if peer_id is not None:
             peer = self._peers.get(peer_id)
@@ -400,7 +412,9 @@ class Node:
 
     def reload(self) -> None:
         """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
-        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing."""
+        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing.
+        Without a ``reload`` to read it by, nothing happens. RuntimeError outside the context."""
+        self._running()
         if self._read_config is None:
             return
         self._notifier.reloading()
