@@ -27,7 +27,8 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
 
 RESEND = 1.0
@@ -50,6 +51,19 @@ class Until(IntEnum):
 def identity_of(seed: int, number: int) -> Identity:
     """The identity with that number of a family of identities that is the same in every process."""
     return Identity.from_seed(hashlib.sha256(b"%d %d" % (seed, number)).digest())
+
+
+_NOBODY = GateLimits(max_inbound=0, backoff_base_ms=1, backoff_max_ms=1)
+"""Who may connect to an endpoint that only dials."""
+
+
+class _Socket(UdpSocket):
+    """One that can fall silent."""
+
+    silent = False
+
+    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+        return self.silent or super().send(data, remote, local)
 
 
 def _tell(event: str, /, **fields: object) -> None:
@@ -214,9 +228,10 @@ class Dialers:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
+        self._udp = _Socket(self._sock)
         self._endpoint = Endpoint(
-            UdpSocket(self._sock),
-            limits=EndpointLimits(),
+            self._udp,
+            limits=_NOBODY,
             accept=None,
             loop=asyncio.get_running_loop(),
             clock=monotonic,
@@ -261,8 +276,7 @@ class Dialers:
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
-        nothing: Callable[..., None] = lambda *arguments: None  # noqa: E731
-        self._endpoint.transmit = nothing  # type: ignore[method-assign]
+        self._udp.silent = True
 
     def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:

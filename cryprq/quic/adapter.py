@@ -39,6 +39,7 @@ CONNECTION_ID_SIZE: Final = 8
 STREAM_ID: Final = 0
 """The one stream: bidirectional, opened by the dialer (RFC 9000, 2.1)."""
 VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1)]
+_LONG_HEADER: Final = 0x80
 _IP_UDP_HEADERS: Final = 48
 _TLS_FLIGHT_MAX: Final = 2048
 """More than twice what either side ever says at once: the listener's small certificate and its signature."""
@@ -177,6 +178,14 @@ class Quic(QuicConnection):
     def _slide(self, limit: int, used: int) -> int:
         """Renews a window once half of it is used, so that an update costs one frame per half window."""
         return used + self._window if limit - used < self._window // 2 else limit
+
+
+def destination(datagram: bytes) -> tuple[bool, bytes]:
+    """Whether the first packet has a long header, as a connection begins with, and its destination connection ID, empty
+    if there is none (RFC 8999, 5). Nothing else is looked at."""
+    if datagram[0] & _LONG_HEADER:
+        return True, datagram[6 : 6 + datagram[5]] if len(datagram) > 6 else b""
+    return False, datagram[1 : 1 + CONNECTION_ID_SIZE]
 
 
 def parse_header(datagram: bytes) -> QuicHeader:

@@ -14,7 +14,7 @@ class _Entry:
 
 
 class Backoff:
-    """Failures by source (see ``Address.source``; only sources whose address was validated belong here).
+    """Failures by source (``admission.source_of``; only sources whose address was validated belong here).
 
     Failure number ``free_failures + n`` starts a wait of ``base_ms * 2**(n - 1)``, at most ``max_ms``. A source is
     forgotten ``forget`` seconds after its last failure, or as the least recent one when ``size`` is reached, so

@@ -234,11 +234,13 @@ class Connection:
 
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
+        pending, self.pending = self.pending, False
+        if pending:
+            self._owner.settled(self, authenticated=False)
         how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
-        if self.pending and how is Ended.TRANSPORT and not by_peer:
+        if pending and how is Ended.TRANSPORT and not by_peer:
             self.failed()  # aioquic closed it because of what the dialer sent
         self.ended = how
-        self.pending = False
         self._close = None
         handler, self._handler = self._handler, None
         if handler is not None:

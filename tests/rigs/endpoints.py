@@ -14,12 +14,14 @@ from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler, Times
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import Gate, GateLimits
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
+_LIMITS = {"max_inbound": 64, "backoff_base_ms": 500, "backoff_max_ms": 30_000}
 _TIMES = frozenset(each.name for each in fields(Times))
 
 
@@ -128,7 +130,13 @@ class Rig:
     @property
     def routes(self) -> int:
         """How many connection IDs it knows."""
-        return len(self.endpoint._by_cid) + len(self.endpoint._closed._by_cid)
+        table = self.endpoint._table
+        return len(table._by_cid) + len(table._closed._by_cid)
+
+    @property
+    def gate(self) -> Gate:
+        """Its gate."""
+        return self.endpoint._gate
 
 
 class Rigs:
@@ -164,7 +172,7 @@ class Rigs:
 
         endpoint = Endpoint(
             UdpSocket(sock),
-            limits=EndpointLimits(**{name: value for name, value in limits.items() if name not in _TIMES}),
+            limits=GateLimits(**_LIMITS | {name: value for name, value in limits.items() if name not in _TIMES}),
             times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
