@@ -1,14 +1,18 @@
 """How many connections may be pending, of all sources and of one, and who has to prove its address first."""
 
 import socket
+from typing import Final
 
 from cryprq.address import Address
-from cryprq.protocol.constants import (
-    PENDING_PER_SOURCE,
-    RETRY_ABOVE_FRACTION,
-    SOURCE_PREFIX_IPV6,
-    UNVALIDATED_PER_SOURCE,
-)
+
+PENDING_PER_SOURCE: Final = 8
+"""Connections before M3 of one source (an IPv4 /32 or an IPv6 /64)."""
+UNVALIDATED_PER_SOURCE: Final = 2
+"""A source's next unvalidated connection beyond these is answered with Retry."""
+RETRY_ABOVE_FRACTION: Final = 0.5
+"""From this share of --max-inbound on every new connection is answered with Retry."""
+SOURCE_PREFIX_IPV6: Final = 64
+"""What one subscriber has: a source of IPv6 is a network of this length."""
 
 
 def source_of(remote: Address) -> bytes:

@@ -2,8 +2,14 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
 
-from cryprq.protocol.constants import BACKOFF_FORGET, BACKOFF_FREE_FAILURES, BACKOFF_TABLE_MAX
+BACKOFF_TABLE_MAX: Final = 4096
+"""Sources that are remembered; the one that failed least recently is forgotten first."""
+BACKOFF_FORGET: Final = 600.0
+"""A source without failures for so long starts afresh."""
+BACKOFF_FREE_FAILURES: Final = 3
+"""Failures of a source that cost it nothing yet."""
 
 
 @dataclass(slots=True)

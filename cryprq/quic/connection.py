@@ -14,16 +14,9 @@ from aioquic.quic import events
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
-from cryprq.protocol.constants import (
-    HANDSHAKE_TIMEOUT,
-    M1_TIMEOUT,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
-    QUIC_WINDOW,
-    QUIC_WINDOW_PENDING,
-)
+from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, M1_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
-from cryprq.quic.adapter import STREAM_ID, Quic
+from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Quic
 from cryprq.quic.admission import source_of
 from cryprq.quic.ending import REASON_MAX, Ended, explain
 

@@ -13,14 +13,16 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
-from cryprq.protocol.constants import BACKOFF_FREE_FAILURES, RESPONSE_BURST, RESPONSE_RATE
 from cryprq.quic.adapter import VERSIONS, parse_header, version_negotiation
 from cryprq.quic.admission import Admission, source_of
-from cryprq.quic.backoff import Backoff
+from cryprq.quic.backoff import BACKOFF_FREE_FAILURES, Backoff
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.token_bucket import TokenBucket
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
+RESPONSE_RATE: Final = 200.0
+"""Token bucket for M2s (one KEM encapsulation and two signatures each): refill a second."""
+RESPONSE_BURST: Final = 200
 UNVALIDATED_RATE: Final = 100.0
 """Connections a second, of all sources together, that begin without Retry. Each costs up to 1 ms of TLS, and what
 fails at once is never pending; a Retry costs 20 microseconds."""

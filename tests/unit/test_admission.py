@@ -3,8 +3,7 @@
 import random
 
 from cryprq.address import Address
-from cryprq.protocol.constants import PENDING_PER_SOURCE, UNVALIDATED_PER_SOURCE
-from cryprq.quic.admission import Admission, source_of
+from cryprq.quic.admission import PENDING_PER_SOURCE, UNVALIDATED_PER_SOURCE, Admission, source_of
 
 HERE = Address("192.0.2.1", 4000)
 

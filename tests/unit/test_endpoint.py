@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq.address import Address
 from cryprq.linux.udp import segments
-from cryprq.protocol.constants import FRAME_MAX, RESPONSE_BURST
+from cryprq.protocol.constants import FRAME_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
+from cryprq.quic.gate import RESPONSE_BURST
 from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 
 # ---- connecting ----

@@ -16,10 +16,10 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from cryprq.address import Address
-from cryprq.protocol.constants import PENDING_PER_SOURCE
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
+from cryprq.quic.admission import PENDING_PER_SOURCE
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import TRANSPORT_CODE
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until

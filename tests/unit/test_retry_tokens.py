@@ -3,8 +3,7 @@
 import pytest
 
 from cryprq.address import Address
-from cryprq.protocol.constants import RETRY_TOKEN_LIFETIME
-from cryprq.quic.retry_tokens import RetryTokens
+from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME, RetryTokens
 
 HERE = Address("192.0.2.1", 4000)
 GIVEN = bytes(8)
