@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -250,7 +250,11 @@ class OpenVpn:
         return {"version": _version(self.program, "--version"), "cipher": cipher[1] if cipher else "unknown"}
 
 
-PEERS = {"wireguard-go": WireGuardGo, "boringtun-cli": Boringtun, "openvpn": OpenVpn}
+PEERS: dict[str, Callable[[str, str, int], Way]] = {
+    "wireguard-go": WireGuardGo,
+    "boringtun-cli": Boringtun,
+    "openvpn": OpenVpn,
+}
 """Programs of other tunnels, and who runs them."""
 
 

@@ -1,8 +1,6 @@
 /*
- * Which AEAD implementation serves a suite on this machine, and the wiping of secrets.
+ * Which AEAD implementation serves a suite on this machine.
  */
-#define _DEFAULT_SOURCE 1 /* explicit_bzero under -std=c11 */
-
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -154,10 +152,4 @@ void cq_aead_wipe(struct cq_aead_key *key)
         key->ops->wipe(key);
     key->ops = NULL;
     key->state = NULL;
-}
-
-void cq_wipe(void *p, size_t n)
-{
-    if (n != 0)
-        explicit_bzero(p, n);
 }

@@ -68,7 +68,4 @@ static inline int cq_aead_tags_equal(const uint8_t a[CQ_TAG_SIZE], const uint8_t
     return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
 
-/* Overwrites n bytes so that the compiler cannot leave it out. */
-void cq_wipe(void *p, size_t n);
-
 #endif

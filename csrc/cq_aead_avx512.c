@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "cq_aead.h"
+#include "cq_wipe.h"
 
 #if defined(__x86_64__)
 #include "cq_poly1305_ifma.h"
@@ -285,8 +286,7 @@ static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_SIZE])
 
 static void wipe(struct cq_aead_key *key)
 {
-    cq_wipe(key->state, sizeof(struct state));
-    free(key->state);
+    cq_wipe_free(key->state, sizeof(struct state));
     key->state = NULL;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "cq_aead.h"
+#include "cq_wipe.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the kernels are written for little-endian machines"

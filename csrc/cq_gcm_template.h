@@ -327,7 +327,6 @@ GCM_TARGET static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_
 
 static void wipe(struct cq_aead_key *key)
 {
-    cq_wipe(key->state, sizeof(struct state));
-    free(key->state);
+    cq_wipe_free(key->state, sizeof(struct state));
     key->state = NULL;
 }

@@ -11,22 +11,13 @@
 
 #include "cq_endpoint.h"
 #include "cq_route.h"
-#include "cq_session.h"
-
-#define CQ_PEERS_MAX 65536u
-
-enum cq_event {
-    CQ_EVENT_FIRST_RECORD = 1,
-    CQ_EVENT_ROTATE_DUE = 2,
-    CQ_EVENT_ENDPOINT_MOVED = 4,
-    CQ_EVENT_KEY_EXPIRED = 8,
-};
+#include "cq_epoch.h"
 
 struct cq_peer {
     uint32_t handle;
     unsigned references;
     struct cq_shared_endpoint endpoint;
-    _Atomic uint32_t events;
+    _Atomic uint32_t events;               /* cq_worker.h has their bits */
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
     _Alignas(64) _Atomic uint64_t rx_packets;
     _Atomic uint64_t rx_bytes, last_rx_ns;
@@ -80,7 +71,7 @@ struct cq_tables {
     size_t live_epochs;
 };
 
-int cq_table_init(struct cq_tables *t, size_t workers);
+int cq_table_init(struct cq_tables *t, size_t workers); /* CQ_OK or CQ_E_MEMORY; either way destroy takes it down */
 void cq_table_destroy(struct cq_tables *t); /* no worker may be running */
 
 /* worker: the current table, safe to use until release. */

@@ -30,6 +30,7 @@ from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
+from lab.traffic import make_room
 
 RESEND = 1.0
 """Seconds between empty records while the listener has not answered one."""
@@ -226,7 +227,7 @@ class Dialers:
         self._listener = listener
         family = socket.AF_INET6 if listener.is_ipv6 else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
         self._udp = _Socket(self._sock)
         self._endpoint = Endpoint(

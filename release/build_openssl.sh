@@ -15,14 +15,14 @@ die() { printf 'build_openssl: %s\n' "$*" >&2; exit 1; }
 fetch() {
     command -v cargo >/dev/null || die "cargo is needed to fetch the source"
     mkdir -p "$cache"
-    cargo vendor --quiet --locked --versioned-dirs --manifest-path "$top/scripts/openssl/Cargo.toml" "$cache/vendor" >/dev/null
+    cargo vendor --quiet --locked --versioned-dirs --manifest-path "$top/release/openssl/Cargo.toml" "$cache/vendor" >/dev/null
 }
 
 # The folder of the version that Cargo.lock names.
 source_folder() {
     local version
     version=$(awk '$1 == "name" { name = $3 } $1 == "version" && name == "\"openssl-src\"" { gsub(/"/, "", $3); print $3 }' \
-        "$top/scripts/openssl/Cargo.lock")
+        "$top/release/openssl/Cargo.lock")
     echo "$cache/vendor/openssl-src-$version/openssl"
 }
 

@@ -1,7 +1,7 @@
 """Writes the bill of materials of a release folder as SPDX 2.3 JSON: each wheel with each of its files and the OpenSSL
 that is linked in, the source distribution, and each container image with what its layers install.
 
-    python release/sbom.py FOLDER VERSION > FOLDER/security/sbom-VERSION.spdx.json
+    python -m release.sbom FOLDER VERSION > FOLDER/security/sbom-VERSION.spdx.json
 
 Only what is in the folder counts: nothing is taken from this machine. Needs spdx-tools, which also validates the
 document; one that is not valid is not written. SOURCE_DATE_EPOCH is its date, so that it is reproducible.

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -82,21 +83,27 @@ def unversioned(elf: Any) -> list[str]:
 
 
 def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
-    from elftools.elf.elffile import ELFFile  # comes with auditwheel, and nothing else here needs it
+    # They come with auditwheel, and nothing else here needs them.
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
 
     elf = ELFFile(io.BytesIO(data))
     faults = []
     if elf["e_machine"] != MACHINES[machine]:
         faults.append(f"is for {elf['e_machine']}")
-    dynamic = elf.get_section_by_name(".dynamic")
-    for tag in dynamic.iter_tags():
+    dynamic, dynamic_symbols = elf.get_section_by_name(".dynamic"), elf.get_section_by_name(".dynsym")
+    if not isinstance(dynamic, DynamicSection) or not isinstance(dynamic_symbols, SymbolTableSection):
+        return [*faults, "is no shared library"]
+    tags: Iterable[Any] = dynamic.iter_tags()  # each has attributes after its kind
+    for tag in tags:
         if tag.entry.d_tag == "DT_NEEDED" and not LIBC[libc].fullmatch(tag.needed):
             faults.append(f"needs {tag.needed}")
         if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH", "DT_TEXTREL"):
             faults.append(f"has {tag.entry.d_tag}")
     exported = {
         symbol.name
-        for symbol in elf.get_section_by_name(".dynsym").iter_symbols()
+        for symbol in dynamic_symbols.iter_symbols()
         if symbol.entry.st_shndx != "SHN_UNDEF" and symbol.entry.st_info.bind != "STB_LOCAL"
     }
     if exported != {"PyInit__fastpath"}:

@@ -195,7 +195,7 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         parameters=PARAMETERS_I,
     )
     responder = Responder(
-        listener,  # type: ignore[arg-type]
+        listener,  # type: ignore[arg-type]  # likewise
         binding,
         lanes=LANES_R,
         aead_preference=offer,

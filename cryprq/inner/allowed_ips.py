@@ -132,5 +132,5 @@ class AllowedIps:
 def _public_addresses(networks: Iterable[Network], version: int) -> int:
     """How many addresses of that IP version the networks have that are not private."""
     public = [n for n in networks if n.version == version and not any(within(n, private) for private in PRIVATE)]
-    merged: Iterable[Network] = collapse_addresses(public)  # type: ignore[type-var]
+    merged: Iterable[Network] = collapse_addresses(public)  # type: ignore[type-var]  # all of one version
     return sum(network.num_addresses for network in merged)

@@ -12,11 +12,10 @@ from cryprq.inner.leases import Leases
 from cryprq.inner.network import Tunnel
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
-from cryprq.peers.dialer import Attempt, Dialer, DialObserver, DialSchedule
+from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObserver, DialSchedule
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
-from cryprq.protocol.constants import REDIAL_FAST_INTERVAL
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
 from cryprq.telemetry.logs import describe_exception

@@ -21,6 +21,7 @@ from cryprq.quic.doorman import Doorman
 from cryprq.quic.gate import Drop, Gate, GateLimits, Negotiate, Open, Retry, Wait
 from cryprq.quic.intake import DatagramSocket, Intake
 from cryprq.quic.outlet import Outlet
+from cryprq.quic.qlog import Qlog
 from cryprq.quic.table import ConnectionTable
 from cryprq.quic.waiting_line import Beginning
 
@@ -50,6 +51,7 @@ class Endpoint:
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
         times: Times | None = None,
+        qlog: Qlog | None = None,
     ) -> None:
         self.times = times if times is not None else Times()
         self.counters: Counter[str] = Counter()
@@ -67,9 +69,11 @@ class Endpoint:
         """The listener's certificate, fresh for this object."""
         self._server_configuration = server_configuration(certificate, self.times.idle_timeout)
         self._client_configuration = client_configuration(self.times.idle_timeout)
+        for configuration in (self._server_configuration, self._client_configuration):
+            configuration.quic_logger = qlog
         self._gate = Gate(limits)
         self._doorman = Doorman(loop, clock, waiting=lambda: self._gate.waiting, busy=udp.readable, serve=self._serve)
-        self._table = ConnectionTable(loop, clock, self._outlet, self.report_fault)
+        self._table = ConnectionTable(loop, clock, self._outlet, self.report_fault, qlog)
         self._accepting = accept is not None
         self._running = False
 

@@ -12,6 +12,7 @@ from cryprq.protocol.clock import Monotonic
 from cryprq.quic.closed import ClosedTable
 from cryprq.quic.connection import Connection
 from cryprq.quic.outlet import Outlet
+from cryprq.quic.qlog import Qlog
 
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
@@ -26,12 +27,14 @@ class ConnectionTable:
         clock: Callable[[], Monotonic],
         outlet: Outlet,
         fault: Callable[[Exception, Connection | None], None],
+        qlog: Qlog | None,
     ) -> None:
         """``fault`` is told of exceptions that should not have been."""
         self._loop = loop
         self._clock = clock
         self._outlet = outlet
         self._fault = fault
+        self._qlog = qlog
         self._by_cid: dict[bytes, Connection] = {}
         self._live: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
         self._closed = ClosedTable(loop, clock, outlet.transmit)
@@ -129,6 +132,8 @@ class ConnectionTable:
                 except Exception as error:
                     self._fault(error, conn)
                     self.drop(conn)
+        if self._qlog is not None:
+            self._qlog.flush()
 
     def _flush_one(self, conn: Connection) -> None:
         now = self._clock()

@@ -58,7 +58,7 @@ class Metrics:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
         self.registry = CollectorRegistry()
         self._rotations = Counter("cryprq_rotations", "Completed key rotations.", registry=self.registry)
         self._attempted = Counter("cryprq_handshakes_attempted", "Handshakes begun.", registry=self.registry)

@@ -1,6 +1,6 @@
 /*
- * Packets for the offload tests: a builder, and slow and obvious twins of what csrc/cq_offload*.c does fast. Nothing
- * here uses that code; checksums are added up two bytes at a time.
+ * Packets for the offload tests: a builder, and slow and obvious twins of what cq_packet, cq_checksum, cq_split and
+ * cq_coalesce do fast. Nothing here uses that code; checksums are added up two bytes at a time.
  */
 #ifndef PACKETS_H
 #define PACKETS_H
@@ -9,7 +9,8 @@
 #include <string.h>
 
 #include "check.h"
-#include "cq_offload.h"
+#include "cq_coalesce.h"
+#include "cq_split.h"
 
 enum { TCP = 6, UDP = 17, PACKET_MAX = 65600 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, ECE = 64, CWR = 128 };

@@ -17,8 +17,8 @@ static struct cq_epoch *epoch_new(uint32_t rx_index)
                                       .rx_lanes = 1,
                                       .tx_secrets = secret,
                                       .rx_secrets = secret,
-                                      .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&p, NULL);
+                                      .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&p, NULL);
     REQUIRE(epoch != NULL);
     return epoch;
 }
@@ -80,8 +80,8 @@ static void test_wrong_changes_change_nothing(void)
     CHECK_EQUAL(cq_table_set_routes(&t, &bad, 1), CQ_E_ARGUMENT);
     CHECK(t.current == before);
     CHECK(t.retired == NULL);
-    cq_session_free(twice);
-    cq_session_free(nobodys);
+    cq_epoch_free(twice);
+    cq_epoch_free(nobodys);
     cq_table_destroy(&t);
 }
 
@@ -311,7 +311,7 @@ static void change(uint64_t dice)
     case 3:
         epoch = epoch_new(index);
         if (cq_table_install(&shared, handle, epoch) != CQ_OK)
-            cq_session_free(epoch);
+            cq_epoch_free(epoch);
         break;
     case 4:
         (void)cq_table_remove(&shared, index);

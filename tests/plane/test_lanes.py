@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -69,6 +70,9 @@ class TwoLanes:
             found += [(self.queues.index(queue), queue.recv(70000)[VNET_SIZE:]) for queue in ready]
         return found
 
+    def has_replays(self, count: int) -> bool:
+        return self.plane.drops()["rx", "replay"] == count
+
     def drops(self) -> dict[tuple[str, str], int]:
         return {key: count for key, count in self.plane.drops().items() if count}
 
@@ -123,8 +127,7 @@ def test_workers_that_race_for_the_same_records_open_each_once(lanes: TwoLanes) 
             thread.join()
         assert sorted(packet for _, packet in arrived) == sent
         openers |= {worker for worker, _ in arrived}
-        replayed = len(sent) * (number + 1)
-        assert wait(lambda count=replayed: lanes.plane.drops()["rx", "replay"] == count)
+        assert wait(partial(lanes.has_replays, len(sent) * (number + 1)))
     assert openers == {0, 1}
     assert lanes.plane.epoch_records(RX_INDEX) == (0, rounds * batches * size)
     assert lanes.drops() == {("rx", "replay"): rounds * batches * size}

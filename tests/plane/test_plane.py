@@ -4,7 +4,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -123,7 +123,7 @@ def test_vouched_segments_arrive_as_one_super_packet(bench: Bench) -> None:
         (lambda r: r[:8] + b"\xff" * 8 + r[16:], "no_key"),
     ],
 )
-def test_damaged_record_is_dropped_and_counted(bench: Bench, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_record_is_dropped_and_counted(bench: Bench, damage: Callable[[bytes], bytes], reason: str) -> None:
     bench.send(damage(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1"))))
     assert bench.dropped("rx", reason)
     assert bench.quiet()
@@ -265,7 +265,12 @@ def test_quic_datagram_among_records_reaches_python(bench: Bench) -> None:
     bench.send(b"".join(batch))
     assert [bench.to_tun()[1] for _ in packets] == packets
     found: list[bytes] = []
-    assert wait(lambda: found.extend(d.data for d in bench.plane.quic_datagrams()) or len(found) == 2)
+
+    def both_arrived() -> bool:
+        found.extend(datagram.data for datagram in bench.plane.quic_datagrams())
+        return len(found) == 2
+
+    assert wait(both_arrived)
     assert found == [quic, quic]
 
 

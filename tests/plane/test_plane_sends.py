@@ -22,10 +22,10 @@ def test_endpoint_follows_the_newest_authenticated_record(bench: Bench) -> None:
     bench.send(old, other)  # late, from elsewhere: opened, but it moves nothing
     bench.to_tun()
     bench.send(b"\x01" + os.urandom(60), other)
-    assert bench.plane.endpoint(bench.peer)[0] == here
+    assert bench.endpoint()[0] == here
     bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), other)
     bench.to_tun()
-    assert wait(lambda: bench.plane.endpoint(bench.peer)[0] == Address(*other.getsockname()))
+    assert wait(lambda: bench.endpoint()[0] == Address(*other.getsockname()))
     assert any(e.flags & _fastpath.EVENT_ENDPOINT_MOVED for e in bench.plane.events())
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
     other.recv(2000)
@@ -37,9 +37,9 @@ def test_promotion_adopts_the_address_of_the_pending_epoch(bench: Bench) -> None
     sealer, _ = bench.install(99, 98, 2)
     bench.send(sealer.seal(b""), other)
     assert wait(lambda: any(e.rx_index == 99 for e in bench.plane.events()))
-    assert bench.plane.endpoint(bench.peer)[0] == Address(*bench.udp.getsockname())
+    assert bench.endpoint()[0] == Address(*bench.udp.getsockname())
     bench.plane.promote(99)
-    assert bench.plane.endpoint(bench.peer)[0] == Address(*other.getsockname())
+    assert bench.endpoint()[0] == Address(*other.getsockname())
     other.close()
 
 
@@ -171,7 +171,7 @@ def test_unreachable_endpoint_is_counted_and_forgiven(bench: Bench) -> None:
     bench.plane.set_endpoint(bench.peer, Address(*bench.udp.getsockname()), "10.99.99.99")  # no such local address
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
     bench.udp.recv(2000)
-    assert wait(lambda: bench.plane.endpoint(bench.peer)[1] is None)
+    assert wait(lambda: bench.endpoint()[1] is None)
     assert bench.plane.failure() is None
 
 

@@ -55,7 +55,8 @@ class End:
     def __init__(self, stack: ExitStack, workers: int) -> None:
         self.workers = workers
         self.group = stack.enter_context(open_group(Multiaddr.parse("/ip4/0.0.0.0/udp/0/quic-v1"), workers))
-        self.queues, self._inner = [], []
+        self.queues: list[socket.socket] = []
+        self._inner: list[socket.socket] = []
         for _ in range(workers):
             for member, members in zip(
                 socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), (self.queues, self._inner), strict=True
@@ -88,6 +89,9 @@ class End:
 
     def drops(self) -> dict[tuple[str, str], int]:
         return {key: count for key, count in self.plane.drops().items() if count}
+
+    def has_one_epoch(self) -> bool:
+        return self.plane.live_epochs() == 1
 
 
 class Pair:
@@ -342,7 +346,7 @@ def test_epochs_that_end_under_load_are_wiped_at_once() -> None:
         for number in range(1, 20):
             pair.install(number)
             pair.remove(number - 1)
-            assert all(wait(lambda end=end: end.plane.live_epochs() == 1) for end in pair.ends)
+            assert all(wait(end.has_one_epoch) for end in pair.ends)
             pair.switch(number)
             assert traffic.pass_on(2)
         assert traffic.disordered == []

@@ -71,8 +71,13 @@ def saved(*layers: bytes, name: str = "engine", created: str = "2026-01-01T00:00
 
 
 def members(path: Path) -> dict[str, bytes]:
+    found = {}
     with tarfile.open(path) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None, f"{member.name} is no file"
+            found[member.name] = file.read()
+    return found
 
 
 def repacked(folder: Path, data: bytes) -> Path:

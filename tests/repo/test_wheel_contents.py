@@ -137,8 +137,8 @@ SOURCE = "#include <unistd.h>\n" + EXPORTED + "void *PyInit__fastpath(void) { re
 def compile_library(folder: Path, source: str, *flags: str) -> bytes:
     (folder / "a.c").write_text(source)
     out = folder / "a.so"
-    command = ["gcc", "-shared", "-fPIC", "-O2", "-nostartfiles", "-fvisibility=hidden", "-o", out, folder / "a.c"]
-    subprocess.run([*command, *flags], check=True, capture_output=True, timeout=60)
+    command = ["gcc", "-shared", "-fPIC", "-O2", "-nostartfiles", "-fvisibility=hidden"]
+    subprocess.run([*command, "-o", out, folder / "a.c", *flags], check=True, capture_output=True, timeout=60)
     return out.read_bytes()
 
 
@@ -153,6 +153,7 @@ def compile_library(folder: Path, source: str, *flags: str) -> bytes:
         (SOURCE, ["-s", "-Wl,-rpath,/opt/lib", "-Wl,--disable-new-dtags"], ["has DT_RPATH"]),
         (SOURCE, ["-s", "-Wl,-z,execstack"], ["wants an executable stack"]),
         (SOURCE, [], ["is not stripped"]),
+        (SOURCE, ["-c"], ["is no shared library"]),
         ("int a_new_one(void);\n" + SOURCE.replace("getpid", "a_new_one"), ["-s"], ["asks for a_new_one of no"]),
         (SOURCE.replace("getpid()", '"/home/somebody/file.c"'), ["-s"], ["names /home/somebody/file.c"]),
     ],

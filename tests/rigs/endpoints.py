@@ -10,19 +10,22 @@ from typing import Any
 import uvloop
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler, Times
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import Gate, GateLimits
+from cryprq.quic.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
-_LIMITS = {"max_inbound": 64, "backoff_base_ms": 500, "backoff_max_ms": 30_000}
 _TIMES = frozenset(each.name for each in fields(Times))
+LIMITS = {name: getattr(NodeConfig, name) for name in ("max_inbound", "backoff_base_ms", "backoff_max_ms")}
+"""What a node's endpoint has by default."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -153,6 +156,7 @@ class Rigs:
         bind: str | None = None,
         on_connected: Callable[[Connection], None] = lambda conn: None,
         on_frame: Callable[[Connection, FrameType], None] = lambda conn, frame_type: None,
+        qlog: Qlog | None = None,
         **limits: Any,
     ) -> Rig:
         """``bind`` is what the socket binds, ``host`` what dialers are to use."""
@@ -172,13 +176,14 @@ class Rigs:
 
         endpoint = Endpoint(
             UdpSocket(sock),
-            limits=GateLimits(**_LIMITS | {name: value for name, value in limits.items() if name not in _TIMES}),
+            limits=GateLimits(**LIMITS | {name: value for name, value in limits.items() if name not in _TIMES}),
             times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
             clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
+            qlog=qlog,
         )
         endpoint.start()
         rig = Rig(endpoint, Address(host, sock.getsockname()[1]), sock, accepted, records, events)

@@ -7,6 +7,7 @@ no privilege and run under sanitizers. The tunnel tests have the real device.
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 from cryprq import _fastpath
 from cryprq._fastpath import Plane
@@ -112,6 +113,12 @@ class Bench:
     def send(self, record: bytes, source: socket.socket | None = None, to: str = "127.0.0.1") -> None:
         (source or self.udp).sendto(record, (to, self.port.getsockname()[1]))
 
+    def endpoint(self) -> tuple[Address, str | None]:
+        """Where the plane sends to now, and from which local address if one is pinned."""
+        found = self.plane.endpoint(self.peer)
+        assert found is not None
+        return found
+
     def quiet(self) -> bool:
         """Nothing is on its way to the TUN: a later, valid packet is the first to come out."""
         marker = ipv4("10.0.0.2", "10.0.0.1", b"marker")
@@ -122,7 +129,8 @@ class Bench:
         return wait(lambda: self.plane.drops()[direction, reason] == count)
 
 
-def wait(condition, seconds: float = 5.0) -> bool:  # type: ignore[no-untyped-def]
+def wait(condition: Callable[[], object], seconds: float = 5.0) -> bool:
+    """Whether the condition comes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 clock that jumps from event to event. Every action is carried out on a stand-in for the data plane that knows, for each
 epoch, exactly what the real one would: the keys, the index, which epoch sends."""
 
+import functools
 import heapq
 import itertools
 import random
@@ -168,7 +169,7 @@ class World:
         for end in (self.initiator, self.responder):
             if end.connected:
                 end.connected = False
-                self.at(self.delay(), lambda end=end: self._lost(end))
+                self.at(self.delay(), functools.partial(self._lost, end))
 
     def _lost(self, end: End) -> None:
         self.execute(end, end.session.connection_lost(self.now))

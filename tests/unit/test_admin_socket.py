@@ -162,7 +162,7 @@ def test_silent_client_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_socket_is_private_and_goes_away(path: Path) -> None:
-    modes = []
+    modes: list[int] = []
 
     async def body(server: AdminSocket) -> None:
         modes.extend(os.stat(name).st_mode for name in (path, path.parent))

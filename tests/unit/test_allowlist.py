@@ -4,8 +4,9 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Interface, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -214,7 +215,7 @@ def test_addresses_are_unique_hosts_outside_what_is_avoided(
 ) -> None:
     path = tmp_path_factory.mktemp("leases") / "leases.json"
     host = data.draw(st.integers(1, 30))
-    gateway = ip_interface(f"10.9.0.{host}/27")
+    gateway = IPv4Interface(f"10.9.0.{host}/27")
     avoid = [
         ip_network((int(ip_network("10.9.0.0/27").network_address) + start, prefix), strict=False)
         for start, prefix in data.draw(st.lists(st.tuples(st.integers(0, 31), st.integers(29, 32)), max_size=3))
@@ -238,9 +239,9 @@ def test_addresses_are_unique_hosts_outside_what_is_avoided(
 # ---- the allowlist ----
 
 
-def config(**changes: object) -> NodeConfig:
-    base: dict[str, object] = {"listen": LISTEN, "tun_addresses": (V4, V6)}
-    return NodeConfig(**(base | changes))  # type: ignore[arg-type]
+def config(**changes: Any) -> NodeConfig:
+    base: dict[str, Any] = {"listen": LISTEN, "tun_addresses": (V4, V6)}
+    return NodeConfig(**(base | changes))
 
 
 def dial(*peers: PeerId) -> tuple[Multiaddr, ...]:

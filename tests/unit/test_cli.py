@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ import pytest
 from cryprq.cli import node as node_program
 from cryprq.cli import run_program, tool
 from cryprq.config.identity_file import create_identity, load_identity
+from cryprq.config.node_config import NodeConfig
+from cryprq.config.options import table
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import Identity
@@ -121,10 +123,8 @@ def test_version_and_help_need_no_configuration() -> None:
 
 
 def test_help_names_every_flag_and_variable() -> None:
-    from cryprq.config.options import OPTIONS
-
     text = "".join(run("cryprq-node", "--help").stdout.split())  # argparse breaks lines where it likes
-    for option in OPTIONS:
+    for option in table(NodeConfig).values():
         assert f"--{option.name}" in text
         assert option.env is None or option.env in text
 
@@ -301,11 +301,10 @@ def test_reload_reads_the_configuration_again(tmp_path: Path, monkeypatch: pytes
     module = pytest.importorskip("cryprq.node.daemon")
     path = tmp_path / "node.toml"
     path.write_text("")
-    seen = []
+    seen: list[NodeConfig] = []
 
-    def fake_run(config: object, *, reload: object) -> int:
+    def fake_run(config: NodeConfig, *, reload: Callable[[], NodeConfig]) -> int:
         path.write_text(f'allow-peer = ["{A}"]\n')
-        assert callable(reload)
         seen.extend((config, reload()))
         return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -24,7 +24,7 @@ from cryprq.quic.connection import Connection
 from cryprq.quic.ending import TRANSPORT_CODE
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
 
-FAST = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}
+FAST: dict[str, Any] = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}
 
 # ---- slow and silent dialers ----
 
@@ -488,9 +488,9 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             for rig in (server, client):
                 send = rig.endpoint._udp.send
 
-                def tap(data: bytes, *rest: Any, send: Any = send) -> bool:
+                def tap(data: bytes, remote: Address, local: str | None, send: Any = send) -> bool:
                     capture.append(data)
-                    return bool(send(data, *rest))
+                    return bool(send(data, remote, local))
 
                 rig.endpoint._udp.send = tap  # type: ignore[method-assign]
             live = client.dial(server, on_connected=greet, on_frame=answer)

@@ -1,6 +1,8 @@
 """Frames, the cursor that reads their bodies, and the tunnel parameters."""
 
+from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -100,12 +102,12 @@ def test_feed_anything_raises_only_frame_errors_and_holds_one_frame_at_most(chun
     st.lists(st.tuples(st.sampled_from(list(FrameType)), st.binary(max_size=300)), max_size=6),
     st.randoms(use_true_random=False),
 )
-def test_feed_in_any_pieces_returns_the_same_frames(sent: list[tuple[FrameType, bytes]], random: object) -> None:
+def test_feed_in_any_pieces_returns_the_same_frames(sent: list[tuple[FrameType, bytes]], random: Random) -> None:
     data = b"".join(encode(kind, body) for kind, body in sent)
     reader = FrameReader()
     got = []
     while data:
-        size = random.randint(1, 200)  # type: ignore[attr-defined]
+        size = random.randint(1, 200)
         got += reader.feed(data[:size])
         data = data[size:]
     assert [(kind, body) for kind, _, body in got] == sent
@@ -128,9 +130,9 @@ def test_cursor_reads_big_endian_fields_in_order() -> None:
     "read",
     [lambda c: c.take(4), lambda c: c.u32(), lambda c: c.end(), lambda c: (c.u16(), c.u16()), lambda c: c.index()],
 )
-def test_cursor_short_or_left_over_raises(read: object) -> None:
+def test_cursor_short_or_left_over_raises(read: Callable[[Cursor], object]) -> None:
     with pytest.raises(FrameError):
-        read(Cursor(b"\0\0\0"))  # type: ignore[operator]
+        read(Cursor(b"\0\0\0"))
 
 
 def test_cursor_index_zero_raises() -> None:

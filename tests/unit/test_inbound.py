@@ -1,14 +1,20 @@
-"""Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory."""
+"""Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory.
+
+The stand-ins for connection, allowlist and reporter have what these two ask of them, which is all that ``arg-type`` is
+ignored for here.
+"""
 
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import pytest
 
+from cryprq._fastpath import PeerStats
 from cryprq.address import Address
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
@@ -167,7 +173,7 @@ class Net:
         """Until nothing is left to do."""
         while True:
             things: list[Callable[[], bool]] = [path.step for path in self.paths]
-            things += [lambda end=end: self.records(end) for end in (self.left, self.right)]
+            things += [partial(self.records, end) for end in (self.left, self.right)]
             if choose is not None:
                 choose.shuffle(things)
             if not any(thing() for thing in things):
@@ -450,3 +456,15 @@ def test_nodes_that_dial_each_other_agree_in_whatever_order_things_happen(net: N
     assert not right.peer.wants_dial()
     for end in (left, right):
         assert "peer_disconnected" not in end.observer.names
+
+
+def test_dialer_keeps_the_path_open_as_the_listener_asks(net: Net) -> None:
+    net.path(net.left, net.right)
+    net.run()
+    assert [link.keepalive for link in net.left.peer.links] == [10]
+    assert [link.keepalive for link in net.right.peer.links] == [None]
+    for side, empties in ((net.left, 1), (net.right, 0)):
+        side.plane.stats[side.peer.handle] = PeerStats(0, 0, 0, 0, 0, int((net.now - 10) * 1e9), 0)
+        before = len(side.plane.sent)
+        side.peer.look(net.now)
+        assert len(side.plane.sent) == before + empties

@@ -78,7 +78,7 @@ def test_level_filters(stream: io.StringIO, level: str, passes: list[str]) -> No
     log = Log(level, stream=stream)
     for name in ("debug", "info", "warning", "error"):
         getattr(log, name)(name)
-        log.limited(name, f"limited_{name}")  # type: ignore[arg-type]
+        log.limited(name, f"limited_{name}")
     expected = [event for name in passes for event in (name, f"limited_{name}")]
     assert re.findall(r"^event=(\S+)", stream.getvalue(), re.MULTILINE) == expected
 

@@ -11,10 +11,15 @@ from cryprq.peer_id import PeerId
 
 PEER = PeerId(bytes(range(32)))
 
+
+def is_plain_ipv6(address: IPv4Address | IPv6Address) -> bool:
+    return isinstance(address, IPv6Address) and address.ipv4_mapped is None
+
+
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 hosts = st.one_of(
     st.ip_addresses(v=4).map(lambda address: ("ip4", str(address))),
-    st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None).map(lambda address: ("ip6", str(address))),
+    st.ip_addresses(v=6).filter(is_plain_ipv6).map(lambda address: ("ip6", str(address))),
     st.tuples(st.sampled_from(["dns", "dns4", "dns6"]), st.lists(labels, min_size=1, max_size=4).map(".".join)),
 )
 peers = st.none() | st.binary(min_size=32, max_size=32).map(PeerId)

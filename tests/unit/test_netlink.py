@@ -96,7 +96,7 @@ def test_errors_carry_the_kernels_own_words(host: hosts.Namespace) -> None:
         with pytest.raises(NetlinkError) as caught:
             client.set_link(index, mtu=0x7FFFFFFF)
         assert caught.value.errno == errno.EINVAL
-        assert "mtu" in caught.value.strerror  # from the extended acknowledgement
+        assert "mtu" in str(caught.value.strerror)  # from the extended acknowledgement
         with pytest.raises(NetlinkError) as caught:
             client.set_link(0x7FFFFFF0, up=True)
         assert (caught.value.errno, caught.value.strerror) == (errno.ENODEV, "No such device")

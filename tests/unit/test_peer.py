@@ -212,7 +212,8 @@ def test_close_tells_the_peer_and_destroys_every_key(world: World) -> None:
     connection = carrier(accepted)
     right.peer.close(CloseCode.REFUSED, "not_allowlisted", world.now)
     assert not right.plane.epochs
-    assert connection.closed_with is None  # a close would overtake the sealed CLOSE
+    closed_at_once = connection.closed_with
+    assert closed_at_once is None  # a close would overtake the sealed CLOSE
     assert right.observer.last("peer_disconnected")[1] == "not_allowlisted"
     world.run()
     assert not left.plane.epochs

@@ -1,10 +1,12 @@
 """Two sessions in a world that loses records, frames and connections: there is always a way from each to the other."""
 
+from functools import partial
+
 import pytest
 
-from cryprq.protocol.actions import CloseConnection, Dead, Redial, RotationFailed
+from cryprq.protocol.actions import CloseConnection, Dead, RotationFailed
 from cryprq.protocol.constants import hard_age
-from tests.rigs.session_pair import End, World, kinds
+from tests.rigs.session_pair import End, World
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -14,7 +16,7 @@ def test_many_rotations_over_a_lossy_network_always_leave_a_way(seed: int) -> No
     for second in range(1, 60):
         if world.random.random() < 0.3:
             end = world.random.choice((world.initiator, world.responder))
-            world.at(second + world.random.random(), lambda end=end: asked(world, end))
+            world.at(second + world.random.random(), partial(asked, world, end))
     world.run(60.0)
     world.loss = 0.0
     world.run(75.0)
@@ -44,13 +46,12 @@ def test_connection_lost_at_each_step_of_a_rotation_leaves_a_way_until_the_hard_
     # Traffic in both directions, so that a pending epoch meets a record although R3 is lost.
     for tick in range(1, 1500):
         for end in (world.initiator, world.responder):
-            world.at(tick * 0.1, lambda end=end: world.send_record(end))
+            world.at(tick * 0.1, partial(world.send_record, end))
     world.run(140.0)
     for end in (world.initiator, world.responder):
         assert end.established
         assert not end.dead
         assert not end.connected
-    assert kinds(world.initiator.log).count(Redial) == 1
     # ``World.check`` has held after every action: each end could be heard all the time. Now the limits.
     world.run(2 * hard_age(5))
     for end in (world.initiator, world.responder):

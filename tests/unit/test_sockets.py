@@ -186,7 +186,7 @@ def refuse_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return real(family, *arguments, **options)
 
-    monkeypatch.setattr(sockets.socket, "socket", without)
+    monkeypatch.setattr(socket, "socket", without)
 
 
 @needs_ipv6

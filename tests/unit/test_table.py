@@ -24,14 +24,23 @@ from tests.unit.test_allowed_ips import FakeDevice
 ONE, TWO = (identity(number).peer_id for number in (1, 2))
 
 
+class Plane(FakePlane):
+    """Notes which peers are removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed: list[int] = []
+
+    def remove_peer(self, peer: int) -> None:
+        self.removed.append(peer)
+
+
 class Rig:
     """A table of peers on stand-ins; ``now`` is the time."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.device, self.plane, self.observer = FakeDevice(), FakePlane(), Recorder()
-        self.removed: list[int] = []
-        self.plane.remove_peer = self.removed.append  # type: ignore[method-assign]
+        self.device, self.plane, self.observer = FakeDevice(), Plane(), Recorder()
         self.tunnel = Tunnel(self.device, self.plane, self.observer, (), 1420)
         self.peers = PeerTable(
             own_id=identity(0).peer_id,
@@ -87,7 +96,7 @@ def test_removed_peer_keeps_nothing_whatever_fails(part: str, monkeypatch: pytes
     peer = rig.obtain(ONE, "192.168.7.0/24")
     monkeypatch.setattr(*{"close": (peer, "close"), "release": (rig.device, "remove_route")}[part], fail)
     rig.peers.remove(ONE, CloseCode.REFUSED, rig.now)
-    assert rig.removed == [peer.handle]
+    assert rig.plane.removed == [peer.handle]
     assert rig.plane.routes == []
     assert rig.peers.get(ONE) is None
     assert rig.observer.names == ["internal_error"]

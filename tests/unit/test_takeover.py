@@ -4,20 +4,15 @@ Whatever happened: soon after the last fault each can be heard by the other."""
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
-from cryprq.peers.dialer import DialSchedule
+from cryprq.peers.dialer import REDIAL_FAST_TIMEOUT, DialSchedule
 from cryprq.peers.outbound import Outcome
-from cryprq.protocol.constants import (
-    HANDSHAKE_TIMEOUT,
-    PROBE_TIMEOUT,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
-    REDIAL_FAST_TIMEOUT,
-)
+from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, PROBE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import FakePlane
 from tests.unit.test_inbound import End, Path
@@ -63,7 +58,8 @@ class DiallingEnd(End):
 
     def __init__(self, number: int, clock: Callable[[], float]) -> None:
         super().__init__(number, 1 - number, clock)
-        self.plane = self.peer._plane = TrafficPlane(clock)
+        self.traffic_plane = TrafficPlane(clock)
+        self.plane = self.peer._plane = self.traffic_plane
         self.schedule = DialSchedule(0.5, 30, lambda low, high: 1.0)
         self.attempt: Path | None = None
 
@@ -124,7 +120,7 @@ class Storm:
             for _, connection, handler in path.ends:
                 if handler in noticed_by:
                     wait = self.random.uniform(QUIC_KEEPALIVE, QUIC_IDLE_TIMEOUT)
-                    self.later.append((self.now + wait, lambda c=connection, h=handler: _lose(c, h)))  # type: ignore[misc]
+                    self.later.append((self.now + wait, partial(_lose, connection, handler)))
 
     # ---- time ----
 
@@ -137,7 +133,7 @@ class Storm:
         for path in self.paths:
             for _, connection, handler in path.ends:
                 if path in self.dead and connection.probes:
-                    self.later.append((self.now + PROBE_TIMEOUT, lambda c=connection, h=handler: _lose(c, h)))  # type: ignore[misc]
+                    self.later.append((self.now + PROBE_TIMEOUT, partial(_lose, connection, handler)))
                 connection.probes = 0
             age = self.now - self.began[path]
             if not path.outbound.over and age > REDIAL_FAST_TIMEOUT:
@@ -152,7 +148,7 @@ class Storm:
                 self.began[end.attempt] = self.now
                 self.paths.append(end.attempt)
             if self.traffic[self.ends.index(end)] and (active := end.plane.active.get(end.peer.handle)) is not None:
-                end.plane.send(active, data=True)  # type: ignore[attr-defined]
+                end.traffic_plane.send(active, data=True)
             if self.now == int(self.now):
                 end.peer.look(self.now)
         while patience > 0 and self._carry():
@@ -161,7 +157,7 @@ class Storm:
 
     def _carry(self) -> bool:
         things = [path.step for path in self.paths if path not in self.dead]
-        things += [lambda end=end: _records(end, self.now) for end in self.ends]  # type: ignore[misc]
+        things += [partial(_records, end, self.now) for end in self.ends]
         self.random.shuffle(things)
         return any(thing() for thing in things)
 

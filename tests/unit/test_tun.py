@@ -82,7 +82,7 @@ def test_kernel_without_uso_falls_back_to_tso(host: hosts.Namespace, monkeypatch
                 raise OSError(22, "Invalid argument")
         return real(fd, request, *arguments)
 
-    monkeypatch.setattr(tun_module.fcntl, "ioctl", before_6_2)
+    monkeypatch.setattr(fcntl, "ioctl", before_6_2)
     with Tun.open("tun-a", 1, TUN_OFFLOADS, 1420) as tun:
         assert tun.offloads == {"vnet_hdr", "tso4", "tso6"}
     assert tried == [0x6F, 0x0F]
@@ -239,7 +239,7 @@ def test_no_right_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, call: str, 
 
     (tmp_path / "tun").touch()
     monkeypatch.setattr(tun_module, "DEVICE", str(tmp_path / "tun"))
-    monkeypatch.setattr(tun_module.os if call == "open" else tun_module.fcntl, call, refuse)
+    monkeypatch.setattr(os if call == "open" else fcntl, call, refuse)
     with pytest.raises(MachineError, match=f"{text}.*CAP_NET_ADMIN"):
         Tun.open("tun-a", 1, set(), 1420)
 

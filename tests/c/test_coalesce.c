@@ -340,7 +340,7 @@ static void test_vouched_without_parsable_headers_is_written_as_it_came(void)
         else if (how == 2)
             cq_put16(p + 24, 9);
         for (unsigned i = 0; i < 2; i++)
-            cq_offload_coalesce_add(coalesce, keep(p, n), n, true);
+            cq_coalesce_add(coalesce, keep(p, n), n, true);
         CHECK_EQUAL(flush(), 2);
         for (unsigned i = 0; i < 2; i++) {
             CHECK(!out[i].needs_csum);
@@ -386,7 +386,7 @@ static void test_fragment_follows_what_came_before(void)
         size_t n = build(p, &f);
         if (version == 4)
             p[6] = 0x20;
-        cq_offload_coalesce_add(coalesce, keep(p, n), n, true);
+        cq_coalesce_add(coalesce, keep(p, n), n, true);
         CHECK_EQUAL(writes, 6);
         CHECK(memcmp(out[5].packet, p, n) == 0);
     }
@@ -424,7 +424,7 @@ static void test_nothing_to_flush_writes_nothing(void)
 {
     start();
     CHECK_EQUAL(flush(), 0);
-    cq_offload_coalesce_free(NULL);
+    cq_coalesce_free(NULL);
 }
 
 int main(void)
@@ -449,6 +449,6 @@ int main(void)
     RUN(test_fragment_follows_what_came_before);
     RUN(test_many_flows_are_all_written);
     RUN(test_nothing_to_flush_writes_nothing);
-    cq_offload_coalesce_free(coalesce);
+    cq_coalesce_free(coalesce);
     return check_done();
 }
