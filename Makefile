@@ -10,6 +10,7 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
+C_FORMATTED := $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/*.c)
 SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
@@ -86,8 +87,9 @@ lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of
 	if command -v actionlint >/dev/null; then actionlint; fi
 	printf '%s\n' $(C_SOURCES) | xargs -P 2 -I{} $(CC) $(LINT_CFLAGS) -c {} -o /dev/null
 
-format: build ## let ruff format the Python sources
+format: build ## let ruff and clang-format lay out the sources
 	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(C_FORMATTED)
 
 asan: build ## the C tests, short fuzzing and the extension's tests under AddressSanitizer and UBSan
 	$(MAKE) -C tests/c check fuzz SANITIZE=1 ROUNDS=2000

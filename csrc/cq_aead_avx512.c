@@ -4,12 +4,12 @@
  * Poly1305 itself is cq_poly1305_ifma.h. Constant time: branches and addresses depend on lengths only, and on whether a
  * tag is right.
  */
+#include "cq_aead.h"
+#include "cq_wipe.h"
+
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
-
-#include "cq_aead.h"
-#include "cq_wipe.h"
 
 #if defined(__x86_64__)
 #include "cq_poly1305_ifma.h"

@@ -1,13 +1,12 @@
 #define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
 #include "cq_bench.h"
-
-#include <stdlib.h>
-#include <time.h>
-
 #include "cq_coalesce.h"
 #include "cq_replay.h"
 #include "cq_route.h"
 #include "cq_split.h"
+
+#include <stdlib.h>
+#include <time.h>
 
 #define RECORDS 64u /* in turn: with their headers more than the first cache holds, as in a node's batches */
 #define SEGMENTS 44u /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
