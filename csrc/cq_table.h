@@ -38,7 +38,7 @@ struct cq_slot {
 };
 
 struct cq_table_peer {
-    struct cq_peer *peer; /* NULL: the handle is free */
+    struct cq_peer *peer;     /* NULL: the handle is free */
     struct cq_slot *active;   /* seals what goes out; NULL: no key */
     struct cq_slot *promoted; /* newest promoted receive epoch */
 };

@@ -208,8 +208,7 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
     return victim;
 }
 
-static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
-                       bool vouched)
+static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport, bool vouched)
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
     if (!tx->worker.shared->options.packing || n > tx->payload_max / 2) {
