@@ -75,11 +75,12 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 
 # cython-lint looks for pycodestyle on the PATH.
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
+lint: build ## ruff, mypy --strict, cython-lint, shellcheck, zizmor, C: order of includes, layout, -Wall -Wextra -Werror
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --strict cryprq
 	$(VENV)/bin/cython-lint cryprq
 	$(PYTHON_BIN) scripts/c_includes.py csrc
+	$(VENV)/bin/clang-format --dry-run --Werror $(C_FORMATTED)
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 	$(VENV)/bin/zizmor --offline --quiet .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
