@@ -1,6 +1,6 @@
 """Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cryprq.address import Address
@@ -63,7 +63,7 @@ class Plane:
         udp_fds: Sequence[int],
         *,
         mtu: int,
-        offloads: Collection[str],
+        offloads: Iterable[str],
         busy_poll_us: int = 0,
     ) -> None:
         """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet

@@ -1,6 +1,6 @@
 /*
  * Epochs where they meet other threads, and at the edges of their arguments and limits. What a record means is
- * compared with a Python twin in tests/test_record.py.
+ * compared with a Python twin in tests/plane/test_record.py.
  */
 #include "check.h"
 #include "cq_epoch.h"
