@@ -13,9 +13,15 @@ cdef extern from "cq_wire.h" nogil:
         CQ_E_ARGUMENT
         CQ_E_MEMORY
         CQ_E_CRYPTO
+        CQ_LANE_SECRET_SIZE
         CQ_LANES_MAX
-        CQ_SEND_MAX
-        CQ_OVERHEAD
+        CQ_MTU_MIN
+        CQ_MTU_MAX
+        CQ_SUITE_AES_256_GCM
+        CQ_SUITE_CHACHA20_POLY1305
+
+    const uint64_t CQ_RECORDS_SOFT
+    const uint64_t CQ_BLOCKS_SOFT
 
 
 cdef extern from "cq_wipe.h" nogil:
@@ -41,9 +47,6 @@ cdef extern from "cq_route.h" nogil:
 
 
 cdef extern from "cq_epoch.h" nogil:
-    enum:
-        CQ_LANE_SECRET_SIZE
-
     cdef struct cq_limits:
         uint64_t records_soft
         uint64_t records_hard
@@ -152,6 +155,7 @@ cdef extern from "cq_ring.h" nogil:
 
 cdef extern from "cq_worker.h" nogil:
     enum:
+        CQ_BUSY_POLL_US_MAX
         CQ_DROP_COUNT
         CQ_EVENT_FIRST_RECORD
         CQ_EVENT_ROTATE_DUE

@@ -22,8 +22,8 @@ from cryprq._csrc cimport *
 
 from cryprq.address import Address
 
-SUITE_AES_256_GCM = 1
-SUITE_CHACHA20_POLY1305 = 2
+SUITE_AES_256_GCM = CQ_SUITE_AES_256_GCM
+SUITE_CHACHA20_POLY1305 = CQ_SUITE_CHACHA20_POLY1305
 LANE_SECRET_SIZE = CQ_LANE_SECRET_SIZE
 LANES_MAX = CQ_LANES_MAX
 OFFLOADS = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
@@ -40,9 +40,7 @@ PeerStats = namedtuple(
 )
 
 cdef enum:
-    EVENTS_MAX = 64
-    BUSY_POLL_US_MAX = 1000
-    MTU_MIN = 576  # what every IPv4 host can take (RFC 791)
+    EVENTS_MAX = 64  # told by one call of C, on the stack
 
 cdef bytes MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -266,7 +264,7 @@ cdef class Plane:
         o.workers = len(tun_fds)
         o.tun_fds = tun
         o.udp_fds = udp
-        o.mtu = bounded(mtu, "MTU", MTU_MIN, CQ_SEND_MAX - CQ_OVERHEAD)
+        o.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
         o.vnet_hdr = "vnet_hdr" in offloads
         o.tso4 = "tso4" in offloads
         o.tso6 = "tso6" in offloads
@@ -275,7 +273,7 @@ cdef class Plane:
         o.udp_gro = "udp_gro" in offloads
         o.coalesce = "coalesce" in offloads
         o.packing = "packing" in offloads
-        o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, BUSY_POLL_US_MAX)
+        o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, CQ_BUSY_POLL_US_MAX)
         self.routes = []
         self.networks = {}
         self.plane = cq_plane_new(&o)
@@ -395,7 +393,7 @@ cdef class Plane:
 
     def install(
         self, peer, *, number, suite, rx_index, tx_index, tx_secrets, rx_secrets, lifetime,
-        records_soft=1 << 26, blocks_soft=1 << 34,
+        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT,
     ):
         """Adds an epoch, receive-only; both secrets are zero afterwards."""
         cdef cq_epoch_params p

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
 #include "cq_bench.h"
 
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #define RECORDS 64u /* in turn: with their headers more than the first cache holds, as in a node's batches */
 #define SEGMENTS 44u /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
 #define HEADERS 40u  /* IPv4 and TCP */
+#define PREFIXES_MAX 1000000u /* beyond any node's: some 20 MB of table */
 
 static uint64_t now_ns(void)
 {
@@ -83,7 +85,7 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
     enum { ADDRESSES = 1024 };
     uint64_t state = 88172645463325252u;
     uint32_t sum = 0;
-    if (prefixes < 1 || prefixes > 1000000)
+    if (prefixes < 1 || prefixes > PREFIXES_MAX)
         return CQ_E_ARGUMENT;
     struct cq_route_entry *entries = calloc(prefixes, sizeof *entries);
     uint8_t(*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
@@ -167,7 +169,8 @@ static int bench_split(size_t size, unsigned count, double *ns)
 static int bench_coalesce(size_t size, unsigned count, double *ns)
 {
     const struct cq_coalesce_options options = {.tcp4 = true, .tcp6 = true, .uso = true, .vnet = true,
-                                                .max_size = 65535, .max_segments = 64};
+                                                .max_size = CQ_COALESCE_SIZE_MAX,
+                                                .max_segments = SEGMENTS};
     unsigned done = 0;
     struct cq_coalesce *c = cq_coalesce_new(&options, discard, &done);
     uint8_t *packets = calloc(SEGMENTS, size);
@@ -189,7 +192,7 @@ static int bench_coalesce(size_t size, unsigned count, double *ns)
 
 int cq_bench_run(enum cq_bench_op op, const struct cq_aead_ops *ops, size_t size, unsigned count, double *ns)
 {
-    const bool fits = size > HEADERS && HEADERS + SEGMENTS * (size - HEADERS) <= 65535;
+    const bool fits = size > HEADERS && HEADERS + SEGMENTS * (size - HEADERS) <= CQ_COALESCE_SIZE_MAX;
     if (count == 0)
         return CQ_E_ARGUMENT;
     switch (op) {

@@ -11,11 +11,11 @@
 
 #include <stdlib.h>
 
-#define WAYS 4u
-#define SETS 16u
-#define FLOWS (WAYS * SETS) /* bits of cq_coalesce.open */
-
-#define SEGMENTS_MAX 1022u /* and a vnet header: below Linux's IOV_MAX of 1,024 */
+#define WAYS 4u             /* flows that may collide before one is cut short */
+#define SETS 16u            /* a power of two, picked by the top bits of a hash */
+#define SET_SHIFT (64 - 4)  /* those bits */
+#define FLOWS (WAYS * SETS) /* more than one batch is likely to have; bits of cq_coalesce.open */
+static_assert(SETS == 1u << (64 - SET_SHIFT) && FLOWS <= 64, "sets and flows are bits of a word");
 
 /* What makes a flow: addresses, ports, IP version and protocol. */
 struct key {
@@ -145,7 +145,7 @@ static struct flow *set_of(struct cq_coalesce *c, const struct key *k)
     uint64_t x = k->ports;
     for (int i = 0; i < 4; i++)
         x = (x ^ k->addresses[i]) * 0x9e3779b97f4a7c15u;
-    return &c->flows[(x >> 60) * WAYS];
+    return &c->flows[(x >> SET_SHIFT) * WAYS];
 }
 
 static bool is_open(const struct cq_coalesce *c, const struct flow *f) { return c->open >> (f - c->flows) & 1; }
@@ -300,10 +300,10 @@ struct cq_coalesce *cq_coalesce_new(const struct cq_coalesce_options *options, c
     if (c == NULL)
         return NULL;
     c->options = *options;
-    if (c->options.max_size > 65535)
-        c->options.max_size = 65535;
-    if (c->options.max_segments > SEGMENTS_MAX)
-        c->options.max_segments = SEGMENTS_MAX;
+    if (c->options.max_size > CQ_COALESCE_SIZE_MAX)
+        c->options.max_size = CQ_COALESCE_SIZE_MAX;
+    if (c->options.max_segments > CQ_COALESCE_SEGMENTS_MAX)
+        c->options.max_segments = CQ_COALESCE_SEGMENTS_MAX;
     if (!c->options.vnet) /* no way to tell the TUN that it is a super-packet */
         c->options.tcp4 = c->options.tcp6 = c->options.uso = false;
     c->write = write;

@@ -14,8 +14,6 @@
 #include "cq_aead.h"
 #include "cq_replay.h"
 
-#define CQ_LANE_SECRET_SIZE (CQ_KEY_SIZE + CQ_IV_SIZE) /* key || iv, as the key schedule derives them */
-
 struct cq_limits {
     uint64_t records_soft, records_hard; /* under one key */
     uint64_t blocks_soft, blocks_hard;   /* of 16 bytes, under one key; header and payload count, rounded up */

@@ -22,7 +22,12 @@
 #define UDP_GRO 104
 #endif
 
-#define SEND_EACH_CHUNK 64 /* datagrams per sendmmsg */
+/* UDP_MAX_SEGMENTS of the kernel's <linux/udp.h>, which it does not show */
+#define SEGMENTS_MAX 128
+#define SEGMENTS_MAX_BEFORE_6_9 64
+
+#define SEND_EACH_CHUNK 64 /* datagrams per sendmmsg: their headers are on the stack */
+#define PAGE 4096u         /* batches begin at one */
 
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
@@ -102,7 +107,7 @@ struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size)
         return NULL;
     b->count = count;
     b->size = size;
-    b->memory = aligned_alloc(4096, ((size_t)count * size + 4095) & ~(size_t)4095);
+    b->memory = aligned_alloc(PAGE, ((size_t)count * size + PAGE - 1) & ~(size_t)(PAGE - 1));
     b->headers = calloc(count, sizeof *b->headers);
     b->iov = calloc(count, sizeof *b->iov);
     b->names = calloc(count, sizeof *b->names);
@@ -335,8 +340,8 @@ unsigned cq_io_max_segments(void)
     struct utsname u;
     unsigned major, minor;
     if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 9)))
-        return 128;
-    return 64;
+        return SEGMENTS_MAX;
+    return SEGMENTS_MAX_BEFORE_6_9;
 }
 
 uint64_t cq_io_now_ns(void)

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 
-#define PATIENCE_NS ((uint64_t)1000000000) /* of one burst: the worker holds its table, and keys with it, meanwhile */
+#define SECOND_NS ((uint64_t)1000000000)
+#define SEGMENT_RETRY_NS (600 * SECOND_NS) /* for so long a path's refusal of UDP_SEGMENT is remembered */
+#define PATIENCE_NS SECOND_NS              /* of one burst: the worker holds its table, and keys with it, meanwhile */
 #define WAIT_MS 20                         /* for room in the socket's buffer, before `stopping` is looked at again */
 #define PAUSE_MS 1                         /* for memory: nothing tells when there is some */
 
@@ -23,7 +25,7 @@ static bool may_segment(const struct cq_sender *s, struct cq_peer *peer)
 
 static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
 {
-    atomic_store_explicit(&peer->segment_off_until_ns, s->now_ns + CQ_SEGMENT_RETRY_NS, memory_order_relaxed);
+    atomic_store_explicit(&peer->segment_off_until_ns, s->now_ns + SEGMENT_RETRY_NS, memory_order_relaxed);
 }
 
 static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }

@@ -13,8 +13,6 @@
 #include "cq_route.h"
 #include "cq_epoch.h"
 
-#define CQ_PEERS_MAX 65536u
-
 struct cq_peer {
     uint32_t handle;
     unsigned references;
@@ -73,7 +71,7 @@ struct cq_tables {
     size_t live_epochs;
 };
 
-int cq_table_init(struct cq_tables *t, size_t workers);
+int cq_table_init(struct cq_tables *t, size_t workers); /* CQ_OK or CQ_E_MEMORY; either way destroy takes it down */
 void cq_table_destroy(struct cq_tables *t); /* no worker may be running */
 
 /* worker: the current table, safe to use until release. */

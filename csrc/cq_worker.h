@@ -50,6 +50,8 @@ enum cq_event {
 
 /* ---- what all workers share ---- */
 
+#define CQ_BUSY_POLL_US_MAX 1000u /* no wake-up takes longer: to look on any longer only burns a CPU */
+
 struct cq_worker_options {
     size_t workers;
     const int *tun_fds, *udp_fds; /* one of each per worker; they stay the caller's */
