@@ -15,7 +15,6 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
-from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
@@ -28,7 +27,8 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
 from lab.traffic import make_room
 
@@ -52,6 +52,19 @@ class Until(IntEnum):
 def identity_of(seed: int, number: int) -> Identity:
     """The identity with that number of a family of identities that is the same in every process."""
     return Identity.from_seed(hashlib.sha256(b"%d %d" % (seed, number)).digest())
+
+
+_NOBODY = GateLimits(max_inbound=0, backoff_base_ms=1, backoff_max_ms=1)
+"""Who may connect to an endpoint that only dials."""
+
+
+class _Socket(UdpSocket):
+    """One that can fall silent."""
+
+    silent = False
+
+    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+        return self.silent or super().send(data, remote, local)
 
 
 def _tell(event: str, /, **fields: object) -> None:
@@ -216,9 +229,10 @@ class Dialers:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
+        self._udp = _Socket(self._sock)
         self._endpoint = Endpoint(
-            UdpSocket(self._sock),
-            limits=EndpointLimits(NodeConfig.max_inbound, NodeConfig.backoff_base_ms, NodeConfig.backoff_max_ms),
+            self._udp,
+            limits=_NOBODY,
             accept=None,
             loop=asyncio.get_running_loop(),
             clock=monotonic,
@@ -263,8 +277,7 @@ class Dialers:
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
-        nothing: Callable[..., None] = lambda *arguments: None  # noqa: E731
-        self._endpoint.transmit = nothing  # type: ignore[method-assign]  # of this endpoint alone
+        self._udp.silent = True
 
     def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:

@@ -39,7 +39,8 @@ from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
@@ -210,7 +211,7 @@ class Node:
         )
         self._endpoint = Endpoint(
             UdpSocket(self._machine.sockets.control),
-            limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
+            limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
             clock=monotonic,
