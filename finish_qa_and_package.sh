@@ -19,7 +19,8 @@
 #   PYTHON               the Python that builds (default: python3)
 #   and the settings of the scenarios, see docs/operations.md
 #
-# Exit status: 0 a complete release, 1 none, or one that should not be published (the last line says why).
+# It takes no arguments. Exit status: 0 a complete release, 1 none, or one that should not be published (the last line
+# says why).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 022
@@ -31,7 +32,21 @@ tools=$PWD/build/release-tools
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'finish_qa_and_package: %s\n' "$*" >&2; exit 1; }
 
-# ---- what can be known before anything is built ----
+# ---- what can be known before anything is built: first of the call, then of the machine, then of the checkout ----
+
+(($# == 0)) || die "takes no arguments; its head says which variables it reads"
+of_package=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+VERSION=${VERSION:-$of_package}
+[[ $VERSION == "$of_package" ]] || die "VERSION is $VERSION, but pyproject.toml says $of_package"
+[[ $GRYPE_FAIL_LEVEL =~ ^(negligible|low|medium|high|critical)$ ]] ||
+    die "GRYPE_FAIL_LEVEL=$GRYPE_FAIL_LEVEL is no severity: negligible, low, medium, high or critical"
+[[ $QA_RUNTIME =~ ^(netns|docker)$ ]] || die "QA_RUNTIME=$QA_RUNTIME is neither netns nor docker"
+for scenario in ${QA_SCENARIOS:-}; do
+    grep -qF "    \"$scenario\": Scenario(" qa/scenarios.py || die "QA_SCENARIOS: there is no scenario $scenario"
+done
+for name in ROTATION_INTERVAL PARALLEL_COUNT SOAK_DURATION SOAK_DIALERS ROTATE_SOAK; do
+    [[ ${!name:-1} =~ ^0*[1-9][0-9]*$ ]] || die "$name=${!name} is no whole number from 1 on"
+done
 
 missing=()
 for program in "$PYTHON" git make cargo perl; do
@@ -39,12 +54,6 @@ for program in "$PYTHON" git make cargo perl; do
 done
 [[ $(uname -m) != x86_64 ]] || command -v qemu-aarch64 >/dev/null || missing+=("qemu-aarch64 (Debian: qemu-user)")
 [[ ${#missing[@]} -eq 0 ]] || die "this machine lacks $(printf '%s, ' "${missing[@]}" | sed 's/, $//')"
-of_package=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
-VERSION=${VERSION:-$of_package}
-[[ $VERSION == "$of_package" ]] || die "VERSION is $VERSION, but pyproject.toml says $of_package"
-[[ $GRYPE_FAIL_LEVEL =~ ^(negligible|low|medium|high|critical)$ ]] ||
-    die "GRYPE_FAIL_LEVEL=$GRYPE_FAIL_LEVEL is no severity: negligible, low, medium, high or critical"
-[[ $QA_RUNTIME =~ ^(netns|docker)$ ]] || die "QA_RUNTIME=$QA_RUNTIME is neither netns nor docker"
 if [[ -n $(git status --porcelain --untracked-files=no) && ${ALLOW_DIRTY:-} != 1 ]]; then
     die "the checkout has changes that would not be in the release: commit them, or set ALLOW_DIRTY=1"
 fi
@@ -57,7 +66,7 @@ image_obstacle() {
         echo "no Docker engine answered"
     elif [[ $EUID -ne 0 ]]; then
         echo "this was not run as root"
-    elif [[ -z ${BASE:-} ]] && ! command -v debootstrap >/dev/null; then
+    elif [[ -z ${BASE:-} ]] && ! scripts/bootstrap.sh --images >&2; then
         echo "there was no debootstrap"
     fi
 }
@@ -85,11 +94,6 @@ build_packages() {
     say "wheels and source distribution"
     # For QA, and for the aarch64 node's tunnel with one of this machine.
     make --no-print-directory build
-    local scenario known
-    known=$(scripts/sweep.sh --list)
-    for scenario in ${QA_SCENARIOS:-}; do
-        grep -q "^$scenario " <<<"$known" || die "QA_SCENARIOS: there is no scenario $scenario"
-    done
     OUT=$staging/wheels release/build_wheels.sh
     # From a clean copy, with the modes and times of the commit.
     local source=build/sdist-source revision

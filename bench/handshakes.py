@@ -24,6 +24,7 @@ from typing import Any
 import uvloop
 
 from bench.figures import environment
+from bench.options import amount, count
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from lab import hosts
@@ -117,11 +118,11 @@ def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=400, help="dialers, one handshake each in either run")
-    parser.add_argument("--concurrency", type=int, default=4, help="handshakes at a time")
+    parser.add_argument("--count", type=count, default=400, help="dialers, one handshake each in either run")
+    parser.add_argument("--concurrency", type=count, default=4, help="handshakes at a time")
     parser.add_argument("--seed", type=int, default=1, help="of the dialers' identities")
     parser.add_argument("--flag", action="append", default=[], help="for the listener, e.g. --flag=--workers=1")
-    parser.add_argument("--min-per-cpu-second", type=float, help="fail when either run is below that")
+    parser.add_argument("--min-per-cpu-second", type=amount, help="fail when either run is below that")
     parser.add_argument("--dial", metavar="PEER_ID", help="run only the load generator, against that listener")
     return parser.parse_args()
 
@@ -135,8 +136,12 @@ def main() -> int:
     if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
-        report = run(lab, options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+            report = run(lab, options)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
     least = min(report[name]["per_cpu_second"] for name in ("first", "again"))
     complete = all(report[name]["complete"] == options.count for name in ("first", "again"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.chart import Bar, Panel, draw
 from bench.figures import BY_KEY, FIGURES, Result, show
+from bench.options import file
 from lab import ROOT
 
 DOCS = ROOT / "docs"
@@ -80,7 +81,7 @@ def chart(run: Result) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what bench/tunnel.py wrote to stdout")
+    parser.add_argument("run", type=file, help="what bench/tunnel.py wrote to stdout")
     parser.add_argument("--section", choices=SECTIONS, default=SECTIONS[0])
     parser.add_argument("--docs", type=Path, default=DOCS, help="where performance.md is")
     options = parser.parse_args()

@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.figures import environment
+from bench.options import amount, count, positive
 from lab import hosts
 from lab.crowd import Crowd, Storm
 from lab.nodes import METRICS, PORT, Node
@@ -224,13 +225,13 @@ def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300, help="dialers of the crowd")
+    parser.add_argument("--count", type=count, default=300, help="dialers of the crowd")
     parser.add_argument("--one-source", action="store_true", help="all dialers have the same address")
-    parser.add_argument("--rate", type=float, default=500.0, help="datagrams a second through the live tunnel")
-    parser.add_argument("--quiet-seconds", type=float, default=5.0, help="of the live tunnel by itself")
-    parser.add_argument("--tcp-seconds", type=float, default=4.0)
-    parser.add_argument("--pause", type=float, default=4.0, help="seconds between storms")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that a storm may take")
+    parser.add_argument("--rate", type=positive, default=500.0, help="datagrams a second through the live tunnel")
+    parser.add_argument("--quiet-seconds", type=amount, default=5.0, help="of the live tunnel by itself")
+    parser.add_argument("--tcp-seconds", type=positive, default=4.0)
+    parser.add_argument("--pause", type=amount, default=4.0, help="seconds between storms")
+    parser.add_argument("--timeout", type=positive, default=120.0, help="seconds that a storm may take")
     parser.add_argument("--flag", action="append", default=[], help="for the gateway, e.g. --flag=--workers=1")
     return parser.parse_args()
 
@@ -240,8 +241,12 @@ def main() -> int:
     if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
-        report = run(lab, options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+            report = run(lab, options)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
     return 0
 

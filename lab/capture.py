@@ -14,14 +14,29 @@ from typing import Self
 
 from cryprq.protocol.constants import QUIC_FIRST_BYTE
 from lab.hosts import Namespace
+from lab.traffic import make_room
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
-_PACKET_OUTGOING = 4
-_SO_RCVBUFFORCE = 33
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_VNET_HDR = 263, 6, 15
 _VNET_HDR = struct.Struct("=BBHHHH")  # <linux/virtio_net.h>: flags, gso_type, hdr_len, gso_size, csum_start and _offset
-_ETHERNET = 14
+ETHERNET = 14
+"""Bytes of an Ethernet header."""
 _UDP = 17
+
+
+def tap(namespace: Namespace, device: str, *, room: int = 4 << 20, vnet: bool = False) -> socket.socket:
+    """A packet socket that receives what crosses an interface, both ways, from the Ethernet header on; with ``vnet``
+    a ``struct virtio_net_hdr`` comes first.
+
+    The protocol is named in ``bind`` alone: a socket that is opened with one receives from every interface of the
+    namespace, the TUN too, until it is bound to its own.
+    """
+    with namespace.entered():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        make_room(sock, room)
+        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, vnet)
+        sock.bind((device, _ETH_P_ALL))
+    return sock
 
 
 @dataclass(frozen=True)
@@ -84,11 +99,7 @@ class Capture:
         self.datagrams: list[Datagram] = []
         self.lost = 0
         """Packets that the kernel could not hand over, known at the end: 0, or the capture proves nothing."""
-        with namespace.entered():
-            self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
-            self._sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            self._sock.bind((device, _ETH_P_ALL))
+        self._sock = tap(namespace, device, room=64 << 20, vnet=True)
         self._sock.settimeout(0.05)
         self._stop = False
         self._thread = threading.Thread(target=self._run)
@@ -112,13 +123,14 @@ class Capture:
 
     def _run(self) -> None:
         while True:
+            stopped = self._stop
             try:
                 frame, (_, protocol, kind, *_) = self._sock.recvfrom(1 << 17)
             except TimeoutError:
-                if self._stop:
+                if stopped:
                     return
                 continue
             _, gso, _, segment, _, _ = _VNET_HDR.unpack_from(frame)
-            packet = frame[_VNET_HDR.size + _ETHERNET :]
+            packet = frame[_VNET_HDR.size + ETHERNET :]
             if protocol in (_ETH_P_IP, _ETH_P_IPV6) and packet:
-                self.datagrams += parse(packet, segment if gso else 0, kind == _PACKET_OUTGOING)
+                self.datagrams += parse(packet, segment if gso else 0, kind == socket.PACKET_OUTGOING)

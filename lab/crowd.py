@@ -22,10 +22,10 @@ from ipaddress import ip_network
 import uvloop
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer, DialSchedule
-from cryprq.protocol.constants import BACKOFF_BASE_MS, BACKOFF_MAX_MS
 from cryprq.protocol.identity import Identity
 from lab.dialers import Dial, Dialers, identity_of
 from lab.hosts import Namespace, Process
@@ -149,7 +149,7 @@ class Member:
         self._dialer = Dialer(
             self,
             Multiaddr("ip6" if host.listener.is_ipv6 else "ip4", host.listener.host, host.listener.port, host.peer_id),
-            DialSchedule(BACKOFF_BASE_MS / 1000, BACKOFF_MAX_MS / 1000),
+            DialSchedule(NodeConfig.backoff_base_ms / 1000, NodeConfig.backoff_max_ms / 1000),
             addresses=lambda _: (host.listener,),
             resolve_error=lambda _: None,
             connect=self._connect,

@@ -15,6 +15,8 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
+from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
 from cryprq.protocol.actions import Install
@@ -25,8 +27,10 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
+from lab.traffic import make_room
 
 RESEND = 1.0
 """Seconds between empty records while the listener has not answered one."""
@@ -48,6 +52,19 @@ class Until(IntEnum):
 def identity_of(seed: int, number: int) -> Identity:
     """The identity with that number of a family of identities that is the same in every process."""
     return Identity.from_seed(hashlib.sha256(b"%d %d" % (seed, number)).digest())
+
+
+_NOBODY = GateLimits(max_inbound=0, backoff_base_ms=1, backoff_max_ms=1)
+"""Who may connect to an endpoint that only dials."""
+
+
+class _Socket(UdpSocket):
+    """One that can fall silent."""
+
+    silent = False
+
+    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+        return self.silent or super().send(data, remote, local)
 
 
 def _tell(event: str, /, **fields: object) -> None:
@@ -160,7 +177,7 @@ class Dial:
         self._end("done")
 
     def _accepted(self, body: bytes) -> None:
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = boottime()
         assert self._initiator is not None
         session = self._initiator.receive_message4(body, now).session
         if session is None:
@@ -210,13 +227,15 @@ class Dialers:
         self._listener = listener
         family = socket.AF_INET6 if listener.is_ipv6 else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
+        self._udp = _Socket(self._sock)
         self._endpoint = Endpoint(
-            self._sock,
-            limits=EndpointLimits(),
+            self._udp,
+            limits=_NOBODY,
             accept=None,
             loop=asyncio.get_running_loop(),
+            clock=monotonic,
             on_record=self._on_record,
             observer=_tell,
         )
@@ -258,8 +277,7 @@ class Dialers:
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
-        nothing: Callable[..., None] = lambda *arguments: None  # noqa: E731
-        self._endpoint.transmit = nothing  # type: ignore[method-assign]  # of this endpoint alone
+        self._udp.silent = True
 
     def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:

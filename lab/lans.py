@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Self
 
+from lab.capture import ETHERNET, tap
 from lab.hosts import Lab, Namespace
 from lab.icmp import answers
 from lab.nodes import Node
@@ -25,7 +26,6 @@ MTU = 1420
 UDP_OVERHEAD = {4: 28, 6: 48}
 TUN = "cryprq0"
 
-_PACKET_OUTGOING, _ETH_P_ALL, _ETHERNET = 4, 0x0003, 14
 _VOUCHED = 1
 
 
@@ -138,10 +138,7 @@ class Packets:
         """Up to 128 bytes of each."""
         self.longest = 0
         """Bytes; above the MTU if GRO, TSO or UDP_SEGMENT made super-packets."""
-        with namespace.entered():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        self._socket.bind((device, 0))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket = tap(namespace, device)
         self._socket.settimeout(0.05)
         self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read)
@@ -156,7 +153,7 @@ class Packets:
         self._socket.close()
 
     def _read(self) -> None:
-        start = bytearray(_ETHERNET + 128)
+        start = bytearray(ETHERNET + 128)
         while True:
             ended = self._ended.is_set()
             try:
@@ -165,9 +162,9 @@ class Packets:
                 if ended:
                     return
                 continue
-            if address[2] != _PACKET_OUTGOING:
-                self.starts.append(bytes(start[_ETHERNET:length]))
-                self.longest = max(self.longest, length - _ETHERNET)
+            if address[2] != socket.PACKET_OUTGOING:
+                self.starts.append(bytes(start[ETHERNET:length]))
+                self.longest = max(self.longest, length - ETHERNET)
 
     def vouched(self, at_least: int) -> set[bool]:
         """Of the records of so many bytes that arrived over IPv4: whether they bear the flag VOUCHED."""

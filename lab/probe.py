@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.background import Background
 from lab.hosts import Namespace
-from lab.traffic import family_of
+from lab.traffic import family_of, make_room
 
 _NUMBER = struct.Struct("!Q")
 _POLL = 0.2
@@ -47,7 +47,7 @@ class Probe(Background):
             self._sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
             self._sock.connect((address, port))
         for sock in (self._echo, self._sock):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            make_room(sock, 4 << 20)
             sock.settimeout(_POLL)
         self._sockets = [self._echo, self._sock]
         self._threads = [threading.Thread(target=run) for run in (self._answer, self._collect, self._send)]

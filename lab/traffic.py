@@ -29,6 +29,7 @@ CHUNK = 1 << 20
 _MARK = struct.Struct("!QQ")  # of a numbered datagram: number, time in ns; an end mark has the total and 0
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
+_SO_RCVBUFFORCE = 33
 # Offsets in struct tcp_info, <linux/tcp.h>
 _TCP_INFO_UNACKED, _TCP_INFO_TOTAL_RETRANS, _TCP_INFO_DSACK_DUPS, _TCP_INFO_REORD_SEEN = 24, 100, 216, 220
 _TCP_INFO_SIZE = 224
@@ -40,12 +41,20 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
 
 
+def make_room(sock: socket.socket, size: int) -> None:
+    """A receive buffer of so many bytes; only root of the machine gets more than its ``net.core.rmem_max``."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
 def _socket(address: str, kind: socket.SocketKind) -> socket.socket:
     sock = socket.socket(family_of(address), kind)
     if kind == socket.SOCK_STREAM:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     else:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        make_room(sock, 4 << 20)
     return sock
 
 
@@ -280,11 +289,25 @@ def tcp_blast(address: str, port: int, seconds: float, flows: int) -> Result:
 # ---- UDP ----
 
 
+def _overflows(address: str) -> int:
+    """How many datagrams arrived in this namespace, whole, for a UDP socket whose receive buffer was full."""
+    if family_of(address) == socket.AF_INET6:
+        with open("/proc/thread-self/net/snmp6") as file:
+            return int(dict(line.split() for line in file)["Udp6RcvbufErrors"])
+    with open("/proc/thread-self/net/snmp") as file:
+        names, values = (line.split() for line in file if line.startswith("Udp:"))
+    return int(values[names.index("RcvbufErrors")])
+
+
 def udp_receive(address: str, port: int, timeout: float) -> Result:
-    """Counts the datagrams of one ``udp_send`` until its end mark, or until nothing came for ``timeout`` seconds."""
+    """Counts the datagrams of one ``udp_send`` until its end mark, or until nothing came for ``timeout`` seconds.
+
+    What arrived while this program was too slow to take it is not lost on the way, but ``overflowed``.
+    """
     seen: set[int] = set()
     duplicates = reordered = highest = 0
     total, longest_gap, last = None, 0.0, None
+    overflowed = -_overflows(address)
     with _socket(address, socket.SOCK_DGRAM) as sock:
         sock.bind((address, port))
         _ready()
@@ -305,9 +328,11 @@ def udp_receive(address: str, port: int, timeout: float) -> Result:
             reordered += number < highest
             highest = max(highest, number)
             seen.add(number)
+    overflowed += _overflows(address)
     return {
         "received": len(seen),
         "lost": total - len(seen) if total is not None else None,
+        "overflowed": overflowed,
         "duplicates": duplicates,
         "reordered": reordered,
         "longest_gap_ms": round(longest_gap * 1e3, 1),

@@ -106,19 +106,18 @@ def main(argv: Sequence[str]) -> int:
         for name, meaning in FAULTS.items():
             print(f"{name:28} {'':14} {meaning}")
         return 0
+    output = arguments.output or Path("build", "qa", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
     try:
         runtime, names = choose(arguments)
         for variable in SETTINGS:
             setting(variable, 1)
+        if clash := [name for name in (*names, "summary.json") if (output / name).exists()]:
+            raise ValueError(f"{output / clash[0]} exists: the evidence of another run is not overwritten")
     except ValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return CANNOT
     if (reason := obstacle(runtime)) is not None:
         print(f"sweep: {reason}", file=sys.stderr)
-        return CANNOT
-    output = arguments.output or Path("build", "qa", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
-    if clash := [name for name in (*names, "summary.json") if (output / name).exists()]:
-        print(f"sweep: {output / clash[0]} exists: the evidence of another run is not overwritten", file=sys.stderr)
         return CANNOT
     results: list[dict[str, Any]] = []
     well = False

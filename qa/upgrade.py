@@ -137,12 +137,25 @@ def upgrade_and_rollback(site: Site, report: Report, prefix: Path, old: str, new
     site.metrics("after")
 
 
+def wrong(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the call, or None."""
+    for wheel in (arguments.old, arguments.new):
+        if wheel is not None and not zipfile.is_zipfile(wheel):
+            return f"{wheel} is no wheel"
+    if arguments.output is not None and arguments.output.exists():
+        return f"{arguments.output} exists: the evidence of another run is not overwritten"
+    return None
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="upgrade_test.sh", description="Upgrade under traffic, and rollback.")
     parser.add_argument("--from", dest="old", type=Path, metavar="WHEEL", help="the version in use")
     parser.add_argument("--to", dest="new", type=Path, metavar="WHEEL", help="the version to upgrade to")
     parser.add_argument("--output", type=Path, metavar="DIR", help="evidence goes here; it must not exist yet")
     arguments = parser.parse_args(argv)
+    if (fault := wrong(arguments)) is not None:
+        print(f"upgrade_test: {fault}", file=sys.stderr)
+        return 2
     if (reason := hosts.enter()) is not None:
         print(f"upgrade_test: no network namespaces: {reason}", file=sys.stderr)
         return 2

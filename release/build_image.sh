@@ -16,6 +16,13 @@ WHEELHOUSE=${WHEELHOUSE:-wheelhouse}
 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 
 die() { printf 'build_image: %s\n' "$*" >&2; exit 2; }
+(($# <= 1)) || die "usage: $0 [TAG]"
+case ${PLATFORM##*/} in
+    arm64) machine=aarch64 ;;
+    amd64) machine=x86_64 ;;
+    "") machine="" ;;
+    *) die "PLATFORM=$PLATFORM is neither linux/amd64 nor linux/arm64" ;;
+esac
 docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
 [[ -x $PYTHON ]] || die "no $PYTHON: run  make build  first"
 VERSION=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
@@ -33,12 +40,6 @@ install -m 0755 deploy/entrypoint.sh "$context"
 # pip picks the best of the wheels that fit: it knows tags better than a pattern would.
 options=(--quiet --disable-pip-version-check --only-binary :all: --python-version "$BASE_PYTHON"
     --dest "$context/wheelhouse")
-case ${PLATFORM##*/} in
-    arm64) machine=aarch64 ;;
-    amd64) machine=x86_64 ;;
-    "") machine="" ;;
-    *) die "PLATFORM=$PLATFORM is neither linux/amd64 nor linux/arm64" ;;
-esac
 if [[ -n $machine ]]; then
     for glibc in 2_36 2_34 2_28 2_17; do
         options+=(--platform "manylinux_${glibc}_$machine")

@@ -32,6 +32,16 @@ for argument; do
 done
 [[ ${#targets[@]} -gt 0 ]] || targets=(manylinux_2_28_x86_64 manylinux_2_28_aarch64)
 
+[[ ${JOBS:-1} =~ ^[1-9][0-9]*$ ]] || die "JOBS=$JOBS is no whole number from 1 on"
+
+missing=()
+for program in "$PYTHON" git make perl cargo; do
+    command -v "$program" >/dev/null || missing+=("$program")
+done
+if [[ $test_wheels == 1 && ${targets[*]} == *aarch64* && $(uname -m) != aarch64 ]]; then
+    command -v qemu-aarch64 >/dev/null || missing+=("qemu-aarch64 (Debian: qemu-user), or --no-test")
+fi
+[[ ${#missing[@]} -eq 0 ]] || die "this machine lacks $(printf '%s, ' "${missing[@]}" | sed 's/, $//')"
 git rev-parse --git-dir >/dev/null 2>&1 || die "this is no git checkout: a wheel is built from a commit"
 [[ -z $(git status --porcelain --untracked-files=no) ]] || say "note: what is not committed is not in the wheels"
 commit=$(git rev-parse HEAD)

@@ -7,21 +7,23 @@
 #
 # Environment: SUITE (bookworm), INCLUDE (more packages, comma separated), ARCH (this machine's; for another one see
 # with_emulator.sh), MIRROR (debootstrap's default), SECURITY_MIRROR (MIRROR with -security behind it); where both are
-# snapshots, the image is always the same. Needs root, debootstrap and a Docker engine.
+# snapshots, the image is always the same. Needs root and a Docker engine; debootstrap is installed where it is missing.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() { printf 'make_base_image: %s\n' "$*" >&2; exit 2; }
+[[ $# -le 1 ]] || die "usage: $0 [TAG]"
+docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
+scripts/bootstrap.sh --images || exit 2
+[[ $EUID -eq 0 ]] || die "not root: debootstrap has to make device nodes and to chroot"
+
 TAG=${1:-cryprq-base:bookworm}
 SUITE=${SUITE:-bookworm}
 ARCH=${ARCH:-$(dpkg --print-architecture)}
 MIRROR=${MIRROR:-}
 # The day on which passwords were set is in /etc/shadow.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH LC_ALL=C DEBIAN_FRONTEND=noninteractive
-
-die() { printf 'make_base_image: %s\n' "$*" >&2; exit 2; }
-[[ $EUID -eq 0 ]] || die "not root: debootstrap has to make device nodes and to chroot"
-command -v debootstrap >/dev/null || die "no debootstrap: apt-get install debootstrap"
-docker info >/dev/null 2>&1 || die "no Docker engine answers: see docker info"
 
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT

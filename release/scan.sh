@@ -18,7 +18,9 @@ PYTHON=${PYTHON:-python3}
 GRYPE_FAIL_LEVEL=${GRYPE_FAIL_LEVEL:-critical}
 
 die() { printf 'scan: %s\n' "$*" >&2; exit 2; }
-[[ $# -ge 2 && -d $1/security ]] || die "usage: $0 FOLDER VERSION [VENV]"
+[[ $# -ge 2 && $# -le 3 && -d $1/security ]] || die "usage: $0 FOLDER VERSION [VENV]"
+[[ $GRYPE_FAIL_LEVEL =~ ^(negligible|low|medium|high|critical)$ ]] ||
+    die "GRYPE_FAIL_LEVEL: $GRYPE_FAIL_LEVEL is none of negligible, low, medium, high, critical"
 folder=$(cd "$1" && pwd)
 security=$folder/security
 bill=sbom-$2.spdx.json

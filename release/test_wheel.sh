@@ -101,7 +101,6 @@ foreign_python() {
 
 test_aarch64() {
     local wheel=$1 root site=$work/aarch64-site python
-    command -v qemu-aarch64 >/dev/null || die "no qemu-aarch64 to run $wheel: apt-get install qemu-user"
     root=$(foreign_python)
     # A Python started by this one would not be emulated, so programs are run as modules.
     python=(qemu-aarch64 -L "$root" "$(echo "$root"/usr/bin/python3.*[0-9])" -P)
@@ -125,11 +124,22 @@ test_aarch64() {
 }
 
 [[ $# -gt 0 ]] || die "usage: $0 WHEEL..."
+native=() foreign=()
 for wheel; do
-    wheel=$(realpath "$wheel")
+    [[ -f $wheel ]] || die "there is no $wheel"
     case $wheel in
-        *_"$(uname -m)".whl) test_native "$wheel" ;;
-        *_aarch64.whl) test_aarch64 "$wheel" ;;
+        *_"$(uname -m)".whl) native+=("$(realpath "$wheel")") ;;
+        *_aarch64.whl) foreign+=("$(realpath "$wheel")") ;;
         *) die "no way to run $wheel on this machine" ;;
     esac
+done
+if [[ ${#foreign[@]} -gt 0 ]]; then
+    command -v qemu-aarch64 >/dev/null || die "no qemu-aarch64 to run ${foreign[0]}: apt-get install qemu-user"
+    command -v apt-get >/dev/null || die "no apt-get to fetch a Python for ${foreign[0]}"
+fi
+for wheel in "${native[@]}"; do
+    test_native "$wheel"
+done
+for wheel in "${foreign[@]}"; do
+    test_aarch64 "$wheel"
 done

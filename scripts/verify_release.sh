@@ -11,7 +11,11 @@ export LC_ALL=C
 
 die() { printf 'verify_release: %s\n' "$*" >&2; exit 1; }
 
-[[ $# -eq 1 && -d $1 ]] || die "usage: $0 FOLDER"
+[[ $# -eq 1 ]] || die "usage: $0 FOLDER"
+[[ -d $1 ]] || die "there is no folder $1"
+for program in sha256sum python3; do
+    command -v "$program" >/dev/null || die "this machine lacks $program"
+done
 release=$(cd "$(dirname "${BASH_SOURCE[0]}")/../release" && pwd)
 cd "$1"
 [[ -f checksums.txt ]] || die "there is no checksums.txt"

@@ -10,9 +10,10 @@ from pathlib import Path
 from cryprq import version
 from cryprq.cli import admin_client, run_program
 from cryprq.cli.status import render
+from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
-from cryprq.config.node_config import DEFAULT_TUN_NAME, default_control_socket, default_identity
-from cryprq.config.options import OneLineParser
+from cryprq.config.node_config import DEFAULT_TUN_NAME
+from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError
 from cryprq.peer_id import PeerId
 

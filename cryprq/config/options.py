@@ -1,226 +1,306 @@
-"""Where a node's settings come from: command line, environment, TOML file. Text only; ``config`` gives it meaning.
+"""A row of the table of options: all that there is to know about one setting, wherever it is written or shown.
 
-A setting has one name everywhere: ``--rotate-secs``, and ``rotate-secs`` in the file (``rotate_secs`` is taken too).
+The table itself is a dataclass (``node_config.NodeConfig``): ``mtu: int = number("mtu", ...)`` is a field and its row.
+``--help``, environment, file, ``--check``, what a reload takes over, and the README's table follow from ``table``.
+As with ``dataclasses.field``, the functions that make a row have the type of the field's value.
 """
 
-import argparse
-import difflib
-import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from cryprq.errors import ConfigError, MachineError
+from cryprq.config import values
+from cryprq.errors import ConfigError
 
-OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
-"""What ``--no-offload`` takes; the same names as ``_fastpath.OFFLOADS``."""
-AEAD_NAMES: Final = ("auto", "aes-256-gcm", "chacha20-poly1305")
-LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
-LOG_LEVEL_WORDS: Final = {**{level: level for level in LOG_LEVELS}, "trace": "debug", "warning": "warn"}
-"""Every word for a level, with the level that it means."""
-LOG_FORMATS: Final = ("logfmt", "json")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
+T = TypeVar("T")
+C = TypeVar("C")
+D = TypeVar("D")
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One setting: its name, its environment variable, whether it may be given more than once, and its help."""
+Check = Callable[[T], str | None]
+"""What is wrong with a value, as a text that begins with the value; None: nothing."""
 
-    name: str
-    env: str | None
-    metavar: str | None
-    help: str
-    many: bool = False
-    number: bool = False
-    flag: bool = False
-
-
-OPTIONS: Final = (
-    Option("listen", "CRYPRQ_LISTEN", "MULTIADDR", "listen here, e.g. /ip6/::/udp/9999/quic-v1 (dual-stack)"),
-    Option("peer", "CRYPRQ_PEERS", "MULTIADDR/p2p/ID", "dial this peer; repeatable", many=True),
-    Option(
-        "allow-peer",
-        "CRYPRQ_ALLOW_PEERS",
-        "ID[=CIDR,CIDR...]",
-        "allow this peer, with these networks behind it or else one assigned address; repeatable, nobody by default",
-        many=True,
-    ),
-    Option("allow-any", None, None, "allow every peer; for labs only", flag=True),
-    Option("identity", "CRYPRQ_IDENTITY", "FILE", "the identity file, made at the first start"),
-    Option("tun-name", "CRYPRQ_TUN_NAME", "NAME", "name of the TUN device (cryprq0)"),
-    Option("tun-address", "CRYPRQ_TUN_ADDRESS", "CIDR", "this node's address in the tunnel; repeatable", many=True),
-    Option("mtu", "CRYPRQ_MTU", "N", "MTU of the TUN device (1420)", number=True),
-    Option("rotate-secs", "CRYPRQ_ROTATE_SECS", "N", "seconds between key rotations, 5 to 3600 (300)", number=True),
-    Option("metrics-addr", "CRYPRQ_METRICS_ADDR", "HOST:PORT", "serve /metrics and /healthz here (off)"),
-    Option("aead", "CRYPRQ_AEAD", "NAME", f"{', '.join(AEAD_NAMES)}; auto is AES where the CPU has it"),
-    Option("workers", "CRYPRQ_WORKERS", "N", "threads per direction, 1 to 64 (half the CPUs, up to 4)", number=True),
-    Option("busy-poll-us", "CRYPRQ_BUSY_POLL_US", "N", "time to look for packets before sleeping (50)", number=True),
-    Option("max-inbound", "CRYPRQ_MAX_INBOUND", "N", "handshakes that may be pending at once (64)", number=True),
-    Option("backoff-base-ms", "CRYPRQ_BACKOFF_BASE_MS", "N", "first wait after a failure (500)", number=True),
-    Option("backoff-max-ms", "CRYPRQ_BACKOFF_MAX_MS", "N", "longest wait after failures (30000)", number=True),
-    Option("log-level", "CRYPRQ_LOG", "LEVEL", f"{', '.join(LOG_LEVELS)} (info); RUST_LOG's plain words work too"),
-    Option("log-format", "CRYPRQ_LOG_FORMAT", "FORMAT", f"{' or '.join(LOG_FORMATS)} (logfmt)"),
-    Option("route", "CRYPRQ_ROUTES", "CIDR", "a network behind this listener, told to dialers; repeatable", many=True),
-    Option("control-socket", "CRYPRQ_CONTROL_SOCKET", "PATH", "the Unix socket that `cryprq` talks to"),
-    Option("no-offload", "CRYPRQ_NO_OFFLOAD", "NAME", f"do without {', '.join(OFFLOAD_NAMES)}; repeatable", many=True),
-)
-_CIDR_ONLY: Final = re.compile(r"[^=]*[./:][^=]*")  # what no peer ID contains
-_BY_NAME: Final = {option.name: option for option in OPTIONS}
+_ROW: Final = "option"
+"""Under this key a field's metadata has its row."""
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What one source says about a setting."""
+class Given:
+    """What one source says about an option."""
 
     source: str
-    """For messages: ``--mtu``, ``CRYPRQ_MTU``, or ``mtu in FILE``."""
-    items: tuple[str, ...]
-    """As given; exactly one for a setting that is not repeatable. For a flag, ``true`` or ``false``."""
+    """For messages: ``--mtu``, ``CRYPRQ_MTU``, or ``FILE: mtu``."""
+    texts: tuple[str, ...]
+    """As the flag would spell it; exactly one unless the option is repeatable. For a switch, ``true`` or ``false``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One row. ``option``, ``number``, ``choice``, ``switch`` and ``repeatable`` make it."""
+
+    name: str
+    """``--name`` on the command line, ``name`` in the file."""
+    metavar: str | None
+    """What stands behind the flag; None: nothing, it is a switch."""
+    env: str | None
+    else_env: tuple[str, Callable[[str], str | None]] | None = None
+    """Another variable, for when ``env`` is not set, and how to find a value in it."""
+    help: str
+    """One line of Markdown, for ``--help`` and the README."""
+    default_text: str
+    """The default, likewise."""
+    absent: str = "none"
+    """What ``--check`` says when there is no value."""
+    reload: bool = False
+    """Whether a running node takes a new value over; else the value needs a restart, and the log says so."""
+
+    parse: Callable[[str], Any]
+    """A text's value, or one of the values of a repeatable option. ValueError says what is wrong with the text."""
+    check: Check[Any] | None = None
+    """What else is wrong with one value, also with one that a Python program gives."""
+    show: Callable[[Any], str] = str
+    """One value as text, for ``--check``."""
+
+    many: bool = False
+    split: Callable[[str], tuple[str, ...]] = lambda text: (text,)
+    """The texts in an environment variable."""
+    into: Callable[[Sequence[Any]], Any] = lambda items: items[0]
+    """Puts what one source gives together."""
+    join: Callable[[Any, Any], Any] | None = None
+    """Joins what a weaker and a stronger source give; None: the strongest source alone counts."""
+
+    toml: tuple[type, ...] = (str,)
+    """The types in the file."""
+    toml_entry: Callable[[str, object], str] | None = None
+    """The text of one entry, if the option may be a table in the file. ValueError says what the entry must be."""
+    is_path: bool = False
+    """A relative path in a file starts at that file's directory, so that it is the same wherever the node starts."""
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    def read(self, sources: Sequence[Given]) -> Any:
+        """The value that the sources give, the strongest first, at least one. ConfigError names the source."""
+        if self.join is None:
+            return self._read_one(sources[0])
+        return reduce(self.join, [self._read_one(source) for source in reversed(sources)])
+
+    def _read_one(self, given: Given) -> Any:
+        return self.into([self._read_text(given.source, text) for text in given.texts])
+
+    def _read_text(self, source: str, text: str) -> Any:
+        if not text and not self.many:
+            raise ConfigError(f"{source} is empty")
+        try:
+            value = self.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None
+        self._check_one(source, value)
+        return value
+
+    def _check_one(self, source: str, value: Any) -> None:
+        if self.check is not None and (fault := self.check(value)) is not None:
+            raise ConfigError(f"{source} {fault}")
+
+    def validate(self, value: Any) -> None:
+        """ConfigError if a node cannot have this value."""
+        for item in self._items(value):
+            self._check_one(self.flag, item)
+
+    def lines(self, value: Any) -> list[str]:
+        """The value for ``--check``, as ``name = text``; a line for each of several."""
+        return [f"{self.name} = {text}" for text in map(self.show, self._items(value))] or [
+            f"{self.name} = {self.absent}"
+        ]
+
+    def _items(self, value: Any) -> Iterable[Any]:
+        if not self.many:
+            return () if value is None else (value,)
+        if isinstance(value, Mapping):
+            return sorted(value.items())
+        return sorted(value) if isinstance(value, frozenset) else cast(Iterable[Any], value)
+
+
+def table(config: "DataclassInstance | type[DataclassInstance]") -> dict[str, Option]:
+    """The rows of a configuration or its class, by the field that has the value; the order is that of ``--help``."""
+    return {each.name: each.metadata[_ROW] for each in fields(config) if _ROW in each.metadata}
+
+
+# ---- what makes a row ----
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Every setting that was given, by name, strongest source first: flag, environment, file."""
-
-    values: Mapping[str, Sequence[Value]]
-    config_file: Path | None
-
-    def first(self, name: str) -> Value | None:
-        """The value that counts, or None if nobody gave one."""
-        found = self.values.get(name, ())
-        return found[0] if found else None
+class _Made:
+    make: Callable[[], Any]
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are a ConfigError instead of usage text and an exit."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+def made_by(make: Callable[[], T]) -> T:
+    """A default that is made anew for each configuration."""
+    return cast(T, _Made(make))
 
 
-def parser() -> OneLineParser:
-    """The command line of ``cryprq-node``. Values stay text: ``config`` checks them wherever they came from."""
-    result = OneLineParser(
-        prog="cryprq-node",
-        description="A post-quantum VPN node. A flag beats the environment, which beats the file.",
+def _field(row: Option, default: Any) -> Any:
+    metadata = {_ROW: row}
+    if isinstance(default, _Made):
+        return field(default_factory=default.make, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _default_text(default: object, absent: str) -> str:
+    if default is None:
+        return absent
+    return str(default) if isinstance(default, int) else f"`{default}`"
+
+
+def option(
+    name: str,
+    metavar: str,
+    *,
+    env: str,
+    help: str,
+    parse: Callable[[str], T],
+    default: D,
+    default_text: str | None = None,
+    absent: str = "none",
+    check: Check[T] | None = None,
+    show: Callable[[T], str] = str,
+    reload: bool = False,
+    is_path: bool = False,
+    toml: tuple[type, ...] = (str,),
+    else_env: tuple[str, Callable[[str], str | None]] | None = None,
+) -> T | D:
+    """One value of any kind. ``default_text`` where it cannot be told from the default."""
+    row = Option(
+        name=name,
+        metavar=metavar,
+        env=env,
+        else_env=else_env,
+        help=help,
+        default_text=_default_text(default, absent) if default_text is None else default_text,
+        absent=absent,
+        reload=reload,
+        parse=parse,
+        check=check,
+        show=show,
+        toml=toml,
+        is_path=is_path,
     )
-    result.add_argument("--config", metavar="FILE", help="TOML file with these settings by name [CRYPRQ_CONFIG]")
-    for option in OPTIONS:
-        flag = f"--{option.name}"
-        if option.flag:
-            result.add_argument(flag, action="store_true", help=option.help)
-        else:
-            result.add_argument(
-                flag,
-                action="append" if option.many else "store",
-                metavar=option.metavar,
-                help=f"{option.help} [{option.env}]",
-            )
-    result.add_argument("--check", action="store_true", help="validate, print the effective configuration and exit")
-    result.add_argument("--version", action="store_true", help="print version and build and exit")
-    return result
+    return cast(T | D, _field(row, default))
 
 
-def collect(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Reads every source. ConfigError for a bad file, MachineError for one that cannot be read.
-
-    An empty environment variable counts as unset. A list in the environment is comma separated.
-    """
-    path_text = arguments.config or environ.get("CRYPRQ_CONFIG")
-    config_file = Path(path_text) if path_text else None
-    in_file = {} if config_file is None else _read_file(config_file)
-    values: dict[str, list[Value]] = {}
-    for option in OPTIONS:
-        found: list[Value] = []
-        given = getattr(arguments, option.name.replace("-", "_"))
-        if option.flag:
-            if given:
-                found.append(Value(f"--{option.name}", ("true",)))
-        elif given is not None:
-            found.append(Value(f"--{option.name}", tuple(given) if option.many else (given,)))
-        if option.env is not None and (text := environ.get(option.env, "").strip()):
-            found.append(Value(option.env, _split(option, text) if option.many else (text,)))
-        elif option.name == "log-level" and (word := _rust_log(environ)):
-            found.append(Value("RUST_LOG", (word,)))
-        if option.name in in_file:
-            found.append(Value(f"{option.name} in {config_file}", in_file[option.name]))
-        values[option.name] = found
-    return Settings(values, config_file)
-
-
-def _rust_log(environ: Mapping[str, str]) -> str | None:
-    """The last plain level word of RUST_LOG, which may also hold directives for other programs."""
-    words = [word.strip().lower() for word in environ.get("RUST_LOG", "").split(",")]
-    return next((word for word in reversed(words) if word in LOG_LEVEL_WORDS), None)
+def number(
+    name: str,
+    *,
+    env: str,
+    help: str,
+    low: int,
+    high: int,
+    default: D,
+    default_text: str | None = None,
+    absent: str = "none",
+    reload: bool = False,
+) -> int | D:
+    """A whole number from ``low`` to ``high``."""
+    return option(
+        name,
+        "N",
+        env=env,
+        help=f"{help}; {low} to {high}",
+        parse=values.number,
+        check=lambda value: None if low <= value <= high else f"{value} is out of range: {low} to {high}",
+        default=default,
+        default_text=default_text,
+        absent=absent,
+        reload=reload,
+        toml=(int,),
+    )
 
 
-def _split(option: Option, text: str) -> tuple[str, ...]:
-    """The entries of a comma separated list. In a list of peers, CIDRs after ``ID=CIDR,`` belong to that ID."""
-    entries: list[str] = []
-    for item in (part.strip() for part in text.split(",")):
-        if option.name == "allow-peer" and entries and "=" in entries[-1] and _CIDR_ONLY.fullmatch(item):
-            entries[-1] += f",{item}"
-        elif item:
-            entries.append(item)
-    return tuple(entries)
+def choice(
+    name: str,
+    names: Sequence[str],
+    *,
+    env: str,
+    help: str,
+    default: str,
+    default_text: str | None = None,
+    parse: Callable[[str], str] = str.lower,
+    reload: bool = False,
+    else_env: tuple[str, Callable[[str], str | None]] | None = None,
+) -> str:
+    """One of several names."""
+    return option(
+        name,
+        "|".join(names),
+        env=env,
+        else_env=else_env,
+        help=help,
+        parse=parse,
+        check=one_of(names),
+        default=default,
+        default_text=default_text,
+        reload=reload,
+    )
 
 
-def _read_file(path: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise MachineError(f"cannot read the configuration file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    values: dict[str, tuple[str, ...]] = {}
-    for key, value in document.items():
-        name = key.replace("_", "-")
-        option = _BY_NAME.get(name)
-        if option is None:
-            near = difflib.get_close_matches(name, _BY_NAME, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_BY_NAME)}"
-            raise ConfigError(f"unknown key {key!r} in {path}{hint}")
-        if name in values:
-            raise ConfigError(f"{name!r} is given twice in {path}, with - and with _")
-        items = _file_items(option, value, path)
-        if name in ("identity", "control-socket"):
-            items = (str(path.parent / items[0]),)  # a path in a file means the same wherever the node is started
-        values[name] = items
-    return values
+def switch(name: str, *, env: str | None, help: str, reload: bool = False) -> bool:
+    """Off unless somebody says so."""
+    row = Option(
+        name=name,
+        metavar=None,
+        env=env,
+        help=help,
+        default_text="off",
+        reload=reload,
+        parse=values.boolean,
+        show=lambda value: str(value).lower(),
+        toml=(bool,),
+    )
+    return cast(bool, _field(row, False))
 
 
-def _file_items(option: Option, value: object, path: Path) -> tuple[str, ...]:
-    """A TOML value as the flag would spell it; ConfigError that names the key if it has the wrong type."""
-    if option.flag:
-        if isinstance(value, bool):
-            return ("true" if value else "false",)
-        expected = "true or false"
-    elif option.number:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return (str(value),)
-        expected = "a whole number"
-    elif not option.many:
-        if isinstance(value, str):
-            return (value,)
-        expected = "a string"
-    elif option.name == "allow-peer" and isinstance(value, dict):
-        return tuple(_allow_entry(peer, networks, path) for peer, networks in value.items())
-    else:
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        expected = "a string or a list of strings"
-    raise ConfigError(f"{option.name!r} in {path} must be {expected}")
+def repeatable(
+    name: str,
+    metavar: str,
+    *,
+    env: str,
+    help: str,
+    parse: Callable[[str], T],
+    into: Callable[[Sequence[T]], C],
+    join: Callable[[C, C], C] | None = None,
+    split: Callable[[str], tuple[str, ...]] = values.comma_list,
+    default_text: str | None = None,
+    absent: str = "none",
+    check: Check[T] | None = None,
+    show: Callable[[T], str] = str,
+    reload: bool = False,
+    toml_entry: Callable[[str, object], str] | None = None,
+) -> C:
+    """Any number of values, none by default."""
+    row = Option(
+        name=name,
+        metavar=metavar,
+        env=env,
+        help=f"{help}; repeatable",
+        default_text=absent if default_text is None else default_text,
+        absent=absent,
+        reload=reload,
+        parse=parse,
+        check=check,
+        show=show,
+        many=True,
+        split=split,
+        into=into,
+        join=join,
+        toml_entry=toml_entry,
+    )
+    return cast(C, _field(row, _Made(lambda: into(()))))
 
 
-def _allow_entry(peer: str, networks: object, path: Path) -> str:
-    """``ID=CIDR,...`` from an entry of a table ``[allow-peer]`` with ``ID = ["CIDR", ...]``."""
-    if not isinstance(networks, list) or not all(isinstance(network, str) for network in networks):
-        raise ConfigError(f"{peer!r} under 'allow-peer' in {path} must be a list of CIDRs, which may be empty")
-    return f"{peer}={','.join(networks)}" if networks else peer
+def one_of(names: Sequence[str]) -> Check[str]:
+    """A check that only these names pass."""
+    return lambda value: None if value in names else f"{value!r} is unknown; valid are {', '.join(names)}"

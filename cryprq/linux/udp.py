@@ -5,6 +5,7 @@ the kernel prefers, and a merged batch could not be taken apart.
 """
 
 import errno
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -55,11 +56,21 @@ class UdpSocket:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self._sock = sock
         self._family = sock.family
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._buffer = bytearray(_RECV_SIZE)
         self._view = memoryview(self._buffer)
 
-    def receive(self) -> tuple[bytes, int, Address, str | None] | None:
-        """One batch: data, segment size (0 if nothing was merged), sender, the local address it was sent to.
+    def fileno(self) -> int:
+        """The descriptor, for an event loop."""
+        return self._sock.fileno()
+
+    def readable(self) -> bool:
+        """Whether something waits to be received."""
+        return bool(self._poll.poll(0))
+
+    def receive(self) -> tuple[list[bytes], Address, str | None] | None:
+        """One batch: its datagrams, their sender, the local address that they were sent to.
 
         None when nothing waits. OSError for a pending error of the socket; calling again is right.
         """
@@ -80,7 +91,7 @@ class UdpSocket:
                 local = socket.inet_ntop(socket.AF_INET, value[4:8])
             elif level == _SOL_UDP and kind == _UDP_GRO and len(value) >= _INT.size:
                 size = _INT.unpack_from(value)[0]
-        return bytes(self._view[:length]), size, Address.from_sockaddr(sockaddr), local
+        return list(segments(bytes(self._view[:length]), size)), Address.from_sockaddr(sockaddr), local
 
     def send(self, data: bytes, remote: Address, local: str | None) -> bool:
         """Sends one datagram, from ``local`` if given. Returns False if that source had to be forgotten.

@@ -10,6 +10,7 @@ import uvloop
 from cryprq.config.node_config import NodeConfig
 from cryprq.linux.systemd import Notifier
 from cryprq.node.node import Node
+from cryprq.telemetry.logs import setup
 
 
 def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
@@ -21,7 +22,8 @@ def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -
 
 async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) -> int:
     loop = asyncio.get_running_loop()
-    node = Node(config, reload=reload, notifier=Notifier.from_environ(os.environ))
+    log = setup(config.log_level, config.log_format)
+    node = Node(config, reload=reload, log=log, notifier=Notifier.from_environ(os.environ))
     task = asyncio.current_task()
     assert task is not None
 

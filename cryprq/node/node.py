@@ -6,9 +6,9 @@ whatever is due first; and once a second it looks after what has no event of its
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,9 +18,11 @@ from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
 from cryprq.inner.leases import Leases, lease_path
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
+from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.systemd import Notifier
+from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
 from cryprq.node.machine import Machine
@@ -32,16 +34,18 @@ from cryprq.peers.dialer import Dialer
 from cryprq.peers.inbound import Admittance
 from cryprq.peers.indices import IndexPool
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
-from cryprq.peers.peer import Peer
+from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
-from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, CLOSE_FLUSH_TIMEOUT
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
+from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.logs import Log, describe_exception, setup
+from cryprq.telemetry.logs import Log, describe_exception
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -53,13 +57,11 @@ CLOSE_POLL: Final = 0.01
 """Seconds between looks at whether the last connection is gone, when the node stops."""
 
 
-def boottime() -> float:
-    """Seconds of CLOCK_BOOTTIME: the clock of sessions and of the data plane, which runs on during suspend."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Node:
     """A node, as an async context manager: inside, it runs; on the way out it tells its peers and leaves nothing.
+
+    It runs on the event loop in which the context is entered, asyncio's own or uvloop, and belongs to that thread. It
+    needs the rights that ``cryprq-node`` needs, handles no signals, and is for one run: the next one gets a new object.
 
     >>> async with Node(config) as node:
     ...     await node.wait()
@@ -74,14 +76,19 @@ class Node:
         machine: Callable[[NodeConfig], Machine] = Machine,
         notifier: Notifier | None = None,
     ) -> None:
-        """``reload`` reads the configuration again, for ``reload()``; ``notifier`` tells a service manager how the node
-        is. Nothing is opened before the context is entered."""
+        """``reload`` reads the configuration again, for ``reload()``; ``log`` is where events go, by default standard
+        error; ``machine`` opens TUN and sockets; ``notifier`` tells a service manager how the node is. Nothing is
+        opened before the context is entered."""
         self.config = config
+        """The configuration in force."""
         self.health = Health()
+        """``health.reason()`` says in one line why the node does not work; None: it does."""
+        self.peer_id: PeerId
+        """Who this node is, from its identity file; known once the context is entered."""
         self.listen_addr: Multiaddr | None = None
         """What others pass to ``--peer``; None for a node that does not listen, or is not up yet."""
         self._read_config = reload
-        self._log = log if log is not None else setup(config.log_level, config.log_format)
+        self._log = log if log is not None else Log(config.log_level, config.log_format)
         self._open_machine = machine
         self._notifier = notifier if notifier is not None else Notifier()
         self._metrics = Metrics(
@@ -98,6 +105,7 @@ class Node:
         self._ticker: asyncio.TimerHandle | None = None
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
+        self._stop_requested = asyncio.Event()
 
     # ---- life ----
 
@@ -121,14 +129,13 @@ class Node:
         await self._stop_requested.wait()
 
     def request_stop(self) -> None:
-        """Makes ``wait`` return."""
+        """Makes ``wait`` return, now or when it is called. The node runs until the context is left."""
         self._stop_requested.set()
 
     async def _start(self) -> None:
         """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
         config = self.config
         self._loop = asyncio.get_running_loop()
-        self._stop_requested = asyncio.Event()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
@@ -141,7 +148,7 @@ class Node:
         self._undo.append(partial(self._loop.remove_reader, self._plane.event_fd))
         self._start_endpoint(identity)
         self._undo.append(self._resolver.close)
-        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._tunnel, self.health, boottime)
+        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health)
             addresses = await http.start(*config.metrics_addr)
@@ -160,12 +167,12 @@ class Node:
 
     def _make_parts(self, leases: Leases | None) -> None:
         config, plane = self.config, self._machine.plane
-        self._tunnel = Tunnel(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._network = InnerNetwork(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
         self._peers = PeerTable(
             own_id=self.peer_id,
             plane=plane,
-            tunnel=self._tunnel,
+            network=self._network,
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
@@ -177,7 +184,7 @@ class Node:
             self.peer_id,
             leases,
             peers=self._peers,
-            tunnel=self._tunnel,
+            network=self._network,
             resolver=self._resolver,
             connect=self._connect,
             observer=self._reporter,
@@ -197,21 +204,42 @@ class Node:
             allowlist=self._roster.allowlist,
             announced=_announced(config),
             obtain=self._roster.obtain,
-            allowed=self._tunnel.allowed,
+            allowed=self._network.allowed,
             allow_m2=self._allow_m2,
             reporter=self._reporter,
             clock=boottime,
         )
         self._endpoint = Endpoint(
-            self._machine.sockets.control,
-            limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
+            UdpSocket(self._machine.sockets.control),
+            limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
+            clock=monotonic,
             on_record=self._stray_record,
             observer=self._reporter.endpoint_event,
+            qlog=self._open_qlog(config.qlog_dir),
         )
         self._endpoint.start()
         self._undo.append(self._stop_talking)
+
+    def _open_qlog(self, directory: Path | None) -> Qlog | None:
+        """A tunnel that runs without its debugging files is better than none."""
+        if directory is None:
+            return None
+
+        def failed(error: OSError) -> None:
+            self._log.warning(
+                "qlog_off",
+                directory=directory,
+                error=error.strerror,
+                hint="the node runs on without; CRYPRQ_QLOG_DIR is a directory that it may write to",
+            )
+
+        try:
+            return Qlog(directory, failed)
+        except OSError as error:
+            failed(error)
+            return None
 
     async def _unwind(self) -> None:
         self.health.failed("stopping")
@@ -252,7 +280,7 @@ class Node:
             if host in ("0.0.0.0", "::"):
                 host = reachable_address(sockets.family, without=config.tun_name)
             self.listen_addr = Multiaddr("ip6" if ":" in host else "ip4", host, sockets.port, self.peer_id)
-            self._tunnel.check_forwarding(config.routes)
+            self._network.check_forwarding(config.routes)
             self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=self.listen_addr)
         self._log.info(
             "node_started",
@@ -327,7 +355,7 @@ class Node:
     def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
         if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
             raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
-        if (network := covering(self._tunnel.allowed(peer.peer_id), remote.host)) is not None:
+        if (network := covering(self._network.allowed(peer.peer_id), remote.host)) is not None:
             raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
         outbound = Outbound(
             peer,
@@ -362,15 +390,19 @@ class Node:
 
     # ---- what operators ask for ----
 
-    def status(self) -> NodeStatus:
-        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+    def _running(self) -> Snapshot:
         if self._snapshot is None:
             raise RuntimeError("the node is not running")
-        return self._snapshot.status(str(self.peer_id), str(self.listen_addr or ""))
+        return self._snapshot
+
+    def status(self) -> NodeStatus:
+        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+        return self._running().status(str(self.peer_id), str(self.listen_addr or ""))
 
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
-        """Rotates the keys with one peer, or all. Returns those that it started with; LookupError if there is no
-        session."""
+        """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there
+        is no session with the one that was asked for. RuntimeError outside the context."""
+        self._running()
         now = boottime()
         if peer_id is not None:
             peer = self._peers.get(peer_id)
@@ -381,7 +413,9 @@ class Node:
 
     def reload(self) -> None:
         """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
-        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing."""
+        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing.
+        Without a ``reload`` to read it by, nothing happens. RuntimeError outside the context."""
+        self._running()
         if self._read_config is None:
             return
         self._notifier.reloading()

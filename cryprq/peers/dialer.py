@@ -8,14 +8,16 @@ from typing import Final, Protocol
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import (
-    BACKOFF_JITTER,
-    DIAL_TIMEOUT,
-    REDIAL_FAST_INTERVAL,
-    REDIAL_FAST_TIMEOUT,
-    REDIAL_FAST_WINDOW,
-)
+from cryprq.protocol.constants import DIAL_TIMEOUT
 
+REDIAL_FAST_WINDOW: Final = 300.0
+"""For so long after a tunnel was up the dialer ..."""
+REDIAL_FAST_INTERVAL: Final = 1.0
+"""... dials at least this often, ..."""
+REDIAL_FAST_TIMEOUT: Final = 3.0
+"""... and gives each attempt up after this."""
+BACKOFF_JITTER: Final = 0.25
+"""A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
 NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
 TELL_EVERY: Final = 30.0

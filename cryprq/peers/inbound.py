@@ -168,7 +168,10 @@ class Inbound:
             auth.peer_id, connection.remote, "inbound", session.kem, session.suite, duration
         )
         # The keys are in place before the dialer can know them.
-        self._peer, self._link = peer, peer.adopt(session, connection, self._lease, now)
+        self._peer, self._link = (
+            peer,
+            peer.adopt(session, connection, self._lease, now, keepalive=auth.parameters.keepalive),
+        )
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)
 

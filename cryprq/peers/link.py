@@ -28,6 +28,8 @@ class Link:
     established: bool = False
     endpoint_set: bool = False
     ended: bool = False
+    keepalive: int | None = None
+    """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
     indices: set[int] = field(default_factory=set)
     """The receiver indices that this session has installed."""
 

@@ -6,8 +6,11 @@ from enum import Enum, auto
 from typing import Final
 
 from cryprq._fastpath import PeerStats
-from cryprq.protocol.constants import SILENCE_PROBE, SILENCE_REDIAL
 
+SILENCE_PROBE: Final = 5.0
+"""Data was sent and nothing authenticated came back for so long: send an empty record; ..."""
+SILENCE_REDIAL: Final = 5.0
+"""... after so much more, dial afresh beside the live session."""
 ANSWER_AFTER: Final = 3.0
 """Seconds after which received data, that nothing was sent in return for, is answered with an empty record. Shorter
 than ``SILENCE_PROBE``: else every one-way flow would look like a dead peer to its sender."""
@@ -43,14 +46,16 @@ class Liveness:
         self.unheard_since = self.owes_since = None
         self.probed = self.silent = False
 
-    def look(self, stats: PeerStats, now: float) -> Verdict:
-        """Judges the counters of one second. SEND_EMPTY is said once per silence and once per unanswered burst."""
+    def look(self, stats: PeerStats, now: float, keepalive: int | None = None) -> Verdict:
+        """Judges the counters of one second. SEND_EMPTY is said once per silence, once per unanswered burst, and when
+        nothing was sent for ``keepalive`` seconds (the peer's wish; 0 or None: never)."""
         if stats.last_tx_data_ns <= stats.last_rx_ns or stats.last_rx_ns != self.unheard_after_ns:
             self.unheard_since, self.probed, self.silent = None, False, False
             self.unheard_after_ns = stats.last_rx_ns
         if stats.last_tx_data_ns > stats.last_rx_ns and self.unheard_since is None:
             self.unheard_since = now
         owed = self._owes_answer(stats, now)
+        owed = owed or (keepalive is not None and 0 < keepalive <= now - stats.last_tx_ns / 1e9)
         if self.unheard_since is None:
             return Verdict.SEND_EMPTY if owed else Verdict.QUIET
         silence = now - self.unheard_since

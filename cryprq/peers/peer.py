@@ -29,18 +29,19 @@ from cryprq.protocol.actions import (
     Established,
     Install,
     Promote,
-    Redial,
     Remove,
     Rotated,
     RotationFailed,
     SendEmpty,
     SendFrame,
 )
-from cryprq.protocol.constants import CLOSE_FLUSH_TIMEOUT, PROBE_TIMEOUT
+from cryprq.protocol.constants import PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.session import Session, State
 
+CLOSE_FLUSH_TIMEOUT: Final = 1.0
+"""How long a stopping node waits for its last frames to be acknowledged."""
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
 RETIRED_MAX: Final = 4
@@ -110,13 +111,18 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: float) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys.
+    def adopt(
+        self, session: Session, carrier: Carrier, lease: IndexLease, now: float, *, keepalive: int | None = None
+    ) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
+        the peer's parameters ask for.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
         """
-        link = Link(session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now)
+        link = Link(
+            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+        )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
         for other in candidates[: max(0, len(candidates) + 1 - CANDIDATES_MAX)]:
@@ -167,11 +173,11 @@ class Peer:
         return True
 
     def look(self, now: float) -> None:
-        """Once a second: the silence rule (protocol, 3.3)."""
+        """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
         if self.current is None:
             return
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now)
+        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
         if verdict is Verdict.SEND_EMPTY:
             self._send_empty()
         if self.liveness.silent is not was_silent:
@@ -283,8 +289,6 @@ class Peer:
                 if link is self.current and link.carrier is not None and not link.session.drained:
                     self._observer.control_lost(self.peer_id, link.remote, reason)
                 self._hang_up(link, code, reason)
-            case Redial():
-                pass  # ``wants_dial`` says so from here on
             case Dead(reason):
                 self._end(link, CloseCode.OK, reason)
 

@@ -79,13 +79,6 @@ class CloseConnection:
 
 
 @dataclass(frozen=True)
-class Redial:
-    """The dialer has no control channel any more, or soon no keys: dial the peer afresh."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Dead:
     """The session has ended by itself and holds no data key. Not said after ``close``, ``wipe``, ``retire``."""
 
@@ -103,6 +96,5 @@ Action = (
     | Rotated
     | RotationFailed
     | CloseConnection
-    | Redial
     | Dead
 )

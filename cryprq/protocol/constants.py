@@ -1,4 +1,5 @@
-"""Every constant and timeout of the protocol, in one place (docs/protocol.md). Times are in seconds, sizes in bytes.
+"""The constants of the protocol: what docs/protocol.md names, and what both ends must agree on. Times are in seconds,
+sizes in bytes. A number that only one node chooses for itself stands on top of the file that acts on it.
 
 The limits that the data plane enforces per record are stated again in ``csrc/cq_wire.h``; a test compares them.
 """
@@ -40,66 +41,19 @@ FRAME_MAX: Final = 16 * 1024
 
 QUIC_IDLE_TIMEOUT: Final = 25.0
 QUIC_KEEPALIVE: Final = 10.0
-QUIC_WINDOW_PENDING: Final = 32 * 1024
-"""Flow-control window of a connection (and of its one stream) before M3 has verified."""
-QUIC_WINDOW: Final = 128 * 1024
-"""Flow-control window of an authenticated connection."""
-MAX_DATAGRAM_SIZE: Final = 1280
-"""Largest QUIC datagram that is sent: what every IPv6 path carries, IP and UDP headers included, with room to spare
-below Ethernet's 1500 for tunnels on the way."""
-
 M1_TIMEOUT: Final = 5.0
 """From the completed QUIC handshake to a whole M1."""
 HANDSHAKE_TIMEOUT: Final = 10.0
 """From a connection's first datagram to a verified M3 (listener) or an opened M4 (dialer)."""
-CLOSE_FLUSH_TIMEOUT: Final = 1.0
-"""How long a stopping node waits for its last frames to be acknowledged."""
-
-# ---- listener: what strangers may cost ----
-
-MAX_INBOUND: Final = 64
-PENDING_PER_SOURCE: Final = 8
-"""Connections before M3 of one validated source (an IPv4 /32 or an IPv6 /64)."""
-UNVALIDATED_PER_SOURCE: Final = 2
-"""A source's next unvalidated connection beyond these is answered with Retry."""
-RETRY_ABOVE_FRACTION: Final = 0.5
-"""Above this share of --max-inbound every new connection is answered with Retry."""
-RETRY_TOKEN_LIFETIME: Final = 15.0
-SOURCE_PREFIX_IPV6: Final = 64
-RESPONSE_RATE: Final = 200.0
-"""Token bucket for M2s (one KEM encapsulation and two signatures each): refill a second."""
-RESPONSE_BURST: Final = 200
-BACKOFF_BASE_MS: Final = 500
-BACKOFF_MAX_MS: Final = 30_000
-BACKOFF_TABLE_MAX: Final = 4096
-"""Sources that the listener's backoff remembers; the oldest is forgotten first."""
-BACKOFF_FORGET: Final = 600.0
-"""A source without failures for so long starts afresh."""
-BACKOFF_FREE_FAILURES: Final = 3
-"""Failures of a source that cost it nothing yet."""
 
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
-REDIAL_FAST_WINDOW: Final = 300.0
-"""For so long after a tunnel was up the dialer ..."""
-REDIAL_FAST_INTERVAL: Final = 1.0
-"""... dials at least this often, ..."""
-REDIAL_FAST_TIMEOUT: Final = 3.0
-"""... and gives each attempt up after this."""
-BACKOFF_JITTER: Final = 0.25
-"""A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
-SILENCE_PROBE: Final = 5.0
-"""Data was sent and nothing authenticated came back for so long: send an empty record; ..."""
-SILENCE_REDIAL: Final = 5.0
-"""... after so much more, dial afresh beside the live session."""
-
 PROBE_TIMEOUT: Final = 3.0
 """A connection whose peer is in doubt is lost unless the peer answers a ping within this."""
 
 # ---- session and rotation ----
 
-ROTATE_SECS_DEFAULT: Final = 300
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
 ROTATE_MIN_INTERVAL: Final = 1.0
@@ -129,28 +83,19 @@ CLOSE_REASON_MAX: Final = 64
 
 # ---- tunnel parameters ----
 
-MTU_DEFAULT: Final = 1420
 MTU_MIN: Final = 576
-MTU_MAX: Final = 65_535
+MTU_PARAMETER_MAX: Final = 65_535
+"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
 MTU_MIN_IPV6: Final = 1280
 ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
 ROUTES_MAX: Final = 256
 """Routes that a gateway may announce in one M4."""
 KEEPALIVE_DEFAULT: Final = 10
+"""Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
-"""Seconds between keepalives; 0 switches them off."""
 
 
 def hard_age(rotate_secs: int) -> float:
     """The age in seconds at which an epoch's keys are destroyed, whatever else happens (protocol, 3.3)."""
     return float(max(rotate_secs, HARD_AGE_FLOOR) + HARD_AGE_MARGIN)
-
-
-# ---- data plane: defaults ----
-
-BUSY_POLL_US: Final = 50
-"""Microseconds for which a worker that has run out of packets looks for more before it sleeps."""
-BUSY_POLL_US_MAX: Final = 1000
-WORKERS_DEFAULT_MAX: Final = 4
-"""Workers per direction that a node starts by itself, however many CPUs there are."""

@@ -21,7 +21,6 @@ from cryprq.protocol.constants import (
     LANES_MAX,
     NONCE_SIZE,
     PROTOCOL_VERSION,
-    ROTATE_SECS_DEFAULT,
     X25519_SIZE,
 )
 from cryprq.protocol.frames import CloseCode, Cursor, FrameError
@@ -33,6 +32,8 @@ from cryprq.protocol.session import Role, Session, SessionSetup
 
 STATUS_ACCEPTED: Final = 0
 STATUS_DUPLICATE: Final = 1
+ROTATE_SECS_DEFAULT: Final = 300
+"""What an end says whose own parameters have no interval."""
 
 
 class HandshakeError(Exception):

@@ -22,8 +22,8 @@ from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
-    MTU_MAX,
     MTU_MIN,
+    MTU_PARAMETER_MAX,
     ROTATE_SECS_MAX,
     ROTATE_SECS_MIN,
     ROUTES_MAX,
@@ -42,7 +42,7 @@ class ParameterType(IntEnum):
 
 
 _NUMBERS: Final = {
-    ParameterType.MTU: (MTU_MIN, MTU_MAX),
+    ParameterType.MTU: (MTU_MIN, MTU_PARAMETER_MAX),
     ParameterType.ROTATE_SECS: (ROTATE_SECS_MIN, ROTATE_SECS_MAX),
     ParameterType.KEEPALIVE: (0, KEEPALIVE_MAX),
 }
@@ -63,7 +63,7 @@ class Parameters:
     rotate_secs: int | None = None
     """5..3600; both ends use the smaller one."""
     keepalive: int | None = None
-    """Seconds; 0 is off."""
+    """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""

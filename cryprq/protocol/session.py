@@ -22,7 +22,6 @@ from cryprq.protocol.actions import (
     Established,
     Install,
     Promote,
-    Redial,
     Remove,
     Rotated,
     RotationFailed,
@@ -238,11 +237,7 @@ class Session:
         """QUIC is gone. Data keys live on to their limits; a pending epoch may still be promoted by a record."""
         if not self._connected:
             return []
-        live = self.state in (State.PROVISIONAL, State.ESTABLISHED)
-        actions = self._end_channel("connection_lost")
-        if self._dials and live:
-            actions.append(Redial("connection_lost"))
-        return actions
+        return self._end_channel("connection_lost")
 
     def retire(self, now: float) -> list[Action]:
         """A newer session has replaced this one: close the connection, receive for the grace, then remove."""
@@ -490,10 +485,9 @@ class Session:
         return actions
 
     def _die(self, reason: str, code: CloseCode = CloseCode.TIMEOUT) -> list[Action]:
-        """The end, by itself: every key goes, then the connection; the dialer dials afresh."""
+        """The end, by itself: every key goes, then the connection."""
         close: list[Action] = [CloseConnection(code, reason)] if self._connected else []
-        redial: list[Action] = [Redial(reason)] if self._dials else []
-        return [*self.wipe(), *close, *redial, Dead(reason)]
+        return [*self.wipe(), *close, Dead(reason)]
 
     def _fail_channel(self, code: CloseCode, reason: str) -> list[Action]:
         """Ends the connection and leaves the data keys alone."""
@@ -501,8 +495,6 @@ class Session:
         actions = self._end_channel(reason)
         if connected:
             actions.append(CloseConnection(code, reason))
-            if self._dials:
-                actions.append(Redial(reason))
         return actions
 
     def _end_channel(self, reason: str) -> list[Action]:

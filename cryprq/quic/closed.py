@@ -4,15 +4,12 @@ A peer that missed the close, and goes on sending, is told again; its packets op
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Sequence, Set
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from cryprq.address import Address
-
-if TYPE_CHECKING:
-    from cryprq.quic.connection import Connection
+from cryprq.protocol.clock import Monotonic
 
 CLOSING_PERIOD: Final = 3.0
 """For so long a closed connection still answers late packets with its close (RFC 9000, 10.2.1)."""
@@ -20,60 +17,74 @@ CLOSING_MAX: Final = 1024
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
 
+Transmit = Callable[[bytes, Address, str | None], object]
 
-class Closing:
-    """What is left of a connection that ended: its IDs, and the packet that says so to a peer that missed it."""
+
+class _Closed:
+    """What is left of a connection that ended: its IDs, and the packets that say so to a peer that missed it."""
 
     def __init__(
-        self, conn: "Connection", farewell: Sequence[bytes], until: float, transmit: Callable[..., None]
+        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], until: float
     ) -> None:
-        self.cids: Final[Set[bytes]] = conn.cids
+        self.cids: Final = tuple(cids)
         self.until: Final = until
+        self._remote = remote
+        self._local = local
         self._farewell = farewell
-        self._remote = conn.remote
-        self._local = conn.local
-        self._transmit = transmit
         self._received = 0
 
-    def receive(self, remote: Address) -> None:
+    def receive(self, remote: Address, transmit: Transmit) -> None:
         """A late packet: repeats the close for the 1st, 2nd, 4th, 8th ... one, and only to where it went before."""
         self._received += 1
         if self._received & (self._received - 1) == 0 and remote == self._remote:
             for datagram in self._farewell:
-                self._transmit(datagram, self._remote, self._local)
+                transmit(datagram, self._remote, self._local)
 
 
-class ClosingTable:
+class ClosedTable:
     """The connections that ended lately, oldest first, at most ``CLOSING_MAX``."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, by_cid: dict[bytes, Any], transmit: Callable[..., None]
-    ) -> None:
-        """``by_cid`` is where datagrams are looked up; ``transmit(data, remote, local)`` sends one."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], Monotonic], transmit: Transmit) -> None:
+        """``transmit(data, remote, local)`` sends a datagram."""
         self._loop = loop
-        self._by_cid = by_cid
+        self._clock = clock
         self._transmit = transmit
-        self._entries: deque[Closing] = deque()
+        self._entries: deque[_Closed] = deque()
+        self._by_cid: dict[bytes, _Closed] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, conn: "Connection", farewell: Sequence[bytes], now: float) -> None:
-        """Takes over the IDs of a connection that ended. ``farewell``: the datagrams of its close, none if its peer
-        has closed it."""
+    def add(
+        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], now: Monotonic
+    ) -> None:
+        """Takes over the IDs of a connection that ended, with the addresses of both ends. ``farewell``: the datagrams
+        of its close, none if its peer has closed it."""
         while self._entries and (self._entries[0].until <= now or len(self._entries) >= CLOSING_MAX):
             self._forget()
-        if not self._entries:
-            self._loop.call_later(CLOSING_PERIOD + _TICK, self._expire)
-        entry = Closing(conn, farewell, now + CLOSING_PERIOD, self._transmit)
+        if self._timer is None:
+            self._timer = self._loop.call_later(CLOSING_PERIOD + _TICK, self._expire)
+        entry = _Closed(cids, remote, local, farewell, now + CLOSING_PERIOD)
         self._entries.append(entry)
         for cid in entry.cids:
             self._by_cid[cid] = entry
+
+    def receive(self, cid: bytes, remote: Address) -> bool:
+        """A datagram with that destination connection ID came. False if it belongs to no connection in here."""
+        entry = self._by_cid.get(cid)
+        if entry is None:
+            return False
+        entry.receive(remote, self._transmit)
+        return True
 
     def clear(self) -> None:
         """Forgets all."""
         while self._entries:
             self._forget()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _forget(self) -> None:
         entry = self._entries.popleft()
@@ -82,8 +93,8 @@ class ClosingTable:
                 del self._by_cid[cid]
 
     def _expire(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         while self._entries and self._entries[0].until <= now + _TICK:
             self._forget()
-        if self._entries:
-            self._loop.call_later(self._entries[0].until - now + _TICK, self._expire)
+        more = bool(self._entries)
+        self._timer = self._loop.call_later(self._entries[0].until - now + _TICK, self._expire) if more else None

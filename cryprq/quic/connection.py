@@ -6,46 +6,19 @@ flushes, so a handler is never called from within its own call.
 """
 
 import hashlib
-import time
 from collections.abc import Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from aioquic.quic import events
-from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import AlertDescription
 
 from cryprq.address import Address
-from cryprq.protocol.constants import ALPN, QUIC_WINDOW, QUIC_WINDOW_PENDING
+from cryprq.protocol.clock import Monotonic
+from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, M1_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
-from cryprq.quic.adapter import STREAM_ID, Quic
+from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Quic
 from cryprq.quic.admission import source_of
-
-if TYPE_CHECKING:
-    from cryprq.quic.endpoint import Endpoint
-
-TRANSPORT_CODE: Final = -1
-"""``code`` of ``closed`` where no application error code was given: QUIC itself ended the connection."""
-_REASON_MAX: Final = 64
-_NO_COMMON_ALPN: Final = QuicErrorCode.CRYPTO_ERROR + AlertDescription.no_application_protocol
-
-
-class Ended(StrEnum):
-    """How a connection ended (``Connection.ended``)."""
-
-    LOCAL = "local"
-    """This side closed it, with the code that ``closed`` reports."""
-    PEER = "peer"
-    """The peer closed it, with the application error code that ``closed`` reports (``TRANSPORT_CODE`` if it did so
-    before the QUIC handshake was complete)."""
-    NO_ANSWER = "no_answer"
-    """Dialled, and no QUIC handshake within the time: nothing listens there, or something filters it."""
-    PROTOCOL = "protocol"
-    """Dialled, and whoever answers does not speak QUIC version 1 with our ALPN."""
-    IDLE = "idle"
-    """It was up, and then nothing came any more."""
-    TRANSPORT = "transport"
-    """A QUIC error, of either side."""
+from cryprq.quic.ending import REASON_MAX, Ended, explain
 
 
 class ConnectionHandler(Protocol):
@@ -61,12 +34,57 @@ class ConnectionHandler(Protocol):
         """The connection is gone; called once, last. For a dialled one also if it never came up."""
 
 
+@dataclass(frozen=True)
+class Times:
+    """When a connection does something by itself, in seconds."""
+
+    m1_timeout: float = M1_TIMEOUT
+    pending_timeout: float = HANDSHAKE_TIMEOUT
+    keepalive: float = QUIC_KEEPALIVE
+    idle_timeout: float = QUIC_IDLE_TIMEOUT
+
+
+class Owner(Protocol):
+    """What a connection needs of the endpoint that it belongs to (``cryprq.quic.endpoint.Endpoint``)."""
+
+    @property
+    def times(self) -> Times: ...
+    @property
+    def certificate_der(self) -> bytes:
+        """The listener's certificate."""
+
+    def clock(self) -> Monotonic: ...
+    def make_handler(self, conn: "Connection") -> ConnectionHandler | None:
+        """For an accepted connection whose QUIC handshake is complete."""
+
+    def touch(self, conn: "Connection") -> None:
+        """The connection has something to send, or a timer to arm: it is flushed soon."""
+
+    def add_cid(self, cid: bytes, conn: "Connection") -> None:
+        """Datagrams with that destination connection ID are for it."""
+
+    def remove_cid(self, cid: bytes, conn: "Connection") -> None:
+        """The peer gave a connection ID up."""
+
+    def became_validated(self, conn: "Connection") -> None:
+        """An accepted connection completed the QUIC handshake: its peer receives where it says."""
+
+    def settled(self, conn: "Connection", *, authenticated: bool) -> None:
+        """An accepted connection is not pending any more: its peer authenticated itself, or it ended."""
+
+    def count_failure(self, conn: "Connection") -> None:
+        """A validated source failed."""
+
+    def report_fault(self, error: Exception, conn: "Connection | None") -> None:
+        """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
+
+
 class Connection:
     """Made by ``Endpoint.dial``, or by the endpoint for a dialer. Not for other threads."""
 
     def __init__(
         self,
-        endpoint: "Endpoint",
+        owner: Owner,
         quic: Quic,
         remote: Address,
         local: str | None,
@@ -97,7 +115,7 @@ class Connection:
         self.quic = quic
         self.send_error: OSError | None = None
         """The last error of the socket while sending to this peer."""
-        self._endpoint = endpoint
+        self._owner = owner
         self._handler = handler
         self._reader = FrameReader()
         self._opened_at = opened_at
@@ -120,7 +138,7 @@ class Connection:
             return
         self.quic.send_stream_data(STREAM_ID, frame)
         if not self._over_budget():
-            self._endpoint.touch(self)
+            self._owner.touch(self)
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Closes with an application error code. The first call counts; ``closed`` is called soon."""
@@ -131,11 +149,11 @@ class Connection:
         many seconds. Once, however often this is called meanwhile."""
         if self._is_closing() or not self._connected:
             return
-        by = time.monotonic() + within
+        by = self._owner.clock() + within
         if self._pong_by is None or self._pong_by > by:
             self._pong_by = by
             self.quic.send_ping(0)
-            self._endpoint.touch(self)
+            self._owner.touch(self)
 
     def authenticated(self) -> None:
         """The peer has proven its identity: lifts the pending limits and timers and clears the source's backoff."""
@@ -144,15 +162,15 @@ class Connection:
         self.pending = False
         self._deadline = None
         self.quic.raise_windows()
-        self._endpoint.settled(self, authenticated=True)
-        self._endpoint.touch(self)
+        self._owner.settled(self, authenticated=True)
+        self._owner.touch(self)
 
     def failed(self) -> None:
         """Counts one failure of the source for the backoff; only of an accepted, validated connection, and once."""
         if self.is_client or not self.validated or self._failure_counted:
             return
         self._failure_counted = True
-        self._endpoint.count_failure(self)
+        self._owner.count_failure(self)
 
     # ---- for the endpoint ----
 
@@ -165,7 +183,7 @@ class Connection:
             self.local = local
         if not self._over_budget():
             self.process_events(now)
-        self._endpoint.touch(self)
+        self._owner.touch(self)
 
     def process_events(self, now: float) -> None:
         """Acts on what aioquic reports. Also needed after a flush, which announces connection IDs."""
@@ -176,9 +194,9 @@ class Connection:
                 case events.HandshakeCompleted():
                     self._handshake_completed(now)
                 case events.ConnectionIdIssued():
-                    self._endpoint.add_cid(event.connection_id, self)
+                    self._owner.add_cid(event.connection_id, self)
                 case events.ConnectionIdRetired():
-                    self._endpoint.remove_cid(event.connection_id, self)
+                    self._owner.remove_cid(event.connection_id, self)
                 case events.PingAcknowledged():
                     self._pong_by = None
                 case events.StreamReset() | events.StopSendingReceived():
@@ -205,15 +223,17 @@ class Connection:
         if quic_at is not None and now >= quic_at:
             self.quic.handle_timer(now)
         self.process_events(now)
-        self._endpoint.touch(self)
+        self._owner.touch(self)
 
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
-        how, code, reason = self._close or self._explain(event, by_peer)
-        if self.pending and how is Ended.TRANSPORT and not by_peer:
+        pending, self.pending = self.pending, False
+        if pending:
+            self._owner.settled(self, authenticated=False)
+        how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
+        if pending and how is Ended.TRANSPORT and not by_peer:
             self.failed()  # aioquic closed it because of what the dialer sent
         self.ended = how
-        self.pending = False
         self._close = None
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -241,7 +261,7 @@ class Connection:
             if self._handler is None:
                 return
             if self.pending and not self._greeted:
-                self._deadline = self._opened_at + self._endpoint.limits.pending_timeout
+                self._deadline = self._opened_at + self._owner.times.pending_timeout
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():
@@ -254,19 +274,19 @@ class Connection:
         if self.is_client:
             self.validated = True
             self._deadline = None
-            self._ping_at = now + self._endpoint.limits.keepalive
+            self._ping_at = now + self._owner.times.keepalive
             self.quic.raise_windows()
             der = self.quic.peer_certificate or b""
         else:
             if not self.validated:
                 self.validated = True
-                self._endpoint.became_validated(self)
-            limits = self._endpoint.limits
-            self._deadline = min(now + limits.m1_timeout, self._opened_at + limits.pending_timeout)
-            der = self._endpoint.certificate_der
+                self._owner.became_validated(self)
+            times = self._owner.times
+            self._deadline = min(now + times.m1_timeout, self._opened_at + times.pending_timeout)
+            der = self._owner.certificate_der
         self.channel_binding = hashlib.sha256(der).digest()
         if self._handler is None:
-            self._handler = self._endpoint.make_handler(self)
+            self._handler = self._owner.make_handler(self)
         if self._handler is not None:
             self._guard(self._handler.connected, self)
 
@@ -274,7 +294,7 @@ class Connection:
         try:
             function(*args)
         except Exception as error:
-            self._endpoint.report_fault(error, self)
+            self._owner.report_fault(error, self)
             self._end(Ended.LOCAL, CloseCode.INTERNAL, "")
 
     def _malformed(self, reason: str) -> None:
@@ -298,10 +318,10 @@ class Connection:
         self._end(Ended.LOCAL, CloseCode.TIMEOUT, "")
 
     def _ping(self, now: float) -> None:
-        limits = self._endpoint.limits
-        self._ping_at = now + limits.keepalive
+        times = self._owner.times
+        self._ping_at = now + times.keepalive
         if self._pong_by is None:
-            self._pong_by = now + limits.idle_timeout - limits.keepalive
+            self._pong_by = now + times.idle_timeout - times.keepalive
             self.quic.send_ping(0)
 
     def _end(self, how: Ended, code: CloseCode, reason: str) -> None:
@@ -310,25 +330,6 @@ class Connection:
         self._close = (how, int(code), reason)
         self._deadline = self._ping_at = self._pong_by = None
         # The listener tells a stranger nothing but the code.
-        told = "" if self.pending else reason[:_REASON_MAX]
+        told = "" if self.pending else reason[:REASON_MAX]
         self.quic.close(error_code=int(code), reason_phrase=told)
-        self._endpoint.touch(self)
-
-    def _explain(self, event: events.ConnectionTerminated, by_peer: bool) -> tuple[Ended, int, str]:
-        # What a peer says goes into logs: short and printable.
-        said = "".join(c for c in event.reason_phrase[:_REASON_MAX] if c.isascii() and c.isprintable())
-        if event.frame_type is None:
-            return Ended.PEER, event.error_code, said
-        if by_peer and event.error_code == QuicErrorCode.APPLICATION_ERROR:
-            # An application's close before the handshake is complete loses its code (RFC 9000, 10.2.3).
-            return Ended.PEER, TRANSPORT_CODE, "closed during the QUIC handshake"
-        if event.error_code == _NO_COMMON_ALPN:
-            return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}"
-        if not by_peer and said == "Could not find a common protocol version":
-            return Ended.PROTOCOL, TRANSPORT_CODE, "the peer does not speak QUIC version 1"
-        if not by_peer and said == "Idle timeout":
-            if self._connected:
-                return Ended.IDLE, TRANSPORT_CODE, "idle timeout"
-            return Ended.NO_ANSWER, TRANSPORT_CODE, "no answer"
-        how = Ended.PROTOCOL if self.is_client and not self._connected else Ended.TRANSPORT
-        return how, TRANSPORT_CODE, f"QUIC error 0x{event.error_code:x}" + (f" ({said})" if said else "")
+        self._owner.touch(self)

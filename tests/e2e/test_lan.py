@@ -10,7 +10,7 @@ import pytest
 from lab.hosts import Lab, Namespace
 from lab.icmp import FRAGMENT, PORT_UNREACHABLE, TIME_EXCEEDED, TOO_BIG, IcmpError, Probe
 from lab.lans import HOSTS, MTU, ROUTERS, UDP_OVERHEAD, Lans, Packets, every_size, make_lans, transfer
-from lab.traffic import family_of
+from lab.traffic import family_of, make_room
 from lab.tunnels import DIALER, GATEWAY
 
 UDP_SEGMENT = 103
@@ -64,7 +64,7 @@ def receiver(host: Namespace, address: str, port: int = 5004) -> socket.socket:
     with host.entered():
         sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
     sock.settimeout(5)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    make_room(sock, 4 << 20)
     sock.bind((address, port))
     return sock
 

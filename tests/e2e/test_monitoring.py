@@ -21,13 +21,13 @@ from lab.tunnels import GATEWAY, OUTER, make_tunnel
 RULES = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "cryprq.json"
 UNPACKED = Path(os.environ.get("VIRTUAL_ENV", ROOT / ".venv")) / "prometheus" / "usr" / "bin"
-"""Where scripts/bootstrap.sh puts Debian's prometheus."""
+"""Where scripts/bootstrap.sh --tests puts Debian's prometheus."""
 API = "127.0.0.1:9090"
 
 
 def program(name: str) -> str:
     path = shutil.which(name) or shutil.which(name, path=str(UNPACKED))
-    assert path is not None, f"no {name}: scripts/bootstrap.sh brings it, or the package prometheus"
+    assert path is not None, f"no {name}: scripts/bootstrap.sh --tests brings it, or the package prometheus"
     return path
 
 

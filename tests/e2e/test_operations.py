@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cryprq.config.node_config import parse_args
+from cryprq.config.command_line import parser
+from cryprq.config.node_config import NodeConfig
 from cryprq.protocol.identity import Identity
 from cryprq.telemetry.metrics import Metrics
 from lab import ROOT
@@ -207,7 +208,7 @@ def test_variables_that_are_named_exist() -> None:
 
 def test_files_that_are_named_exist() -> None:
     named = re.findall(r"(?:\./)?((?:scripts|tests|deploy|qa|release|lab)/[\w./-]+\.\w+)", TEXT)
-    named += [target.removeprefix("../") for target in re.findall(r"\]\(([^)#]+)\)", TEXT)]
+    named += [f"docs/{target}" for target in re.findall(r"\]\(([^)#]+)\)", TEXT)]
     assert len(named) > 8
     for name in sorted({*named, "finish_qa_and_package.sh"}):
         assert (ROOT / name).exists(), name
@@ -217,6 +218,6 @@ def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[st
     known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
     known |= {"--all", "--json", "--signal", "--suite", "--fail-with-body"}
     with pytest.raises(SystemExit):
-        parse_args(["--help"])
+        parser(NodeConfig).parse_args(["--help"])
     known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     assert set(re.findall(r"--[a-z][a-z-]+", TEXT)) <= known

@@ -2,8 +2,10 @@
 
 import time
 
+from lab.capture import Capture
 from lab.hosts import Lab, Process
 from lab.nodes import PORT
+from lab.oracle import OVERHEAD
 from lab.tunnels import GATEWAY, OUTER, Tunnel, make_tunnel
 
 RATE = 200
@@ -89,8 +91,12 @@ def test_idle_dialer_notices_a_killed_listener_within_25_seconds(lab: Lab) -> No
     tunnel = make_tunnel(lab)
     tunnel.listener.kill()
     start = time.monotonic()
-    tunnel.dialer.wait_event("dial_started", count=2, timeout=27)
+    with Capture(tunnel.dialer.namespace) as there:
+        tunnel.dialer.wait_event("dial_started", count=2, timeout=27)
     assert time.monotonic() - start < 26
+    # Meanwhile it has kept the path open: an empty record every ten seconds.
+    records = [len(datagram.payload) for datagram in there.sent if not datagram.is_quic]
+    assert set(records) == {OVERHEAD} and 2 <= len(records) <= 4
     tunnel.listener.start().wait_event("listener_ready")
     assert wait_ping(tunnel, 5) < 5
 

@@ -11,7 +11,7 @@ from lab.capture import Capture
 from lab.hosts import Lab
 from lab.lans import counters
 from lab.nodes import Node
-from lab.traffic import family_of
+from lab.traffic import family_of, make_room
 from lab.tunnels import DIALER, GATEWAY, make_tunnel
 
 UNDER_WAY = 256
@@ -19,7 +19,6 @@ UNDER_WAY = 256
 FLOWS = 64
 """The TUN's hash puts each on some lane: that one of four lanes gets none of so many has a chance of 4e-8."""
 _MARK = struct.Struct(">HI")  # flow, number
-_SO_RCVBUFFORCE = 33
 
 
 def workers(count: int) -> tuple[str, str]:
@@ -32,7 +31,7 @@ def numbered_flows(source: Node, target: Node, address: str, count: int) -> list
     with ExitStack() as stack:
         with target.namespace.entered():
             receiver = stack.enter_context(socket.socket(family_of(address), socket.SOCK_DGRAM))
-            receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
+            make_room(receiver, 64 << 20)
         receiver.bind((address, 5000))
         with source.namespace.entered():
             senders = [stack.enter_context(socket.socket(family_of(address), socket.SOCK_DGRAM)) for _ in range(FLOWS)]

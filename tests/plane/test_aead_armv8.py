@@ -14,7 +14,7 @@ from tests.plane.test_aead import check, nist_cases, one_bit_flips, random_case
 from tests.rigs.c_programs import HERE, run_lines
 
 BACKEND = "armv8-aes-256-gcm"
-SOURCES = ["cq_aead.c", "cq_aead_armv8.c"]
+SOURCES = ["cq_wipe.c", "cq_aead.c", "cq_aead_armv8.c"]
 
 
 @pytest.fixture(scope="module")

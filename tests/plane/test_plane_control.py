@@ -1,5 +1,6 @@
 """What the control thread may ask of the data plane: arguments, removal, failure, the end (see ``planes``)."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -168,6 +169,15 @@ def test_plane_reports_a_tun_that_went_away(bench: Bench) -> None:
     assert "TUN" in str(bench.plane.failure())
 
 
+def test_plane_reports_a_socket_that_went_away(bench: Bench) -> None:
+    port = bench.port.getsockname()
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), bench.port.fileno())  # the waiting worker still holds the socket
+    bench.udp.sendto(b"wake", port)
+    assert wait(lambda: bench.plane.failure() is not None)
+    assert bench.plane.failure() == f"receiving on the UDP socket: {os.strerror(errno.ENOTSOCK)}"
+
+
 def test_stopped_plane_says_so(bench: Bench) -> None:
     bench.plane.stop()
     bench.plane.stop()
@@ -187,36 +197,84 @@ def test_stopped_plane_says_so(bench: Bench) -> None:
             call()
 
 
-def test_tun_that_is_down_and_gone(lab: hosts.Lab) -> None:
-    host = lab.namespace("host")
-    with host.entered(), Tun.open("tun-p", 1, ALL, MTU) as tun:
-        port, udp = Bench.bind(), Bench.bind()
-        plane = Plane(tun.fds, [port.fileno()], mtu=MTU, offloads=ALL & (tun.offloads | {"packing"}))
-        peer = plane.add_peer()
-        plane.set_routes([("10.0.0.0/24", peer)])
-        plane.set_endpoint(peer, Address(*udp.getsockname()))
-        tx, rx = bytearray(secret(1)), bytearray(secret(2))
-        sealer = RecordSealer(bytes(rx[:32]), bytes(rx[32:]), 0, RX_INDEX)
-        plane.install(peer, number=0, suite=1, rx_index=RX_INDEX, tx_index=1, tx_secrets=tx, rx_secrets=rx, lifetime=60)
-        plane.activate(RX_INDEX)
-        plane.start()
-        plane.send_empty(RX_INDEX)  # also without an interface that is up
-        udp.recv(2000)
-        udp.sendto(sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), port.getsockname())
-        assert wait(lambda: plane.drops()["rx", "tun_write"] == 1)
-        host.ip("address add 10.0.0.1/24 dev tun-p")
-        for state in ("up", "down", "up"):
-            host.ip(f"link set tun-p {state}")
-        inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        inner.sendto(b"hello", ("10.0.0.2", 9))
-        assert wait(lambda: plane.peer_stats(peer).tx_packets >= 1)
-        assert plane.failure() is None
-        host.ip("link delete tun-p")
-        assert wait(lambda: plane.failure() is not None)
-        assert "TUN" in str(plane.failure())
-        plane.stop()
-        for member in (port, udp, inner):
+class TunBench:
+    """A plane on a real TUN, 10.0.0.1, whose peer, 10.0.0.2, is the test itself."""
+
+    def __init__(self, tun: Tun) -> None:
+        self.udp = Bench.bind()
+        self.ports = [Bench.bind() for _ in tun.fds]
+        self.inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        descriptors = [port.fileno() for port in self.ports]
+        self.plane = Plane(tun.fds, descriptors, mtu=MTU, offloads=ALL & (tun.offloads | {"packing"}))
+        self.peer = self.plane.add_peer()
+        self.plane.set_routes([("10.0.0.0/24", self.peer)])
+        self.plane.set_endpoint(self.peer, Address(*self.udp.getsockname()))
+        tx, rx = bytearray(secret(1) * len(tun.fds)), bytearray(secret(2))
+        self.sealer = RecordSealer(bytes(rx[:32]), bytes(rx[32:]), 0, RX_INDEX)
+        self.plane.install(
+            self.peer, number=0, suite=1, rx_index=RX_INDEX, tx_index=1, tx_secrets=tx, rx_secrets=rx, lifetime=60
+        )
+        self.plane.activate(RX_INDEX)
+        self.plane.start()
+
+    def __enter__(self) -> "TunBench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plane.stop()
+        for member in (self.udp, self.inner, *self.ports):
             member.close()
+
+    def receives(self) -> None:
+        """A packet comes that the kernel has no answer to, an ICMP message of no bytes."""
+        packet = ipv4("10.0.0.2", "10.0.0.1", protocol=socket.IPPROTO_ICMP)
+        self.udp.sendto(self.sealer.seal(packet), self.ports[0].getsockname())
+
+    def received(self, count: int) -> bool:
+        return wait(lambda: self.plane.peer_stats(self.peer).rx_packets == count)
+
+    def refused_by_tun(self, count: int) -> bool:
+        return wait(lambda: self.plane.drops()["rx", "tun_write"] == count)
+
+    def sends(self) -> bool:
+        """A datagram to the peer leaves."""
+        before = self.plane.peer_stats(self.peer).tx_packets
+        self.inner.sendto(b"hello", ("10.0.0.2", 9))
+        return wait(lambda: self.plane.peer_stats(self.peer).tx_packets == before + 1)
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_tun_that_is_down_carries_nothing_until_it_is_up(lab: hosts.Lab, queues: int) -> None:
+    host = lab.namespace("host")
+    with host.entered(), Tun.open("tun-p", queues, ALL, MTU) as tun, TunBench(tun) as bench:
+        host.ip("address add 10.0.0.1/24 dev tun-p")
+        for refused in (1, 2, 3):  # it has never been up; it was, and is down again
+            bench.receives()
+            assert bench.refused_by_tun(refused)
+            bench.plane.send_empty(RX_INDEX)  # the workers wait for whatever comes
+            assert len(bench.udp.recv(2000)) == 32
+            host.ip("link set tun-p up")
+            assert bench.sends()
+            assert len(bench.udp.recv(2000)) > 32
+            bench.receives()
+            assert bench.received(2 * refused)
+            assert bench.refused_by_tun(refused)
+            host.ip("link set tun-p down")
+        assert bench.plane.failure() is None
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_tun_that_is_deleted_ends_its_workers_with_the_reason(lab: hosts.Lab, queues: int) -> None:
+    host = lab.namespace("host")
+    with host.entered(), Tun.open("tun-p", queues, ALL, MTU) as tun, TunBench(tun) as bench:
+        host.ip("address add 10.0.0.1/24 dev tun-p")
+        tun.up()
+        assert bench.sends()
+        host.ip("link delete tun-p")
+        assert wait(lambda: bench.plane.failure() is not None)
+        assert bench.plane.failure() == f"reading the TUN device: {os.strerror(errno.EBADFD)}"
+        bench.receives()  # the other direction goes on, and counts
+        assert bench.refused_by_tun(1)
 
 
 def test_unknown_aead_back_end_is_an_error_at_the_start() -> None:

@@ -1,4 +1,4 @@
-"""The session code in ``csrc/`` against its slow twin in ``oracle.py``, through ``tests/c/session_lines.c``."""
+"""The epoch code in ``csrc/`` against its slow twin in ``oracle.py``, through ``tests/c/epoch_lines.c``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def conversation() -> Iterator[Conversation]:
-    with Conversation(build("session_lines")) as conversation:
+    with Conversation(build("epoch_lines")) as conversation:
         yield conversation
 
 

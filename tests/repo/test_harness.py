@@ -137,6 +137,24 @@ def test_udp_receive_counts(numbers: list[int], expected: dict[str, int], capsys
     assert {key: results[0][key] for key in expected} == expected
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_what_a_slow_receiver_misses_is_not_lost_on_the_way(lab: hosts.Lab, address: str) -> None:
+    host, sent = lab.namespace("host"), 0
+    receiver = host.traffic("udp_receive", address, 5000)
+    receiver.signal(signal.SIGSTOP)
+    with host.entered(), socket.socket(traffic.family_of(address), socket.SOCK_DGRAM) as sender:
+        while not traffic._overflows(address):
+            sent += 1
+            sender.sendto(traffic._MARK.pack(sent, 1) + bytes(60_000), (address, 5000))
+        receiver.signal(signal.SIGCONT)
+        while receiver.running:
+            sender.sendto(traffic._MARK.pack(sent, 0), (address, 5000))
+            time.sleep(0.05)
+    result = receiver.result()
+    assert result["overflowed"] >= 1
+    assert result["received"] + result["overflowed"] >= sent
+
+
 @pytest.mark.parametrize("damage", [False, True])
 def test_tcp_stream_notices_one_changed_byte(damage: bool) -> None:
     left, right = socket.socketpair()

@@ -4,20 +4,28 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import uvloop
 
 from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
+from cryprq.linux.clock import monotonic
+from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
-from cryprq.quic.connection import Connection, ConnectionHandler
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.connection import Connection, ConnectionHandler, Times
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import Gate, GateLimits
+from cryprq.quic.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
 M3 = encode(FrameType.AUTH, b"3" * 5500)
 M4 = encode(FrameType.ACCEPT, b"4" * 60)
+_TIMES = frozenset(each.name for each in fields(Times))
+LIMITS = {name: getattr(NodeConfig, name) for name in ("max_inbound", "backoff_base_ms", "backoff_max_ms")}
+"""What a node's endpoint has by default."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -124,7 +132,14 @@ class Rig:
 
     @property
     def routes(self) -> int:
-        return len(self.endpoint._by_cid)
+        """How many connection IDs it knows."""
+        table = self.endpoint._table
+        return len(table._by_cid) + len(table._closed._by_cid)
+
+    @property
+    def gate(self) -> Gate:
+        """Its gate."""
+        return self.endpoint._gate
 
 
 class Rigs:
@@ -141,6 +156,7 @@ class Rigs:
         bind: str | None = None,
         on_connected: Callable[[Connection], None] = lambda conn: None,
         on_frame: Callable[[Connection, FrameType], None] = lambda conn, frame_type: None,
+        qlog: Qlog | None = None,
         **limits: Any,
     ) -> Rig:
         """``bind`` is what the socket binds, ``host`` what dialers are to use."""
@@ -159,12 +175,15 @@ class Rigs:
             return accepted[-1]
 
         endpoint = Endpoint(
-            sock,
-            limits=EndpointLimits(**limits),
+            UdpSocket(sock),
+            limits=GateLimits(**LIMITS | {name: value for name, value in limits.items() if name not in _TIMES}),
+            times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
+            clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
+            qlog=qlog,
         )
         endpoint.start()
         rig = Rig(endpoint, Address(host, sock.getsockname()[1]), sock, accepted, records, events)

@@ -15,6 +15,7 @@ from cryprq.cli import node as node_program
 from cryprq.cli import run_program, tool
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.options import table
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import Identity
@@ -122,10 +123,8 @@ def test_version_and_help_need_no_configuration() -> None:
 
 
 def test_help_names_every_flag_and_variable() -> None:
-    from cryprq.config.options import OPTIONS
-
     text = "".join(run("cryprq-node", "--help").stdout.split())  # argparse breaks lines where it likes
-    for option in OPTIONS:
+    for option in table(NodeConfig).values():
         assert f"--{option.name}" in text
         assert option.env is None or option.env in text
 

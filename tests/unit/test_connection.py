@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from cryprq.protocol.frames import FrameType, encode
-from cryprq.quic.connection import Ended
+from cryprq.quic.ending import Ended
 from tests.rigs.endpoints import Relay, answer, greet, rigs, run, until
 
 

@@ -8,14 +8,17 @@ import pytest
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
-from cryprq.peers.dialer import NEXT_ADDRESS_AFTER, TELL_EVERY, Dialer, DialSchedule
-from cryprq.protocol.constants import (
+from cryprq.peers.dialer import (
     BACKOFF_JITTER,
-    DIAL_TIMEOUT,
+    NEXT_ADDRESS_AFTER,
     REDIAL_FAST_INTERVAL,
     REDIAL_FAST_TIMEOUT,
     REDIAL_FAST_WINDOW,
+    TELL_EVERY,
+    Dialer,
+    DialSchedule,
 )
+from cryprq.protocol.constants import DIAL_TIMEOUT
 from tests.rigs.fakes import Recorder, identity
 
 FIRST, SECOND = Address("2001:db8::1", 9999), Address("192.0.2.1", 9999)

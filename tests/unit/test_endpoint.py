@@ -12,11 +12,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq.address import Address
-from cryprq.linux.udp import UdpSocket, segments
-from cryprq.protocol.constants import FRAME_MAX, RESPONSE_BURST
+from cryprq.linux.udp import segments
+from cryprq.protocol.constants import FRAME_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.quic import closed, connection
-from cryprq.quic.connection import TRANSPORT_CODE, Connection, Ended
+from cryprq.quic import closed
+from cryprq.quic.connection import Connection
+from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
+from cryprq.quic.gate import RESPONSE_BURST
 from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 
 # ---- connecting ----
@@ -229,7 +231,7 @@ def test_closed_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
             await until(lambda: all(notes.ended for notes in dialled))
             assert server.routes > 0
             await until(lambda: server.routes == client.routes == 0)
-            assert server.endpoint.pending == server.endpoint._admission.sources == 0
+            assert server.endpoint.pending == server.gate._admission.sources == 0
 
     test()
 
@@ -244,7 +246,7 @@ def test_closed_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
             client = make.make(dial_only=True)
             dialled = [client.dial(server, on_connected=greet) for _ in range(6)]
             await until(lambda: all(notes.ended for notes in dialled))
-            assert len(server.endpoint._closing) == len(client.endpoint._closing) == 2
+            assert len(server.endpoint._table._closed) == len(client.endpoint._table._closed) == 2
 
     test()
 
@@ -370,7 +372,7 @@ async def test_another_quic_version_is_told_apart_from_silence() -> None:
         sock.bind(("127.0.0.1", 0))
         client = make.make(dial_only=True)
         dialled = client.dial(Address("127.0.0.1", sock.getsockname()[1]))
-        client.endpoint._flush()
+        client.endpoint._table.flush()
         data, remote = sock.recvfrom(2000)
         destination, source = data[6:14], data[15:23]
         negotiation = b"\xc0" + bytes(4) + b"\x08" + source + b"\x08" + destination + bytes.fromhex("6b3343cf")
@@ -451,28 +453,7 @@ async def test_m2_tokens_run_out() -> None:
         assert RESPONSE_BURST <= granted < RESPONSE_BURST * 1.5
 
 
-# ---- batches and control messages ----
-
-
-@pytest.mark.parametrize(
-    ("length", "size", "lengths"),
-    [
-        (10, 4, [4, 4, 2]),
-        (8, 4, [4, 4]),
-        (8, 8, [8]),
-        (8, 9, [8]),
-        (8, 0, [8]),
-        (8, -1, [8]),
-        (1, 1, [1]),
-        (0, 0, [0]),
-        (3, 1, [1, 1, 1]),
-    ],
-)
-def test_segments(length: int, size: int, lengths: list[int]) -> None:
-    data = bytes(range(length))
-    parts = list(segments(data, size))
-    assert [len(part) for part in parts] == lengths
-    assert b"".join(parts) == data
+# ---- batches ----
 
 
 @run
@@ -503,7 +484,8 @@ async def test_quic_and_records_mixed_in_one_batch_both_arrive() -> None:
         size = len(relay.seen[0])
         relay.lose_to_listener = False
         record = b"\x01" + bytes(size - 1)
-        batches = [(record + relay.seen[0] + record, size, Address("127.0.0.1", relay.outer_port), "127.0.0.1")]
+        merged = list(segments(record + relay.seen[0] + record, size))
+        batches = [(merged, Address("127.0.0.1", relay.outer_port), "127.0.0.1")]
         receive = server.endpoint._udp.receive
         server.endpoint._udp.receive = lambda: batches.pop() if batches else receive()  # type: ignore[method-assign]
         server.endpoint._readable()
@@ -523,7 +505,7 @@ async def test_datagrams_from_a_data_socket_serve_as_well() -> None:
 
         def pump() -> bool:
             while (batch := server.endpoint._udp.receive()) is not None:
-                data, _, remote, local = batch
+                (data,), remote, local = batch
                 server.endpoint.receive(data, tuple(remote), local)  # type: ignore[arg-type]
             return len(dialled.frames) == 2
 
@@ -531,26 +513,6 @@ async def test_datagrams_from_a_data_socket_serve_as_well() -> None:
         server.endpoint.receive(b"\x01record", client.address, None)
         server.endpoint.receive(b"", client.address, None)
         assert server.records == [(b"\x01record", client.address, None)]
-
-
-@pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
-def test_a_source_that_is_not_ours_is_forgotten_and_the_datagram_sent_again(bind: str) -> None:
-    with (
-        socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM) as sock,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
-    ):
-        sock.bind((bind, 0))
-        receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(2)
-        udp = UdpSocket(sock)
-        to = Address(*receiver.getsockname())
-        assert not udp.send(b"moved", to, "192.0.2.7")
-        assert receiver.recv(100) == b"moved"
-        assert not udp.send(b"other family", to, "2001:db8::1")
-        assert receiver.recv(100) == b"other family"
-        assert udp.send(b"pinned", to, "127.0.0.9")
-        data, sender = receiver.recvfrom(100)
-        assert (data, sender[0]) == (b"pinned", "127.0.0.9")
 
 
 def test_reasons_from_a_peer_are_printable_and_short() -> None:
@@ -562,9 +524,9 @@ def test_reasons_from_a_peer_are_printable_and_short() -> None:
             await until(lambda: len(dialled.frames) == 2)
             assert dialled.conn is not None
             dialled.conn.quic.close(error_code=0, reason_phrase="a\x1b[31m\nb=\u202e" + "c" * 200)
-            dialled.conn._endpoint.touch(dialled.conn)
+            dialled.conn._owner.touch(dialled.conn)
             await until(lambda: server.accepted[0].ended)
             assert server.accepted[0].ended == (0, "a[31mb=" + "c" * 54, True)
-            assert connection._REASON_MAX == 64
+            assert REASON_MAX == 64
 
     test()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cryprq._fastpath import PeerStats
 from cryprq.address import Address
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
@@ -455,3 +456,15 @@ def test_nodes_that_dial_each_other_agree_in_whatever_order_things_happen(net: N
     assert not right.peer.wants_dial()
     for end in (left, right):
         assert "peer_disconnected" not in end.observer.names
+
+
+def test_dialer_keeps_the_path_open_as_the_listener_asks(net: Net) -> None:
+    net.path(net.left, net.right)
+    net.run()
+    assert [link.keepalive for link in net.left.peer.links] == [10]
+    assert [link.keepalive for link in net.right.peer.links] == [None]
+    for side, empties in ((net.left, 1), (net.right, 0)):
+        side.plane.stats[side.peer.handle] = PeerStats(0, 0, 0, 0, 0, int((net.now - 10) * 1e9), 0)
+        before = len(side.plane.sent)
+        side.peer.look(net.now)
+        assert len(side.plane.sent) == before + empties

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX
 from cryprq.protocol import constants, key_schedule
 from cryprq.protocol.actions import Install
 from cryprq.protocol.identity import Identity
@@ -193,14 +194,18 @@ def test_control_nonce_is_four_zero_bytes_and_the_counter() -> None:
         ("CQ_IV_SIZE", constants.IV_SIZE),
         ("CQ_TAG_SIZE", constants.TAG_SIZE),
         ("CQ_LANES_MAX", constants.LANES_MAX),
+        ("CQ_QUIC_FIRST_BYTE", constants.QUIC_FIRST_BYTE),
+        ("CQ_MTU_MIN", constants.MTU_MIN),
+        ("CQ_MTU_MAX", MTU_SEALABLE_MAX),
+        ("CQ_BUSY_POLL_US_MAX", BUSY_POLL_US_MAX),
     ],
 )
 def test_limits_are_those_of_the_data_plane(name: str, value: int) -> None:
-    header = (ROOT / "csrc" / "cq_wire.h").read_text()
-    found = re.search(rf"#define {name} (?:\(\(uint64_t\)1 << (\d+)\)|(\d+)u)", header)
-    assert found is not None
-    shift, number = found.groups()
-    assert value == (2 ** int(shift) if shift else int(number))
+    headers = "".join(path.read_text() for path in (ROOT / "csrc").glob("*.h"))
+    found = re.findall(rf"#define {name} (?:\(\(uint64_t\)1 << (\d+)\)|(\w+)u\b)", headers)
+    assert len(found) == 1
+    shift, number = found[0]
+    assert value == (2 ** int(shift) if shift else int(number, 0))
 
 
 @pytest.mark.parametrize(("rotate_secs", "age"), [(5, 180.0), (30, 180.0), (31, 181.0), (300, 450.0), (3600, 3750.0)])

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
+import pytest
+
 from cryprq._fastpath import PeerStats
-from cryprq.peers.liveness import ANSWER_AFTER, Liveness, Verdict
-from cryprq.protocol.constants import SILENCE_PROBE, SILENCE_REDIAL
+from cryprq.peers.liveness import ANSWER_AFTER, SILENCE_PROBE, SILENCE_REDIAL, Liveness, Verdict
 
 
 def stats(*, rx: float = 0, tx: float = 0, data: float | None = None, packets: int = 0) -> PeerStats:
@@ -83,3 +84,24 @@ def test_traffic_of_its_own_is_answer_enough() -> None:
         verdict = liveness.look(stats(rx=now, tx=tx, data=tx, packets=now), float(now))
         assert verdict is Verdict.QUIET, f"at {now}"
     assert ANSWER_AFTER < SILENCE_PROBE
+
+
+def test_keepalive_comes_when_nothing_was_sent_for_so_long() -> None:
+    liveness, last_sent, sent = Liveness(), 95.0, []
+    for now in range(100, 140):
+        if liveness.look(stats(rx=now, tx=last_sent, data=0), float(now), 10) is Verdict.SEND_EMPTY:
+            last_sent = now
+            sent.append(now)
+    assert sent == [105, 115, 125, 135]
+
+
+@pytest.mark.parametrize("keepalive", [None, 0])
+def test_no_keepalive_where_none_is_wanted(keepalive: int | None) -> None:
+    liveness = Liveness()
+    assert {liveness.look(stats(rx=90, tx=80), float(now), keepalive) for now in range(100, 160)} == {Verdict.QUIET}
+
+
+def test_traffic_is_keepalive_enough() -> None:
+    liveness = Liveness()
+    for now in range(100, 160):
+        assert liveness.look(stats(rx=now - 4, tx=now - 3, packets=now), float(now), 10) is not Verdict.SEND_EMPTY

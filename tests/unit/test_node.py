@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -462,13 +463,51 @@ def test_session_that_is_never_proven_is_wiped_by_the_nodes_timer(lab: Lab, monk
     run(scenario())
 
 
+def test_node_outside_its_context_says_so(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener(), reload=lab.listener)
+        for _ in ("before", "after"):
+            for ask in (node.status, node.rotate, node.reload):
+                with pytest.raises(RuntimeError, match="not running"):
+                    ask()
+            if node.health.reason() == "starting":
+                async with node:
+                    assert (node.rotate(), node.status().peers) == ((), ())
+
+    run(scenario())
+
+
+def test_stop_that_was_asked_for_before_the_start_counts(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener())
+        node.request_stop()
+        async with node:
+            await asyncio.wait_for(node.wait(), WAIT)
+
+    run(scenario())
+
+
+def daemon_log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the daemon logs. It is the program that sets logging up, also that of libraries, which is left out here."""
+    text = io.StringIO()
+    monkeypatch.setattr(daemon, "setup", lambda level, log_format: Log(level, log_format, text))
+    return text
+
+
+def test_node_in_a_program_leaves_the_logging_of_that_program_alone(lab: Lab) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    Node(lab.listener())
+    assert (list(root.handlers), root.level) == before
+
+
 def test_daemon_stops_on_sigterm_and_reloads_on_sighup(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     config = lab.listener()
     reloads: list[int] = []
 
     class Quick(Node):
         def __init__(self, config: NodeConfig, **options: Any) -> None:
-            super().__init__(config, log=Log("off"), machine=FakeMachine, **options)  # type: ignore[arg-type]
+            super().__init__(config, machine=FakeMachine, **options)  # type: ignore[arg-type]
 
         async def wait(self) -> None:
             loop = asyncio.get_running_loop()
@@ -481,14 +520,16 @@ def test_daemon_stops_on_sigterm_and_reloads_on_sighup(lab: Lab, monkeypatch: py
         return config
 
     monkeypatch.setattr(daemon, "Node", Quick)
+    text = daemon_log(monkeypatch)
     assert daemon.run(config, reload=again) == 0
     assert reloads == [1]
+    assert "config_reloaded" in text.getvalue()
 
 
 def test_sigterm_while_starting_stops_cleanly(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Node):
         def __init__(self, config: NodeConfig, **options: Any) -> None:
-            super().__init__(config, log=Log("off"), machine=FakeMachine, **options)  # type: ignore[arg-type]
+            super().__init__(config, machine=FakeMachine, **options)  # type: ignore[arg-type]
 
         async def _start(self) -> None:
             await super()._start()
@@ -501,6 +542,7 @@ def test_sigterm_while_starting_stops_cleanly(lab: Lab, monkeypatch: pytest.Monk
             await super()._stop_talking()
 
     monkeypatch.setattr(daemon, "Node", Slow)
+    daemon_log(monkeypatch)
     assert daemon.run(lab.listener()) == 0
 
 

@@ -1,19 +1,24 @@
 """Where settings come from, which source wins, and what every mistake is told."""
 
+import socket
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from cryprq.config import options
-from cryprq.config.node_config import NodeConfig, default_control_socket, default_identity, describe, load
+from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX, OFFLOAD_NAMES, NodeConfig
+from cryprq.config.options import table
+from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import MTU_MIN
 
 A = PeerId(bytes(32))
 B = PeerId(b"\x01" * 32)
 C = PeerId(b"\x02" * 32)
+OPTIONS = table(NodeConfig).values()
+load = NodeConfig.load
 LISTEN = ["--listen", "/ip6/::/udp/9999/quic-v1", "--tun-address", "10.9.0.1/24"]
 DIAL = ["--peer", f"/ip4/192.0.2.1/udp/9999/quic-v1/p2p/{A}"]
 
@@ -59,7 +64,7 @@ VALUES: dict[str, object] = {
     "control-socket": Path,
     "no-offload": lambda text: frozenset({text}),
 }
-ENV = {option.name: option.env for option in options.OPTIONS}
+ENV = {option.name: option.env for option in OPTIONS}
 
 
 def parsed(name: str, text: str) -> object:
@@ -89,7 +94,7 @@ def test_flag_beats_environment_beats_file(
 
 
 def test_matrix_covers_every_setting() -> None:
-    assert {row[0] for row in MATRIX} | {"peer", "allow-peer", "allow-any"} == {o.name for o in options.OPTIONS}
+    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "allow-any"} == {o.name for o in OPTIONS}
 
 
 def test_defaults() -> None:
@@ -449,7 +454,7 @@ def test_node_config_is_frozen_and_checked_when_made_by_hand() -> None:
 
 
 def test_describe_round_trips_what_matters() -> None:
-    text = describe(load([*LISTEN, "--allow-peer", f"{A}=10.1.2.3/16", "--metrics-addr", "[::1]:9464"], {}))
+    text = load([*LISTEN, "--allow-peer", f"{A}=10.1.2.3/16", "--metrics-addr", "[::1]:9464"], {}).describe()
     for line in (
         "listen = /ip6/::/udp/9999/quic-v1",
         f"allow-peer = {A}=10.1.0.0/16",
@@ -458,9 +463,35 @@ def test_describe_round_trips_what_matters() -> None:
         "rotate-secs = 300",
     ):
         assert line in text.splitlines()
-    assert {line.partition(" = ")[0] for line in text.splitlines()} == {o.name for o in options.OPTIONS} | {"config"}
+    assert {line.partition(" = ")[0] for line in text.splitlines()} == {o.name for o in OPTIONS}
 
 
 def test_offload_names_are_those_of_the_data_plane() -> None:
     fastpath = pytest.importorskip("cryprq._fastpath")
-    assert options.OFFLOAD_NAMES == fastpath.OFFLOADS
+    assert OFFLOAD_NAMES == fastpath.OFFLOADS
+
+
+@pytest.mark.parametrize(
+    ("mtu", "busy_poll_us", "says"),
+    [
+        (MTU_MIN, 0, None),
+        (MTU_SEALABLE_MAX, BUSY_POLL_US_MAX, None),
+        (MTU_MIN - 1, 0, "MTU"),
+        (MTU_SEALABLE_MAX + 1, 0, "MTU"),
+        (MTU_MIN, BUSY_POLL_US_MAX + 1, "busy polling"),
+    ],
+)
+def test_ranges_are_those_of_the_data_plane(mtu: int, busy_poll_us: int, says: str | None) -> None:
+    fastpath = pytest.importorskip("cryprq._fastpath")
+    inner, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with inner, other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
+        inner.setblocking(False)
+
+        def make() -> None:
+            fastpath.Plane([inner.fileno()], [port.fileno()], mtu=mtu, offloads=(), busy_poll_us=busy_poll_us).stop()
+
+        if says is None:
+            make()
+        else:
+            with pytest.raises(ValueError, match=says):
+                make()

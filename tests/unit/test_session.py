@@ -10,7 +10,6 @@ from cryprq.protocol.actions import (
     Established,
     Install,
     Promote,
-    Redial,
     Remove,
     Rotated,
     RotationFailed,
@@ -105,15 +104,13 @@ def test_initiator_repeats_the_empty_record_until_it_is_answered() -> None:
 
 
 @pytest.mark.parametrize("dials", [True, False])
-def test_unpromoted_session_is_wiped_and_the_dialer_dials(dials: bool) -> None:
+def test_unpromoted_session_is_wiped(dials: bool) -> None:
     session = sessions()[0 if dials else 1]
     session.start(0.0)
     assert Dead("not_promoted") not in session.handle_timer(PROMOTE_TIMEOUT - 0.1)
-    redial = [Redial("not_promoted")] if dials else []
     assert session.handle_timer(PROMOTE_TIMEOUT) == [
         Remove(1 if dials else 2),
         CloseConnection(CloseCode.TIMEOUT, "not_promoted"),
-        *redial,
         Dead("not_promoted"),
     ]
     assert session.drained
@@ -124,7 +121,7 @@ def test_provisional_session_survives_the_loss_of_its_connection() -> None:
     initiator, responder = sessions()
     initiator.start(0.0)
     responder.start(0.0)
-    assert initiator.connection_lost(1.0) == [Redial("connection_lost")]
+    assert initiator.connection_lost(1.0) == []
     assert responder.connection_lost(1.0) == []
     assert Established() in responder.first_record(2, 2.0)
     assert Established() in initiator.first_record(1, 2.0)
@@ -308,7 +305,6 @@ def test_no_answer_to_r1_closes_and_dials_afresh() -> None:
     assert initiator.handle_timer(25.0) == [
         RotationFailed("timeout"),
         CloseConnection(CloseCode.TIMEOUT, "timeout"),
-        Redial("timeout"),
     ]
     assert initiator.established
     assert initiator.sending_index == 1
@@ -363,7 +359,7 @@ def test_hard_age_destroys_the_keys(rotate_secs: int, dials: bool) -> None:
     assert session.next_timer() == age
     assert session.handle_timer(age - 0.1) == []
     ended = session.handle_timer(float(age))
-    assert ended == [Remove(1 if dials else 2), *([Redial("key_expired")] if dials else []), Dead("key_expired")]
+    assert ended == [Remove(1 if dials else 2), Dead("key_expired")]
 
 
 def test_hard_age_ends_the_grace_too() -> None:
@@ -405,7 +401,6 @@ def test_pending_key_at_a_volume_limit_fails_the_rotation_only() -> None:
         Remove(new),
         RotationFailed("key_expired"),
         CloseConnection(CloseCode.TIMEOUT, "key_expired"),
-        Redial("key_expired"),
     ]
     assert initiator.rx_indices() == {1}
 
@@ -460,11 +455,9 @@ def test_close_tells_the_peer_and_both_destroy_their_keys(dials: bool) -> None:
     actions = closing.close("shutdown", 5.0)
     assert kinds(actions) == [SendFrame, CloseConnection, Remove]
     assert actions[1:] == [CloseConnection(CloseCode.SHUTDOWN, "shutdown"), Remove(index)]
-    redial = [] if dials else [Redial("peer_shutdown")]
     assert other.receive_frame(*frame(actions), 5.1) == [
         Remove(3 - index),
         CloseConnection(CloseCode.OK, "peer_shutdown"),
-        *redial,
         Dead("peer_shutdown"),
     ]
     assert closing.drained
@@ -479,7 +472,7 @@ def test_close_with_a_bad_reason_is_refused(reason: str) -> None:
 
 def test_connection_lost_keeps_the_data_keys_and_wipes_the_rest() -> None:
     initiator, responder = established()
-    assert initiator.connection_lost(5.0) == [Redial("connection_lost")]
+    assert initiator.connection_lost(5.0) == []
     assert responder.connection_lost(5.0) == []
     for session in (initiator, responder):
         assert session.established
@@ -566,5 +559,5 @@ def test_responder_hears_the_pending_epoch_after_the_connection_is_lost() -> Non
 def test_connection_lost_between_r1_and_r2_fails_the_rotation() -> None:
     initiator, _ = established()
     initiator.rotate(10.0)
-    assert initiator.connection_lost(10.1) == [RotationFailed("connection_lost"), Redial("connection_lost")]
+    assert initiator.connection_lost(10.1) == [RotationFailed("connection_lost")]
     assert initiator.sending_index == 1

@@ -16,7 +16,6 @@ from cryprq.protocol.actions import (
     Dead,
     Install,
     Promote,
-    Redial,
     Remove,
     RotationFailed,
     SendFrame,
@@ -39,7 +38,7 @@ def refuse(session: Session, received: Frame, now: float = 20.0) -> str:
     assert session.sending_index == sending
     assert session.rx_indices() == (indices - {session._r1_index} if awaited else indices)
     expected: list[type[Action]] = [RotationFailed] if awaited else []
-    expected += [CloseConnection, Redial] if session._dials else [CloseConnection]
+    expected.append(CloseConnection)
     assert kinds(actions) == expected
     assert session.receive_frame(*received, now) == [], "nothing is read after the end of the connection"
     assert not any(session._channel.root)

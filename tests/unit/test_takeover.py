@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
-from cryprq.peers.dialer import DialSchedule
+from cryprq.peers.dialer import REDIAL_FAST_TIMEOUT, DialSchedule
 from cryprq.peers.outbound import Outcome
-from cryprq.protocol.constants import (
-    HANDSHAKE_TIMEOUT,
-    PROBE_TIMEOUT,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
-    REDIAL_FAST_TIMEOUT,
-)
+from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, PROBE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import FakePlane
 from tests.unit.test_inbound import End, Path

@@ -12,14 +12,14 @@ static int split_and_compare(size_t n, const struct cq_vnet *v, bool vouched)
     struct cq_split s;
     uint8_t *p;
     size_t length;
-    int rc = cq_offload_split_init(&s, v, super, n), count = 0;
+    int rc = cq_split_init(&s, v, super, n), count = 0;
 
     if (rc != CQ_OK)
         return rc;
     memcpy(original, super, n);
     CHECK_EQUAL(s.vouched, vouched);
     CHECK(s.transport);
-    while (cq_offload_split_next(&s, &p, &length)) {
+    while (cq_split_next(&s, &p, &length)) {
         size_t right = naive_segment(original, n, v->gso_size, (size_t)count, wanted);
         int protocol;
         uint8_t *field = wanted + transport_of(wanted, &protocol) + checksum_offset(protocol);
@@ -28,12 +28,12 @@ static int split_and_compare(size_t n, const struct cq_vnet *v, bool vouched)
         CHECK_EQUAL(length, right);
         CHECK(memcmp(p, wanted, right) == 0);
         CHECK(p >= super && p + length <= super + n);
-        CHECK_EQUAL(cq_offload_packet_length(p, length), length);
+        CHECK_EQUAL(cq_packet_length(p, length), length);
         count++;
     }
     CHECK_EQUAL(naive_segment(original, n, v->gso_size, (size_t)count, wanted), 0);
     CHECK_EQUAL(s.count, count);
-    CHECK(!cq_offload_split_next(&s, &p, &length));
+    CHECK(!cq_split_next(&s, &p, &length));
     return count;
 }
 
@@ -93,8 +93,8 @@ static void test_flags_stay_where_they_belong(void)
     n = build(super, &s);
     struct cq_vnet v = vnet_of(super, 1400);
     v.gso_type |= 0x80; /* ECN */
-    REQUIRE(cq_offload_split_init(&split, &v, super, n) == CQ_OK);
-    while (cq_offload_split_next(&split, &p, &length) && count < 3) {
+    REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+    while (cq_split_next(&split, &p, &length) && count < 3) {
         ids[count] = cq_get16(p + 4);
         flags[count++] = p[20 + 13];
     }
@@ -155,8 +155,8 @@ static void test_pseudo_header_of_another_destination_is_kept(void)
     super[39] = 99; /* the final destination, which the kernel sums */
     put_partial(super, n);
     super[39] = 1; /* the next hop, which stands in the header */
-    REQUIRE(cq_offload_split_init(&split, &v, super, n) == CQ_OK);
-    for (int i = 0; cq_offload_split_next(&split, &p, &length); i++) {
+    REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+    for (int i = 0; cq_split_next(&split, &p, &length); i++) {
         CHECK(!transport_checksum_good(p, length));
         p[39] = 99; /* as it arrives */
         CHECK(transport_checksum_good(p, length));
@@ -170,11 +170,11 @@ static void test_bytes_after_the_packet_are_cut_off(void)
     uint8_t *p;
     size_t length, n = build(super, &s);
 
-    REQUIRE(cq_offload_split_init(&split, NULL, super, n + 18) == CQ_OK);
-    REQUIRE(cq_offload_split_next(&split, &p, &length));
+    REQUIRE(cq_split_init(&split, NULL, super, n + 18) == CQ_OK);
+    REQUIRE(cq_split_next(&split, &p, &length));
     CHECK(p == super);
     CHECK_EQUAL(length, n);
-    CHECK(!cq_offload_split_next(&split, &p, &length));
+    CHECK(!cq_split_next(&split, &p, &length));
 }
 
 /* ---- what no super-packet can be ---- */
@@ -182,7 +182,7 @@ static void test_bytes_after_the_packet_are_cut_off(void)
 static void check_refused(const struct spec *s, struct cq_vnet v)
 {
     struct cq_split split;
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, build(super, s)), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, build(super, s)), CQ_E_MALFORMED);
 }
 
 static void test_gso_fields_that_do_not_fit_are_malformed(void)
@@ -233,25 +233,25 @@ static void test_super_packets_with_broken_headers_are_malformed(void)
     struct cq_vnet v = vnet_of(super, 1400);
 
     for (size_t cut = 0; cut < n; cut += cut < 60 ? 1 : 211) /* shorter than it says */
-        CHECK_EQUAL(cq_offload_split_init(&split, &v, super, cut), CQ_E_MALFORMED);
+        CHECK_EQUAL(cq_split_init(&split, &v, super, cut), CQ_E_MALFORMED);
     super[6] |= 0x20; /* MF */
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
     super[6] = 0, super[7] = 1; /* an offset */
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
     super[7] = 0, super[32] = 0x40; /* TCP header length 16 */
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
     super[9] = 47;
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
     s.payload = 0;
     n = build(super, &s);
     super[32] = 0xf0; /* a header that ends after the packet */
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
     s = spec_of(6, UDP, 3000);
     s.extension = FRAGMENT;
     n = build(super, &s);
     v = vnet_of(super, 1400);
     v.csum_start = 56;
-    CHECK_EQUAL(cq_offload_split_init(&split, &v, super, n), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&split, &v, super, n), CQ_E_MALFORMED);
 }
 
 /* A chain of hop-by-hop headers of 8 bytes, then UDP. */
@@ -275,18 +275,18 @@ static void test_extension_header_walk_is_bounded(void)
     struct cq_split s;
     for (unsigned extensions = 0; extensions < 20; extensions++) {
         size_t n = build_chain(extensions, 8, UDP);
-        REQUIRE(cq_offload_split_init(&s, NULL, super, n) == CQ_OK);
+        REQUIRE(cq_split_init(&s, NULL, super, n) == CQ_OK);
         CHECK_EQUAL(s.transport, extensions <= 8);
         n = build_chain(extensions, 8, 58);
-        REQUIRE(cq_offload_split_init(&s, NULL, super, n) == CQ_OK);
+        REQUIRE(cq_split_init(&s, NULL, super, n) == CQ_OK);
         CHECK(!s.transport);
     }
     for (unsigned size = 8; size < 512; size += 8) { /* and by what fits into the header's copy */
         size_t n = build_chain(1, size, UDP);
-        struct cq_vnet v = {.flags = 1, .gso_type = 5, .gso_size = 10, .csum_start = (uint16_t)(40 + size),
-                            .csum_offset = 6};
-        int rc = cq_offload_split_init(&s, &v, super, n);
-        CHECK_EQUAL(rc, 40 + size + 60 <= CQ_SPLIT_HEADER_MAX ? CQ_OK : CQ_E_MALFORMED);
+        struct cq_vnet v = {
+            .flags = 1, .gso_type = 5, .gso_size = 10, .csum_start = (uint16_t)(40 + size), .csum_offset = 6};
+        int rc = cq_split_init(&s, &v, super, n);
+        CHECK_EQUAL(rc, 40 + size + 60 <= CQ_PACKET_HEADERS_MAX ? CQ_OK : CQ_E_MALFORMED);
     }
     for (size_t payload = 0; payload < 17; payload++) { /* cut off: in a block of its own, for the sanitizer to see */
         for (unsigned size = 8; size <= 16; size += 8) {
@@ -295,7 +295,7 @@ static void test_extension_header_walk_is_bounded(void)
             build_chain(1, size, UDP);
             cq_put16(super + 4, (uint16_t)payload);
             memcpy(block, super, 40 + payload);
-            CHECK_EQUAL(cq_offload_split_init(&s, NULL, block, 40 + payload), CQ_OK);
+            CHECK_EQUAL(cq_split_init(&s, NULL, block, 40 + payload), CQ_OK);
             CHECK_EQUAL(s.transport, payload >= size + 8);
             free(block);
         }
@@ -308,13 +308,13 @@ static int split_ordinary(size_t n, const struct cq_vnet *v, struct cq_split *s)
 {
     uint8_t *p;
     size_t length;
-    int rc = cq_offload_split_init(s, v, super, n);
+    int rc = cq_split_init(s, v, super, n);
     if (rc != CQ_OK)
         return rc;
     CHECK_EQUAL(s->count, 1);
-    CHECK(cq_offload_split_next(s, &p, &length));
+    CHECK(cq_split_next(s, &p, &length));
     CHECK(p == super && length == n);
-    CHECK(!cq_offload_split_next(s, &p, &length));
+    CHECK(!cq_split_next(s, &p, &length));
     return CQ_OK;
 }
 
@@ -460,21 +460,21 @@ static void test_checksum_outside_of_the_packet_is_malformed(void)
             size_t n = build(super, &spec);
             struct cq_vnet v = {.flags = 1, .csum_start = (uint16_t)start, .csum_offset = (uint16_t)offset};
             bool inside = start >= 20 && start + offset + 2 <= n;
-            CHECK_EQUAL(cq_offload_split_init(&s, &v, super, n), inside ? CQ_OK : CQ_E_MALFORMED);
+            CHECK_EQUAL(cq_split_init(&s, &v, super, n), inside ? CQ_OK : CQ_E_MALFORMED);
         }
     }
     struct cq_vnet v = {.flags = 1, .csum_start = 65535, .csum_offset = 65535};
-    CHECK_EQUAL(cq_offload_split_init(&s, &v, super, build(super, &spec)), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&s, &v, super, build(super, &spec)), CQ_E_MALFORMED);
 }
 
 static void test_what_is_no_ip_packet_is_malformed(void)
 {
     struct cq_split s;
     memset(super, 0, 100);
-    CHECK_EQUAL(cq_offload_split_init(&s, NULL, super, 100), CQ_E_MALFORMED);
-    CHECK_EQUAL(cq_offload_split_init(&s, NULL, super, 0), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&s, NULL, super, 100), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&s, NULL, super, 0), CQ_E_MALFORMED);
     super[0] = 0x45;
-    CHECK_EQUAL(cq_offload_split_init(&s, NULL, super, 100), CQ_E_MALFORMED);
+    CHECK_EQUAL(cq_split_init(&s, NULL, super, 100), CQ_E_MALFORMED);
 }
 
 int main(void)

@@ -3,11 +3,12 @@
  *
  * The clock is the caller's: it compares expires_ns once per batch and calls neither seal nor open after it.
  */
+#include "cq_epoch.h"
+#include "cq_wipe.h"
+
 #include <stdlib.h>
 
-#include "cq_session.h"
-
-struct cq_limits cq_session_default_limits(void)
+struct cq_limits cq_epoch_default_limits(void)
 {
     return (struct cq_limits){.records_soft = CQ_RECORDS_SOFT,
                               .records_hard = CQ_RECORDS_HARD,
@@ -52,7 +53,7 @@ static int rx_init(struct cq_lane_rx *rx, uint8_t suite, const uint8_t *secret)
     return cq_aead_init(&rx->key, suite, secret);
 }
 
-/* tx_lanes and rx_lanes count up as lanes come to life: cq_session_free takes down exactly those. */
+/* tx_lanes and rx_lanes count up as lanes come to life: cq_epoch_free takes down exactly those. */
 static int epoch_fill(struct cq_epoch *epoch, const struct cq_epoch_params *p)
 {
     int rc = CQ_OK;
@@ -82,7 +83,7 @@ static bool params_valid(const struct cq_epoch_params *p)
            p->rx_secrets != NULL && p->limits.records_hard != 0 && p->limits.blocks_hard != 0;
 }
 
-struct cq_epoch *cq_session_new(const struct cq_epoch_params *params, int *error)
+struct cq_epoch *cq_epoch_new(const struct cq_epoch_params *params, int *error)
 {
     struct cq_epoch *epoch = NULL;
     int rc = CQ_E_ARGUMENT;
@@ -101,7 +102,7 @@ struct cq_epoch *cq_session_new(const struct cq_epoch_params *params, int *error
         rc = epoch_fill(epoch, params);
     }
     if (rc != CQ_OK) {
-        cq_session_free(epoch);
+        cq_epoch_free(epoch);
         epoch = NULL;
     }
     if (error != NULL)
@@ -109,7 +110,7 @@ struct cq_epoch *cq_session_new(const struct cq_epoch_params *params, int *error
     return epoch;
 }
 
-void cq_session_free(struct cq_epoch *epoch)
+void cq_epoch_free(struct cq_epoch *epoch)
 {
     if (epoch == NULL)
         return;
@@ -119,12 +120,9 @@ void cq_session_free(struct cq_epoch *epoch)
         cq_aead_wipe(&epoch->rx[i].key);
         (void)pthread_mutex_destroy(&epoch->rx[i].lock);
     }
-    cq_wipe(epoch->tx, epoch->tx_lanes * sizeof *epoch->tx);
-    cq_wipe(epoch->rx, epoch->rx_lanes * sizeof *epoch->rx);
-    free(epoch->tx);
-    free(epoch->rx);
-    cq_wipe(epoch, sizeof *epoch);
-    free(epoch);
+    cq_wipe_free(epoch->tx, epoch->tx_lanes * sizeof *epoch->tx);
+    cq_wipe_free(epoch->rx, epoch->rx_lanes * sizeof *epoch->rx);
+    cq_wipe_free(epoch, sizeof *epoch);
 }
 
 /* ---- records ---- */
@@ -148,8 +146,7 @@ static void note_usage(struct cq_epoch *epoch, uint64_t records, uint64_t blocks
         atomic_store_explicit(&epoch->soft_limit, true, memory_order_relaxed);
 }
 
-int cq_session_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
-                    uint8_t *out)
+int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n, uint8_t *out)
 {
     if (lane >= epoch->tx_lanes || n > CQ_DATAGRAM_MAX - CQ_OVERHEAD)
         return CQ_E_ARGUMENT;
@@ -202,7 +199,7 @@ static int open_locked(struct cq_lane_rx *rx, const struct cq_limits *limits, ui
     return CQ_OK;
 }
 
-int cq_session_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len, bool *newest)
+int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len, bool *newest)
 {
     *newest = false;
     if (header->lane >= epoch->rx_lanes || len < CQ_OVERHEAD || len > CQ_DATAGRAM_MAX)

@@ -12,7 +12,7 @@
  */
 #define _POSIX_C_SOURCE 200809L /* getline */
 
-#include "cq_session.h"
+#include "cq_epoch.h"
 #include "lines.h"
 
 static struct cq_epoch *epoch;
@@ -37,8 +37,8 @@ static void command_new(char **words)
     };
     int rc;
 
-    cq_session_free(epoch);
-    epoch = cq_session_new(&params, &rc);
+    cq_epoch_free(epoch);
+    epoch = cq_epoch_new(&params, &rc);
     if (epoch != NULL)
         fputs("ok", stdout);
     else
@@ -49,8 +49,8 @@ static void command_new(char **words)
 static void command_seal(char **words)
 {
     struct bytes payload = lines_bytes(words[3]), record = lines_alloc(payload.n + CQ_OVERHEAD);
-    int rc = cq_session_seal(epoch, (uint8_t)lines_number(words[1]), (uint16_t)lines_number(words[2]), payload.p,
-                             payload.n, record.p);
+    int rc = cq_epoch_seal(epoch, (uint8_t)lines_number(words[1]), (uint16_t)lines_number(words[2]), payload.p,
+                           payload.n, record.p);
 
     if (rc == CQ_OK)
         lines_print(record.p, record.n);
@@ -67,7 +67,7 @@ static void command_open(char **words)
 
     if (record.n >= CQ_HEADER_SIZE)
         header = cq_wire_read_header(record.p);
-    int rc = cq_session_open(epoch, &header, record.p, record.n, &newest);
+    int rc = cq_epoch_open(epoch, &header, record.p, record.n, &newest);
     if (rc != CQ_OK && newest)
         lines_bad("a refused record is called the newest");
     if (rc == CQ_OK) {
@@ -118,6 +118,6 @@ int main(void)
     while (getline(&line, &size, stdin) > 0)
         command(line);
     free(line);
-    cq_session_free(epoch);
+    cq_epoch_free(epoch);
     return 0;
 }

@@ -1,21 +1,17 @@
 /*
- * What the parts of cq_offload share: the parsed headers of one IP packet and the arithmetic of its checksum fields.
+ * One IP packet: where it ends, what its headers are, and the arithmetic of its checksum fields.
+ *
+ * Nothing that came from the network is trusted: a length or an offset is what this file parsed and bounded itself.
  */
-#ifndef CQ_OFFLOAD_INTERNAL_H
-#define CQ_OFFLOAD_INTERNAL_H
+#ifndef CQ_PACKET_H
+#define CQ_PACKET_H
 
-#include "cq_offload.h"
+#include <stdbool.h>
+
+#include "cq_checksum.h"
 
 #define CQ_PROTOCOL_TCP 6u
 #define CQ_PROTOCOL_UDP 17u
-
-/* <linux/virtio_net.h>; the one on Debian 12 is older than GSO_UDP_L4 */
-#define CQ_VNET_NEEDS_CSUM 0x01u
-#define CQ_GSO_NONE 0u
-#define CQ_GSO_TCPV4 1u
-#define CQ_GSO_TCPV6 4u
-#define CQ_GSO_UDP_L4 5u
-#define CQ_GSO_ECN 0x80u
 
 #define CQ_TCP_CHECKSUM 16u /* offset of the field from the transport header */
 #define CQ_UDP_CHECKSUM 6u
@@ -26,9 +22,9 @@
 #define CQ_TCP_ECE 0x40u
 #define CQ_TCP_CWR 0x80u
 
-/* Deeper chains of IPv6 extension headers are not followed: such a packet counts as neither TCP nor UDP. */
-#define CQ_IPV6_EXTENSIONS_MAX 8
-#define CQ_TRANSPORT_OFFSET_MAX (CQ_SPLIT_HEADER_MAX - 60u)
+/* The most that IP and transport headers take together where a protocol is told: IPv4 has at most 120, and longer
+ * chains of IPv6 extension headers than fit are not followed. */
+#define CQ_PACKET_HEADERS_MAX 256u
 
 struct cq_packet {
     uint8_t version;  /* 4 or 6 */
@@ -38,13 +34,17 @@ struct cq_packet {
      * address option may put another address there (RFC 8200, 8.1; RFC 6275, 11.3.1): options and headers that can
      * carry one are not looked into, they just clear this. */
     bool plain;
-    bool exact;          /* UDP: its length field says what the IP header says; TCP: always */
-    uint16_t ip_header;  /* 4 * IHL, or 40 */
-    uint16_t transport;  /* offset of the TCP or UDP header; only with a protocol, as the next one */
-    uint16_t headers;    /* all headers; the payload follows */
+    bool exact;         /* UDP: its length field says what the IP header says; TCP: always */
+    uint16_t ip_header; /* 4 * IHL, or 40 */
+    uint16_t transport; /* offset of the TCP or UDP header; only with a protocol, as the next one */
+    uint16_t headers;   /* all headers; the payload follows */
 };
 
-/* Parses the packet of exactly n bytes at p, where n is cq_offload_packet_length's answer. */
+/* The length of the IP packet at p by its own header, or 0 if it is not a whole IPv4 or IPv6 packet within n bytes
+ * (IPv4: IHL >= 5 and 4*IHL <= total length <= n; IPv6: 40 + payload length <= n). */
+size_t cq_packet_length(const uint8_t *p, size_t n);
+
+/* Parses the packet of exactly n bytes at p, where n is cq_packet_length's answer. */
 void cq_packet_parse(struct cq_packet *h, const uint8_t *p, size_t n);
 
 static inline uint16_t cq_packet_checksum_offset(const struct cq_packet *h)
@@ -62,13 +62,5 @@ uint64_t cq_packet_pseudo(const struct cq_packet *h, const uint8_t *p, size_t n)
 
 /* Writes the checksum of an IPv4 header of h->ip_header bytes. */
 void cq_packet_put_ip_checksum(const struct cq_packet *h, uint8_t *p);
-
-/* Writes the checksum that a complemented sum gives; 0 becomes 0xffff, the same number in one's complement, because
- * a 0 in UDP means that there is none (RFC 768). */
-static inline void cq_put_checksum(uint8_t *field, uint64_t sum)
-{
-    uint16_t v = (uint16_t)~cq_offload_fold(sum);
-    cq_put16(field, v == 0 ? 0xffff : v);
-}
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * No key, IV or window bit is in memory that a session hands back to the allocator.
+ * No key, IV or window bit is in memory that an epoch hands back to the allocator.
  *
  * free() is wrapped, for csrc/ by the linker and for libcrypto by CRYPTO_set_mem_functions: every block is searched
  * for the secrets just before it is freed. libcrypto's key schedules begin with the raw key, so a search for 8 bytes
@@ -12,7 +12,8 @@
 #include <openssl/crypto.h>
 
 #include "check.h"
-#include "cq_session.h"
+#include "cq_epoch.h"
+#include "cq_wipe.h"
 
 enum { LANES = 3, PIECE = 8, BLOCKS_MAX = 1 << 16 };
 
@@ -118,8 +119,8 @@ static struct cq_epoch *new_epoch(uint8_t suite, unsigned end)
                                            .rx_lanes = LANES,
                                            .tx_secrets = secrets[end][0],
                                            .rx_secrets = secrets[!end][0],
-                                           .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&params, NULL);
+                                           .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
 
     REQUIRE(epoch != NULL);
     return epoch;
@@ -149,9 +150,9 @@ static void test_free_leaves_nothing(void)
         bool newest;
 
         for (uint8_t lane = 0; lane < LANES; lane++) {
-            CHECK_EQUAL(cq_session_seal(near, lane, 0, payload, sizeof payload, record), CQ_OK);
+            CHECK_EQUAL(cq_epoch_seal(near, lane, 0, payload, sizeof payload, record), CQ_OK);
             struct cq_header header = cq_wire_read_header(record);
-            CHECK_EQUAL(cq_session_open(far, &header, record, sizeof record, &newest), CQ_OK);
+            CHECK_EQUAL(cq_epoch_open(far, &header, record, sizeof record, &newest), CQ_OK);
         }
         /* The search is worth something only if the secrets are there to be found while the keys live. */
         CHECK(holds_secret((uint8_t *)near->tx, sizeof *near->tx));
@@ -162,8 +163,8 @@ static void test_free_leaves_nothing(void)
         }
         leaks = frees = 0;
         searching = 1;
-        cq_session_free(near);
-        cq_session_free(far);
+        cq_epoch_free(near);
+        cq_epoch_free(far);
         searching = 0;
         CHECK(frees >= 2 * (3 + 2 * LANES));
         CHECK_EQUAL(leaks, 0);
@@ -173,13 +174,19 @@ static void test_free_leaves_nothing(void)
 
 static void test_failed_setup_leaves_nothing(void)
 {
-    struct cq_epoch_params params = {.rx_index = 1, .tx_index = 1, .suite = 9, .tx_lanes = 1, .rx_lanes = 1,
-        .tx_secrets = secrets[0][0], .rx_secrets = secrets[1][0], .limits = cq_session_default_limits()};
+    struct cq_epoch_params params = {.rx_index = 1,
+                                     .tx_index = 1,
+                                     .suite = 9,
+                                     .tx_lanes = 1,
+                                     .rx_lanes = 1,
+                                     .tx_secrets = secrets[0][0],
+                                     .rx_secrets = secrets[1][0],
+                                     .limits = cq_epoch_default_limits()};
     int error = CQ_OK;
 
     leaks = frees = 0;
     searching = 1;
-    CHECK(cq_session_new(&params, &error) == NULL);
+    CHECK(cq_epoch_new(&params, &error) == NULL);
     searching = 0;
     CHECK_EQUAL(error, CQ_E_ARGUMENT);
     CHECK_EQUAL(leaks, 0);

@@ -1,11 +1,15 @@
 /*
  * Bounds and headers of one IP packet: the only place that decides where a packet ends and what it carries.
  */
-#include "cq_offload_internal.h"
+#include "cq_packet.h"
+
+/* Deeper chains of IPv6 extension headers are not followed: such a packet counts as neither TCP nor UDP. */
+#define EXTENSIONS_MAX 8
+#define TCP_HEADER_MAX 60u /* 15 words */
 
 enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60 };
 
-size_t cq_offload_packet_length(const uint8_t *p, size_t n)
+size_t cq_packet_length(const uint8_t *p, size_t n)
 {
     if (n >= 20 && p[0] >> 4 == 4) {
         size_t header = (size_t)(p[0] & 15) * 4, total = cq_get16(p + 2);
@@ -47,13 +51,13 @@ static void parse6(struct cq_packet *h, const uint8_t *p, size_t n)
     uint8_t next = p[6];
     size_t offset = 40;
     for (int i = 0; next == HOP_BY_HOP || next == ROUTING || next == DESTINATION; i++) {
-        if (i == CQ_IPV6_EXTENSIONS_MAX || n - offset < 8)
+        if (i == EXTENSIONS_MAX || n - offset < 8)
             return;
         if (next != HOP_BY_HOP)
             h->plain = false;
         size_t size = ((size_t)p[offset + 1] + 1) * 8;
         next = p[offset];
-        if (n - offset < size || offset + size > CQ_TRANSPORT_OFFSET_MAX)
+        if (n - offset < size || offset + size > CQ_PACKET_HEADERS_MAX - TCP_HEADER_MAX)
             return;
         offset += size;
     }
@@ -81,11 +85,11 @@ void cq_packet_parse(struct cq_packet *h, const uint8_t *p, size_t n)
 uint64_t cq_packet_pseudo(const struct cq_packet *h, const uint8_t *p, size_t n)
 {
     uint64_t sum = (uint64_t)h->protocol + (n - h->transport);
-    return h->version == 4 ? cq_offload_sum(p + 12, 8, sum) : cq_offload_sum(p + 8, 32, sum);
+    return h->version == 4 ? cq_checksum_add(p + 12, 8, sum) : cq_checksum_add(p + 8, 32, sum);
 }
 
 void cq_packet_put_ip_checksum(const struct cq_packet *h, uint8_t *p)
 {
     cq_put16(p + 10, 0);
-    cq_put16(p + 10, (uint16_t)~cq_offload_fold(cq_offload_sum(p, h->ip_header, 0)));
+    cq_put16(p + 10, (uint16_t)~cq_checksum_fold(cq_checksum_add(p, h->ip_header, 0)));
 }

@@ -1,7 +1,8 @@
 /*
- * Out: one read of the TUN to packets that fit into records (what TSO and USO do in a network card).
+ * Segments are built one after another in the super-packet's own buffer, each in front of its payload. What their
+ * checksums have in common is summed up once.
  */
-#include "cq_offload_internal.h"
+#include "cq_split.h"
 
 /* Whether the receiver can make the checksum from what it parses itself. */
 static bool vouchable(const struct cq_packet *h, const uint8_t *p)
@@ -28,7 +29,7 @@ static int init_ordinary(struct cq_split *s, const struct cq_packet *h, const st
     size_t start = vnet->csum_start, field = start + vnet->csum_offset;
     if (start < h->ip_header || field + 2 > s->length)
         return CQ_E_MALFORMED;
-    cq_put_checksum(p + field, cq_offload_sum(p + start, s->length - start, 0));
+    cq_checksum_put(p + field, cq_checksum_add(p + start, s->length - start, 0));
     return CQ_OK;
 }
 
@@ -36,14 +37,10 @@ static int init_ordinary(struct cq_split *s, const struct cq_packet *h, const st
 static bool own_type(const struct cq_packet *h, uint8_t gso_type)
 {
     switch (gso_type & ~CQ_GSO_ECN) {
-    case CQ_GSO_TCPV4:
-        return h->protocol == CQ_PROTOCOL_TCP && h->version == 4;
-    case CQ_GSO_TCPV6:
-        return h->protocol == CQ_PROTOCOL_TCP && h->version == 6;
-    case CQ_GSO_UDP_L4:
-        return h->protocol == CQ_PROTOCOL_UDP;
-    default:
-        return false;
+    case CQ_GSO_TCPV4: return h->protocol == CQ_PROTOCOL_TCP && h->version == 4;
+    case CQ_GSO_TCPV6: return h->protocol == CQ_PROTOCOL_TCP && h->version == 6;
+    case CQ_GSO_UDP_L4: return h->protocol == CQ_PROTOCOL_UDP;
+    default: return false;
     }
 }
 
@@ -66,14 +63,14 @@ static int init_super(struct cq_split *s, const struct cq_packet *h, const struc
         s->id = cq_get16(s->header + 4);
         cq_put32(s->header + 2, 0); /* total length and ID */
         cq_put16(s->header + 10, 0);
-        s->ip_sum = cq_offload_fold(cq_offload_sum(s->header, h->ip_header, 0));
+        s->ip_sum = cq_checksum_fold(cq_checksum_add(s->header, h->ip_header, 0));
     }
     /* One's complement: adding the complement takes the super-packet's length out again (RFC 1624). */
     s->l4_base = cq_get16(cq_packet_checksum_field(h, s->packet)) + (uint32_t)(uint16_t)~(s->length - h->transport);
     return CQ_OK;
 }
 
-int cq_offload_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_t *packet, size_t length)
+int cq_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_t *packet, size_t length)
 {
     static const struct cq_vnet none;
     struct cq_packet h;
@@ -81,7 +78,7 @@ int cq_offload_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_
     s->count = 1;
     s->index = 0;
     s->packet = packet;
-    s->length = cq_offload_packet_length(packet, length);
+    s->length = cq_packet_length(packet, length);
     s->header_length = 0;
     if (s->length == 0)
         return CQ_E_MALFORMED;
@@ -98,10 +95,10 @@ static void complete_segment(const struct cq_split *s, uint8_t *p, size_t n)
     size_t size = n - s->l4_offset;
     uint8_t *field = p + s->l4_offset + (s->protocol == CQ_PROTOCOL_TCP ? CQ_TCP_CHECKSUM : CQ_UDP_CHECKSUM);
     cq_put16(field, 0);
-    cq_put_checksum(field, cq_offload_sum(p + s->l4_offset, size, s->l4_base + size));
+    cq_checksum_put(field, cq_checksum_add(p + s->l4_offset, size, s->l4_base + size));
 }
 
-bool cq_offload_split_next(struct cq_split *s, uint8_t **packet, size_t *length)
+bool cq_split_next(struct cq_split *s, uint8_t **packet, size_t *length)
 {
     if (s->index == s->count)
         return false;
@@ -119,7 +116,7 @@ bool cq_offload_split_next(struct cq_split *s, uint8_t **packet, size_t *length)
         uint16_t id = (uint16_t)(s->id + i);
         cq_put16(p + 2, (uint16_t)n);
         cq_put16(p + 4, id);
-        cq_put16(p + 10, (uint16_t)~cq_offload_fold((uint64_t)s->ip_sum + n + id));
+        cq_put16(p + 10, (uint16_t)~cq_checksum_fold((uint64_t)s->ip_sum + n + id));
     } else {
         cq_put16(p + 4, (uint16_t)(n - 40));
     }

@@ -1,9 +1,9 @@
 /*
- * Sessions where they meet other threads, and at the edges of their arguments and limits. What a record means is
+ * Epochs where they meet other threads, and at the edges of their arguments and limits. What a record means is
  * compared with a Python twin in tests/plane/test_record.py.
  */
 #include "check.h"
-#include "cq_session.h"
+#include "cq_epoch.h"
 
 static uint8_t secrets[2][CQ_LANES_MAX * CQ_LANE_SECRET_SIZE];
 
@@ -17,13 +17,13 @@ static struct cq_epoch_params loop_params(void)
                                     .rx_lanes = 2,
                                     .tx_secrets = secrets[0],
                                     .rx_secrets = secrets[0],
-                                    .limits = cq_session_default_limits()};
+                                    .limits = cq_epoch_default_limits()};
 }
 
 static int open_record(struct cq_epoch *epoch, uint8_t *record, size_t len, bool *newest)
 {
     struct cq_header header = cq_wire_read_header(record);
-    return cq_session_open(epoch, &header, record, len, newest);
+    return cq_epoch_open(epoch, &header, record, len, newest);
 }
 
 /* ---- arguments ---- */
@@ -47,37 +47,37 @@ static void test_bad_parameters_are_refused(void)
     bad[9].limits.blocks_hard = 0;
     for (unsigned i = 0; i < 10; i++) {
         error = CQ_OK;
-        CHECK(cq_session_new(&bad[i], &error) == NULL);
+        CHECK(cq_epoch_new(&bad[i], &error) == NULL);
         CHECK_EQUAL(error, CQ_E_ARGUMENT);
     }
-    cq_session_free(NULL);
+    cq_epoch_free(NULL);
 }
 
 static void test_lanes_and_lengths_out_of_range(void)
 {
     static uint8_t record[CQ_DATAGRAM_MAX + 1], payload[CQ_DATAGRAM_MAX];
     const struct cq_epoch_params params = loop_params();
-    struct cq_epoch *epoch = cq_session_new(&params, NULL);
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     size_t most = CQ_DATAGRAM_MAX - CQ_OVERHEAD;
     bool newest = true;
 
     REQUIRE(epoch != NULL);
-    CHECK_EQUAL(cq_session_seal(epoch, 2, 0, payload, 1, record), CQ_E_ARGUMENT);
-    CHECK_EQUAL(cq_session_seal(epoch, 0, 0, payload, most + 1, record), CQ_E_ARGUMENT);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 2, 0, payload, 1, record), CQ_E_ARGUMENT);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 0, 0, payload, most + 1, record), CQ_E_ARGUMENT);
     CHECK_EQUAL(epoch->tx[0].counter, 0);
-    CHECK_EQUAL(cq_session_seal(epoch, 0, 0, payload, most, record), CQ_OK);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 0, 0, payload, most, record), CQ_OK);
     CHECK_EQUAL(open_record(epoch, record, CQ_DATAGRAM_MAX + 1, &newest), CQ_E_MALFORMED);
     CHECK_EQUAL(open_record(epoch, record, CQ_OVERHEAD - 1, &newest), CQ_E_MALFORMED);
     CHECK(!newest);
     CHECK_EQUAL(open_record(epoch, record, CQ_DATAGRAM_MAX, &newest), CQ_OK);
     CHECK(newest);
-    CHECK_EQUAL(cq_session_seal(epoch, 0, 0, NULL, 0, record), CQ_OK);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 0, 0, NULL, 0, record), CQ_OK);
     record[1] = 2;
     CHECK_EQUAL(open_record(epoch, record, CQ_OVERHEAD, &newest), CQ_E_MALFORMED);
     CHECK(!newest);
     record[1] = 0;
     CHECK_EQUAL(open_record(epoch, record, CQ_OVERHEAD, &newest), CQ_OK);
-    cq_session_free(epoch);
+    cq_epoch_free(epoch);
 }
 
 /* ---- limits ---- */
@@ -87,7 +87,7 @@ static void test_hard_limits_are_clamped_to_the_protocol(void)
     struct cq_epoch_params params = loop_params();
 
     params.limits = (struct cq_limits){UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
-    struct cq_epoch *epoch = cq_session_new(&params, NULL);
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     REQUIRE(epoch != NULL);
     CHECK_EQUAL(epoch->limits.records_hard, CQ_RECORDS_HARD);
     CHECK_EQUAL(epoch->limits.records_soft, CQ_RECORDS_HARD);
@@ -98,13 +98,13 @@ static void test_hard_limits_are_clamped_to_the_protocol(void)
     uint8_t record[CQ_OVERHEAD];
     bool newest;
     epoch->tx[1].counter = CQ_RECORDS_HARD - 1;
-    CHECK_EQUAL(cq_session_seal(epoch, 1, 0, NULL, 0, record), CQ_OK);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 1, 0, NULL, 0, record), CQ_OK);
     CHECK_EQUAL(cq_wire_read_header(record).counter, CQ_RECORDS_HARD - 1);
-    CHECK_EQUAL(cq_session_seal(epoch, 1, 0, NULL, 0, record), CQ_E_LIMIT);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 1, 0, NULL, 0, record), CQ_E_LIMIT);
     CHECK_EQUAL(epoch->tx[1].counter, CQ_RECORDS_HARD);
     CHECK_EQUAL(open_record(epoch, record, sizeof record, &newest), CQ_OK);
     CHECK(newest && epoch->soft_limit);
-    cq_session_free(epoch);
+    cq_epoch_free(epoch);
 }
 
 /* ---- threads ---- */
@@ -139,14 +139,14 @@ static void test_each_record_opens_once_whoever_is_first(void)
 {
     static struct opener openers[THREADS];
     const struct cq_epoch_params params = loop_params();
-    struct cq_epoch *epoch = cq_session_new(&params, NULL);
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     uint8_t payload[PAYLOAD];
     pthread_t threads[THREADS];
 
     REQUIRE(epoch != NULL);
     check_random_bytes(payload, sizeof payload);
     for (unsigned i = 0; i < RECORDS; i++) {
-        CHECK_EQUAL(cq_session_seal(epoch, 1, CQ_FLAG_VOUCHED, payload, PAYLOAD, records[0][i]), CQ_OK);
+        CHECK_EQUAL(cq_epoch_seal(epoch, 1, CQ_FLAG_VOUCHED, payload, PAYLOAD, records[0][i]), CQ_OK);
         for (unsigned t = 1; t < THREADS; t++)
             memcpy(records[t][i], records[0][i], sizeof records[0][i]);
     }
@@ -169,7 +169,7 @@ static void test_each_record_opens_once_whoever_is_first(void)
         CHECK_EQUAL(openers[t].other, 0);
     CHECK_EQUAL(epoch->rx[1].records, RECORDS);
     CHECK_EQUAL(epoch->rx[1].blocks, RECORDS * (PAYLOAD / 16 + 1));
-    cq_session_free(epoch);
+    cq_epoch_free(epoch);
 }
 
 int main(void)

@@ -5,15 +5,17 @@
  * payloads of the others where they lie. What the kernel makes of it again must equal what was merged, so packets merge
  * only if they differ in nothing but position: IP ID, sequence number, and PSH or a smaller size at the end.
  */
-#include "cq_offload_internal.h"
+#include "cq_coalesce.h"
+#include "cq_packet.h"
+#include "cq_vnet.h"
 
 #include <stdlib.h>
 
-#define WAYS 4u
-#define SETS 16u
-#define FLOWS (WAYS * SETS) /* bits of cq_coalesce.open */
-
-#define SEGMENTS_MAX 1022u /* and a vnet header: below Linux's IOV_MAX of 1,024 */
+#define WAYS 4u             /* flows that may collide before one is cut short */
+#define SETS 16u            /* a power of two, picked by the top bits of a hash */
+#define SET_SHIFT (64 - 4)  /* those bits */
+#define FLOWS (WAYS * SETS) /* more than one batch is likely to have; bits of cq_coalesce.open */
+static_assert(SETS == 1u << (64 - SET_SHIFT) && FLOWS <= 64, "sets and flows are bits of a word");
 
 /* What makes a flow: addresses, ports, IP version and protocol. */
 struct key {
@@ -69,11 +71,11 @@ static void write_single(struct cq_coalesce *c, const struct cq_packet *h, uint8
     struct iovec iov[2] = {[1] = {.iov_base = p, .iov_len = n}};
     if (vouched && h->protocol != 0 && h->plain && h->exact) {
         uint8_t *field = cq_packet_checksum_field(h, p);
-        cq_put16(field, cq_offload_fold(cq_packet_pseudo(h, p, n)));
+        cq_put16(field, cq_checksum_fold(cq_packet_pseudo(h, p, n)));
         if (c->options.vnet)
             set_needs_checksum(&vnet, h);
         else
-            cq_put_checksum(field, cq_offload_sum(p + h->transport, n - h->transport, 0));
+            cq_checksum_put(field, cq_checksum_add(p + h->transport, n - h->transport, 0));
     }
     write_out(c, &vnet, iov, 2, 1);
 }
@@ -96,7 +98,7 @@ static void write_super(struct cq_coalesce *c, struct flow *f)
         vnet.gso_type = CQ_GSO_UDP_L4;
         cq_put16(p + h->transport + 4, (uint16_t)(f->length - h->transport));
     }
-    cq_put16(cq_packet_checksum_field(h, p), cq_offload_fold(cq_packet_pseudo(h, p, f->length)));
+    cq_put16(cq_packet_checksum_field(h, p), cq_checksum_fold(cq_packet_pseudo(h, p, f->length)));
     write_out(c, &vnet, f->iov, (int)f->packets + 1, f->packets);
 }
 
@@ -109,7 +111,7 @@ static void flush_flow(struct cq_coalesce *c, struct flow *f)
         write_single(c, &f->headers, f->packet, f->length, f->vouched);
 }
 
-void cq_offload_coalesce_flush(struct cq_coalesce *c)
+void cq_coalesce_flush(struct cq_coalesce *c)
 {
     while (c->open != 0)
         flush_flow(c, &c->flows[__builtin_ctzll(c->open)]);
@@ -130,8 +132,8 @@ static struct key key_of(const struct cq_packet *h, const uint8_t *p)
 
 static bool same_key(const struct key *a, const struct key *b)
 {
-    uint64_t differ = (uint64_t)(a->ports ^ b->ports) | (uint64_t)(a->version ^ b->version) |
-                      (uint64_t)(a->protocol ^ b->protocol);
+    uint64_t differ =
+        (uint64_t)(a->ports ^ b->ports) | (uint64_t)(a->version ^ b->version) | (uint64_t)(a->protocol ^ b->protocol);
     for (int i = 0; i < 4; i++)
         differ |= a->addresses[i] ^ b->addresses[i];
     return differ == 0;
@@ -143,7 +145,7 @@ static struct flow *set_of(struct cq_coalesce *c, const struct key *k)
     uint64_t x = k->ports;
     for (int i = 0; i < 4; i++)
         x = (x ^ k->addresses[i]) * 0x9e3779b97f4a7c15u;
-    return &c->flows[(x >> 60) * WAYS];
+    return &c->flows[(x >> SET_SHIFT) * WAYS];
 }
 
 static bool is_open(const struct cq_coalesce *c, const struct flow *f) { return c->open >> (f - c->flows) & 1; }
@@ -225,10 +227,10 @@ static bool follows(const struct cq_coalesce *c, const struct flow *f, const str
 /* Merging writes new checksums, which must not make a damaged packet look whole. */
 static bool verify(const struct cq_packet *h, const uint8_t *p, size_t n, bool vouched)
 {
-    if (h->version == 4 && cq_offload_fold(cq_offload_sum(p, h->ip_header, 0)) != 0xffff)
+    if (h->version == 4 && cq_checksum_fold(cq_checksum_add(p, h->ip_header, 0)) != 0xffff)
         return false;
     return vouched ||
-           cq_offload_fold(cq_offload_sum(p + h->transport, n - h->transport, cq_packet_pseudo(h, p, n))) == 0xffff;
+           cq_checksum_fold(cq_checksum_add(p + h->transport, n - h->transport, cq_packet_pseudo(h, p, n))) == 0xffff;
 }
 
 static bool merge(struct cq_coalesce *c, struct flow *f, const struct cq_packet *h, uint8_t *p, size_t n,
@@ -252,13 +254,13 @@ static bool merge(struct cq_coalesce *c, struct flow *f, const struct cq_packet 
     return true;
 }
 
-void cq_offload_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
+void cq_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
 {
     struct cq_packet h;
     cq_packet_parse(&h, p, n);
     if (h.protocol == 0) {
         if (h.fragment) /* its flow may be any: only the first fragment has ports */
-            cq_offload_coalesce_flush(c);
+            cq_coalesce_flush(c);
         write_single(c, &h, p, n, vouched);
         return;
     }
@@ -291,17 +293,16 @@ void cq_offload_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool v
 
 /* ---- life ---- */
 
-struct cq_coalesce *cq_offload_coalesce_new(const struct cq_coalesce_options *options, cq_coalesce_write *write,
-                                            void *arg)
+struct cq_coalesce *cq_coalesce_new(const struct cq_coalesce_options *options, cq_coalesce_write *write, void *arg)
 {
     struct cq_coalesce *c = calloc(1, sizeof *c);
     if (c == NULL)
         return NULL;
     c->options = *options;
-    if (c->options.max_size > 65535)
-        c->options.max_size = 65535;
-    if (c->options.max_segments > SEGMENTS_MAX)
-        c->options.max_segments = SEGMENTS_MAX;
+    if (c->options.max_size > CQ_COALESCE_SIZE_MAX)
+        c->options.max_size = CQ_COALESCE_SIZE_MAX;
+    if (c->options.max_segments > CQ_COALESCE_SEGMENTS_MAX)
+        c->options.max_segments = CQ_COALESCE_SEGMENTS_MAX;
     if (!c->options.vnet) /* no way to tell the TUN that it is a super-packet */
         c->options.tcp4 = c->options.tcp6 = c->options.uso = false;
     c->write = write;
@@ -317,7 +318,7 @@ struct cq_coalesce *cq_offload_coalesce_new(const struct cq_coalesce_options *op
     return c;
 }
 
-void cq_offload_coalesce_free(struct cq_coalesce *c)
+void cq_coalesce_free(struct cq_coalesce *c)
 {
     if (c == NULL)
         return;
