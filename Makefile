@@ -34,9 +34,11 @@ TSAN_CFLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -fPIC
 TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) \
     $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+LIBOQS := build/liboqs/lib/liboqs.so
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c test-minimums bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c test-minimums test-oqs bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +72,17 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
 	build/minimums/bin/pytest $(IN_PARALLEL) tests
+
+# The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest runs no test: an error.
+test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
+test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
+	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
+	    print("liboqs", oqs.oqs_version(), "liboqs-python", oqs.oqs_python_version())'
+	$(VENV)/bin/pytest tests/unit/test_oqs.py
+
+$(LIBOQS): scripts/build_liboqs.sh $(wildcard scripts/liboqs/*)
+	scripts/build_liboqs.sh
+	@touch $@
 
 bench: build ## a short run of the tunnel against what else is there, and micro-benchmarks against the last saved run
 	@mkdir -p build/bench
