@@ -73,7 +73,7 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
 	build/minimums/bin/pytest $(IN_PARALLEL) tests
 
-# The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest runs no test: an error.
+# The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest ends with an error.
 test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
 test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
 	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
