@@ -7,8 +7,8 @@ a node never does. Records come from the slow twin (``oracle``), so no TUN and n
 import asyncio
 import hashlib
 import socket
-import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
@@ -67,9 +67,14 @@ class _Socket(UdpSocket):
         return self.silent or super().send(data, remote, local)
 
 
-def _tell(event: str, /, **fields: object) -> None:
-    """A fault of this program's own; nothing else is said by an endpoint that only dials."""
-    print(event, fields, file=sys.stderr, flush=True)
+class _Complaints:
+    """A fault of this program's own goes to stderr; nothing else is said by an endpoint that only dials."""
+
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        raise NotImplementedError
+
+    def internal_error(self, error: Exception, *, remote: Address | None) -> None:
+        traceback.print_exception(error)
 
 
 class Dial:
@@ -237,7 +242,7 @@ class Dialers:
             loop=asyncio.get_running_loop(),
             clock=monotonic,
             on_record=self._on_record,
-            observer=_tell,
+            observer=_Complaints(),
         )
 
     def __enter__(self) -> Self:

@@ -45,7 +45,7 @@ from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.logs import Log, describe_exception
+from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -216,7 +216,7 @@ class Node:
             loop=self._loop,
             clock=monotonic,
             on_record=self._stray_record,
-            observer=self._reporter.endpoint_event,
+            observer=self._reporter,
             qlog=self._open_qlog(config.qlog_dir),
         )
         self._endpoint.start()
@@ -250,7 +250,7 @@ class Node:
                 if asyncio.iscoroutine(result):
                     await result
             except Exception as error:  # the rest is closed all the same: keys are wiped, the TUN goes
-                self._reporter.internal_error(**describe_exception(error))
+                self._reporter.internal_error(error)
         self._snapshot = None
 
     async def _stop_talking(self) -> None:
@@ -322,7 +322,7 @@ class Node:
             self._peers.handle_timers(now)
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
-            self._reporter.internal_error(**describe_exception(error))
+            self._reporter.internal_error(error)
             times = [now + TICK]
         due = min((at for at in times if at is not None), default=None)
         if self._timer is not None:

@@ -18,14 +18,13 @@ from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
-from cryprq.telemetry.logs import describe_exception
 
 
 class RosterObserver(DialObserver, Protocol):
     """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
 
     def peer_misplaced(self, peer_id: PeerId, error: str) -> None: ...
-    def internal_error(self, **fields: object) -> None: ...
+    def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
 
 
 def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
@@ -176,7 +175,7 @@ class Roster:
         try:
             return dialer.poll(now)
         except Exception as error:  # a fault with one peer must not keep the others from being dialled
-            self._observer.internal_error(peer_id=dialer.target.peer_id, **describe_exception(error))
+            self._observer.internal_error(error, peer_id=dialer.target.peer_id)
             return now + REDIAL_FAST_INTERVAL
 
     def stop(self) -> None:

@@ -13,7 +13,6 @@ from cryprq.peers.peer import Peer
 from cryprq.peers.ports import EpochPlane, PeerObserver
 from cryprq.peers.timers import Timers
 from cryprq.protocol.frames import CloseCode
-from cryprq.telemetry.logs import describe_exception
 
 CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}
 """What a sealed CLOSE says, by the code that ends the connection."""
@@ -145,6 +144,6 @@ class PeerTable:
         try:
             act()
         except Exception as error:
-            self._observer.internal_error(peer_id=peer.peer_id, **describe_exception(error))
+            self._observer.internal_error(error, peer_id=peer.peer_id)
             with contextlib.suppress(Exception):
                 peer.fail()

@@ -27,9 +27,10 @@ from cryprq.quic.waiting_line import Beginning
 
 
 class Observer(Protocol):
-    """Told what happens, as an event name and fields: the ``info`` of a structlog logger is one."""
+    """Who is told what strangers come to, and of faults (``cryprq.telemetry.reporter.Reporter``)."""
 
-    def __call__(self, event: str, /, **fields: object) -> object: ...
+    def inbound_backoff(self, remote: Address, wait: float) -> None: ...
+    def internal_error(self, error: Exception, *, remote: Address | None) -> None: ...
 
 
 class Endpoint:
@@ -262,9 +263,8 @@ class Endpoint:
     def count_failure(self, conn: Connection) -> None:
         wait = self._gate.failed(conn.source, self.clock())
         if wait:
-            self._observer("inbound_backoff", remote=str(conn.remote), wait_ms=round(wait * 1000))
+            self._observer.inbound_backoff(conn.remote, wait)
 
     def report_fault(self, error: Exception, conn: Connection | None) -> None:
         self.counters["fault"] += 1
-        remote = None if conn is None else str(conn.remote)
-        self._observer("internal_error", remote=remote, error=f"{type(error).__name__}: {error}")
+        self._observer.internal_error(error, remote=None if conn is None else conn.remote)

@@ -114,6 +114,19 @@ def answer(conn: Connection, frame_type: FrameType) -> None:
 
 
 @dataclass(eq=False)
+class _Notebook:
+    """An observer that writes everything down."""
+
+    events: list[tuple[str, dict[str, object]]]
+
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        self.events.append(("inbound_backoff", {"remote": remote, "wait": wait}))
+
+    def internal_error(self, error: Exception, *, remote: Address | None) -> None:
+        self.events.append(("internal_error", {"error": error, "remote": remote}))
+
+
+@dataclass(eq=False)
 class Rig:
     """One endpoint on a socket of its own."""
 
@@ -182,7 +195,7 @@ class Rigs:
             loop=asyncio.get_running_loop(),
             clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
-            observer=lambda event, /, **fields: events.append((event, fields)),
+            observer=_Notebook(events),
             qlog=qlog,
         )
         endpoint.start()
