@@ -10,6 +10,7 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
+C_FORMATTED := $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/*.c)
 SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh qa/*.sh release/*.sh deploy/*.sh)
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
@@ -78,13 +79,14 @@ bench: build ## a short run of the tunnel against what else is there, and micro-
 
 # cython-lint looks for pycodestyle on the PATH.
 lint: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-lint: build ## ruff, mypy --strict, contracts of imports, cython-lint, shellcheck, zizmor, C: order of includes, -Wall -Wextra -Werror
+lint: build ## ruff, mypy --strict, contracts of imports, cython-lint, shellcheck, zizmor, C: order, layout, warnings
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/cython-lint cryprq
 	$(PYTHON_BIN) scripts/c_includes.py csrc
+	$(VENV)/bin/clang-format --dry-run --Werror $(C_FORMATTED)
 	$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 	$(VENV)/bin/zizmor --offline --quiet .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
@@ -92,8 +94,9 @@ lint: build ## ruff, mypy --strict, contracts of imports, cython-lint, shellchec
 	if command -v actionlint >/dev/null; then actionlint; fi
 	printf '%s\n' $(C_SOURCES) | xargs -P 2 -I{} $(CC) $(LINT_CFLAGS) -c {} -o /dev/null
 
-format: build ## let ruff format the Python sources
+format: build ## let ruff and clang-format lay out the sources
 	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(C_FORMATTED)
 
 asan: build test-tools ## the C tests, short fuzzing and the extension's tests under AddressSanitizer and UBSan
 	$(MAKE) -C tests/c check fuzz SANITIZE=1 ROUNDS=2000

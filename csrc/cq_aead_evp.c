@@ -6,6 +6,9 @@
  * direction and nonce (and, to open, the tag), one update for the additional data, one for the payload, and the
  * final. Both ciphers run the same key schedule in both directions, so one context serves both.
  */
+#include "cq_aead.h"
+#include "cq_wipe.h"
+
 #include <limits.h>
 #include <pthread.h>
 
@@ -13,9 +16,6 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
-
-#include "cq_aead.h"
-#include "cq_wipe.h"
 
 /* Fetched at the first key and kept for the life of the process. */
 static pthread_once_t fetch_once = PTHREAD_ONCE_INIT;

@@ -1,17 +1,16 @@
 #define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
 #include "cq_bench.h"
-
-#include <stdlib.h>
-#include <time.h>
-
 #include "cq_coalesce.h"
 #include "cq_replay.h"
 #include "cq_route.h"
 #include "cq_split.h"
 
-#define RECORDS 64u /* in turn: with their headers more than the first cache holds, as in a node's batches */
-#define SEGMENTS 44u /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
-#define HEADERS 40u  /* IPv4 and TCP */
+#include <stdlib.h>
+#include <time.h>
+
+#define RECORDS 64u           /* in turn: with their headers more than the first cache holds, as in a node's batches */
+#define SEGMENTS 44u          /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
+#define HEADERS 40u           /* IPv4 and TCP */
 #define PREFIXES_MAX 1000000u /* beyond any node's: some 20 MB of table */
 
 static uint64_t now_ns(void)
@@ -88,7 +87,7 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
     if (prefixes < 1 || prefixes > PREFIXES_MAX)
         return CQ_E_ARGUMENT;
     struct cq_route_entry *entries = calloc(prefixes, sizeof *entries);
-    uint8_t(*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
+    uint8_t (*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
     struct cq_route_table *table = NULL;
     int rc = CQ_E_MEMORY;
     if (entries != NULL && addresses != NULL) {
@@ -144,8 +143,10 @@ static void discard(void *arg, const struct iovec *iov, int iovcnt, unsigned pac
 static int bench_split(size_t size, unsigned count, double *ns)
 {
     const size_t payload = size - HEADERS, length = HEADERS + SEGMENTS * payload;
-    const struct cq_vnet vnet = {.flags = CQ_VNET_NEEDS_CSUM, .gso_type = CQ_GSO_TCPV4,
-                                 .gso_size = (uint16_t)payload, .csum_start = 20,
+    const struct cq_vnet vnet = {.flags = CQ_VNET_NEEDS_CSUM,
+                                 .gso_type = CQ_GSO_TCPV4,
+                                 .gso_size = (uint16_t)payload,
+                                 .csum_start = 20,
                                  .csum_offset = CQ_TCP_CHECKSUM};
     struct cq_split split;
     uint8_t *packet = calloc(1, length), *segment;
@@ -168,7 +169,10 @@ static int bench_split(size_t size, unsigned count, double *ns)
 
 static int bench_coalesce(size_t size, unsigned count, double *ns)
 {
-    const struct cq_coalesce_options options = {.tcp4 = true, .tcp6 = true, .uso = true, .vnet = true,
+    const struct cq_coalesce_options options = {.tcp4 = true,
+                                                .tcp6 = true,
+                                                .uso = true,
+                                                .vnet = true,
                                                 .max_size = CQ_COALESCE_SIZE_MAX,
                                                 .max_segments = SEGMENTS};
     unsigned done = 0;
@@ -197,18 +201,12 @@ int cq_bench_run(enum cq_bench_op op, const struct cq_aead_ops *ops, size_t size
         return CQ_E_ARGUMENT;
     switch (op) {
     case CQ_BENCH_SEAL:
-    case CQ_BENCH_OPEN:
-        return bench_aead(op == CQ_BENCH_OPEN, ops, size, count, ns);
-    case CQ_BENCH_REPLAY:
-        return bench_replay(count, ns);
-    case CQ_BENCH_ROUTE4:
-        return bench_route(4, size, count, ns);
-    case CQ_BENCH_ROUTE6:
-        return bench_route(6, size, count, ns);
-    case CQ_BENCH_SPLIT:
-        return fits ? bench_split(size, count, ns) : CQ_E_ARGUMENT;
-    case CQ_BENCH_COALESCE:
-        return fits ? bench_coalesce(size, count, ns) : CQ_E_ARGUMENT;
+    case CQ_BENCH_OPEN: return bench_aead(op == CQ_BENCH_OPEN, ops, size, count, ns);
+    case CQ_BENCH_REPLAY: return bench_replay(count, ns);
+    case CQ_BENCH_ROUTE4: return bench_route(4, size, count, ns);
+    case CQ_BENCH_ROUTE6: return bench_route(6, size, count, ns);
+    case CQ_BENCH_SPLIT: return fits ? bench_split(size, count, ns) : CQ_E_ARGUMENT;
+    case CQ_BENCH_COALESCE: return fits ? bench_coalesce(size, count, ns) : CQ_E_ARGUMENT;
     }
     return CQ_E_ARGUMENT;
 }

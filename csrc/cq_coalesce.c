@@ -132,8 +132,8 @@ static struct key key_of(const struct cq_packet *h, const uint8_t *p)
 
 static bool same_key(const struct key *a, const struct key *b)
 {
-    uint64_t differ = (uint64_t)(a->ports ^ b->ports) | (uint64_t)(a->version ^ b->version) |
-                      (uint64_t)(a->protocol ^ b->protocol);
+    uint64_t differ =
+        (uint64_t)(a->ports ^ b->ports) | (uint64_t)(a->version ^ b->version) | (uint64_t)(a->protocol ^ b->protocol);
     for (int i = 0; i < 4; i++)
         differ |= a->addresses[i] ^ b->addresses[i];
     return differ == 0;
@@ -293,8 +293,7 @@ void cq_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
 
 /* ---- life ---- */
 
-struct cq_coalesce *cq_coalesce_new(const struct cq_coalesce_options *options, cq_coalesce_write *write,
-                                            void *arg)
+struct cq_coalesce *cq_coalesce_new(const struct cq_coalesce_options *options, cq_coalesce_write *write, void *arg)
 {
     struct cq_coalesce *c = calloc(1, sizeof *c);
     if (c == NULL)

@@ -14,8 +14,8 @@
 #define CQ_COALESCE_SEGMENTS_MAX 1022u /* and a vnet header: below Linux's IOV_MAX of 1,024 */
 
 struct cq_coalesce_options {
-    bool tcp4, tcp6, uso; /* what the TUN takes as super-packets */
-    bool vnet;            /* the TUN has IFF_VNET_HDR: iov[0] of each write is a struct cq_vnet */
+    bool tcp4, tcp6, uso;  /* what the TUN takes as super-packets */
+    bool vnet;             /* the TUN has IFF_VNET_HDR: iov[0] of each write is a struct cq_vnet */
     size_t max_size;       /* of a super-packet in bytes, headers included; CQ_COALESCE_SIZE_MAX if more */
     unsigned max_segments; /* of a super-packet; CQ_COALESCE_SEGMENTS_MAX if more, 1 if 0 */
 };

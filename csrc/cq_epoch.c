@@ -146,8 +146,7 @@ static void note_usage(struct cq_epoch *epoch, uint64_t records, uint64_t blocks
         atomic_store_explicit(&epoch->soft_limit, true, memory_order_relaxed);
 }
 
-int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
-                  uint8_t *out)
+int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n, uint8_t *out)
 {
     if (lane >= epoch->tx_lanes || n > CQ_DATAGRAM_MAX - CQ_OVERHEAD)
         return CQ_E_ARGUMENT;

@@ -40,11 +40,11 @@ struct cq_epoch_params {
     uint32_t tx_index; /* what we write into records for the peer */
     uint32_t number;   /* n of root_n */
     uint8_t suite;
-    uint8_t tx_lanes, rx_lanes;  /* 1..CQ_LANES_MAX */
-    const uint8_t *tx_secrets;   /* tx_lanes * CQ_LANE_SECRET_SIZE */
-    const uint8_t *rx_secrets;   /* rx_lanes * CQ_LANE_SECRET_SIZE */
-    uint64_t expires_ns;         /* CLOCK_BOOTTIME; from then on nothing is sealed or opened */
-    struct cq_limits limits;     /* hard limits are clamped to the protocol's */
+    uint8_t tx_lanes, rx_lanes; /* 1..CQ_LANES_MAX */
+    const uint8_t *tx_secrets;  /* tx_lanes * CQ_LANE_SECRET_SIZE */
+    const uint8_t *rx_secrets;  /* rx_lanes * CQ_LANE_SECRET_SIZE */
+    uint64_t expires_ns;        /* CLOCK_BOOTTIME; from then on nothing is sealed or opened */
+    struct cq_limits limits;    /* hard limits are clamped to the protocol's */
 };
 
 struct cq_epoch {
@@ -71,15 +71,13 @@ void cq_epoch_free(struct cq_epoch *epoch);
 /* Seals one record: payload (n bytes) to out (n + CQ_OVERHEAD bytes). payload may be out + CQ_HEADER_SIZE, and may not
  * overlap out otherwise. flags go into the header as they are. CQ_E_LIMIT at a hard limit and CQ_E_ARGUMENT for a lane
  * or length out of range (then nothing was written and the counter did not move), CQ_E_CRYPTO (it did). */
-int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
-                  uint8_t *out);
+int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n, uint8_t *out);
 
 /* Opens one record in place. header is the record's parsed header; type, flags and index were checked by the caller;
  * the plaintext of len - CQ_OVERHEAD bytes replaces the ciphertext at record + CQ_HEADER_SIZE.
  * *newest is set to whether the counter became the highest of its lane.
  * CQ_E_MALFORMED (lane or length), CQ_E_LIMIT (counter >= records_hard, or no blocks left), CQ_E_REPLAY, CQ_E_AUTH,
  * CQ_E_CRYPTO: the window did not move and the payload must not be used. */
-int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len,
-                  bool *newest);
+int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len, bool *newest);
 
 #endif

@@ -17,9 +17,9 @@
 #endif
 
 enum {
-    GCM_BLOCK = 16,       /* bytes */
-    GCM_ROUNDS = 14,      /* of AES-256 */
-    GCM_KEY_WORDS = 8,    /* 32 bits each */
+    GCM_BLOCK = 16,    /* bytes */
+    GCM_ROUNDS = 14,   /* of AES-256 */
+    GCM_KEY_WORDS = 8, /* 32 bits each */
     GCM_SCHEDULE_WORDS = 4 * (GCM_ROUNDS + 1),
 };
 

@@ -32,10 +32,14 @@
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 /* Room for the largest set of control messages that is asked for: PKTINFO of one family and UDP_GRO. */
+enum {
+    CONTROL_SIZE = CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
+        CMSG_SPACE(sizeof(int)),
+};
+
 union control {
     struct cmsghdr align;
-    char space[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-               CMSG_SPACE(sizeof(int))];
+    char space[CONTROL_SIZE];
 };
 
 union sockaddr_any {

@@ -34,10 +34,10 @@ struct cq_packet {
      * address option may put another address there (RFC 8200, 8.1; RFC 6275, 11.3.1): options and headers that can
      * carry one are not looked into, they just clear this. */
     bool plain;
-    bool exact;          /* UDP: its length field says what the IP header says; TCP: always */
-    uint16_t ip_header;  /* 4 * IHL, or 40 */
-    uint16_t transport;  /* offset of the TCP or UDP header; only with a protocol, as the next one */
-    uint16_t headers;    /* all headers; the payload follows */
+    bool exact;         /* UDP: its length field says what the IP header says; TCP: always */
+    uint16_t ip_header; /* 4 * IHL, or 40 */
+    uint16_t transport; /* offset of the TCP or UDP header; only with a protocol, as the next one */
+    uint16_t headers;   /* all headers; the payload follows */
 };
 
 /* The length of the IP packet at p by its own header, or 0 if it is not a whole IPv4 or IPv6 packet within n bytes

@@ -9,7 +9,8 @@
 
 #include "cq_wire.h"
 
-#define CQ_REPLAY_WORDS 256u /* twice what the protocol asks for: 2 KiB a lane; the guaranteed window is one word shorter */
+/* Twice what the protocol asks for, at 2 KiB a lane. The window that is guaranteed is one word shorter. */
+#define CQ_REPLAY_WORDS 256u
 #define CQ_REPLAY_WINDOW ((CQ_REPLAY_WORDS - 1u) * 64u)
 
 struct cq_replay {

@@ -62,6 +62,9 @@ static inline const struct cq_ring_entry *cq_ring_peek(struct cq_ring *ring)
     return &ring->entries[tail % CQ_RING_ENTRIES];
 }
 
-static inline void cq_ring_pop(struct cq_ring *ring) { atomic_fetch_add_explicit(&ring->tail, 1, memory_order_release); }
+static inline void cq_ring_pop(struct cq_ring *ring)
+{
+    atomic_fetch_add_explicit(&ring->tail, 1, memory_order_release);
+}
 
 #endif

@@ -6,9 +6,9 @@
  * first addresses. So memory is linear whatever the prefixes are (a trie of IPv6 hosts is not), and a lookup among a
  * few thousand prefixes touches a dozen words.
  */
-#include <stdlib.h>
-
 #include "cq_route.h"
+
+#include <stdlib.h>
 
 __extension__ typedef unsigned __int128 address; /* in host order; IPv4 uses the low 32 bits */
 

@@ -25,7 +25,7 @@
 
 #define GRO_MESSAGES 8           /* of up to 64 KiB each: more would push one another out of the cache */
 #define PLAIN_MESSAGES 64        /* without GRO, a message is one datagram */
-#define PLAIN_MESSAGE_SIZE 4096u /* or what a record of our own MTU needs, if that is more: a peer may have a larger one */
+#define PLAIN_MESSAGE_SIZE 4096u /* at least: a peer may have a larger MTU than we */
 #define SUPER_SEGMENTS_MAX 64u   /* in a super-packet: as many as the kernel's own GRO merges of UDP */
 #define ERROR_WAIT_MS 5          /* after a failed receive: what passes by itself needs no haste */
 
@@ -46,6 +46,7 @@ struct cq_rx {
     struct cq_ring ring;
 };
 
+/* What a stage calls of a later one. */
 static void message(struct cq_rx *rx, const struct cq_udp_message *m);
 static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from);
 static void hear(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest);

@@ -37,14 +37,10 @@ static int init_ordinary(struct cq_split *s, const struct cq_packet *h, const st
 static bool own_type(const struct cq_packet *h, uint8_t gso_type)
 {
     switch (gso_type & ~CQ_GSO_ECN) {
-    case CQ_GSO_TCPV4:
-        return h->protocol == CQ_PROTOCOL_TCP && h->version == 4;
-    case CQ_GSO_TCPV6:
-        return h->protocol == CQ_PROTOCOL_TCP && h->version == 6;
-    case CQ_GSO_UDP_L4:
-        return h->protocol == CQ_PROTOCOL_UDP;
-    default:
-        return false;
+    case CQ_GSO_TCPV4: return h->protocol == CQ_PROTOCOL_TCP && h->version == 4;
+    case CQ_GSO_TCPV6: return h->protocol == CQ_PROTOCOL_TCP && h->version == 6;
+    case CQ_GSO_UDP_L4: return h->protocol == CQ_PROTOCOL_UDP;
+    default: return false;
     }
 }
 

@@ -10,8 +10,8 @@
 #define CQ_TABLE_H
 
 #include "cq_endpoint.h"
-#include "cq_route.h"
 #include "cq_epoch.h"
+#include "cq_route.h"
 
 struct cq_peer {
     uint32_t handle;
@@ -38,7 +38,7 @@ struct cq_slot {
 };
 
 struct cq_table_peer {
-    struct cq_peer *peer; /* NULL: the handle is free */
+    struct cq_peer *peer;     /* NULL: the handle is free */
     struct cq_slot *active;   /* seals what goes out; NULL: no key */
     struct cq_slot *promoted; /* newest promoted receive epoch */
 };
@@ -71,8 +71,11 @@ struct cq_tables {
     size_t live_epochs;
 };
 
-int cq_table_init(struct cq_tables *t, size_t workers); /* CQ_OK or CQ_E_MEMORY; either way destroy takes it down */
-void cq_table_destroy(struct cq_tables *t); /* no worker may be running */
+/* CQ_OK or CQ_E_MEMORY; either way destroy takes it down. */
+int cq_table_init(struct cq_tables *t, size_t workers);
+
+/* No worker may be running. */
+void cq_table_destroy(struct cq_tables *t);
 
 /* worker: the current table, safe to use until release. */
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker);

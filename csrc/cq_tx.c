@@ -23,10 +23,9 @@
 #include <stdlib.h>
 
 #define TUN_READ_MAX 65536u /* a super-packet has at most 65,535 bytes */
-#define BURST_READS 64      /* before runs are sent in any case: a TUN that never runs dry may not hold back the first
-                             * packets, nor the announced table */
+#define BURST_READS 64      /* before runs are sent in any case, though the TUN never runs dry: so the table can go */
 #define RUNS 8              /* peers that one burst can address without extra sends */
-#define PAD_MAX 256         /* zero padding that a record may get to keep its run in one send: less than the send costs */
+#define PAD_MAX 256         /* zeros that a record may get to keep its run in one send, which costs more than they do */
 #define UNREADABLE_MAX 100  /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct run {
@@ -34,11 +33,11 @@ struct run {
     uint64_t age;
     uint8_t *wire;
     size_t length;
-    size_t segment;  /* size of every record but the last */
-    unsigned count;  /* sealed records */
-    bool ended;      /* the last one is short: nothing may follow */
+    size_t segment;          /* size of every record but the last */
+    unsigned count;          /* sealed records */
+    bool ended;              /* the last one is short: nothing may follow */
     uint64_t packets, bytes; /* of the inner packets in it */
-    struct cq_load loads[CQ_SEND_RECORDS_MAX]; /* per record */
+    struct cq_load loads[CQ_SEND_RECORDS_MAX];
     /* the open record: small packets that are not sealed yet */
     uint8_t *open;
     size_t open_length;
@@ -59,6 +58,7 @@ struct cq_tx {
     struct run runs[RUNS];
 };
 
+/* What a stage calls of a later one. */
 static void handle(struct cq_tx *tx, size_t n);
 static void send_empties(struct cq_tx *tx);
 static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot);
@@ -208,8 +208,7 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
     return victim;
 }
 
-static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
-                       bool vouched)
+static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport, bool vouched)
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
     if (!tx->worker.shared->options.packing || n > tx->payload_max / 2) {

@@ -8,11 +8,15 @@
 
 struct cq_tx;
 
-struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index); /* NULL with errno set */
-void cq_tx_free(struct cq_tx *tx); /* wipes what packets it holds; NULL is fine */
+/* NULL with errno set. */
+struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index);
+
+/* Wipes what packets it holds. NULL is fine. */
+void cq_tx_free(struct cq_tx *tx);
 
 struct cq_worker *cq_tx_worker(struct cq_tx *tx);
 
-void *cq_tx_run(void *tx); /* its thread, until the workers are to stop */
+/* Its thread, until the workers are to stop. */
+void *cq_tx_run(void *tx);
 
 #endif

@@ -9,8 +9,8 @@
 #include <time.h>
 
 #include "check.h"
-#include "cq_route.h"
 #include "cq_epoch.h"
+#include "cq_route.h"
 
 #define ROUNDS 50
 
@@ -85,8 +85,14 @@ static void bench_epoch(uint8_t suite, size_t n)
 
     REQUIRE(records != NULL);
     check_random_bytes(secret, sizeof secret);
-    const struct cq_epoch_params params = {.rx_index = 1, .tx_index = 1, .suite = suite, .tx_lanes = 1, .rx_lanes = 1,
-        .tx_secrets = secret, .rx_secrets = secret, .limits = cq_epoch_default_limits()};
+    const struct cq_epoch_params params = {.rx_index = 1,
+                                           .tx_index = 1,
+                                           .suite = suite,
+                                           .tx_lanes = 1,
+                                           .rx_lanes = 1,
+                                           .tx_secrets = secret,
+                                           .rx_secrets = secret,
+                                           .limits = cq_epoch_default_limits()};
     struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     REQUIRE(epoch != NULL);
     seal = 1e18;

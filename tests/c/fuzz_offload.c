@@ -111,8 +111,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
-    struct sink sink = {.options = {.tcp4 = data[0] & 1, .tcp6 = data[0] & 2, .uso = data[0] & 4, .vnet = data[0] & 8,
-                                    .max_size = data[0] & 16 ? 65535 : 4000, .max_segments = 1 + (data[0] >> 5) * 20u}};
+    struct sink sink = {.options = {.tcp4 = data[0] & 1,
+                                    .tcp6 = data[0] & 2,
+                                    .uso = data[0] & 4,
+                                    .vnet = data[0] & 8,
+                                    .max_size = data[0] & 16 ? 65535 : 4000,
+                                    .max_segments = 1 + (data[0] >> 5) * 20u}};
     struct batch b = {.coalesce = cq_coalesce_new(&sink.options, take, &sink)};
     REQUIRE(b.coalesce != NULL);
     for (size_t at = 1; at + 3 <= size;) {

@@ -47,7 +47,7 @@ enum { RIGS = 16, PENDING_MAX = 512, INDEX = 7, HOSTILE_LANE = 1, OTHER_PEER = 1
 /* A sending and a receiving plane for one choice of options, and what goes on between them. */
 struct rig {
     struct cq_plane *sending, *receiving;
-    struct cq_peer *peer; /* of the receiving one */
+    struct cq_peer *peer;   /* of the receiving one */
     struct cq_epoch *epoch; /* of the sending one */
     bool vnet;
 };
@@ -62,7 +62,7 @@ static struct {
     int refusal;
     uint8_t *pending[PENDING_MAX]; /* datagrams whose packets wait for the flush, each in a block of its own size */
     unsigned pending_count;
-    uint64_t written; /* packets */
+    uint64_t written;         /* packets */
     uint64_t sent, malformed; /* what the receiving end is to count */
 } world;
 
@@ -237,22 +237,38 @@ static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
 static struct cq_plane *plane_new(unsigned options, bool receiving)
 {
     static const int fds[] = {-1};
-    const struct cq_worker_options o = {
-        .workers = 1, .tun_fds = fds, .udp_fds = fds, .family = 2, .mtu = options & 8 ? 9000 : 1420,
-        .vnet_hdr = options & 1, .tso4 = true, .tso6 = true, .uso = true, .udp_segment = true, .udp_gro = true,
-        .coalesce = options & 2, .packing = options & 4};
+    const struct cq_worker_options o = {.workers = 1,
+                                        .tun_fds = fds,
+                                        .udp_fds = fds,
+                                        .family = 2,
+                                        .mtu = options & 8 ? 9000 : 1420,
+                                        .vnet_hdr = options & 1,
+                                        .tso4 = true,
+                                        .tso6 = true,
+                                        .uso = true,
+                                        .udp_segment = true,
+                                        .udp_gro = true,
+                                        .coalesce = options & 2,
+                                        .packing = options & 4};
     uint8_t secrets[2 * CQ_LANE_SECRET_SIZE];
     uint32_t handle;
     struct cq_plane *plane = cq_plane_new(&o);
     REQUIRE(plane != NULL && cq_table_add_peer(&plane->shared.tables, &handle) == CQ_OK);
     for (size_t i = 0; i < sizeof secrets; i++)
         secrets[i] = (uint8_t)(i * 7);
-    struct cq_epoch_params p = {.rx_index = INDEX, .tx_index = INDEX, .suite = CQ_SUITE_AES_256_GCM, .tx_lanes = 2,
-                                .rx_lanes = 2, .tx_secrets = secrets, .rx_secrets = secrets, .expires_ns = UINT64_MAX,
+    struct cq_epoch_params p = {.rx_index = INDEX,
+                                .tx_index = INDEX,
+                                .suite = CQ_SUITE_AES_256_GCM,
+                                .tx_lanes = 2,
+                                .rx_lanes = 2,
+                                .tx_secrets = secrets,
+                                .rx_secrets = secrets,
+                                .expires_ns = UINT64_MAX,
                                 .limits = cq_epoch_default_limits()};
     struct cq_epoch *epoch = cq_epoch_new(&p, NULL);
     REQUIRE(epoch != NULL && cq_table_install(&plane->shared.tables, handle, epoch) == CQ_OK);
-    REQUIRE(cq_table_activate(&plane->shared.tables, INDEX) == CQ_OK && cq_table_promote(&plane->shared.tables, INDEX) == CQ_OK);
+    REQUIRE(cq_table_activate(&plane->shared.tables, INDEX) == CQ_OK &&
+            cq_table_promote(&plane->shared.tables, INDEX) == CQ_OK);
     struct cq_endpoint to = {.remote = {.port = 1, .family = 4}, .source = CQ_SOURCE_PINNED};
     cq_endpoint_write(&cq_table_peer(&plane->shared.tables, handle)->endpoint, &to);
     const struct cq_route_entry any[] = {{.family = 4}, {.family = 6}};
@@ -426,8 +442,11 @@ static size_t append(uint8_t *out, struct spec *flows)
             break;
         }
         cq_put16(p, (uint16_t)(32 + draw(200)));
-        const struct cq_header h = {.type = CQ_RECORD_TYPE, .lane = (uint8_t)draw(4), .flags = (uint16_t)draw(3),
-                                    .index = INDEX + draw(2), .counter = draw(1 << 30)};
+        const struct cq_header h = {.type = CQ_RECORD_TYPE,
+                                    .lane = (uint8_t)draw(4),
+                                    .flags = (uint16_t)draw(3),
+                                    .index = INDEX + draw(2),
+                                    .counter = draw(1 << 30)};
         cq_wire_write_header(p + 2, &h);
         break;
     default: /* the TUN */

@@ -96,10 +96,7 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
     CHECK_EQUAL(segments, packets);
 }
 
-static inline void reset(void)
-{
-    pool_used = out_count = writes = 0;
-}
+static inline void reset(void) { pool_used = out_count = writes = 0; }
 
 static inline void start_with(struct cq_coalesce_options o)
 {

@@ -18,7 +18,7 @@ enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60, NO_EXTENSI
 
 struct spec {
     int version, protocol;
-    int extension;       /* IPv6: one extension header of 16 bytes, or NO_EXTENSION; IPv4: 4 bytes of options if not */
+    int extension; /* IPv6: one extension header of 16 bytes, or NO_EXTENSION; IPv4: 4 bytes of options if not */
     uint8_t tos, ttl;
     bool df;
     uint16_t id, source_port, destination_port, window, urgent;
@@ -33,10 +33,23 @@ struct spec {
 
 static inline struct spec spec_of(int version, int protocol, size_t payload)
 {
-    struct spec s = {.version = version, .protocol = protocol, .extension = NO_EXTENSION, .ttl = 64, .df = true,
-                     .id = 0xfff0, .source_port = 5201, .destination_port = 40000, .window = 501, .host = 1,
-                     .sequence = 0xfffffc00u, .ack = 77, .flags = ACK, .options = 12, .timestamp = 0x01020304,
-                     .payload = payload, .fill = 3};
+    struct spec s = {.version = version,
+                     .protocol = protocol,
+                     .extension = NO_EXTENSION,
+                     .ttl = 64,
+                     .df = true,
+                     .id = 0xfff0,
+                     .source_port = 5201,
+                     .destination_port = 40000,
+                     .window = 501,
+                     .host = 1,
+                     .sequence = 0xfffffc00u,
+                     .ack = 77,
+                     .flags = ACK,
+                     .options = 12,
+                     .timestamp = 0x01020304,
+                     .payload = payload,
+                     .fill = 3};
     return s;
 }
 

@@ -68,7 +68,7 @@ enum { CHANGES = 18 };
 static int change(struct spec *s, int what)
 {
     switch (what) {
-    case 0: return 1; /* nothing */
+    case 0: return 1;              /* nothing */
     case 1: return s->tos ^= 3, 2; /* CE */
     case 2: return s->tos ^= 4, 2;
     case 3: return s->ttl--, 2;
@@ -126,10 +126,10 @@ static void test_ids_count_up_or_stay_the_same(void)
         uint16_t ids[4];
         unsigned writes;
     } cases[] = {
-        {true, {7, 8, 9, 10}, 1},  {false, {7, 8, 9, 10}, 1},     {false, {0xfffe, 0xffff, 0, 1}, 1},
-        {true, {0, 0, 0, 0}, 1},   {false, {0, 0, 0, 0}, 4},      {true, {5, 5, 6, 7}, 2},
-        {true, {5, 6, 6, 7}, 2},   {true, {5, 7, 8, 9}, 2},       {true, {5, 6, 5, 5}, 2},
-        {false, {5, 4, 3, 2}, 4},  {true, {5, 5, 7, 8}, 2},
+        {true, {7, 8, 9, 10}, 1}, {false, {7, 8, 9, 10}, 1}, {false, {0xfffe, 0xffff, 0, 1}, 1},
+        {true, {0, 0, 0, 0}, 1},  {false, {0, 0, 0, 0}, 4},  {true, {5, 5, 6, 7}, 2},
+        {true, {5, 6, 6, 7}, 2},  {true, {5, 7, 8, 9}, 2},   {true, {5, 6, 5, 5}, 2},
+        {false, {5, 4, 3, 2}, 4}, {true, {5, 5, 7, 8}, 2},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         struct spec s = spec_of(4, UDP, 500);
@@ -200,8 +200,8 @@ static void test_limits_of_size_and_segments(void)
 static void test_each_kind_can_be_switched_off(void)
 {
     for (int off = 0; off < 3; off++) {
-        struct cq_coalesce_options o = {.tcp4 = off != 0, .tcp6 = off != 1, .uso = off != 2, .vnet = true,
-                                        .max_size = 65535, .max_segments = 64};
+        struct cq_coalesce_options o = {
+            .tcp4 = off != 0, .tcp6 = off != 1, .uso = off != 2, .vnet = true, .max_size = 65535, .max_segments = 64};
         start_with(o);
         for (int kind = 0; kind < 3; kind++) {
             struct spec s = spec_of(kind == 1 ? 6 : 4, kind == 2 ? UDP : TCP, 1000);

@@ -174,8 +174,14 @@ static void test_free_leaves_nothing(void)
 
 static void test_failed_setup_leaves_nothing(void)
 {
-    struct cq_epoch_params params = {.rx_index = 1, .tx_index = 1, .suite = 9, .tx_lanes = 1, .rx_lanes = 1,
-        .tx_secrets = secrets[0][0], .rx_secrets = secrets[1][0], .limits = cq_epoch_default_limits()};
+    struct cq_epoch_params params = {.rx_index = 1,
+                                     .tx_index = 1,
+                                     .suite = 9,
+                                     .tx_lanes = 1,
+                                     .rx_lanes = 1,
+                                     .tx_secrets = secrets[0][0],
+                                     .rx_secrets = secrets[1][0],
+                                     .limits = cq_epoch_default_limits()};
     int error = CQ_OK;
 
     leaks = frees = 0;

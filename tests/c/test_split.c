@@ -283,8 +283,8 @@ static void test_extension_header_walk_is_bounded(void)
     }
     for (unsigned size = 8; size < 512; size += 8) { /* and by what fits into the header's copy */
         size_t n = build_chain(1, size, UDP);
-        struct cq_vnet v = {.flags = 1, .gso_type = 5, .gso_size = 10, .csum_start = (uint16_t)(40 + size),
-                            .csum_offset = 6};
+        struct cq_vnet v = {
+            .flags = 1, .gso_type = 5, .gso_size = 10, .csum_start = (uint16_t)(40 + size), .csum_offset = 6};
         int rc = cq_split_init(&s, &v, super, n);
         CHECK_EQUAL(rc, 40 + size + 60 <= CQ_PACKET_HEADERS_MAX ? CQ_OK : CQ_E_MALFORMED);
     }

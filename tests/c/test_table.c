@@ -37,9 +37,8 @@ static void install(struct cq_tables *t, uint32_t handle, uint32_t rx_index)
 
 static struct cq_endpoint endpoint_at(uint8_t remote, uint8_t local, enum cq_source source)
 {
-    return (struct cq_endpoint){.remote = {.host = {[15] = remote}, .port = 9, .family = 6},
-                                .local = {[15] = local},
-                                .source = source};
+    return (struct cq_endpoint){
+        .remote = {.host = {[15] = remote}, .port = 9, .family = 6}, .local = {[15] = local}, .source = source};
 }
 
 static bool same(const struct cq_endpoint *a, const struct cq_endpoint *b) { return memcmp(a, b, sizeof *a) == 0; }
@@ -313,15 +312,9 @@ static void change(uint64_t dice)
         if (cq_table_install(&shared, handle, epoch) != CQ_OK)
             cq_epoch_free(epoch);
         break;
-    case 4:
-        (void)cq_table_remove(&shared, index);
-        break;
-    case 5:
-        (void)cq_table_activate(&shared, index);
-        break;
-    case 6:
-        (void)cq_table_set_routes(&shared, &route, dice >> 32 & 1);
-        break;
+    case 4: (void)cq_table_remove(&shared, index); break;
+    case 5: (void)cq_table_activate(&shared, index); break;
+    case 6: (void)cq_table_set_routes(&shared, &route, dice >> 32 & 1); break;
     default:
         if (peer != NULL)
             cq_endpoint_write(&peer->endpoint, &e);
