@@ -97,6 +97,7 @@ class Node:
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
+            log_lines_dropped=lambda: self._log.lines_dropped,
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None

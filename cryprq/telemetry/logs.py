@@ -1,5 +1,6 @@
 """Log lines on stderr: ``event=NAME key=value`` or JSON. Rate limits for what strangers can trigger."""
 
+import io
 import logging
 import re
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
+from cryprq.telemetry.line_writer import FLUSH_TIMEOUT, LineWriter, writer_to
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -57,7 +59,7 @@ class RateLimiter:
 class Log:
     """Where events go. Fields are anything with a ``str()``; numbers, booleans and None stay what they are in JSON.
 
-    Writing never raises: a log that nobody reads any more must not stop a tunnel.
+    Writing never raises, and to stderr it never waits: a log that nobody reads any more must not stop a tunnel.
     """
 
     def __init__(
@@ -67,18 +69,33 @@ class Log:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``level`` and ``log_format`` as in NodeConfig; ``stream`` is stderr by default."""
-        self._sink = _Sink(stream)
+        """``level`` and ``log_format`` as in NodeConfig; ``stream`` is stderr by default, and waits for its reader if
+        it is another one."""
         self._format = log_format
+        self._writer = _stderr_writer() if stream is None else None
+        self._sink = _Sink(self._writer, stream, self._gap)
         self._limiter = RateLimiter(clock=clock)
         self.set_level(level)
+
+    @property
+    def lines_dropped(self) -> int:
+        """Lines that nobody took in time, and that are lost, of all logs that write to stderr."""
+        return 0 if self._writer is None else self._writer.dropped
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
+        """Waits, so long at the most, until all lines are written."""
+        if self._writer is not None:
+            self._writer.flush(timeout)
 
     def set_level(self, level: str) -> None:
         """Drops events below this level (``debug``, ``info``, ``warn``, ``error``, ``off``) from now on."""
         self._debugging = level == "debug"
+        self._logger = self._wrap(self._sink, level)
+
+    def _wrap(self, sink: "_Sink | _Text", level: str) -> Any:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=True) if self._format == "json" else _logfmt
-        self._logger = structlog.wrap_logger(
-            self._sink,
+        return structlog.wrap_logger(
+            sink,
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -87,6 +104,12 @@ class Log:
             ],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         )
+
+    def _gap(self, lines: int) -> str:
+        """The line that stands for so many lost ones."""
+        text = _Text()
+        self._wrap(text, "warn").warning("log_lines_dropped", lines=lines)
+        return text.line
 
     def debug(self, event: str, **fields: object) -> None:
         """Details for troubleshooting, each handshake message among them."""
@@ -138,12 +161,17 @@ def setup(level: str, log_format: str) -> Log:
 
 
 class _Sink:
-    """The logger that structlog writes to: a line to the stream, or nothing if that fails."""
+    """The logger that structlog writes to: a line to the writer, or else to the stream, or nothing if that fails."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, writer: LineWriter | None, stream: TextIO | None, gap: Callable[[int], str]) -> None:
+        self._writer = writer
         self._stream = stream
+        self._gap = gap
 
     def msg(self, line: str) -> None:
+        if self._writer is not None:
+            self._writer.write(line, self._gap)
+            return
         stream = self._stream if self._stream is not None else sys.stderr
         try:
             stream.write(line + "\n")  # one write, so that lines of several processes do not mix
@@ -152,6 +180,26 @@ class _Sink:
             pass
 
     debug = info = warning = error = msg
+
+
+class _Text:
+    """The same, which keeps the line."""
+
+    def __init__(self) -> None:
+        self.line = ""
+
+    def msg(self, line: str) -> None:
+        self.line = line
+
+    warning = msg
+
+
+def _stderr_writer() -> LineWriter | None:
+    """None where a program has put something else in the place of stderr, which nothing makes wait."""
+    try:
+        return writer_to(sys.stderr.fileno())
+    except (AttributeError, io.UnsupportedOperation, ValueError):  # None, without a descriptor, closed
+        return None
 
 
 class _Forward(logging.Handler):

@@ -58,6 +58,7 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
         "rotation_duration_seconds_count",
         "handshake_duration_seconds_count",
         "rotation_interval_seconds",
+        "log_lines_dropped_total",
     ):
         assert found[(f"cryprq_{name}",)] == 0
     for reason in FAILURE_REASONS:
@@ -68,15 +69,17 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
 
-def test_health_and_the_configured_interval_are_asked_for_at_each_scrape() -> None:
-    now = {"healthy": True, "rotate_secs": 300}
+def test_what_has_a_state_of_its_own_is_asked_for_at_each_scrape() -> None:
+    now = {"healthy": True, "rotate_secs": 300, "lost": 0}
     metrics = Metrics(
         peers=list, drops=dict, offloads=dict,
         healthy=lambda: bool(now["healthy"]), rotate_secs=lambda: now["rotate_secs"],
+        log_lines_dropped=lambda: now["lost"],
     )  # fmt: skip
-    for healthy, seconds in ((True, 300), (False, 60)):
-        now.update(healthy=healthy, rotate_secs=seconds)
+    for healthy, seconds, lost in ((True, 300, 0), (False, 60, 7)):
+        now.update(healthy=healthy, rotate_secs=seconds, lost=lost)
         found = samples(metrics)
+        assert found[("cryprq_log_lines_dropped_total",)] == lost
         assert found[("cryprq_healthy",)] == healthy
         assert found[("cryprq_rotation_interval_configured_seconds",)] == seconds
 
