@@ -21,6 +21,7 @@ from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
+from cryprq.linux.name_service import NameService
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -137,6 +138,7 @@ class Node:
         """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
         config = self.config
         self._loop = asyncio.get_running_loop()
+        self._names = NameService()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
@@ -151,7 +153,7 @@ class Node:
         self._undo.append(self._resolver.close)
         self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
         if config.metrics_addr is not None:
-            http = HttpServer(self._metrics, self.health)
+            http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
@@ -378,7 +380,7 @@ class Node:
         self._changed()
 
     async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        return await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
+        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
