@@ -7,15 +7,14 @@ a node never does. Records come from the slow twin (``oracle``), so no TUN and n
 import asyncio
 import hashlib
 import socket
-import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
-from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
@@ -28,7 +27,8 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
 from lab.traffic import make_room
 
@@ -54,9 +54,27 @@ def identity_of(seed: int, number: int) -> Identity:
     return Identity.from_seed(hashlib.sha256(b"%d %d" % (seed, number)).digest())
 
 
-def _tell(event: str, /, **fields: object) -> None:
-    """A fault of this program's own; nothing else is said by an endpoint that only dials."""
-    print(event, fields, file=sys.stderr, flush=True)
+_NOBODY = GateLimits(max_inbound=0, backoff_base_ms=1, backoff_max_ms=1)
+"""Who may connect to an endpoint that only dials."""
+
+
+class _Socket(UdpSocket):
+    """One that can fall silent."""
+
+    silent = False
+
+    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+        return self.silent or super().send(data, remote, local)
+
+
+class _Complaints:
+    """A fault of this program's own goes to stderr; nothing else is said by an endpoint that only dials."""
+
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        raise NotImplementedError
+
+    def internal_error(self, error: Exception, *, remote: Address | None) -> None:
+        traceback.print_exception(error)
 
 
 class Dial:
@@ -216,14 +234,15 @@ class Dialers:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
+        self._udp = _Socket(self._sock)
         self._endpoint = Endpoint(
-            UdpSocket(self._sock),
-            limits=EndpointLimits(NodeConfig.max_inbound, NodeConfig.backoff_base_ms, NodeConfig.backoff_max_ms),
+            self._udp,
+            limits=_NOBODY,
             accept=None,
             loop=asyncio.get_running_loop(),
             clock=monotonic,
             on_record=self._on_record,
-            observer=_tell,
+            observer=_Complaints(),
         )
 
     def __enter__(self) -> Self:
@@ -263,8 +282,7 @@ class Dialers:
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
-        nothing: Callable[..., None] = lambda *arguments: None  # noqa: E731
-        self._endpoint.transmit = nothing  # type: ignore[method-assign]  # of this endpoint alone
+        self._udp.silent = True
 
     def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:

@@ -17,7 +17,7 @@ _SYSCTL: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 class TunDevice(Protocol):
-    """What the tunnel needs of the device (``cryprq.linux.tun.Tun``)."""
+    """What the inner network needs of the device (``cryprq.linux.tun.Tun``)."""
 
     def add_address(self, address: Interface) -> None: ...
     def remove_address(self, address: Interface) -> None: ...
@@ -27,12 +27,12 @@ class TunDevice(Protocol):
 
 
 class RoutePlane(Protocol):
-    """What the tunnel needs of the data plane (``cryprq._fastpath.Plane``)."""
+    """What the inner network needs of the data plane (``cryprq._fastpath.Plane``)."""
 
     def set_routes(self, routes: Sequence[tuple[str, int]]) -> None: ...
 
 
-class TunnelObserver(Protocol):
+class NetworkObserver(Protocol):
     """Who is told about the inner network (``cryprq.telemetry.reporter.Reporter``)."""
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None: ...
@@ -43,7 +43,7 @@ class TunnelObserver(Protocol):
     def forwarding_off(self, sysctl: str) -> None: ...
 
 
-class Tunnel:
+class InnerNetwork:
     """Which inner addresses are this node's, and which are whose.
 
     Every change goes to the data plane and to the TUN's routes at once. Routes stay when a peer is down: its packets
@@ -51,7 +51,7 @@ class Tunnel:
     """
 
     def __init__(
-        self, device: TunDevice, plane: RoutePlane, observer: TunnelObserver, addresses: Sequence[Interface], mtu: int
+        self, device: TunDevice, plane: RoutePlane, observer: NetworkObserver, addresses: Sequence[Interface], mtu: int
     ) -> None:
         """``addresses`` are the configured ones, which are on the device already."""
         self._device = device

@@ -18,7 +18,7 @@ from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
 from cryprq.inner.leases import Leases, lease_path
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.systemd import Notifier
@@ -39,12 +39,13 @@ from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
 from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.logs import Log, describe_exception
+from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -147,7 +148,7 @@ class Node:
         self._undo.append(partial(self._loop.remove_reader, self._plane.event_fd))
         self._start_endpoint(identity)
         self._undo.append(self._resolver.close)
-        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._tunnel, self.health, boottime)
+        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health)
             addresses = await http.start(*config.metrics_addr)
@@ -166,12 +167,12 @@ class Node:
 
     def _make_parts(self, leases: Leases | None) -> None:
         config, plane = self.config, self._machine.plane
-        self._tunnel = Tunnel(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._network = InnerNetwork(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
         self._peers = PeerTable(
             own_id=self.peer_id,
             plane=plane,
-            tunnel=self._tunnel,
+            network=self._network,
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
@@ -183,7 +184,7 @@ class Node:
             self.peer_id,
             leases,
             peers=self._peers,
-            tunnel=self._tunnel,
+            network=self._network,
             resolver=self._resolver,
             connect=self._connect,
             observer=self._reporter,
@@ -203,19 +204,19 @@ class Node:
             allowlist=self._roster.allowlist,
             announced=_announced(config),
             obtain=self._roster.obtain,
-            allowed=self._tunnel.allowed,
+            allowed=self._network.allowed,
             allow_m2=self._allow_m2,
             reporter=self._reporter,
             clock=boottime,
         )
         self._endpoint = Endpoint(
             UdpSocket(self._machine.sockets.control),
-            limits=EndpointLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
+            limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
             clock=monotonic,
             on_record=self._stray_record,
-            observer=self._reporter.endpoint_event,
+            observer=self._reporter,
             qlog=self._open_qlog(config.qlog_dir),
         )
         self._endpoint.start()
@@ -249,7 +250,7 @@ class Node:
                 if asyncio.iscoroutine(result):
                     await result
             except Exception as error:  # the rest is closed all the same: keys are wiped, the TUN goes
-                self._reporter.internal_error(**describe_exception(error))
+                self._reporter.internal_error(error)
         self._snapshot = None
 
     async def _stop_talking(self) -> None:
@@ -279,7 +280,7 @@ class Node:
             if host in ("0.0.0.0", "::"):
                 host = reachable_address(sockets.family, without=config.tun_name)
             self.listen_addr = Multiaddr("ip6" if ":" in host else "ip4", host, sockets.port, self.peer_id)
-            self._tunnel.check_forwarding(config.routes)
+            self._network.check_forwarding(config.routes)
             self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=self.listen_addr)
         self._log.info(
             "node_started",
@@ -321,7 +322,7 @@ class Node:
             self._peers.handle_timers(now)
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
-            self._reporter.internal_error(**describe_exception(error))
+            self._reporter.internal_error(error)
             times = [now + TICK]
         due = min((at for at in times if at is not None), default=None)
         if self._timer is not None:
@@ -354,7 +355,7 @@ class Node:
     def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
         if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
             raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
-        if (network := covering(self._tunnel.allowed(peer.peer_id), remote.host)) is not None:
+        if (network := covering(self._network.allowed(peer.peer_id), remote.host)) is not None:
             raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
         outbound = Outbound(
             peer,

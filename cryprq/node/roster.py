@@ -9,7 +9,7 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.inner.allowlist import Allowlist
 from cryprq.inner.leases import Leases
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObserver, DialSchedule
@@ -18,14 +18,13 @@ from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
-from cryprq.telemetry.logs import describe_exception
 
 
 class RosterObserver(DialObserver, Protocol):
     """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
 
     def peer_misplaced(self, peer_id: PeerId, error: str) -> None: ...
-    def internal_error(self, **fields: object) -> None: ...
+    def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
 
 
 def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
@@ -49,7 +48,7 @@ class Roster:
         leases: Leases | None,
         *,
         peers: PeerTable,
-        tunnel: Tunnel,
+        network: InnerNetwork,
         resolver: Resolver,
         connect: Callable[[Dialer, Peer, Address, float], Attempt],
         observer: RosterObserver,
@@ -61,7 +60,7 @@ class Roster:
         self._own_id = own_id
         self._leases = leases
         self._peers = peers
-        self._tunnel = tunnel
+        self._network = network
         self._resolver = resolver
         self._connect = connect
         self._observer = observer
@@ -76,7 +75,7 @@ class Roster:
     def networks(self, peer_id: PeerId) -> tuple[Network, ...]:
         """The allowed IPs that a peer is to have now. LeaseError where there is no address for it."""
         if not self.config.allow_peers.get(peer_id) and peer_id in self.allowlist.dialled:
-            return self._tunnel.dialled_networks(peer_id)
+            return self._network.dialled_networks(peer_id)
         return self.allowlist.networks_for(peer_id)
 
     def obtain(self, peer_id: PeerId) -> Peer:
@@ -87,10 +86,10 @@ class Roster:
         """The tunnel addresses that this node has given the peer."""
         if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:
             return ()
-        return tuple(str(network.network_address) for network in self._tunnel.allowed(peer_id))
+        return tuple(str(network.network_address) for network in self._network.allowed(peer_id))
 
     def take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
-        """A gateway's M4: what is wrong with it, or None if it is taken over (``Tunnel.take``)."""
+        """A gateway's M4: what is wrong with it, or None if it is taken over (``InnerNetwork.take``)."""
         configured = self.config.allow_peers.get(peer.peer_id, ())
         others = {
             address.host
@@ -98,7 +97,7 @@ class Roster:
             if target.peer_id != peer.peer_id
             for address in self._resolver.known(target)
         }
-        return self._tunnel.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
+        return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
 
     # ---- changes ----
 
@@ -146,7 +145,7 @@ class Roster:
     def _give_up_networks(self) -> None:
         """Peers lose what they are not to have any more before others get it."""
         for peer in self._peers:
-            kept = set(self._tunnel.allowed(peer.peer_id))
+            kept = set(self._network.allowed(peer.peer_id))
             with suppress(MachineError):  # ``_place`` meets it again
                 self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
 
@@ -176,7 +175,7 @@ class Roster:
         try:
             return dialer.poll(now)
         except Exception as error:  # a fault with one peer must not keep the others from being dialled
-            self._observer.internal_error(peer_id=dialer.target.peer_id, **describe_exception(error))
+            self._observer.internal_error(error, peer_id=dialer.target.peer_id)
             return now + REDIAL_FAST_INTERVAL
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
 from cryprq.peers.peer import Peer
@@ -22,7 +22,7 @@ class Snapshot:
         machine: Machine,
         peers: PeerTable,
         roster: Roster,
-        tunnel: Tunnel,
+        network: InnerNetwork,
         health: Health,
         clock: Callable[[], float],
     ) -> None:
@@ -30,7 +30,7 @@ class Snapshot:
         self._machine = machine
         self._peers = peers
         self._roster = roster
-        self._tunnel = tunnel
+        self._network = network
         self._health = health
         self._clock = clock
         self._started = clock()
@@ -60,8 +60,8 @@ class Snapshot:
             uptime_secs=round(self._clock() - self._started, 3),
             healthy=self._health.reason() is None,
             listen_addr=listen_addr,
-            addresses=tuple(map(str, self._tunnel.addresses)),
-            mtu=self._tunnel.mtu,
+            addresses=tuple(map(str, self._network.addresses)),
+            mtu=self._network.mtu,
             peers=tuple(self.samples()),
             drops=drops,
             offloads=self.offloads(),
@@ -74,14 +74,14 @@ class Snapshot:
         link = peer.current
         session = link.session if link is not None else None
         happened = peer.last_handshake
-        assigned = tuple(str(address.ip) for address in self._tunnel.assigned_by(peer.peer_id))
+        assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
         return PeerSample(
             peer_id=str(peer.peer_id),
             connected=link is not None,
             direction=link.direction if link is not None else "",
             endpoint=str(endpoint[0]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
-            allowed_ips=tuple(map(str, self._tunnel.allowed(peer.peer_id))),
+            allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
             aead=AEAD_NAMES[session.suite] if session is not None else "",
             kem=KEM_NAMES[session.kem] if session is not None else "",
             epoch=session.number if session is not None else 0,

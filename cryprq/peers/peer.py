@@ -250,7 +250,7 @@ class Peer:
             for action in actions:
                 self._carry_out(link, action, now)
         except (PlaneError, MemoryError) as error:
-            self._observer.internal_error(error=str(error), peer_id=self.peer_id)
+            self._observer.internal_error(error, peer_id=self.peer_id)
             self._end(link, CloseCode.INTERNAL, "plane_error")
         if link.session.drained:
             self._end(link, CloseCode.OK, "closed")

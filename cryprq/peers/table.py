@@ -6,14 +6,13 @@ from functools import partial
 from typing import Protocol
 
 from cryprq._fastpath import Event
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.ports import EpochPlane, PeerObserver
 from cryprq.peers.timers import Timers
 from cryprq.protocol.frames import CloseCode
-from cryprq.telemetry.logs import describe_exception
 
 CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}
 """What a sealed CLOSE says, by the code that ends the connection."""
@@ -31,7 +30,7 @@ class PeerTable:
         *,
         own_id: PeerId,
         plane: _TablePlane,
-        tunnel: Tunnel,
+        network: InnerNetwork,
         observer: PeerObserver,
         permits: Callable[[PeerId], bool],
         records_soft: int,
@@ -41,7 +40,7 @@ class PeerTable:
         """The arguments are those of ``Peer``."""
         self._own_id = own_id
         self._plane = plane
-        self._tunnel = tunnel
+        self._network = network
         self._observer = observer
         self._permits = permits
         self._records_soft = records_soft
@@ -49,7 +48,7 @@ class PeerTable:
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
         self._by_handle: dict[int, Peer] = {}
-        self._agenda = Timers[PeerId]()
+        self._timers = Timers[PeerId]()
         self._touched: set[PeerId] = set()
 
     def __iter__(self) -> Iterator[Peer]:
@@ -77,8 +76,8 @@ class PeerTable:
                 later=self._later,
             )
             self._by_id[peer_id] = self._by_handle[peer.handle] = peer
-        if set(self._tunnel.allowed(peer_id)) != set(networks):
-            self._tunnel.claim(peer_id, peer.handle, networks)
+        if set(self._network.allowed(peer_id)) != set(networks):
+            self._network.claim(peer_id, peer.handle, networks)
         return peer
 
     def remove(self, peer_id: PeerId, code: CloseCode, now: float) -> None:
@@ -91,8 +90,8 @@ class PeerTable:
             return
         self._guard(peer, lambda: peer.close(code, CLOSE_REASONS.get(code, "removed"), now))
         del self._by_handle[peer.handle]
-        self._agenda.set(peer_id, None)
-        self._guard(peer, lambda: self._tunnel.release(peer_id))
+        self._timers.set(peer_id, None)
+        self._guard(peer, lambda: self._network.release(peer_id))
         self._guard(peer, lambda: self._plane.remove_peer(peer.handle))
 
     def close(self, now: float) -> None:
@@ -112,13 +111,13 @@ class PeerTable:
     def next_timer(self) -> float | None:
         """When ``handle_timers`` is due."""
         self._note_timers()
-        return self._agenda.next()
+        return self._timers.next()
 
     def handle_timers(self, now: float) -> None:
         """Lets every session act whose time has come."""
         self._note_timers()
         due = []
-        while (peer_id := self._agenda.take(now)) is not None:
+        while (peer_id := self._timers.take(now)) is not None:
             due.append(peer_id)
             self._touched.add(peer_id)  # whatever becomes of it, it is asked again
         for peer_id in due:
@@ -133,7 +132,7 @@ class PeerTable:
         while self._touched:
             peer_id = self._touched.pop()
             if (peer := self._by_id.get(peer_id)) is not None:
-                self._agenda.set(peer_id, peer.next_timer())
+                self._timers.set(peer_id, peer.next_timer())
 
     def look(self, now: float) -> None:
         """Once a second: is every peer still there?"""
@@ -145,6 +144,6 @@ class PeerTable:
         try:
             act()
         except Exception as error:
-            self._observer.internal_error(peer_id=peer.peer_id, **describe_exception(error))
+            self._observer.internal_error(error, peer_id=peer.peer_id)
             with contextlib.suppress(Exception):
                 peer.fail()

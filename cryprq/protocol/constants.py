@@ -1,4 +1,5 @@
-"""Every constant and timeout of the protocol, in one place (docs/protocol.md). Times are in seconds, sizes in bytes.
+"""The constants of the protocol: what docs/protocol.md names, and what both ends must agree on. Times are in seconds,
+sizes in bytes. A number that only one node chooses for itself stands on top of the file that acts on it.
 
 The limits that the data plane enforces per record are stated again in ``csrc/cq_wire.h``; a test compares them.
 """
@@ -40,38 +41,10 @@ FRAME_MAX: Final = 16 * 1024
 
 QUIC_IDLE_TIMEOUT: Final = 25.0
 QUIC_KEEPALIVE: Final = 10.0
-QUIC_WINDOW_PENDING: Final = 32 * 1024
-"""Flow-control window of a connection (and of its one stream) before M3 has verified."""
-QUIC_WINDOW: Final = 128 * 1024
-"""Flow-control window of an authenticated connection."""
-MAX_DATAGRAM_SIZE: Final = 1280
-"""Largest QUIC datagram that is sent: what every IPv6 path carries, IP and UDP headers included, with room to spare
-below Ethernet's 1500 for tunnels on the way."""
-
 M1_TIMEOUT: Final = 5.0
 """From the completed QUIC handshake to a whole M1."""
 HANDSHAKE_TIMEOUT: Final = 10.0
 """From a connection's first datagram to a verified M3 (listener) or an opened M4 (dialer)."""
-
-# ---- listener: what strangers may cost ----
-
-PENDING_PER_SOURCE: Final = 8
-"""Connections before M3 of one validated source (an IPv4 /32 or an IPv6 /64)."""
-UNVALIDATED_PER_SOURCE: Final = 2
-"""A source's next unvalidated connection beyond these is answered with Retry."""
-RETRY_ABOVE_FRACTION: Final = 0.5
-"""Above this share of --max-inbound every new connection is answered with Retry."""
-RETRY_TOKEN_LIFETIME: Final = 15.0
-SOURCE_PREFIX_IPV6: Final = 64
-RESPONSE_RATE: Final = 200.0
-"""Token bucket for M2s (one KEM encapsulation and two signatures each): refill a second."""
-RESPONSE_BURST: Final = 200
-BACKOFF_TABLE_MAX: Final = 4096
-"""Sources that the listener's backoff remembers; the oldest is forgotten first."""
-BACKOFF_FORGET: Final = 600.0
-"""A source without failures for so long starts afresh."""
-BACKOFF_FREE_FAILURES: Final = 3
-"""Failures of a source that cost it nothing yet."""
 
 # ---- dialer ----
 

@@ -32,13 +32,21 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from cryprq.protocol.constants import ALPN, MAX_DATAGRAM_SIZE, QUIC_IDLE_TIMEOUT, QUIC_WINDOW, QUIC_WINDOW_PENDING
+from cryprq.protocol.constants import ALPN, QUIC_IDLE_TIMEOUT
 from cryprq.quic.certificate import ListenerCertificate
 
 CONNECTION_ID_SIZE: Final = 8
 STREAM_ID: Final = 0
 """The one stream: bidirectional, opened by the dialer (RFC 9000, 2.1)."""
+QUIC_WINDOW_PENDING: Final = 32 * 1024
+"""Flow-control window of a connection (and of its one stream) before M3 has verified."""
+QUIC_WINDOW: Final = 128 * 1024
+"""Flow-control window of an authenticated connection."""
+MAX_DATAGRAM_SIZE: Final = 1280
+"""Largest QUIC datagram that is sent: what every IPv6 path carries, IP and UDP headers included, with room to spare
+below Ethernet's 1500 for tunnels on the way."""
 VERSIONS: Final = [int(QuicProtocolVersion.VERSION_1)]
+_LONG_HEADER: Final = 0x80
 _IP_UDP_HEADERS: Final = 48
 _TLS_FLIGHT_MAX: Final = 2048
 """More than twice what either side ever says at once: the listener's small certificate and its signature."""
@@ -177,6 +185,14 @@ class Quic(QuicConnection):
     def _slide(self, limit: int, used: int) -> int:
         """Renews a window once half of it is used, so that an update costs one frame per half window."""
         return used + self._window if limit - used < self._window // 2 else limit
+
+
+def destination(datagram: bytes) -> tuple[bool, bytes]:
+    """Whether the first packet has a long header, as a connection begins with, and its destination connection ID, empty
+    if there is none (RFC 8999, 5). Nothing else is looked at."""
+    if datagram[0] & _LONG_HEADER:
+        return True, datagram[6 : 6 + datagram[5]] if len(datagram) > 6 else b""
+    return False, datagram[1 : 1 + CONNECTION_ID_SIZE]
 
 
 def parse_header(datagram: bytes) -> QuicHeader:

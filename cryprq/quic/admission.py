@@ -1,20 +1,18 @@
-"""Who may begin a connection: limits on pending connections, when to ask for Retry, and a token bucket."""
+"""How many connections may be pending, of all sources and of one, and who has to prove its address first."""
 
 import socket
-from enum import Enum, auto
 from typing import Final
 
 from cryprq.address import Address
-from cryprq.protocol.constants import (
-    PENDING_PER_SOURCE,
-    RETRY_ABOVE_FRACTION,
-    SOURCE_PREFIX_IPV6,
-    UNVALIDATED_PER_SOURCE,
-)
 
-UNVALIDATED_RATE: Final = 100.0
-"""Connections a second, of all sources together, that begin without Retry. Each costs up to 1 ms of TLS, and what
-fails at once is never pending; a Retry costs 20 microseconds."""
+PENDING_PER_SOURCE: Final = 8
+"""Connections before M3 of one source (an IPv4 /32 or an IPv6 /64)."""
+UNVALIDATED_PER_SOURCE: Final = 2
+"""A source's next unvalidated connection beyond these is answered with Retry."""
+RETRY_ABOVE_FRACTION: Final = 0.5
+"""From this share of --max-inbound on every new connection is answered with Retry."""
+SOURCE_PREFIX_IPV6: Final = 64
+"""What one subscriber has: a source of IPv6 is a network of this length."""
 
 
 def source_of(remote: Address) -> bytes:
@@ -22,16 +20,6 @@ def source_of(remote: Address) -> bytes:
     if remote.is_ipv6:
         return socket.inet_pton(socket.AF_INET6, remote.host)[: SOURCE_PREFIX_IPV6 // 8]
     return socket.inet_pton(socket.AF_INET, remote.host)
-
-
-class Verdict(Enum):
-    """What to do with the first datagram of a connection."""
-
-    ACCEPT = auto()
-    RETRY = auto()
-    """Answer with a Retry packet and keep nothing (RFC 9000, 8.1.2)."""
-    WAIT = auto()
-    """Its address is proven, but there is no place now (``cryprq.quic.waiting_line``). No failure of the source."""
 
 
 class Admission:
@@ -48,15 +36,11 @@ class Admission:
         self.pending = 0
         """Pending connections, never more than ``max_pending``."""
 
-    def judge(self, source: bytes, *, validated: bool) -> Verdict:
-        """For a new connection from a source; ``validated`` if its first datagram carries a good Retry token."""
-        if validated:
-            return Verdict.ACCEPT if self.has_place(source) else Verdict.WAIT
-        unvalidated = self._unvalidated.get(source, 0)
+    def asks_for_proof(self, source: bytes) -> bool:
+        """Whether a connection of a source may begin only once its address is proven."""
         crowded = self.pending >= self._max_pending * RETRY_ABOVE_FRACTION
-        if crowded or unvalidated >= UNVALIDATED_PER_SOURCE or not self.has_place(source):
-            return Verdict.RETRY
-        return Verdict.ACCEPT
+        unvalidated = self._unvalidated.get(source, 0)
+        return crowded or unvalidated >= UNVALIDATED_PER_SOURCE or not self.has_place(source)
 
     def has_place(self, source: bytes) -> bool:
         """Whether one more connection of a source may be pending."""
@@ -64,7 +48,7 @@ class Admission:
         return self.pending < self._max_pending and mine < PENDING_PER_SOURCE
 
     def opened(self, source: bytes, *, validated: bool) -> None:
-        """A connection that was judged ACCEPT exists now."""
+        """A connection begins; there was a place for it."""
         self.pending += 1
         self._add(self._validated if validated else self._unvalidated, source, 1)
 
@@ -90,27 +74,3 @@ class Admission:
             counts[source] = count
         else:
             del counts[source]
-
-
-class TokenBucket:
-    """``rate`` tokens a second, up to ``burst`` saved up. Times are seconds of one monotonic clock."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._updated: float | None = None
-
-    def take(self, now: float) -> bool:
-        """Takes one token if there is one."""
-        if self.saved(now) < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def saved(self, now: float) -> float:
-        """How many tokens there are."""
-        if self._updated is not None and now > self._updated:
-            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
-        self._updated = now
-        return self._tokens

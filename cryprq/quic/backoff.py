@@ -2,8 +2,14 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
 
-from cryprq.protocol.constants import BACKOFF_FORGET, BACKOFF_FREE_FAILURES, BACKOFF_TABLE_MAX
+BACKOFF_TABLE_MAX: Final = 4096
+"""Sources that are remembered; the one that failed least recently is forgotten first."""
+BACKOFF_FORGET: Final = 600.0
+"""A source without failures for so long starts afresh."""
+BACKOFF_FREE_FAILURES: Final = 3
+"""Failures of a source that cost it nothing yet."""
 
 
 @dataclass(slots=True)
@@ -14,7 +20,7 @@ class _Entry:
 
 
 class Backoff:
-    """Failures by source (see ``Address.source``; only sources whose address was validated belong here).
+    """Failures by source (``admission.source_of``; only sources whose address was validated belong here).
 
     Failure number ``free_failures + n`` starts a wait of ``base_ms * 2**(n - 1)``, at most ``max_ms``. A source is
     forgotten ``forget`` seconds after its last failure, or as the least recent one when ``size`` is reached, so

@@ -14,16 +14,9 @@ from aioquic.quic import events
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
-from cryprq.protocol.constants import (
-    HANDSHAKE_TIMEOUT,
-    M1_TIMEOUT,
-    QUIC_IDLE_TIMEOUT,
-    QUIC_KEEPALIVE,
-    QUIC_WINDOW,
-    QUIC_WINDOW_PENDING,
-)
+from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, M1_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
-from cryprq.quic.adapter import STREAM_ID, Quic
+from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Quic
 from cryprq.quic.admission import source_of
 from cryprq.quic.ending import REASON_MAX, Ended, explain
 
@@ -234,11 +227,13 @@ class Connection:
 
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
+        pending, self.pending = self.pending, False
+        if pending:
+            self._owner.settled(self, authenticated=False)
         how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
-        if self.pending and how is Ended.TRANSPORT and not by_peer:
+        if pending and how is Ended.TRANSPORT and not by_peer:
             self.failed()  # aioquic closed it because of what the dialer sent
         self.ended = how
-        self.pending = False
         self._close = None
         handler, self._handler = self._handler, None
         if handler is not None:

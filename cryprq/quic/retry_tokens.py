@@ -8,9 +8,10 @@ from typing import Final
 from aioquic.quic.packet import QuicHeader, QuicProtocolVersion, encode_quic_retry
 
 from cryprq.address import Address
-from cryprq.protocol.constants import RETRY_TOKEN_LIFETIME
 from cryprq.quic.adapter import CONNECTION_ID_SIZE
 
+RETRY_TOKEN_LIFETIME: Final = 15.0
+"""A dialer answers a Retry packet at once, and again while it dials."""
 _MAC_SIZE: Final = 16
 _TIME_SIZE: Final = 8
 

@@ -13,6 +13,7 @@ from typing import Final
 from aioquic.quic.packet import QuicHeader
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic
 
 WAITING_MAX: Final = 1024
 """Of all sources together; a first datagram each, so a little more than 1 MiB."""
@@ -28,12 +29,17 @@ class Beginning:
 
     data: bytes
     header: QuicHeader
-    original: bytes | None
+    original: bytes
     """The connection ID that the dialer chose first, before it was asked to prove its address."""
     remote: Address
     local: str | None
-    at: float
+    at: Monotonic
     """When it came."""
+
+    @property
+    def validated(self) -> bool:
+        """Its dialer has proven its address with a Retry token."""
+        return bool(self.header.token)
 
 
 class _Place:
@@ -59,7 +65,7 @@ class _Place:
 
 
 class WaitingLine:
-    """Beginnings by source (``Address.source``), which are served in turn, one of each. Times are seconds of one
+    """Beginnings by source (``admission.source_of``), which are served in turn, one of each. Times are seconds of one
     monotonic clock.
 
     When the line is full, the source with the most in it loses its last: however many a few sources send, the others

@@ -10,13 +10,15 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 
+from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
+
 Level = Literal["debug", "info", "warning", "error"]
 
 LIMIT: Final = 10
 """How often an event that strangers can trigger is logged within ``WINDOW`` seconds."""
 WINDOW: Final = 60.0
 VALUE_MAX: Final = 1000
-"""Characters of one value; the rest is cut off."""
+"""Characters of one value, but for a traceback; the rest is cut off."""
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -73,6 +75,7 @@ class Log:
 
     def set_level(self, level: str) -> None:
         """Drops events below this level (``debug``, ``info``, ``warn``, ``error``, ``off``) from now on."""
+        self._debugging = level == "debug"
         renderer = structlog.processors.JSONRenderer(ensure_ascii=True) if self._format == "json" else _logfmt
         self._logger = structlog.wrap_logger(
             self._sink,
@@ -109,6 +112,14 @@ class Log:
             if suppressed:
                 fields["suppressed"] = suppressed
             getattr(self._logger, level)(event, **fields)
+
+    def defect(self, level: Level, event: str, error: BaseException, **fields: object) -> None:
+        """An exception that should not have been: ``error``, ``where``, and at level ``debug`` the whole ``traceback``.
+        Somebody may be able to repeat it, so it is ``limited``."""
+        fields |= describe_exception(error)
+        if self._debugging:
+            fields["traceback"] = whole_traceback(error)
+        self.limited(level, event, **fields)
 
 
 def setup(level: str, log_format: str) -> Log:
@@ -152,20 +163,11 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, object] = {"logger": record.name, "message": record.getMessage().partition("\n")[0]}
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         if record.exc_info and record.exc_info[1] is not None:
-            fields |= describe_exception(record.exc_info[1])
-        self._log.limited("error" if record.levelno >= logging.ERROR else "warning", "library_message", **fields)
-
-
-def describe_exception(error: BaseException) -> dict[str, object]:
-    """Fields ``error`` and ``where`` (file:line of the innermost frame): a bug report's worth without a traceback."""
-    fields: dict[str, object] = {"error": f"{type(error).__name__}: {error}"}
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None:
-        fields["where"] = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return fields
+            self._log.defect(level, "library_message", record.exc_info[1], **fields)
+        else:
+            self._log.limited(level, "library_message", **fields)
 
 
 def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -175,8 +177,8 @@ def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
         if value is None or isinstance(value, bool | int | float):
             result[key] = value
         else:
-            text = str(value)
-            result[key] = text if len(text) <= VALUE_MAX else text[: VALUE_MAX - 3] + "..."
+            text, limit = str(value), TRACEBACK_MAX if key == "traceback" else VALUE_MAX
+            result[key] = text if len(text) <= limit else text[: limit - 3] + "..."
     return result
 
 

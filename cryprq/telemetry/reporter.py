@@ -190,13 +190,17 @@ class Reporter:
 
     # ---- the endpoint ----
 
-    def endpoint_event(self, event: str, /, **fields: object) -> None:
-        """An ``Observer`` of the QUIC endpoint: everything it says can be triggered by strangers."""
-        self._log.limited("error" if event == "internal_error" else "warning", event, **fields)
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        """An address failed too often: it is not listened to for so many seconds."""
+        self._log.limited("warning", "inbound_backoff", remote=remote, wait_ms=round(wait * 1000))
 
-    def internal_error(self, **fields: object) -> None:
+    # ---- defects ----
+
+    def internal_error(
+        self, error: BaseException, *, peer_id: PeerId | None = None, remote: Address | None = None
+    ) -> None:
         """An exception that should not have been; the node goes on."""
-        self._log.limited("error", "internal_error", **fields)
+        self._log.defect("error", "internal_error", error, **_given(peer_id=peer_id, remote=remote))
 
 
 def _ms(seconds: float) -> float:

@@ -15,7 +15,8 @@ from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler, Times
-from cryprq.quic.endpoint import Endpoint, EndpointLimits
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import Gate, GateLimits
 from cryprq.quic.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
@@ -113,6 +114,19 @@ def answer(conn: Connection, frame_type: FrameType) -> None:
 
 
 @dataclass(eq=False)
+class _Notebook:
+    """An observer that writes everything down."""
+
+    events: list[tuple[str, dict[str, object]]]
+
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        self.events.append(("inbound_backoff", {"remote": remote, "wait": wait}))
+
+    def internal_error(self, error: Exception, *, remote: Address | None) -> None:
+        self.events.append(("internal_error", {"error": error, "remote": remote}))
+
+
+@dataclass(eq=False)
 class Rig:
     """One endpoint on a socket of its own."""
 
@@ -132,7 +146,13 @@ class Rig:
     @property
     def routes(self) -> int:
         """How many connection IDs it knows."""
-        return len(self.endpoint._by_cid) + len(self.endpoint._closed._by_cid)
+        table = self.endpoint._table
+        return len(table._by_cid) + len(table._closed._by_cid)
+
+    @property
+    def gate(self) -> Gate:
+        """Its gate."""
+        return self.endpoint._gate
 
 
 class Rigs:
@@ -169,13 +189,13 @@ class Rigs:
 
         endpoint = Endpoint(
             UdpSocket(sock),
-            limits=EndpointLimits(**{name: value for name, value in (LIMITS | limits).items() if name not in _TIMES}),
+            limits=GateLimits(**LIMITS | {name: value for name, value in limits.items() if name not in _TIMES}),
             times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
             clock=monotonic,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
-            observer=lambda event, /, **fields: events.append((event, fields)),
+            observer=_Notebook(events),
             qlog=qlog,
         )
         endpoint.start()

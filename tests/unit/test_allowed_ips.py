@@ -7,7 +7,7 @@ import pytest
 
 from cryprq.errors import MachineError
 from cryprq.inner.allowed_ips import AllowedIps, announced
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.networks import covering, host_networks, within
 from cryprq.protocol.parameters import Parameters
 from tests.rigs.fakes import FakePlane, Recorder, identity
@@ -54,10 +54,10 @@ class FakeDevice:
 class Rig:
     def __init__(self, *own: str) -> None:
         self.device, self.plane, self.observer = FakeDevice(), FakePlane(), Recorder()
-        self.tunnel = Tunnel(self.device, self.plane, self.observer, faces(*own), 1420)
+        self.network = InnerNetwork(self.device, self.plane, self.observer, faces(*own), 1420)
 
     def take(self, peer: Any = ONE, handle: int = 1, configured: tuple[Any, ...] = (), **parameters: Any) -> str | None:
-        return self.tunnel.take(peer, handle, Parameters(**parameters), "192.0.2.1", configured)
+        return self.network.take(peer, handle, Parameters(**parameters), "192.0.2.1", configured)
 
 
 def test_network_belongs_to_one_peer() -> None:
@@ -141,12 +141,12 @@ def test_assigned_addresses_come_go_and_change_with_the_gateway() -> None:
     assert rig.device.addresses == list(faces("10.9.0.2/24"))
     assert rig.device.routes == set(nets("192.168.7.0/24"))
     assert rig.plane.routes == [("10.9.0.0/24", 1), ("192.168.7.0/24", 1)]
-    assert rig.tunnel.assigned_by(ONE) == rig.tunnel.addresses == faces("10.9.0.2/24")
+    assert rig.network.assigned_by(ONE) == rig.network.addresses == faces("10.9.0.2/24")
     assert rig.take(addresses=faces("10.8.0.2/24"), routes=nets("10.8.0.0/24")) is None
     assert rig.device.addresses == list(faces("10.8.0.2/24"))
     assert rig.device.routes == set()
     assert rig.plane.routes == [("10.8.0.0/24", 1)]
-    rig.tunnel.release(ONE)
+    rig.network.release(ONE)
     assert rig.device.addresses == []
     assert rig.plane.routes == []
 
@@ -155,7 +155,7 @@ def test_configured_address_is_kept_and_a_different_assignment_told() -> None:
     rig = Rig("10.9.0.5/24")
     assert rig.take(addresses=faces("10.9.0.2/24"), routes=nets("192.168.7.0/24")) is None
     assert rig.device.addresses == []
-    assert rig.tunnel.allowed(ONE) == nets("10.9.0.0/24", "192.168.7.0/24")
+    assert rig.network.allowed(ONE) == nets("10.9.0.0/24", "192.168.7.0/24")
     assert rig.observer.last("network_refused")[1] == list(nets("10.9.0.2/32"))
     rig.observer.calls.clear()
     assert rig.take(addresses=faces("10.9.0.5/24")) is None
@@ -166,7 +166,7 @@ def test_networks_in_the_configuration_take_the_place_of_announced_ones() -> Non
     rig = Rig("10.9.0.5/24")
     configured = nets("10.9.0.1/32", "0.0.0.0/0")
     assert rig.take(routes=nets("192.168.7.0/24", "192.0.2.0/24"), configured=configured) is None
-    assert rig.tunnel.allowed(ONE) == configured
+    assert rig.network.allowed(ONE) == configured
 
 
 def test_refused_parameters_change_nothing() -> None:
@@ -188,8 +188,8 @@ def test_two_gateways_with_the_same_network_do_not_mix() -> None:
 
 def test_collision_between_peers_is_refused_and_told() -> None:
     rig = Rig("10.9.0.1/24")
-    assert rig.tunnel.claim(ONE, 1, nets("192.168.7.0/24")) == ()
-    assert rig.tunnel.claim(TWO, 2, nets("192.168.7.0/24", "192.168.8.0/24")) == nets("192.168.7.0/24")
+    assert rig.network.claim(ONE, 1, nets("192.168.7.0/24")) == ()
+    assert rig.network.claim(TWO, 2, nets("192.168.7.0/24", "192.168.8.0/24")) == nets("192.168.7.0/24")
     assert rig.observer.last("network_refused")[:2] == (TWO, nets("192.168.7.0/24"))
     assert rig.plane.routes == [("192.168.7.0/24", 1), ("192.168.8.0/24", 2)]
 
@@ -197,10 +197,10 @@ def test_collision_between_peers_is_refused_and_told() -> None:
 def test_mtu_follows_the_smallest_gateway() -> None:
     rig = Rig()
     assert rig.take(addresses=faces("10.9.0.2/24"), mtu=1380) is None
-    assert rig.device.mtu == rig.tunnel.mtu == 1380
+    assert rig.device.mtu == rig.network.mtu == 1380
     assert rig.take(TWO, 2, addresses=faces("10.8.0.2/24"), mtu=9000) is None
     assert rig.device.mtu == 1380
-    rig.tunnel.release(ONE)
+    rig.network.release(ONE)
     assert rig.device.mtu == 1420
 
 
@@ -214,11 +214,11 @@ def test_kernel_that_refuses_an_address_or_a_route_is_no_crash() -> None:
     rig = Rig()
     rig.device.refuse = {*faces("10.9.0.2/24"), *nets("192.168.7.0/24")}
     assert rig.take(addresses=faces("10.9.0.2/24")) == "cannot add 10.9.0.2/24"
-    rig.tunnel.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
+    rig.network.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
     assert rig.device.routes == set(nets("192.168.8.0/24"))
     assert "route_failed" in rig.observer.names
     rig.device.refuse.clear()
-    rig.tunnel.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
+    rig.network.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
     assert rig.device.routes == set(nets("192.168.7.0/24", "192.168.8.0/24"))
 
 
@@ -231,6 +231,6 @@ def test_gateway_without_an_address_for_a_dialer_without_one_is_told() -> None:
 def test_missing_forwarding_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cryprq.inner.network._forwards", lambda version: version == 6)
     rig = Rig("10.9.0.1/24")
-    rig.tunnel.check_forwarding(nets("192.168.7.0/24", "fd77::/48"))
-    rig.tunnel.check_forwarding(nets("192.168.8.0/24"))
+    rig.network.check_forwarding(nets("192.168.7.0/24", "fd77::/48"))
+    rig.network.check_forwarding(nets("192.168.8.0/24"))
     assert [args for name, args, _ in rig.observer.calls if name == "forwarding_off"] == [("net.ipv4.ip_forward",)]

@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq.address import Address
 from cryprq.linux.udp import segments
-from cryprq.protocol.constants import FRAME_MAX, RESPONSE_BURST
+from cryprq.protocol.constants import FRAME_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
+from cryprq.quic.gate import RESPONSE_BURST
 from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
 
 # ---- connecting ----
@@ -230,7 +231,7 @@ def test_closed_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
             await until(lambda: all(notes.ended for notes in dialled))
             assert server.routes > 0
             await until(lambda: server.routes == client.routes == 0)
-            assert server.endpoint.pending == server.endpoint._admission.sources == 0
+            assert server.endpoint.pending == server.gate._admission.sources == 0
 
     test()
 
@@ -245,7 +246,7 @@ def test_closed_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
             client = make.make(dial_only=True)
             dialled = [client.dial(server, on_connected=greet) for _ in range(6)]
             await until(lambda: all(notes.ended for notes in dialled))
-            assert len(server.endpoint._closed) == len(client.endpoint._closed) == 2
+            assert len(server.endpoint._table._closed) == len(client.endpoint._table._closed) == 2
 
     test()
 
@@ -288,7 +289,8 @@ async def test_a_fault_in_a_handler_ends_its_connection_only() -> None:
         assert good.ended is None
         assert server.endpoint.counters.pop("fault") == 1
         assert server.events[0][0] == "internal_error"
-        assert "ZeroDivisionError" in str(server.events[0][1]["error"])
+        assert isinstance(server.events[0][1]["error"], ZeroDivisionError)
+        assert server.events[0][1]["remote"] == client.address
 
 
 @run
@@ -371,7 +373,7 @@ async def test_another_quic_version_is_told_apart_from_silence() -> None:
         sock.bind(("127.0.0.1", 0))
         client = make.make(dial_only=True)
         dialled = client.dial(Address("127.0.0.1", sock.getsockname()[1]))
-        client.endpoint._flush()
+        client.endpoint._table.flush()
         data, remote = sock.recvfrom(2000)
         destination, source = data[6:14], data[15:23]
         negotiation = b"\xc0" + bytes(4) + b"\x08" + source + b"\x08" + destination + bytes.fromhex("6b3343cf")

@@ -1,7 +1,7 @@
 """The control plane's endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
 from cryprq.protocol.frames import CloseCode
-from cryprq.quic.admission import TokenBucket
+from cryprq.quic.token_bucket import TokenBucket
 from tests.rigs.endpoints import answer, greet, rigs, run, until
 
 
@@ -28,7 +28,7 @@ async def test_dialers_behind_one_address_are_served_one_after_another() -> None
         await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 14)
         assert server.endpoint.counters["waited"] > 0
         assert server.endpoint.counters["limit"] == 0
-        assert len(server.endpoint._waiting) == 0
+        assert server.gate.waiting == 0
 
 
 @run
@@ -39,15 +39,15 @@ async def test_who_gave_up_in_line_costs_no_connection_and_no_blame() -> None:
         await until(lambda: first.conn is not None)
         client = make.make("127.0.0.3", dial_only=True)
         second = client.dial(server)
-        await until(lambda: len(server.endpoint._waiting) == 1)
-        (connection,) = client.endpoint._connections
+        await until(lambda: server.gate.waiting == 1)
+        (connection,) = client.endpoint._table
         connection.close(CloseCode.TIMEOUT)
         await until(lambda: second.ended)
         assert first.conn is not None
         first.conn.close(CloseCode.OK)
-        await until(lambda: len(server.endpoint._waiting) == 0 and server.endpoint.pending == 0)
+        await until(lambda: server.gate.waiting == 0 and server.endpoint.pending == 0)
         assert len(server.accepted) == 1
-        assert len(server.endpoint._backoff) == 0
+        assert len(server.gate._backoff) == 0
         assert server.endpoint.connections == 0
 
 
@@ -55,7 +55,7 @@ async def test_who_gave_up_in_line_costs_no_connection_and_no_blame() -> None:
 async def test_while_m2s_are_scarce_dialers_wait_instead_of_being_refused() -> None:
     async with rigs() as make:
         server = make.make(on_frame=answer)
-        server.endpoint._responses = TokenBucket(rate=1, burst=5)
+        server.gate._responses = TokenBucket(rate=1, burst=5)
         while server.endpoint.allow_m2():
             pass
         dialled = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)

@@ -16,11 +16,10 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from cryprq.address import Address
-from cryprq.protocol.constants import PENDING_PER_SOURCE
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
-from cryprq.quic.admission import Verdict
+from cryprq.quic.admission import PENDING_PER_SOURCE
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import TRANSPORT_CODE
 from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
@@ -113,9 +112,7 @@ async def test_retry_is_asked_from_the_third_and_the_dialer_gets_through() -> No
 async def test_a_retry_token_does_not_serve_another_address() -> None:
     async with rigs() as make:
         server = make.make(max_inbound=1)
-        server.endpoint._admission.judge = lambda source, *, validated: (  # type: ignore[method-assign]
-            Verdict.ACCEPT if validated else Verdict.RETRY
-        )
+        server.gate._admission.asks_for_proof = lambda source: True  # type: ignore[method-assign]
         thief = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         thief.bind(("127.0.0.1", 0))
         quic = _raw_client()
@@ -147,9 +144,9 @@ async def test_one_source_gets_its_share_and_excess_waits_without_blame() -> Non
         await until(lambda: all(notes.ended or notes.conn for notes in dialled))
         assert sum(notes.conn is not None for notes in dialled) == PENDING_PER_SOURCE == server.endpoint.pending
         assert {notes.ended for notes in dialled if notes.ended} == {(CloseCode.TIMEOUT, "no answer", False)}
-        assert server.endpoint.counters["waited"] >= 3 == len(server.endpoint._waiting)
+        assert server.endpoint.counters["waited"] >= 3 == server.gate.waiting
         assert server.events == []
-        assert len(server.endpoint._backoff) == 0
+        assert len(server.gate._backoff) == 0
         other = make.make("127.0.0.2", dial_only=True).dial(server)
         await until(lambda: other.conn is not None)
 
@@ -182,7 +179,7 @@ async def test_a_flood_of_first_packets_is_answered_with_retry_whatever_comes_of
         started = time.monotonic()
         for n, data in enumerate(flood):
             server.endpoint.receive(data, Address(f"10.0.0.{n}", 4000), "127.0.0.1")
-            server.endpoint._flush()
+            server.endpoint._table.flush()
         assert server.endpoint.pending == 0
         refilled = (time.monotonic() - started) * 20
         assert 39 - refilled <= server.endpoint.counters["retry"] <= 40
@@ -195,7 +192,7 @@ async def test_a_validated_source_of_bad_first_packets_is_blamed() -> None:
     async with rigs() as make:
         server = make.make(**FAST)
         here, original, given = Address("127.0.0.1", 4000), os.urandom(8), os.urandom(8)
-        token = server.endpoint._tokens.make(here, original, given, time.monotonic())
+        token = server.gate._tokens.make(here, original, given, time.monotonic())
         head = b"\xc0\0\0\0\x01\x08" + given + b"\x08" + bytes(8) + bytes([len(token)]) + token
         server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
         assert server.endpoint.counters["bad_initial"] == 1
@@ -225,7 +222,7 @@ async def test_failures_lead_to_backoff_of_that_source_only_and_it_ends() -> Non
         first = client.dial(server, on_connected=greet)
         await until(lambda: first.ended)
         assert first.ended == (CloseCode.REFUSED, "", True)
-        assert server.events == [("inbound_backoff", {"remote": str(client.address), "wait_ms": 300})]
+        assert server.events == [("inbound_backoff", {"remote": client.address, "wait": 0.3})]
         refuse[0] = False
         other = make.make("127.0.0.2", dial_only=True).dial(server, on_connected=greet, on_frame=answer)
         quick = client.dial(server, timeout=0.15)
@@ -236,7 +233,7 @@ async def test_failures_lead_to_backoff_of_that_source_only_and_it_ends() -> Non
         await asyncio.sleep(0.2)
         again = client.dial(server, on_connected=greet, on_frame=answer)
         await until(lambda: len(again.frames) == 2)
-        assert len(server.endpoint._backoff) == 0  # authenticated: afresh
+        assert len(server.gate._backoff) == 0  # authenticated: afresh
 
 
 @run
@@ -248,7 +245,7 @@ async def test_an_address_that_was_not_validated_is_never_blamed() -> None:
         make.make(dial_only=True).dial(relay.address, timeout=1)
         await until(lambda: server.endpoint.pending == 1)
         await until(lambda: server.endpoint.pending == 0)
-        assert len(server.endpoint._backoff) == 0
+        assert len(server.gate._backoff) == 0
         assert server.events == []
         relay.close()
 
@@ -527,8 +524,8 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             await until(lambda: server.accepted[0].frames == [(FrameType.REKEY, b"still here")])
             assert live.ended is None
             await until(lambda: (server.endpoint.connections, client.endpoint.connections) == baseline)
-            assert server.endpoint.pending == server.endpoint._admission.sources == 0
-            await until(lambda: not server.endpoint._closed and not client.endpoint._closed)
+            assert server.endpoint.pending == server.gate._admission.sources == 0
+            await until(lambda: not any(len(rig.endpoint._table._closed) for rig in (server, client)))
             assert server.routes <= 4
             assert client.routes <= 3
             assert server.endpoint.counters["bad_initial"] > 0
@@ -559,7 +556,7 @@ async def test_mutated_handshakes_on_a_fresh_listener_raise_nothing() -> None:
             if n % 30 == 0:
                 await asyncio.sleep(0)
         await until(lambda: server.endpoint.connections == 0)
-        assert server.endpoint.pending == server.endpoint._admission.sources == 0
+        assert server.endpoint.pending == server.gate._admission.sources == 0
         assert server.accepted == []
         assert server.events == []
 

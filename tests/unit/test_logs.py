@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.peer_id import PeerId
-from cryprq.telemetry.logs import LIMIT, VALUE_MAX, WINDOW, Log, RateLimiter, describe_exception, setup
+from cryprq.telemetry.logs import LIMIT, VALUE_MAX, WINDOW, Log, RateLimiter, setup
 
 
 class Clock:
@@ -185,15 +185,3 @@ def test_libraries_are_one_line_events_and_aioquic_is_silent(capsys: pytest.Capt
     assert lines[0].startswith(start)
     assert "RuntimeError" in lines[0]
     assert "test_logs.py" in lines[0]
-
-
-def test_exception_is_described_where_it_happened() -> None:
-    def inner() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError) as caught:
-        inner()
-    fields = describe_exception(caught.value)
-    assert fields["error"] == "ValueError: no"
-    assert str(fields["where"]).startswith(__file__)
-    assert describe_exception(ValueError("x")) == {"error": "ValueError: x"}

@@ -10,7 +10,7 @@ import pytest
 from cryprq._fastpath import EVENT_KEY_EXPIRED, Event
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
-from cryprq.inner.network import Tunnel
+from cryprq.inner.network import InnerNetwork
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import Roster
 from cryprq.peer_id import PeerId
@@ -41,11 +41,11 @@ class Rig:
     def __init__(self) -> None:
         self.now = 1000.0
         self.device, self.plane, self.observer = FakeDevice(), Plane(), Recorder()
-        self.tunnel = Tunnel(self.device, self.plane, self.observer, (), 1420)
+        self.network = InnerNetwork(self.device, self.plane, self.observer, (), 1420)
         self.peers = PeerTable(
             own_id=identity(0).peer_id,
             plane=self.plane,
-            tunnel=self.tunnel,
+            network=self.network,
             observer=self.observer,
             permits=lambda _: True,
             records_soft=2**26,
@@ -121,7 +121,7 @@ class Dialling(Rig):
             identity(0).peer_id,
             None,
             peers=self.peers,
-            tunnel=self.tunnel,
+            network=self.network,
             resolver=Resolver(fail, lambda: None, lambda: self.now),
             connect=self._connect,
             observer=self.observer,

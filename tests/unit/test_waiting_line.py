@@ -3,6 +3,7 @@
 from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic
 from cryprq.quic.admission import source_of
 from cryprq.quic.waiting_line import WAITING_LIFETIME, Beginning, WaitingLine
 
@@ -18,7 +19,7 @@ def beginning(host: int, port: int = 4000, cid: bytes = b"first", at: float = 0.
         integrity_tag=b"",
         supported_versions=[],
     )
-    return Beginning(b"", header, b"original", Address(f"192.0.2.{host}", port), None, at)
+    return Beginning(b"", header, b"original", Address(f"192.0.2.{host}", port), None, Monotonic(at))
 
 
 def join(line: WaitingLine, one: Beginning) -> bool:
