@@ -68,6 +68,8 @@ class NodeConfig:
     """Empty means ``/run/cryprq/<tun_name>.sock``."""
     disabled_offloads: frozenset[str] = frozenset()
     config_file: Path | None = None
+    qlog_dir: Path | None = None
+    """Where each control connection leaves a qlog file, for debugging. No flag: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26
     """Records under one key after which it is rotated early. No flag: tests make it small."""
 
@@ -122,6 +124,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> NodeConfig:
         control_socket=_one(given, "control-socket", Path, default_control_socket(environ, tun_name)),
         disabled_offloads=frozenset(_many(given, "no-offload", str)),
         config_file=given.config_file,
+        qlog_dir=Path(text) if (text := environ.get("CRYPRQ_QLOG_DIR")) else None,
     )
 
 

@@ -39,6 +39,7 @@ from cryprq.limits import (
     RESPONSE_BURST,
     RESPONSE_RATE,
 )
+from cryprq.qlog import Qlog
 from cryprq.quic import (
     CONNECTION_ID_SIZE,
     VERSIONS,
@@ -121,6 +122,7 @@ class Endpoint:
         loop: asyncio.AbstractEventLoop,
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
+        qlog: Qlog | None = None,
     ) -> None:
         self.limits = limits
         self.counters: Counter[str] = Counter()
@@ -136,6 +138,9 @@ class Endpoint:
         """The listener's certificate, fresh for this object."""
         self._server_configuration = server_configuration(certificate, limits.idle_timeout)
         self._client_configuration = client_configuration(limits.idle_timeout)
+        self._qlog = qlog
+        for configuration in (self._server_configuration, self._client_configuration):
+            configuration.quic_logger = qlog
         self._tokens = RetryTokens()
         self._backoff = Backoff(
             limits.backoff_base_ms, limits.backoff_max_ms, free_failures=limits.backoff_free_failures
@@ -453,6 +458,8 @@ class Endpoint:
                 except Exception as error:
                     self.report_fault(error, conn)
                     self._drop(conn)
+        if self._qlog is not None:
+            self._qlog.flush()
 
     def _flush_one(self, conn: Connection) -> None:
         now = _clock()

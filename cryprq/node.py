@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -38,6 +39,7 @@ from cryprq.observe import Health, Metrics, PeerSample
 from cryprq.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peer_table import PeerTable
 from cryprq.peers import Peer
+from cryprq.qlog import Qlog
 from cryprq.reload import merge
 from cryprq.report import Reporter
 from cryprq.resolver import Resolver
@@ -209,9 +211,29 @@ class Node:
             loop=self._loop,
             on_record=self._stray_record,
             observer=self._reporter.endpoint_event,
+            qlog=self._open_qlog(config.qlog_dir),
         )
         self._endpoint.start()
         self._undo.append(self._stop_talking)
+
+    def _open_qlog(self, directory: Path | None) -> Qlog | None:
+        """A tunnel that runs without its debugging files is better than none."""
+        if directory is None:
+            return None
+
+        def failed(error: OSError) -> None:
+            self._log.warning(
+                "qlog_off",
+                directory=directory,
+                error=error.strerror,
+                hint="the node runs on without; CRYPRQ_QLOG_DIR is a directory that it may write to",
+            )
+
+        try:
+            return Qlog(directory, failed)
+        except OSError as error:
+            failed(error)
+            return None
 
     async def _unwind(self) -> None:
         self.health.failed("stopping")

@@ -10,7 +10,7 @@ What is narrowed, and why:
 * small buffers for TLS messages: aioquic's take 48 KiB of the 70 that a stranger's first datagram costs;
 * acknowledgements leave with the next flush instead of on a timer of their own;
 * the peer's certificate is kept as it came, byte for byte;
-* no logging: strangers could write to the log, and packets would pay for it.
+* no logging: strangers could write to the log, and packets would pay for it (who debugs has ``cryprq.qlog``).
 """
 
 import logging

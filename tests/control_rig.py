@@ -11,6 +11,7 @@ import uvloop
 
 from cryprq.control import Address, Connection, ConnectionHandler, Endpoint, EndpointLimits
 from cryprq.frames import FrameType, encode
+from cryprq.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
 M2 = encode(FrameType.RESPONSE, b"2" * 6500)
@@ -139,6 +140,7 @@ class Rigs:
         bind: str | None = None,
         on_connected: Callable[[Connection], None] = lambda conn: None,
         on_frame: Callable[[Connection, FrameType], None] = lambda conn, frame_type: None,
+        qlog: Qlog | None = None,
         **limits: Any,
     ) -> Rig:
         """``bind`` is what the socket binds, ``host`` what dialers are to use."""
@@ -163,6 +165,7 @@ class Rigs:
             loop=asyncio.get_running_loop(),
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=lambda event, /, **fields: events.append((event, fields)),
+            qlog=qlog,
         )
         endpoint.start()
         rig = Rig(endpoint, Address(host, sock.getsockname()[1]), sock, accepted, records, events)
