@@ -204,7 +204,7 @@ def test_variables_that_are_named_exist() -> None:
 
 def test_files_that_are_named_exist() -> None:
     named = re.findall(r"(?:\./)?((?:scripts|tests|deploy)/[\w./-]+\.\w+)", TEXT)
-    named += [target.removeprefix("../") for target in re.findall(r"\]\(([^)#]+)\)", TEXT)]
+    named += [f"docs/{target}" for target in re.findall(r"\]\(([^)#]+)\)", TEXT)]
     assert len(named) > 8
     for name in sorted({*named, "finish_qa_and_package.sh"}):
         assert (ROOT / name).exists(), name
