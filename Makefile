@@ -10,7 +10,7 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
-SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh deploy/*.sh tests/*.sh)
+SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh deploy/*.sh tests/*.sh findings/*.sh)
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built
