@@ -9,7 +9,7 @@
 #   QA_RUNTIME           netns (default) or docker, which runs the image that is shipped
 #   QA_SCENARIOS         names of scenarios of scripts/sweep.sh (default: all)
 #   REGISTER_QEMU=1      build the image of the other architecture although this kernel runs none of its programs: qemu
-#                        is registered in binfmt_misc as long as that takes (scripts/with_emulator.sh)
+#                        is registered in binfmt_misc as long as that takes (release/with_emulator.sh)
 #   BASE                 an image to build on, of both architectures (default: made of Debian's packages)
 #   SYFT_IMAGE           an image of Syft, where it is not installed
 #   GRYPE_IMAGE          an image of Grype, where it is not installed
@@ -19,7 +19,8 @@
 #   PYTHON               the Python that builds (default: python3)
 #   and the settings of the scenarios, see docs/operations.md
 #
-# Exit status: 0 a complete release, 1 none, or one that should not be published (the last line says why).
+# It takes no arguments. Exit status: 0 a complete release, 1 none, or one that should not be published (the last line
+# says why).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 022
@@ -31,7 +32,21 @@ tools=$PWD/build/release-tools
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'finish_qa_and_package: %s\n' "$*" >&2; exit 1; }
 
-# ---- what can be known before anything is built ----
+# ---- what can be known before anything is built: first of the call, then of the machine, then of the checkout ----
+
+(($# == 0)) || die "takes no arguments; its head says which variables it reads"
+of_package=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+VERSION=${VERSION:-$of_package}
+[[ $VERSION == "$of_package" ]] || die "VERSION is $VERSION, but pyproject.toml says $of_package"
+[[ $GRYPE_FAIL_LEVEL =~ ^(negligible|low|medium|high|critical)$ ]] ||
+    die "GRYPE_FAIL_LEVEL=$GRYPE_FAIL_LEVEL is no severity: negligible, low, medium, high or critical"
+[[ $QA_RUNTIME =~ ^(netns|docker)$ ]] || die "QA_RUNTIME=$QA_RUNTIME is neither netns nor docker"
+for scenario in ${QA_SCENARIOS:-}; do
+    grep -qF "    \"$scenario\": Scenario(" qa/scenarios.py || die "QA_SCENARIOS: there is no scenario $scenario"
+done
+for name in ROTATION_INTERVAL PARALLEL_COUNT SOAK_DURATION SOAK_DIALERS ROTATE_SOAK; do
+    [[ ${!name:-1} =~ ^0*[1-9][0-9]*$ ]] || die "$name=${!name} is no whole number from 1 on"
+done
 
 missing=()
 for program in "$PYTHON" git make cargo perl; do
@@ -39,12 +54,6 @@ for program in "$PYTHON" git make cargo perl; do
 done
 [[ $(uname -m) != x86_64 ]] || command -v qemu-aarch64 >/dev/null || missing+=("qemu-aarch64 (Debian: qemu-user)")
 [[ ${#missing[@]} -eq 0 ]] || die "this machine lacks $(printf '%s, ' "${missing[@]}" | sed 's/, $//')"
-of_package=$("$PYTHON" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
-VERSION=${VERSION:-$of_package}
-[[ $VERSION == "$of_package" ]] || die "VERSION is $VERSION, but pyproject.toml says $of_package"
-[[ $GRYPE_FAIL_LEVEL =~ ^(negligible|low|medium|high|critical)$ ]] ||
-    die "GRYPE_FAIL_LEVEL=$GRYPE_FAIL_LEVEL is no severity: negligible, low, medium, high or critical"
-[[ $QA_RUNTIME =~ ^(netns|docker)$ ]] || die "QA_RUNTIME=$QA_RUNTIME is neither netns nor docker"
 if [[ -n $(git status --porcelain --untracked-files=no) && ${ALLOW_DIRTY:-} != 1 ]]; then
     die "the checkout has changes that would not be in the release: commit them, or set ALLOW_DIRTY=1"
 fi
@@ -57,7 +66,7 @@ image_obstacle() {
         echo "no Docker engine answered"
     elif [[ $EUID -ne 0 ]]; then
         echo "this was not run as root"
-    elif [[ -z ${BASE:-} ]] && ! command -v debootstrap >/dev/null; then
+    elif [[ -z ${BASE:-} ]] && ! scripts/bootstrap.sh --images >&2; then
         echo "there was no debootstrap"
     fi
 }
@@ -75,7 +84,7 @@ release=release-$VERSION
 staging=$PWD/build/$release
 rm -rf "$staging"
 mkdir -p "$staging"/{wheels,sdist,images,qa,security}
-"$PYTHON" scripts/release_notes.py "$VERSION" CHANGELOG.md >"$staging/RELEASE_NOTES.md" ||
+"$PYTHON" release/notes.py "$VERSION" CHANGELOG.md >"$staging/RELEASE_NOTES.md" ||
     die "no release without release notes"
 [[ ! -e $release ]] || echo "$release is there already; it is replaced when the new one is whole"
 
@@ -85,12 +94,7 @@ build_packages() {
     say "wheels and source distribution"
     # For QA, and for the aarch64 node's tunnel with one of this machine.
     make --no-print-directory build
-    local scenario known
-    known=$(scripts/sweep.sh --list)
-    for scenario in ${QA_SCENARIOS:-}; do
-        grep -q "^$scenario " <<<"$known" || die "QA_SCENARIOS: there is no scenario $scenario"
-    done
-    OUT=$staging/wheels scripts/build_wheels.sh
+    OUT=$staging/wheels release/build_wheels.sh
     # From a clean copy, with the modes and times of the commit.
     local source=build/sdist-source revision
     revision=$(git rev-parse --short=12 HEAD)
@@ -101,7 +105,7 @@ build_packages() {
         cd "$source"
         CRYPRQ_GIT_SHA=$revision "$tools/bin/python" -m build --sdist --no-isolation --outdir dist . >build.log 2>&1
     ) || { tail -n 30 "$source/build.log" >&2; die "the source distribution was not built"; }
-    "$tools/bin/python" scripts/repack_sdist.py "$source"/dist/*.tar.gz "$staging/sdist"
+    "$tools/bin/python" release/repack_sdist.py "$source"/dist/*.tar.gz "$staging/sdist"
     rm -rf "$source"
 }
 
@@ -116,19 +120,19 @@ install_wheel() {
 # build_image ARCHITECTURE: one archive under images/, and what is in it in the engine.
 build_image() {
     local architecture=$1 tag=cryprq:$VERSION-$1 base=${BASE:-cryprq-base:release-$1} archive made
-    local emulator=(scripts/with_emulator.sh "$1")
+    local emulator=(release/with_emulator.sh "$1")
     archive=$staging/images/cryprq-$VERSION-linux-$1.tar.gz
     made_images+=("$tag")
     # Always a new base, with the security updates of today.
     if [[ -z ${BASE:-} ]]; then
         made_images+=("$base")
-        ARCH=$architecture "${emulator[@]}" scripts/make_base_image.sh "$base"
+        ARCH=$architecture "${emulator[@]}" release/make_base_image.sh "$base"
     fi
     PYTHON=$PWD/.venv/bin/python PLATFORM=linux/$architecture BASE=$base WHEELHOUSE=$staging/wheels \
-        "${emulator[@]}" scripts/build_image.sh "$tag"
+        "${emulator[@]}" release/build_image.sh "$tag"
     made=$(docker image inspect --format '{{.Architecture}}' "$tag")
     [[ $made == "$architecture" ]] || die "the image for $architecture is one for $made"
-    docker save "$tag" | "$tools/bin/python" scripts/repack_image.py "$archive"
+    docker save "$tag" | "$tools/bin/python" release/repack_image.py "$archive"
     # From here on it is the archive that is looked at.
     docker image rm "$tag" >/dev/null
     docker load --quiet --input "$archive" >/dev/null
@@ -154,11 +158,11 @@ build_images() {
     # F: the kernel keeps qemu open, so that it is found inside a container, too.
     if [[ ${REGISTER_QEMU:-} == 1 ]] || grep -qs '^flags:.*F' "/proc/sys/fs/binfmt_misc/$qemu"; then
         build_image "$other"
-        scripts/with_emulator.sh "$other" \
-            scripts/test_image.sh "$VERSION" "cryprq:$VERSION-$native" "cryprq:$VERSION-$other"
+        release/with_emulator.sh "$other" \
+            release/test_image.sh "$VERSION" "cryprq:$VERSION-$native" "cryprq:$VERSION-$other"
         return
     fi
-    scripts/test_image.sh "$VERSION" "cryprq:$VERSION-$native"
+    release/test_image.sh "$VERSION" "cryprq:$VERSION-$native"
     echo "linux/$other was not built: the kernel where this release was made had no $qemu registered in" \
         "binfmt_misc, so no program of such an image could run in a build step. REGISTER_QEMU=1 registers it for" \
         "that time." | tee "$no"
@@ -196,13 +200,13 @@ run_qa() {
 
 write_bill() {
     say "bill of materials"
-    "$tools/bin/python" scripts/sbom.py "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
+    "$tools/bin/python" -m release.sbom "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
 }
 
 scanned=0
 scan() {
     say "vulnerability scan"
-    PYTHON=$tools/bin/python scripts/scan_release.sh "$staging" "$VERSION" build/release-venv || scanned=$?
+    PYTHON=$tools/bin/python release/scan.sh "$staging" "$VERSION" build/release-venv || scanned=$?
 }
 
 build_packages
@@ -211,7 +215,7 @@ build_images
 run_qa
 write_bill
 scan
-scripts/release_checksums.sh "$staging" >"$staging/checksums.txt"
+release/checksums.sh "$staging" >"$staging/checksums.txt"
 say "verification"
 scripts/verify_release.sh "$staging"
 rm -rf "$release"

@@ -4,7 +4,7 @@ Environment:
     CRYPRQ_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, for tests only (``make asan``)
     CRYPRQ_WERROR=1     warnings in csrc/ are errors: for CI, not for users, whose compiler may be a newer one
     CRYPRQ_GIT_SHA=...  the revision to record where there is no .git, as in an image build
-    CRYPRQ_OPENSSL=...  link the static libcrypto under this prefix (scripts/build_openssl.sh), for wheels, which may
+    CRYPRQ_OPENSSL=...  link the static libcrypto under this prefix (release/build_openssl.sh), for wheels, which may
                         need nothing of the host
 """
 
@@ -62,7 +62,7 @@ def revision() -> str | None:
 
 
 def write_build_info(version: str) -> None:
-    """Writes cryprq/_build.py, the one place where the program learns its version and revision.
+    """Writes cryprq/_build.py, from which the program learns its revision.
 
     An sdist carries the file; a build without git keeps the one that is there.
     """

@@ -15,34 +15,44 @@ Exit status 1 for a regression, 2 when it cannot measure. A table goes to stderr
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from figures import BY_KEY, Result, Round, environment, summarise, table  # noqa: E402
-from loads import LOADS, Ends, Plan, build, measure  # noqa: E402
-from paths import LEFT, RIGHT, Cryprq  # noqa: E402
+from bench.figures import BY_KEY, Result, Round, environment, summarise, table
+from bench.loads import LOADS, Ends, Plan, build, measure
+from bench.options import amount, count, positive
+from bench.paths import LEFT, RIGHT, Cryprq
+from lab import ROOT, hosts
 
 BASE, CHANGE = "base", "change"
 GATES = ("tcp_1_bits_per_second", "udp_64_per_second", "udp_1400_per_second", "p50_us", "cpu_seconds_per_gigabyte")
 """Figures that can fail a change: those that repeat well enough on a shared machine."""
 
 
-def check_out(commit: str) -> Path:
+GIT = ("git", "-c", "safe.directory=*", "-C", str(ROOT))
+
+
+def commit(name: str) -> str:
+    """The ID of the commit that is meant, as a kind of option."""
+    if shutil.which("git") is None:
+        raise argparse.ArgumentTypeError("there is no git that knows commits")
+    ask = [*GIT, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+    done = subprocess.run(ask, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise argparse.ArgumentTypeError(f"there is no commit {name}")
+    return done.stdout.strip()
+
+
+def check_out(sha: str) -> Path:
     """A built copy of the tree of a commit, kept for the next time; subprocess.CalledProcessError."""
-    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT)]
-    name = [*git, "rev-parse", "--verify", f"{commit}^{{commit}}"]
-    sha = subprocess.run(name, check=True, capture_output=True, text=True).stdout.strip()
     directory = ROOT / "build" / "compare" / sha[:12]
     if not (directory / ".built").exists():
         directory.mkdir(parents=True, exist_ok=True)
-        tree = subprocess.run([*git, "archive", sha], check=True, capture_output=True).stdout
+        tree = subprocess.run([*GIT, "archive", sha], check=True, capture_output=True).stdout
         subprocess.run(["tar", "-x", "-C", str(directory)], input=tree, check=True)
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
         environ = {**os.environ, "CRYPRQ_GIT_SHA": sha[:12]}
@@ -54,7 +64,7 @@ def check_out(commit: str) -> Path:
 class Build:
     """One build: two hosts, a cable, two nodes."""
 
-    def __init__(self, lab: netns.Lab, name: str, package: Path) -> None:
+    def __init__(self, lab: hosts.Lab, name: str, package: Path) -> None:
         left, right = lab.namespace(f"{name}-left"), lab.namespace(f"{name}-right")
         lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"])
         self.way = Cryprq(package=package)
@@ -96,33 +106,29 @@ def loads_of(keys: Sequence[str]) -> tuple[str, ...]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="what to compare with")
-    parser.add_argument("--change", help="a commit to measure instead of this checkout, as it is built")
-    parser.add_argument("--threshold", type=float, default=15.0, help="percent; 15 unless told")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
+    parser.add_argument("commit", type=commit, help="what to compare with")
+    parser.add_argument("--change", type=commit, help="a commit to measure instead of this checkout, as it is built")
+    parser.add_argument("--threshold", type=amount, default=15.0, help="percent; 15 unless told")
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--seconds", type=positive, default=1.0, help="of each run")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=["rtt", "tcp1", "udp1400", "udp64"])
     options = parser.parse_args()
-    try:
-        packages = {BASE: check_out(options.commit), CHANGE: check_out(options.change) if options.change else ROOT}
-        build()
-    except subprocess.CalledProcessError as error:
-        print(f"compare: {error}\n{error.stderr or ''}", file=sys.stderr)
-        return 2
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"compare: no network namespaces: {reason}", file=sys.stderr)
         return 2
     try:
+        packages = {BASE: check_out(options.commit), CHANGE: check_out(options.change) if options.change else ROOT}
+        build()
         return compare(options, packages)
-    except netns.CommandError as error:
-        print(f"compare: {error}", file=sys.stderr)
+    except (hosts.CommandError, subprocess.CalledProcessError) as error:
+        print(f"compare: {error}\n{getattr(error, 'stderr', None) or ''}", file=sys.stderr)
         return 2
 
 
 def compare(options: argparse.Namespace, packages: Mapping[str, Path]) -> int:
     """Measures, prints, and says whether it is a regression, as an exit status."""
     plan = Plan(options.seconds, 0, tuple(options.loads))
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
+    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
         builds = {name: Build(lab, name, package) for name, package in packages.items()}
         report = summarise(play(builds, plan, options.rounds), BASE)
         print(table(report), file=sys.stderr)
@@ -137,7 +143,7 @@ def compare(options: argparse.Namespace, packages: Mapping[str, Path]) -> int:
             failed = {key: confirmed[key] for key in failed if key in confirmed}
     print(json.dumps({"environment": environment(), "first": report, "again": again, "regressions": failed}, indent=2))
     for key, ratio in failed.items():
-        print(f"regression: {BY_KEY[key].title} is {ratio:.2f} of {options.commit}'s", file=sys.stderr)
+        print(f"regression: {BY_KEY[key].title} is {ratio:.2f} of {options.commit[:12]}'s", file=sys.stderr)
     return int(bool(failed))
 
 

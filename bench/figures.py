@@ -62,17 +62,17 @@ def summarise(rounds: Sequence[Round], base: str = "bare") -> Result:
         share: Result = {}
         added: Result = {}
         for key in rounds[0][name]:
-            mine = [each[name][key] for each in rounds]
-            if None in mine:
+            mine = [value for each in rounds if (value := each[name][key]) is not None]
+            if len(mine) < len(rounds):
                 continue
-            figures[key] = summary(mine)  # type: ignore[arg-type]
-            theirs = [each[base].get(key) for each in rounds]
-            if name == base or not all(theirs):
+            figures[key] = summary(mine)
+            theirs = [value for each in rounds if (value := each[base].get(key))]
+            if name == base or len(theirs) < len(rounds):
                 continue
             pairs = list(zip(mine, theirs, strict=True))
-            share[key] = summary([round(a / b, 4) for a, b in pairs])  # type: ignore[operator]
+            share[key] = summary([round(a / b, 4) for a, b in pairs])
             if key.endswith("_us"):
-                added[key] = summary([round(a - b, 1) for a, b in pairs])  # type: ignore[operator]
+                added[key] = summary([round(a - b, 1) for a, b in pairs])
         report[name] = {"figures": figures, "share": share, "added": added}
     return report
 

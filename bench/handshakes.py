@@ -21,18 +21,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import uvloop
 
-import netns  # noqa: E402
-import uvloop  # noqa: E402
-from dialers import Dialers, identity_of  # noqa: E402
-from figures import environment  # noqa: E402
-from nodes import PORT, Node  # noqa: E402
-from probe import cpu_seconds  # noqa: E402
-
-from cryprq.address import Address  # noqa: E402
-from cryprq.identity import PeerId  # noqa: E402
+from bench.figures import environment
+from bench.options import amount, count
+from cryprq.address import Address
+from cryprq.peer_id import PeerId
+from lab import hosts
+from lab.dialers import Dialers, identity_of
+from lab.nodes import PORT, Node
+from lab.probe import cpu_seconds
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 TRIES = 5
@@ -78,7 +76,7 @@ async def generate(options: argparse.Namespace) -> None:
 # ---- the benchmark ----
 
 
-def measure(listener: Node, there: netns.Namespace, name: str, options: argparse.Namespace) -> Result:
+def measure(listener: Node, there: hosts.Namespace, name: str, options: argparse.Namespace) -> Result:
     pid = listener.running().pid
     before = cpu_seconds(pid)
     generator = there.start(
@@ -99,7 +97,7 @@ def measure(listener: Node, there: netns.Namespace, name: str, options: argparse
     }
 
 
-def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     here, there = lab.namespace("listener"), lab.namespace("dialers")
     lab.veth(here, [f"{HERE}/24"], there, [f"{THERE}/24"])
     listener = Node(
@@ -120,11 +118,11 @@ def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=400, help="dialers, one handshake each in either run")
-    parser.add_argument("--concurrency", type=int, default=4, help="handshakes at a time")
+    parser.add_argument("--count", type=count, default=400, help="dialers, one handshake each in either run")
+    parser.add_argument("--concurrency", type=count, default=4, help="handshakes at a time")
     parser.add_argument("--seed", type=int, default=1, help="of the dialers' identities")
     parser.add_argument("--flag", action="append", default=[], help="for the listener, e.g. --flag=--workers=1")
-    parser.add_argument("--min-per-cpu-second", type=float, help="fail when either run is below that")
+    parser.add_argument("--min-per-cpu-second", type=amount, help="fail when either run is below that")
     parser.add_argument("--dial", metavar="PEER_ID", help="run only the load generator, against that listener")
     return parser.parse_args()
 
@@ -135,11 +133,15 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(generate(options))
         return 0
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
-        report = run(lab, options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+            report = run(lab, options)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
     least = min(report[name]["per_cpu_second"] for name in ("first", "again"))
     complete = all(report[name]["complete"] == options.count for name in ("first", "again"))

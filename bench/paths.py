@@ -13,16 +13,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from loads import Ends
-from netns import CommandError, Namespace, Process
-from nodes import PORT, Node
+
+from bench.loads import Ends
+from lab.hosts import CommandError, Namespace, Process
+from lab.nodes import PORT, Node
 
 LEFT, RIGHT = "192.0.2.1", "192.0.2.2"
 """Of the cable."""
@@ -249,7 +250,11 @@ class OpenVpn:
         return {"version": _version(self.program, "--version"), "cipher": cipher[1] if cipher else "unknown"}
 
 
-PEERS = {"wireguard-go": WireGuardGo, "boringtun-cli": Boringtun, "openvpn": OpenVpn}
+PEERS: dict[str, Callable[[str, str, int], Way]] = {
+    "wireguard-go": WireGuardGo,
+    "boringtun-cli": Boringtun,
+    "openvpn": OpenVpn,
+}
 """Programs of other tunnels, and who runs them."""
 
 

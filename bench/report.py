@@ -1,7 +1,7 @@
 """Puts a run of bench/tunnel.py into the documentation: the data, a chart, and a table of docs/performance.md.
 
-    bench/tunnel.py > build/run.json && bench/report.py build/run.json
-    bench/report.py build/variants.json --section parts        the table of variants of cryprq
+bench/tunnel.py > build/run.json && bench/report.py build/run.json
+bench/report.py build/variants.json --section parts        the table of variants of cryprq
 """
 
 import argparse
@@ -9,10 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-from chart import Bar, Panel, draw
-from figures import BY_KEY, FIGURES, Result, show
+from bench.chart import Bar, Panel, draw
+from bench.figures import BY_KEY, FIGURES, Result, show
+from bench.options import file
+from lab import ROOT
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = ROOT / "docs"
 SECTIONS = ("tunnel", "parts", "rotation", "workers", "waiting")
 CHARTED = (
     "tcp_1_bits_per_second",
@@ -79,7 +81,7 @@ def chart(run: Result) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what bench/tunnel.py wrote to stdout")
+    parser.add_argument("run", type=file, help="what bench/tunnel.py wrote to stdout")
     parser.add_argument("--section", choices=SECTIONS, default=SECTIONS[0])
     parser.add_argument("--docs", type=Path, default=DOCS, help="where performance.md is")
     options = parser.parse_args()

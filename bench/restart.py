@@ -1,7 +1,7 @@
 """Hundreds of dialers at once, beside a live tunnel and after a gateway's restart, as JSON on stdout.
 
 A gateway, a node with a live tunnel to it that rotates its keys every five seconds, and a crowd of dialers in one
-process (``tests/crowd.py``), each with an identity and an address of its own. Numbered datagrams go through the live
+process (``lab/crowd.py``), each with an identity and an address of its own. Numbered datagrams go through the live
 tunnel and back the whole time, and the gateway's event loop is asked for its health every 20 ms. The storms:
 
     new         the crowd dials, all at once: the gateway has never seen any of them
@@ -28,14 +28,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from crowd import Crowd, Storm  # noqa: E402
-from figures import environment  # noqa: E402
-from nodes import METRICS, PORT, Node  # noqa: E402
-from probe import Probe, cpu_seconds  # noqa: E402
+from bench.figures import environment
+from bench.options import amount, count, positive
+from lab import hosts
+from lab.crowd import Crowd, Storm
+from lab.nodes import METRICS, PORT, Node
+from lab.probe import Probe, cpu_seconds
 
 HERE, THERE, CROWD = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETWORK = "198.18.0.0/16"
@@ -92,7 +90,7 @@ class Pulse:
 class Scene:
     """Gateway, live tunnel and crowd, and what is measured around a storm."""
 
-    def __init__(self, lab: netns.Lab, options: argparse.Namespace) -> None:
+    def __init__(self, lab: hosts.Lab, options: argparse.Namespace) -> None:
         self.options = options
         here, there, crowd = (lab.namespace(name) for name in ("gateway", "dialer", "crowd"))
         lab.switch("switch", {here: [f"{HERE}/24"], there: [f"{THERE}/24"], crowd: [f"{CROWD}/24"]})
@@ -176,7 +174,7 @@ class Scene:
         end = time.monotonic() + self.options.timeout
         while (first := probe.first_after(ready_at)) is None:
             if time.monotonic() > end:
-                raise netns.CommandError("the live tunnel did not come back")
+                raise hosts.CommandError("the live tunnel did not come back")
             time.sleep(0.05)
         return first
 
@@ -198,7 +196,7 @@ class Scene:
         }
 
 
-def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     scene = Scene(lab, options)
     report: Result = {"dialers": options.count, "sources": 1 if options.one_source else options.count}
 
@@ -227,24 +225,28 @@ def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300, help="dialers of the crowd")
+    parser.add_argument("--count", type=count, default=300, help="dialers of the crowd")
     parser.add_argument("--one-source", action="store_true", help="all dialers have the same address")
-    parser.add_argument("--rate", type=float, default=500.0, help="datagrams a second through the live tunnel")
-    parser.add_argument("--quiet-seconds", type=float, default=5.0, help="of the live tunnel by itself")
-    parser.add_argument("--tcp-seconds", type=float, default=4.0)
-    parser.add_argument("--pause", type=float, default=4.0, help="seconds between storms")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that a storm may take")
+    parser.add_argument("--rate", type=positive, default=500.0, help="datagrams a second through the live tunnel")
+    parser.add_argument("--quiet-seconds", type=amount, default=5.0, help="of the live tunnel by itself")
+    parser.add_argument("--tcp-seconds", type=positive, default=4.0)
+    parser.add_argument("--pause", type=amount, default=4.0, help="seconds between storms")
+    parser.add_argument("--timeout", type=positive, default=120.0, help="seconds that a storm may take")
     parser.add_argument("--flag", action="append", default=[], help="for the gateway, e.g. --flag=--workers=1")
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
-        report = run(lab, options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+            report = run(lab, options)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
     return 0
 

@@ -17,13 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import netns  # noqa: E402
-from figures import environment  # noqa: E402
-from nodes import Node  # noqa: E402
-from tunnels import DIALER, GATEWAY, Tunnel, make_tunnel  # noqa: E402
+from bench.figures import environment
+from bench.options import amount, count, positive
+from lab import hosts
+from lab.nodes import Node
+from lab.tunnels import DIALER, GATEWAY, Tunnel, make_tunnel
 
 Result = dict[str, Any]
 
@@ -42,7 +40,7 @@ def growth(samples: list[tuple[float, int]]) -> Result:
     }
 
 
-def start_traffic(tunnel: Tunnel, seconds: float, options: argparse.Namespace) -> dict[str, list[netns.Process]]:
+def start_traffic(tunnel: Tunnel, seconds: float, options: argparse.Namespace) -> dict[str, list[hosts.Process]]:
     """Everything that runs meanwhile, by what it is."""
     here, there = tunnel.listener.namespace, tunnel.dialer.namespace
     size = int(options.tcp_rate * seconds)
@@ -73,7 +71,7 @@ def sample(nodes: dict[str, Node], options: argparse.Namespace) -> dict[str, lis
     return series
 
 
-def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     flags = ("--rotate-secs", str(options.rotate_secs))
     tunnel = make_tunnel(lab, listen=flags, dial=flags)
     nodes = {"listener": tunnel.listener, "dialer": tunnel.dialer}
@@ -112,14 +110,14 @@ def run(lab: netns.Lab, options: argparse.Namespace) -> Result:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--warm-up", type=float, default=2.0, help="minutes that are not judged")
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
-    parser.add_argument("--rotate-secs", type=int, default=5)
-    parser.add_argument("--udp-rate", type=float, default=500.0, help="datagrams a second, each way")
-    parser.add_argument("--tcp-rate", type=float, default=5e6, help="bytes a second, each way")
-    parser.add_argument("--max-slope", type=float, default=16.0, help="KiB a minute that count as flat")
-    parser.add_argument("--max-growth", type=float, default=128.0, help="KiB between quarters that count as flat")
+    parser.add_argument("--minutes", type=positive, default=10.0)
+    parser.add_argument("--warm-up", type=amount, default=2.0, help="minutes that are not judged")
+    parser.add_argument("--every", type=positive, default=10.0, help="seconds between samples")
+    parser.add_argument("--rotate-secs", type=count, default=5)
+    parser.add_argument("--udp-rate", type=positive, default=500.0, help="datagrams a second, each way")
+    parser.add_argument("--tcp-rate", type=positive, default=5e6, help="bytes a second, each way")
+    parser.add_argument("--max-slope", type=amount, default=16.0, help="KiB a minute that count as flat")
+    parser.add_argument("--max-growth", type=amount, default=128.0, help="KiB between quarters that count as flat")
     options = parser.parse_args()
     if options.minutes * 60 < options.warm_up * 60 + 4 * options.every:
         parser.error("too short: at least four samples after the warm-up are needed")
@@ -128,11 +126,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-soak-") as directory, netns.Lab(Path(directory)) as lab:
-        report = run(lab, options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cryprq-soak-") as directory, hosts.Lab(Path(directory)) as lab:
+            report = run(lab, options)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
     return int(not all(report["verdict"].values()))
 

@@ -31,14 +31,14 @@
 #include <unistd.h>
 
 enum {
-    CHUNK = 256 << 10,     /* bytes of a TCP read or write */
-    BATCH = 64,            /* messages of a sendmmsg or recvmmsg */
-    DATAGRAM = 65536,      /* no UDP payload is longer */
-    FLOWS_MAX = 256,       /* sockets of one program */
-    BUFFER = 8 << 20,      /* of a UDP socket: 20 ms without the receiver lose nothing */
-    TRIPS_MAX = 1 << 20,   /* round trips of one run */
-    NAP = 20 * 1000,       /* ns between looks at the clock of a paced sender */
-    SILENCE = 2 * 1000,    /* ms after which a sink gives up waiting for the end mark */
+    CHUNK = 256 << 10,   /* bytes of a TCP read or write */
+    BATCH = 64,          /* messages of a sendmmsg or recvmmsg */
+    DATAGRAM = 65536,    /* no UDP payload is longer */
+    FLOWS_MAX = 256,     /* sockets of one program */
+    BUFFER = 8 << 20,    /* of a UDP socket: 20 ms without the receiver lose nothing */
+    TRIPS_MAX = 1 << 20, /* round trips of one run */
+    NAP = 20 * 1000,     /* ns between looks at the clock of a paced sender */
+    SILENCE = 2 * 1000,  /* ms after which a sink gives up waiting for the end mark */
     END_MARKS = 5,
 };
 
@@ -55,30 +55,26 @@ struct options {
     long interval;
 };
 
-static _Noreturn void
-fail(const char *what)
+static _Noreturn void fail(const char *what)
 {
     fprintf(stderr, "traffic: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
-static int64_t
-now_ns(void)
+static int64_t now_ns(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-static void
-nap(int64_t ns)
+static void nap(int64_t ns)
 {
     struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
     nanosleep(&time, NULL);
 }
 
-static void *
-allocate(size_t size)
+static void *allocate(size_t size)
 {
     void *memory = calloc(1, size);
     if (memory == NULL)
@@ -88,8 +84,7 @@ allocate(size_t size)
 
 /* ---- sockets ---- */
 
-static int
-open_socket(const struct options *options, int type)
+static int open_socket(const struct options *options, int type)
 {
     int fd = socket(options->address.ss_family, type, 0);
     int one = 1, size = BUFFER;
@@ -105,8 +100,7 @@ open_socket(const struct options *options, int type)
     return fd;
 }
 
-static int
-open_server(const struct options *options, int type)
+static int open_server(const struct options *options, int type)
 {
     int fd = open_socket(options, type);
     if (bind(fd, (const struct sockaddr *)&options->address, options->length) != 0)
@@ -114,8 +108,7 @@ open_server(const struct options *options, int type)
     return fd;
 }
 
-static int
-open_client(const struct options *options, int type)
+static int open_client(const struct options *options, int type)
 {
     int fd = open_socket(options, type);
     if (connect(fd, (const struct sockaddr *)&options->address, options->length) != 0)
@@ -123,8 +116,7 @@ open_client(const struct options *options, int type)
     return fd;
 }
 
-static void
-say_ready(void)
+static void say_ready(void)
 {
     puts("ready");
     fflush(stdout);
@@ -133,8 +125,7 @@ say_ready(void)
 /* ---- TCP ---- */
 
 /* Reads all connections to their ends. */
-static void
-tcp_sink(const struct options *options)
+static void tcp_sink(const struct options *options)
 {
     struct pollfd polls[FLOWS_MAX];
     char *buffer = allocate(CHUNK);
@@ -177,8 +168,7 @@ tcp_sink(const struct options *options)
     free(buffer);
 }
 
-static void
-tcp_blast(const struct options *options)
+static void tcp_blast(const struct options *options)
 {
     struct pollfd polls[FLOWS_MAX];
     char *buffer = allocate(CHUNK);
@@ -214,8 +204,7 @@ tcp_blast(const struct options *options)
 /* ---- UDP one way ---- */
 
 /* The size of the datagrams in a super-packet, or the whole length when it is none. */
-static size_t
-segment_size(struct msghdr *message, size_t length)
+static size_t segment_size(struct msghdr *message, size_t length)
 {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO) {
@@ -230,8 +219,7 @@ segment_size(struct msghdr *message, size_t length)
 
 /* Counts datagrams until the end mark. The time is from the first datagram to the last, so what the receive buffer
  * still held when the sender stopped does not add to the rate. */
-static void
-udp_sink(const struct options *options)
+static void udp_sink(const struct options *options)
 {
     struct mmsghdr messages[BATCH] = {0};
     struct iovec vectors[BATCH];
@@ -247,8 +235,10 @@ udp_sink(const struct options *options)
         struct pollfd wait = {.fd = fd, .events = POLLIN};
         for (int i = 0; i < BATCH; i++) {
             vectors[i] = (struct iovec){buffers + (size_t)i * DATAGRAM, DATAGRAM};
-            messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1,
-                                                  .msg_control = control[i], .msg_controllen = sizeof(control[i])};
+            messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i],
+                                                  .msg_iovlen = 1,
+                                                  .msg_control = control[i],
+                                                  .msg_controllen = sizeof(control[i])};
         }
         int got = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
         if (got < 0 && errno == EAGAIN) {
@@ -279,8 +269,7 @@ udp_sink(const struct options *options)
 }
 
 /* Messages of one flow, ready to be sent: all of the same bytes. */
-static void
-fill_messages(struct mmsghdr *messages, struct iovec *vector, const struct options *options)
+static void fill_messages(struct mmsghdr *messages, struct iovec *vector, const struct options *options)
 {
     size_t segments = options->segments > 1 ? (size_t)options->segments : 1;
     vector->iov_len = (size_t)options->size * segments;
@@ -293,8 +282,7 @@ fill_messages(struct mmsghdr *messages, struct iovec *vector, const struct optio
         messages[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = vector, .msg_iovlen = 1}};
 }
 
-static void
-udp_blast(const struct options *options)
+static void udp_blast(const struct options *options)
 {
     struct mmsghdr messages[BATCH];
     struct iovec vector;
@@ -336,15 +324,14 @@ udp_blast(const struct options *options)
         if (send(fd, end_mark, sizeof(end_mark), 0) < 0 && errno == ECONNREFUSED)
             break; /* the sink has had its mark, and is gone */
     }
-    printf("{\"sent\": %llu, \"refused\": %llu, \"seconds_offered\": %.4f, \"offered\": %.0f}\n", (unsigned long long)sent,
-           (unsigned long long)refused, seconds, (double)sent / seconds);
+    printf("{\"sent\": %llu, \"refused\": %llu, \"seconds_offered\": %.4f, \"offered\": %.0f}\n",
+           (unsigned long long)sent, (unsigned long long)refused, seconds, (double)sent / seconds);
     free(vector.iov_base);
 }
 
 /* ---- UDP both ways ---- */
 
-static void
-udp_echo(const struct options *options)
+static void udp_echo(const struct options *options)
 {
     char *buffer = allocate(DATAGRAM);
     int fd = open_server(options, SOCK_DGRAM);
@@ -359,15 +346,13 @@ udp_echo(const struct options *options)
     }
 }
 
-static int
-compare_times(const void *left, const void *right)
+static int compare_times(const void *left, const void *right)
 {
     int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
     return (a > b) - (a < b);
 }
 
-static void
-udp_rtt(const struct options *options)
+static void udp_rtt(const struct options *options)
 {
     int64_t *times = allocate(TRIPS_MAX * sizeof(*times));
     size_t size = options->size < 8 ? 8 : (size_t)options->size;
@@ -418,13 +403,11 @@ static const struct {
     void (*run)(const struct options *options);
     const char *flags;
 } commands[] = {
-    {"tcp-sink", tcp_sink, "c:"},       {"tcp-blast", tcp_blast, "c:t:"},
-    {"udp-sink", udp_sink, "g"},        {"udp-blast", udp_blast, "t:s:r:c:g:"},
-    {"udp-echo", udp_echo, ""},         {"udp-rtt", udp_rtt, "t:s:i:"},
+    {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:"}, {"udp-sink", udp_sink, "g"},
+    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},       {"udp-rtt", udp_rtt, "t:s:i:"},
 };
 
-static void
-parse_address(struct options *options, const char *text, const char *port)
+static void parse_address(struct options *options, const char *text, const char *port)
 {
     struct sockaddr_in *v4 = (struct sockaddr_in *)&options->address;
     struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&options->address;
@@ -443,8 +426,7 @@ parse_address(struct options *options, const char *text, const char *port)
     }
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
     struct options options = {.seconds = 1, .size = 64, .count = 1, .interval = 1000};
 

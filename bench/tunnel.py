@@ -22,63 +22,72 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from bench.figures import Result, Round, environment, summarise, table
+from bench.loads import LOADS, Plan, build, measure
+from bench.options import amount, count, package, positive
+from bench.paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers
+from lab import hosts
 
-import netns  # noqa: E402
-from figures import Result, Round, environment, summarise, table  # noqa: E402
-from loads import LOADS, Plan, build, measure  # noqa: E402
-from paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers  # noqa: E402
+Variant = tuple[str, list[str], dict[str, str]]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 0.4 s a run, a coarse search")
-    parser.add_argument("--rounds", type=int, help="5 unless told")
-    parser.add_argument("--seconds", type=float, help="of each run, 3 unless told")
-    parser.add_argument("--steps", type=int, help="of the search for the highest clean rate, 7 unless told")
+    parser.add_argument("--rounds", type=count, help="5 unless told")
+    parser.add_argument("--seconds", type=positive, help="of each run, 3 unless told")
+    parser.add_argument("--steps", type=count, help="of the search for the highest clean rate, 7 unless told")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="what to measure")
     parser.add_argument("--segments", type=int, default=0, help="of a UDP_SEGMENT send, and UDP_GRO; 0: neither")
     parser.add_argument("--peer", action="append", default=[], help="another tunnel's program instead of all found")
     parser.add_argument("--no-peers", action="store_true", help="the bare link and cryprq only")
-    parser.add_argument("--package", type=Path, help="a built tree of cryprq instead of this one")
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME:WORDS", help="one more cryprq: flags or"
-                        " settings of the environment, with commas between, for both nodes")  # fmt: skip
-    parser.add_argument("--mtu", type=int, default=1500, help="of the cable")
+    parser.add_argument("--package", type=package, help="a built tree of cryprq instead of this one")
+    parser.add_argument(
+        "--variant", action="append", default=[], type=variant, metavar="NAME:WORDS",
+        help="one more cryprq: flags or settings of the environment, with commas between, for both nodes",
+    )  # fmt: skip
+    parser.add_argument("--mtu", type=count, default=1500, help="of the cable")
     parser.add_argument("--flag", action="append", default=[], help="for both nodes, e.g. --flag=--no-offload=uso")
-    parser.add_argument("--min-share", type=float, help="fail when one flow gets less of the bare link")
-    parser.add_argument("--max-added-us", type=float, help="fail when the p50 round trip is this much longer")
+    parser.add_argument("--min-share", type=amount, help="fail when one flow gets less of the bare link")
+    parser.add_argument("--max-added-us", type=amount, help="fail when the p50 round trip is this much longer")
     options = parser.parse_args()
+    try:
+        options.peers = {} if options.no_peers else find_peers(options.peer)
+    except hosts.CommandError as error:
+        parser.error(str(error))
     for name, usual, quick in (("rounds", 5, 2), ("seconds", 3.0, 0.4), ("steps", 7, 4)):
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else usual)
     return options
 
 
-def variant(words: str, package: Path | None) -> tuple[str, Cryprq]:
-    """The name before the colon, and a way with the flags (``--x=y``) and environment (``X=y``) after it."""
-    name, _, rest = words.partition(":")
-    flags = [word for word in rest.split(",") if word.startswith("-")]
-    env = dict(word.split("=", 1) for word in rest.split(",") if word and not word.startswith("-"))
-    return name, Cryprq(*flags, package=package, env=env)
+def variant(text: str) -> Variant:
+    """The name before the colon; the flags (``--x=y``) and environment (``X=y``) after it."""
+    name, _, rest = text.partition(":")
+    words = [word for word in rest.split(",") if word]
+    if wrong := [word for word in words if not word.startswith("-") and "=" not in word]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is neither a flag nor NAME=VALUE")
+    flags = [word for word in words if word.startswith("-")]
+    return name, flags, dict(word.split("=", 1) for word in words if word not in flags)
 
 
-def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Result]:
+def run(options: argparse.Namespace, lab: hosts.Lab) -> tuple[list[Round], Result]:
     """The rounds, and the facts about each way. A peer that does not come up is said, and left out."""
     left, right = lab.namespace("left"), lab.namespace("right")
     lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"], mtu=options.mtu)
     ways: dict[str, Way] = {"bare": Bare(), "cryprq": Cryprq(*options.flag, package=options.package)}
     ends = {name: way.up(left, right) for name, way in ways.items()}
-    for name, way in {} if options.no_peers else find_peers(options.peer).items():
+    for name, way in options.peers.items():
         try:
             ends[name], ways[name] = way.up(left, right), way
-        except netns.CommandError as error:
+        except hosts.CommandError as error:
             print(f"bench: {name} is left out: {error}", file=sys.stderr)
-    for number, words in enumerate(options.variant):  # on a cable of its own: nodes of one host would collide
-        name, way = variant(words, options.package)
-        hosts = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
-        lab.veth(hosts[0], [f"{LEFT}/24"], hosts[1], [f"{RIGHT}/24"], mtu=options.mtu)
-        ends[name], ways[name] = way.up(*hosts), way
+    # On a cable of its own: nodes of one host would collide.
+    for number, (name, flags, env) in enumerate(options.variant):
+        way = Cryprq(*flags, package=options.package, env=env)
+        pair = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
+        lab.veth(pair[0], [f"{LEFT}/24"], pair[1], [f"{RIGHT}/24"], mtu=options.mtu)
+        ends[name], ways[name] = way.up(*pair), way
     plan = Plan(options.seconds, options.steps, tuple(options.loads), options.segments)
     rounds: list[Round] = []
     for number in range(options.rounds):
@@ -89,12 +98,16 @@ def run(options: argparse.Namespace, lab: netns.Lab) -> tuple[list[Round], Resul
 
 def main() -> int:
     options = parse()
-    build()
-    if (reason := netns.enter()) is not None:
+    if (reason := hosts.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, netns.Lab(Path(directory)) as lab:
-        rounds, facts = run(options, lab)
+    try:
+        build()
+        with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+            rounds, facts = run(options, lab)
+    except hosts.CommandError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     report = summarise(rounds)
     print(table(report), file=sys.stderr)
     settings = {key: getattr(options, key) for key in ("rounds", "seconds", "steps", "segments", "mtu")}

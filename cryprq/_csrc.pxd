@@ -13,9 +13,19 @@ cdef extern from "cq_wire.h" nogil:
         CQ_E_ARGUMENT
         CQ_E_MEMORY
         CQ_E_CRYPTO
+        CQ_LANE_SECRET_SIZE
         CQ_LANES_MAX
-        CQ_SEND_MAX
-        CQ_OVERHEAD
+        CQ_MTU_MIN
+        CQ_MTU_MAX
+        CQ_SUITE_AES_256_GCM
+        CQ_SUITE_CHACHA20_POLY1305
+
+    const uint64_t CQ_RECORDS_SOFT
+    const uint64_t CQ_BLOCKS_SOFT
+
+
+cdef extern from "cq_wipe.h" nogil:
+    void cq_wipe(void *p, size_t n)
 
 
 cdef extern from "cq_aead.h" nogil:
@@ -26,7 +36,6 @@ cdef extern from "cq_aead.h" nogil:
     int cq_aead_cpu_has_aes()
     cq_aead_ops *cq_aead_backends(uint8_t suite, unsigned index)
     cq_aead_ops *cq_aead_select(uint8_t suite)
-    void cq_wipe(void *p, size_t n)
 
 
 cdef extern from "cq_route.h" nogil:
@@ -37,10 +46,7 @@ cdef extern from "cq_route.h" nogil:
         uint32_t value
 
 
-cdef extern from "cq_session.h" nogil:
-    enum:
-        CQ_LANE_SECRET_SIZE
-
+cdef extern from "cq_epoch.h" nogil:
     cdef struct cq_limits:
         uint64_t records_soft
         uint64_t records_hard
@@ -71,12 +77,12 @@ cdef extern from "cq_session.h" nogil:
         cq_lane_tx *tx
         cq_lane_rx *rx
 
-    cq_limits cq_session_default_limits()
-    cq_epoch *cq_session_new(const cq_epoch_params *params, int *error)
-    void cq_session_free(cq_epoch *epoch)
+    cq_limits cq_epoch_default_limits()
+    cq_epoch *cq_epoch_new(const cq_epoch_params *params, int *error)
+    void cq_epoch_free(cq_epoch *epoch)
 
 
-cdef extern from "cq_io.h" nogil:
+cdef extern from "cq_endpoint.h" nogil:
     enum:
         CQ_SOURCE_PINNED
 
@@ -92,14 +98,19 @@ cdef extern from "cq_io.h" nogil:
         uint32_t local_scope
         uint32_t source
 
+    cdef struct cq_shared_endpoint:
+        pass
+
+    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
+    void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
+
+
+cdef extern from "cq_io.h" nogil:
     void cq_io_wake(int wake)
     uint64_t cq_io_now_ns()
 
 
 cdef extern from "cq_table.h" nogil:
-    cdef struct cq_shared_endpoint:
-        pass
-
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
         uint64_t rx_packets
@@ -120,8 +131,6 @@ cdef extern from "cq_table.h" nogil:
         cq_table *current
         size_t live_epochs
 
-    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
-    void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
     cq_slot *cq_table_find(const cq_table *table, uint32_t rx_index)
     int cq_table_add_peer(cq_tables *t, uint32_t *handle)
     int cq_table_remove_peer(cq_tables *t, uint32_t handle)
@@ -134,21 +143,35 @@ cdef extern from "cq_table.h" nogil:
     void cq_table_reclaim(cq_tables *t)
 
 
-cdef extern from "cq_plane.h" nogil:
+cdef extern from "cq_ring.h" nogil:
     enum:
-        CQ_DROP_COUNT
         CQ_RING_ENTRIES
+
+    cdef struct cq_ring_entry:
+        cq_endpoint from_ "from"
+        uint32_t length
+        uint8_t data[1]
+
+
+cdef extern from "cq_worker.h" nogil:
+    enum:
+        CQ_BUSY_POLL_US_MAX
+        CQ_DROP_COUNT
+        CQ_EVENT_FIRST_RECORD
+        CQ_EVENT_ROTATE_DUE
+        CQ_EVENT_ENDPOINT_MOVED
+        CQ_EVENT_KEY_EXPIRED
 
     cdef struct cq_drop_name:
         const char *direction
         const char *reason
 
-    const cq_drop_name cq_plane_drop_names[]
+    const cq_drop_name cq_drop_names[]
 
     ctypedef enum cq_drop "enum cq_drop":
         pass
 
-    cdef struct cq_plane_options:
+    cdef struct cq_worker_options:
         size_t workers
         const int *tun_fds
         const int *udp_fds
@@ -162,28 +185,27 @@ cdef extern from "cq_plane.h" nogil:
         bint udp_gro
         bint coalesce
         bint packing
-        unsigned max_segments
         uint64_t busy_poll_ns
 
-    cdef struct cq_ring_entry:
-        cq_endpoint from_ "from"
-        uint32_t length
-        uint8_t data[1]
-
-    cdef struct cq_plane_event:
-        uint32_t peer
-        uint32_t rx_index
-        uint32_t flags
-
-    cdef struct cq_plane:
-        cq_plane_options options
+    cdef struct cq_worker_shared:
+        cq_worker_options options
         cq_tables tables
         int event_fd
         bint segment_refused
         int failure
         const char *failure_what
 
-    cq_plane *cq_plane_new(const cq_plane_options *options)
+
+cdef extern from "cq_plane.h" nogil:
+    cdef struct cq_plane_event:
+        uint32_t peer
+        uint32_t rx_index
+        uint32_t flags
+
+    cdef struct cq_plane:
+        cq_worker_shared shared
+
+    cq_plane *cq_plane_new(const cq_worker_options *options)
     int cq_plane_start(cq_plane *plane)
     void cq_plane_stop(cq_plane *plane)
     void cq_plane_free(cq_plane *plane)

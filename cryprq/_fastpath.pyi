@@ -1,6 +1,6 @@
 """Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cryprq.address import Address
@@ -50,7 +50,7 @@ class PeerStats(NamedTuple):
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
 
-    All methods may be called from one thread (the event loop's); none blocks for longer than a swap of the snapshot.
+    All methods may be called from one thread (the event loop's); none blocks for longer than a swap of the table.
     Descriptors stay the caller's: the plane never closes them.
     """
 
@@ -63,7 +63,7 @@ class Plane:
         udp_fds: Sequence[int],
         *,
         mtu: int,
-        offloads: Collection[str],
+        offloads: Iterable[str],
         busy_poll_us: int = 0,
     ) -> None:
         """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet

@@ -22,16 +22,16 @@ from cryprq._csrc cimport *
 
 from cryprq.address import Address
 
-SUITE_AES_256_GCM = 1
-SUITE_CHACHA20_POLY1305 = 2
+SUITE_AES_256_GCM = CQ_SUITE_AES_256_GCM
+SUITE_CHACHA20_POLY1305 = CQ_SUITE_CHACHA20_POLY1305
 LANE_SECRET_SIZE = CQ_LANE_SECRET_SIZE
 LANES_MAX = CQ_LANES_MAX
 OFFLOADS = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
 
-EVENT_FIRST_RECORD = 1
-EVENT_ROTATE_DUE = 2
-EVENT_ENDPOINT_MOVED = 4
-EVENT_KEY_EXPIRED = 8
+EVENT_FIRST_RECORD = CQ_EVENT_FIRST_RECORD
+EVENT_ROTATE_DUE = CQ_EVENT_ROTATE_DUE
+EVENT_ENDPOINT_MOVED = CQ_EVENT_ENDPOINT_MOVED
+EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
@@ -40,9 +40,7 @@ PeerStats = namedtuple(
 )
 
 cdef enum:
-    EVENTS_MAX = 64
-    BUSY_POLL_US_MAX = 1000
-    MTU_MIN = 576  # what every IPv4 host can take (RFC 791)
+    EVENTS_MAX = 64  # told by one call of C, on the stack
 
 cdef bytes MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -240,7 +238,7 @@ cdef class Plane:
     cdef dict networks  # the parsed CIDRs of those routes
 
     def __cinit__(self, tun_fds, udp_fds, *, mtu, offloads, busy_poll_us=0):
-        cdef cq_plane_options o
+        cdef cq_worker_options o
         cdef int tun[CQ_LANES_MAX]
         cdef int udp[CQ_LANES_MAX]
         offloads = frozenset(offloads)
@@ -266,7 +264,7 @@ cdef class Plane:
         o.workers = len(tun_fds)
         o.tun_fds = tun
         o.udp_fds = udp
-        o.mtu = bounded(mtu, "MTU", MTU_MIN, CQ_SEND_MAX - CQ_OVERHEAD)
+        o.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
         o.vnet_hdr = "vnet_hdr" in offloads
         o.tso4 = "tso4" in offloads
         o.tso6 = "tso6" in offloads
@@ -275,7 +273,7 @@ cdef class Plane:
         o.udp_gro = "udp_gro" in offloads
         o.coalesce = "coalesce" in offloads
         o.packing = "packing" in offloads
-        o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, BUSY_POLL_US_MAX)
+        o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, CQ_BUSY_POLL_US_MAX)
         self.routes = []
         self.networks = {}
         self.plane = cq_plane_new(&o)
@@ -294,13 +292,13 @@ cdef class Plane:
         return self.plane
 
     cdef cq_peer *peer(self, handle) except NULL:
-        cdef cq_peer *peer = cq_table_peer(&self.live().tables, known(handle))
+        cdef cq_peer *peer = cq_table_peer(&self.live().shared.tables, known(handle))
         if peer is NULL:
             raise KeyError(handle)
         return peer
 
     cdef cq_slot *slot(self, rx_index) except NULL:
-        cdef cq_slot *slot = cq_table_find(self.live().tables.current, known(rx_index))
+        cdef cq_slot *slot = cq_table_find(self.live().shared.tables.current, known(rx_index))
         if slot is NULL:
             raise KeyError(rx_index)
         return slot
@@ -308,7 +306,7 @@ cdef class Plane:
     @property
     def event_fd(self):
         """Readable when ``events`` or ``quic_datagrams`` has something."""
-        return self.live().event_fd
+        return self.live().shared.event_fd
 
     def start(self):
         """Starts the workers."""
@@ -327,10 +325,10 @@ cdef class Plane:
         """Why a worker has died, or None while all run."""
         if self.plane is NULL:
             return "the data plane was stopped"
-        cdef int error = self.plane.failure
+        cdef int error = self.plane.shared.failure
         if error == 0:
             return None
-        cdef const char *what = self.plane.failure_what
+        cdef const char *what = self.plane.shared.failure_what
         name = what.decode() if what is not NULL else "a worker"
         return f"{name}: {os.strerror(error)}"
 
@@ -339,7 +337,7 @@ cdef class Plane:
     def add_peer(self):
         """A handle for a new peer, without routes, keys or endpoint."""
         cdef uint32_t handle
-        check(cq_table_add_peer(&self.live().tables, &handle), "add a peer")
+        check(cq_table_add_peer(&self.live().shared.tables, &handle), "add a peer")
         return handle
 
     def remove_peer(self, peer):
@@ -347,7 +345,7 @@ cdef class Plane:
         self.peer(peer)
         if any(owner == peer for _, owner in self.routes):
             self.set_routes([route for route in self.routes if route[1] != peer])
-        check(cq_table_remove_peer(&self.plane.tables, peer), "remove a peer")
+        check(cq_table_remove_peer(&self.plane.shared.tables, peer), "remove a peer")
 
     def set_routes(self, routes):
         """Replaces all allowed IPs."""
@@ -370,7 +368,7 @@ cdef class Plane:
                 entries[i].prefix = prefix
                 entries[i].value = owner
                 memcpy(entries[i].addr, <const char *>raw, len(raw))
-            rc = cq_table_set_routes(&self.plane.tables, entries, len(routes))
+            rc = cq_table_set_routes(&self.plane.shared.tables, entries, len(routes))
         finally:
             free(entries)
         check(rc, "set routes (is a network listed for two peers?)")
@@ -395,7 +393,7 @@ cdef class Plane:
 
     def install(
         self, peer, *, number, suite, rx_index, tx_index, tx_secrets, rx_secrets, lifetime,
-        records_soft=1 << 26, blocks_soft=1 << 34,
+        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT,
     ):
         """Adds an epoch, receive-only; both secrets are zero afterwards."""
         cdef cq_epoch_params p
@@ -423,15 +421,15 @@ cdef class Plane:
             if not 0 < seconds < 1e9:
                 raise ValueError("lifetime must be positive")
             p.expires_ns = cq_io_now_ns() + <uint64_t>(seconds * 1e9)
-            p.limits = cq_session_default_limits()
+            p.limits = cq_epoch_default_limits()
             p.limits.records_soft = min(bounded(records_soft, "records_soft", 0, 1 << 64), p.limits.records_soft)
             p.limits.blocks_soft = min(bounded(blocks_soft, "blocks_soft", 0, 1 << 64), p.limits.blocks_soft)
-            epoch = cq_session_new(&p, &rc)
+            epoch = cq_epoch_new(&p, &rc)
             if epoch is NULL:
                 check(rc, f"key epoch {number}")
-            rc = cq_table_install(&self.live().tables, handle, epoch)
+            rc = cq_table_install(&self.live().shared.tables, handle, epoch)
             if rc != CQ_OK:
-                cq_session_free(epoch)
+                cq_epoch_free(epoch)
                 check(rc, f"install receive index {rx_index}")
         finally:
             wipe_secrets(tx_secrets, &tx)
@@ -440,17 +438,17 @@ cdef class Plane:
     def activate(self, rx_index):
         """From now on records for the epoch's peer are sealed under this epoch."""
         self.slot(rx_index)
-        check(cq_table_activate(&self.plane.tables, rx_index), "activate an epoch")
+        check(cq_table_activate(&self.plane.shared.tables, rx_index), "activate an epoch")
 
     def promote(self, rx_index):
         """Makes it the newest promoted receive epoch of its peer."""
         self.slot(rx_index)
-        check(cq_table_promote(&self.plane.tables, rx_index), "promote an epoch")
+        check(cq_table_promote(&self.plane.shared.tables, rx_index), "promote an epoch")
 
     def remove(self, rx_index):
         """Wipes an epoch."""
         self.slot(rx_index)
-        check(cq_table_remove(&self.plane.tables, rx_index), "remove an epoch")
+        check(cq_table_remove(&self.plane.shared.tables, rx_index), "remove an epoch")
 
     def has(self, rx_index):
         """Whether an epoch is installed."""
@@ -486,7 +484,7 @@ cdef class Plane:
         cdef size_t worker
         cdef const cq_ring_entry *entry
         cdef list out = []
-        for worker in range(plane.options.workers):
+        for worker in range(plane.shared.options.workers):
             for _ in range(CQ_RING_ENTRIES):  # a worker may fill its ring faster than we empty it
                 entry = cq_plane_ring_peek(plane, worker)
                 if entry is NULL:
@@ -495,7 +493,7 @@ cdef class Plane:
                 out.append(Datagram(PyBytes_FromStringAndSize(<const char *>entry.data, entry.length), remote, local))
                 cq_plane_ring_pop(plane, worker)
             else:
-                cq_io_wake(plane.event_fd)
+                cq_io_wake(plane.shared.event_fd)
         return out
 
     def inject(self, data, remote, local):
@@ -512,7 +510,7 @@ cdef class Plane:
     def peer_stats(self, peer):
         """Counters and times of one peer."""
         cdef cq_peer *p = self.peer(peer)
-        cq_table_reclaim(&self.plane.tables)
+        cq_table_reclaim(&self.plane.shared.tables)
         return PeerStats(
             p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns
         )
@@ -534,16 +532,16 @@ cdef class Plane:
         cdef int i
         self.live()
         return {
-            (cq_plane_drop_names[i].direction.decode(), cq_plane_drop_names[i].reason.decode()):
+            (cq_drop_names[i].direction.decode(), cq_drop_names[i].reason.decode()):
                 cq_plane_drop_count(self.plane, <cq_drop>i)
             for i in range(CQ_DROP_COUNT)
         }
 
     def udp_segment_active(self):
         """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
-        return not self.live().segment_refused
+        return not self.live().shared.segment_refused
 
     def live_epochs(self):
         """Epochs whose keys are still in memory."""
-        cq_table_reclaim(&self.live().tables)
-        return self.plane.tables.live_epochs
+        cq_table_reclaim(&self.live().shared.tables)
+        return self.plane.shared.tables.live_epochs

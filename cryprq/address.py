@@ -5,10 +5,7 @@ import socket
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
 
-from cryprq.limits import SOURCE_PREFIX_IPV6
-
 _MAPPED: Final = "::ffff:"
-_PREFIX_BYTES_IPV6: Final = SOURCE_PREFIX_IPV6 // 8
 
 
 class Address(NamedTuple):
@@ -44,12 +41,6 @@ class Address(NamedTuple):
             return self.host, self.port
         host = self.host if self.is_ipv6 else _MAPPED + self.host
         return host, self.port, 0, self.scope
-
-    def source(self) -> bytes:
-        """What limits are counted by: the IPv4 address, or the first 64 bits of the IPv6 address (one subscriber)."""
-        if self.is_ipv6:
-            return socket.inet_pton(socket.AF_INET6, self.host)[:_PREFIX_BYTES_IPV6]
-        return socket.inet_pton(socket.AF_INET, self.host)
 
     def __str__(self) -> str:
         if not self.is_ipv6:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, Literal, Self, cast
 
-from cryprq.identity import PeerId
+from cryprq.peer_id import PeerId
 
 Protocol = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 

@@ -1,13 +1,11 @@
 /*
- * Which AEAD implementation serves a suite on this machine, and the wiping of secrets.
+ * Which AEAD implementation serves a suite on this machine.
  */
-#define _DEFAULT_SOURCE 1 /* explicit_bzero under -std=c11 */
+#include "cq_aead.h"
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
-
-#include "cq_aead.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -127,9 +125,9 @@ static void choose(void)
 const struct cq_aead_ops *cq_aead_select(uint8_t suite)
 {
     (void)pthread_once(&choose_once, choose);
-    return suite == CQ_SUITE_AES_256_GCM          ? aes_256_gcm
-           : suite == CQ_SUITE_CHACHA20_POLY1305 ? chacha20_poly1305
-                                                  : NULL;
+    if (suite == CQ_SUITE_AES_256_GCM)
+        return aes_256_gcm;
+    return suite == CQ_SUITE_CHACHA20_POLY1305 ? chacha20_poly1305 : NULL;
 }
 
 /* ---- keys ---- */
@@ -154,10 +152,4 @@ void cq_aead_wipe(struct cq_aead_key *key)
         key->ops->wipe(key);
     key->ops = NULL;
     key->state = NULL;
-}
-
-void cq_wipe(void *p, size_t n)
-{
-    if (n != 0)
-        explicit_bzero(p, n);
 }

@@ -33,9 +33,9 @@ struct cq_aead_key {
 extern const struct cq_aead_ops cq_aead_evp_aes_256_gcm;       /* cq_aead_evp.c, libcrypto's EVP */
 extern const struct cq_aead_ops cq_aead_evp_chacha20_poly1305; /* likewise */
 #if defined(__x86_64__)
-extern const struct cq_aead_ops cq_aead_vaes512_aes_256_gcm; /* cq_aead_vaes512.c: VAES, VPCLMULQDQ, AVX-512 */
-extern const struct cq_aead_ops cq_aead_vaes256_aes_256_gcm; /* cq_aead_vaes256.c: VAES, VPCLMULQDQ, AVX2 */
-extern const struct cq_aead_ops cq_aead_aesni_aes_256_gcm;   /* cq_aead_aesni.c: AES-NI, PCLMULQDQ, AVX */
+extern const struct cq_aead_ops cq_aead_vaes512_aes_256_gcm;      /* cq_aead_vaes512.c: VAES, VPCLMULQDQ, AVX-512 */
+extern const struct cq_aead_ops cq_aead_vaes256_aes_256_gcm;      /* cq_aead_vaes256.c: VAES, VPCLMULQDQ, AVX2 */
+extern const struct cq_aead_ops cq_aead_aesni_aes_256_gcm;        /* cq_aead_aesni.c: AES-NI, PCLMULQDQ, AVX */
 extern const struct cq_aead_ops cq_aead_avx512_chacha20_poly1305; /* cq_aead_avx512.c: AVX-512 with IFMA */
 #elif defined(__aarch64__)
 extern const struct cq_aead_ops cq_aead_armv8_aes_256_gcm; /* cq_aead_armv8.c: AES and PMULL of ARMv8 */
@@ -67,8 +67,5 @@ static inline int cq_aead_tags_equal(const uint8_t a[CQ_TAG_SIZE], const uint8_t
     memcpy(y, b, sizeof y);
     return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
-
-/* Overwrites n bytes so that the compiler cannot leave it out. */
-void cq_wipe(void *p, size_t n);
 
 #endif

@@ -23,14 +23,8 @@ GCM_FN V v_load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); 
 GCM_FN void v_store(uint8_t *p, V a) { _mm_storeu_si128((__m128i *)p, a); }
 GCM_FN V v_load_block(const uint8_t *p) { return v_load(p); }
 GCM_FN void v_store_block(uint8_t *p, V a) { v_store(p, a); }
-GCM_FN V v_load_part(const uint8_t *p, size_t n)
-{
-    return gcm_x86_load_part(p, n);
-}
-GCM_FN void v_store_part(uint8_t *p, size_t n, V a)
-{
-    gcm_x86_store_part(p, n, a);
-}
+GCM_FN V v_load_part(const uint8_t *p, size_t n) { return gcm_x86_load_part(p, n); }
+GCM_FN void v_store_part(uint8_t *p, size_t n, V a) { gcm_x86_store_part(p, n, a); }
 GCM_FN V v_keep(V a, size_t n) { return _mm_and_si128(a, v_load(gcm_x86_mask + 32 - n)); }
 
 GCM_FN V v_xor(V a, V b) { return _mm_xor_si128(a, b); }

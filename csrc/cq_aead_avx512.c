@@ -4,11 +4,12 @@
  * Poly1305 itself is cq_poly1305_ifma.h. Constant time: branches and addresses depend on lengths only, and on whether a
  * tag is right.
  */
+#include "cq_aead.h"
+#include "cq_wipe.h"
+
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
-
-#include "cq_aead.h"
 
 #if defined(__x86_64__)
 #include "cq_poly1305_ifma.h"
@@ -125,24 +126,12 @@ TARGET static void stream(struct state *s, const uint8_t nonce[CQ_IV_SIZE], uint
     const __m128i row = _mm_loadu_si128((const __m128i *)words);
 
     switch ((blocks + ROW_BLOCKS - 1) / ROW_BLOCKS) {
-    case 1:
-        stream_groups(s, row, 1);
-        break;
-    case 2:
-        stream_groups(s, row, 2);
-        break;
-    case 3:
-        stream_groups(s, row, 3);
-        break;
-    case 4:
-        stream_groups(s, row, 4);
-        break;
-    case 5:
-        stream_groups(s, row, 5);
-        break;
-    default:
-        stream_groups(s, row, 6);
-        break;
+    case 1: stream_groups(s, row, 1); break;
+    case 2: stream_groups(s, row, 2); break;
+    case 3: stream_groups(s, row, 3); break;
+    case 4: stream_groups(s, row, 4); break;
+    case 5: stream_groups(s, row, 5); break;
+    default: stream_groups(s, row, 6); break;
     }
 }
 
@@ -237,8 +226,8 @@ FN void crypt(struct state *s, const uint8_t nonce[CQ_IV_SIZE], const uint8_t *a
         blocks = 0;
     }
     const __mmask8 lane = _mm512_cmpeq_epi64_mask(POLY_ORDER, _mm512_set1_epi64(blocks));
-    struct poly_numbers lengths = poly_split(_mm512_maskz_set1_epi64(lane, (long long)aad_len),
-                                             _mm512_maskz_set1_epi64(lane, (long long)n));
+    struct poly_numbers lengths =
+        poly_split(_mm512_maskz_set1_epi64(lane, (long long)aad_len), _mm512_maskz_set1_epi64(lane, (long long)n));
     lengths.limb[2] = _mm512_or_si512(lengths.limb[2], poly_ends(blocks, blocks + 1));
     poly_finish(&s->poly, sums, poly_add(last, lengths), blocks + 1, tag);
 }
@@ -285,8 +274,7 @@ static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_SIZE])
 
 static void wipe(struct cq_aead_key *key)
 {
-    cq_wipe(key->state, sizeof(struct state));
-    free(key->state);
+    cq_wipe_free(key->state, sizeof(struct state));
     key->state = NULL;
 }
 

@@ -6,6 +6,9 @@
  * direction and nonce (and, to open, the tag), one update for the additional data, one for the payload, and the
  * final. Both ciphers run the same key schedule in both directions, so one context serves both.
  */
+#include "cq_aead.h"
+#include "cq_wipe.h"
+
 #include <limits.h>
 #include <pthread.h>
 
@@ -13,8 +16,6 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
-
-#include "cq_aead.h"
 
 /* Fetched at the first key and kept for the life of the process. */
 static pthread_once_t fetch_once = PTHREAD_ONCE_INIT;
@@ -109,14 +110,13 @@ static int evp_open(struct cq_aead_key *key, const uint8_t nonce[CQ_IV_SIZE], co
     /* libcrypto compares the tags in constant time here. */
     if (!EVP_CipherFinal_ex(ctx, rest, &len)) {
         /* What was decrypted before the tag was known to be wrong goes nowhere. */
-        if (n != 0)
-            memset(out, 0, n);
+        cq_wipe(out, n);
         return failed(CQ_E_AUTH);
     }
     return len == 0 ? CQ_OK : CQ_E_CRYPTO;
 }
 
-/* libcrypto's providers clear the key schedule when they free it (OPENSSL_clear_free); test_session_wipe.c looks. */
+/* libcrypto's providers clear the key schedule when they free it (OPENSSL_clear_free); test_epoch_wipe.c looks. */
 static void evp_wipe(struct cq_aead_key *key)
 {
     EVP_CIPHER_CTX_free(key->state);

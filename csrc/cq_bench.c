@@ -1,15 +1,17 @@
+#define _POSIX_C_SOURCE 200809L /* clock_gettime under -std=c11 */
 #include "cq_bench.h"
+#include "cq_coalesce.h"
+#include "cq_replay.h"
+#include "cq_route.h"
+#include "cq_split.h"
 
 #include <stdlib.h>
 #include <time.h>
 
-#include "cq_offload.h"
-#include "cq_replay.h"
-#include "cq_route.h"
-
-#define RECORDS 64u /* in turn: with their headers more than the first cache holds, as in a node's batches */
-#define SEGMENTS 44u /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
-#define HEADERS 40u  /* IPv4 and TCP */
+#define RECORDS 64u           /* in turn: with their headers more than the first cache holds, as in a node's batches */
+#define SEGMENTS 44u          /* packets of a super-packet; 44 of 1,420 bytes are what one TUN read brings at most */
+#define HEADERS 40u           /* IPv4 and TCP */
+#define PREFIXES_MAX 1000000u /* beyond any node's: some 20 MB of table */
 
 static uint64_t now_ns(void)
 {
@@ -82,10 +84,10 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
     enum { ADDRESSES = 1024 };
     uint64_t state = 88172645463325252u;
     uint32_t sum = 0;
-    if (prefixes < 1 || prefixes > 1000000)
+    if (prefixes < 1 || prefixes > PREFIXES_MAX)
         return CQ_E_ARGUMENT;
     struct cq_route_entry *entries = calloc(prefixes, sizeof *entries);
-    uint8_t(*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
+    uint8_t (*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
     struct cq_route_table *table = NULL;
     int rc = CQ_E_MEMORY;
     if (entries != NULL && addresses != NULL) {
@@ -123,7 +125,7 @@ static void write_headers(uint8_t *p, size_t length, unsigned i, size_t payload)
     memcpy(p, ip, sizeof ip);
     cq_put16(p + 2, (uint16_t)length);
     cq_put16(p + 4, (uint16_t)i);
-    cq_put16(p + 10, (uint16_t)~cq_offload_fold(cq_offload_sum(p, 20, 0)));
+    cq_put16(p + 10, (uint16_t)~cq_checksum_fold(cq_checksum_add(p, 20, 0)));
     memset(p + 20, 0, 20);
     cq_put32(p + 20, 0x12345678); /* ports */
     cq_put32(p + 24, (uint32_t)(i * payload));
@@ -141,8 +143,11 @@ static void discard(void *arg, const struct iovec *iov, int iovcnt, unsigned pac
 static int bench_split(size_t size, unsigned count, double *ns)
 {
     const size_t payload = size - HEADERS, length = HEADERS + SEGMENTS * payload;
-    const struct cq_vnet vnet = {.flags = 1, .gso_type = 1, .gso_size = (uint16_t)payload, .csum_start = 20,
-                                 .csum_offset = 16};
+    const struct cq_vnet vnet = {.flags = CQ_VNET_NEEDS_CSUM,
+                                 .gso_type = CQ_GSO_TCPV4,
+                                 .gso_size = (uint16_t)payload,
+                                 .csum_start = 20,
+                                 .csum_offset = CQ_TCP_CHECKSUM};
     struct cq_split split;
     uint8_t *packet = calloc(1, length), *segment;
     size_t n;
@@ -153,8 +158,8 @@ static int bench_split(size_t size, unsigned count, double *ns)
     uint64_t start = now_ns();
     while (rc == CQ_OK && done < count) {
         write_headers(packet, length, 0, payload);
-        rc = cq_offload_split_init(&split, &vnet, packet, length);
-        while (rc == CQ_OK && cq_offload_split_next(&split, &segment, &n))
+        rc = cq_split_init(&split, &vnet, packet, length);
+        while (rc == CQ_OK && cq_split_next(&split, &segment, &n))
             done++;
     }
     *ns = (double)(now_ns() - start) / (done ? done : 1);
@@ -164,10 +169,14 @@ static int bench_split(size_t size, unsigned count, double *ns)
 
 static int bench_coalesce(size_t size, unsigned count, double *ns)
 {
-    const struct cq_coalesce_options options = {.tcp4 = true, .tcp6 = true, .uso = true, .vnet = true,
-                                                .max_size = 65535, .max_segments = 64};
+    const struct cq_coalesce_options options = {.tcp4 = true,
+                                                .tcp6 = true,
+                                                .uso = true,
+                                                .vnet = true,
+                                                .max_size = CQ_COALESCE_SIZE_MAX,
+                                                .max_segments = SEGMENTS};
     unsigned done = 0;
-    struct cq_coalesce *c = cq_offload_coalesce_new(&options, discard, &done);
+    struct cq_coalesce *c = cq_coalesce_new(&options, discard, &done);
     uint8_t *packets = calloc(SEGMENTS, size);
     int rc = c == NULL || packets == NULL ? CQ_E_MEMORY : CQ_OK;
     uint64_t start = now_ns();
@@ -176,34 +185,28 @@ static int bench_coalesce(size_t size, unsigned count, double *ns)
     while (rc == CQ_OK && done < count) {
         write_headers(packets, size, 0, size - HEADERS); /* the last round changed it */
         for (unsigned i = 0; i < SEGMENTS; i++)
-            cq_offload_coalesce_add(c, packets + i * size, size, true);
-        cq_offload_coalesce_flush(c);
+            cq_coalesce_add(c, packets + i * size, size, true);
+        cq_coalesce_flush(c);
     }
     *ns = (double)(now_ns() - start) / (done ? done : 1);
-    cq_offload_coalesce_free(c);
+    cq_coalesce_free(c);
     free(packets);
     return rc;
 }
 
 int cq_bench_run(enum cq_bench_op op, const struct cq_aead_ops *ops, size_t size, unsigned count, double *ns)
 {
-    const bool fits = size > HEADERS && HEADERS + SEGMENTS * (size - HEADERS) <= 65535;
+    const bool fits = size > HEADERS && HEADERS + SEGMENTS * (size - HEADERS) <= CQ_COALESCE_SIZE_MAX;
     if (count == 0)
         return CQ_E_ARGUMENT;
     switch (op) {
     case CQ_BENCH_SEAL:
-    case CQ_BENCH_OPEN:
-        return bench_aead(op == CQ_BENCH_OPEN, ops, size, count, ns);
-    case CQ_BENCH_REPLAY:
-        return bench_replay(count, ns);
-    case CQ_BENCH_ROUTE4:
-        return bench_route(4, size, count, ns);
-    case CQ_BENCH_ROUTE6:
-        return bench_route(6, size, count, ns);
-    case CQ_BENCH_SPLIT:
-        return fits ? bench_split(size, count, ns) : CQ_E_ARGUMENT;
-    case CQ_BENCH_COALESCE:
-        return fits ? bench_coalesce(size, count, ns) : CQ_E_ARGUMENT;
+    case CQ_BENCH_OPEN: return bench_aead(op == CQ_BENCH_OPEN, ops, size, count, ns);
+    case CQ_BENCH_REPLAY: return bench_replay(count, ns);
+    case CQ_BENCH_ROUTE4: return bench_route(4, size, count, ns);
+    case CQ_BENCH_ROUTE6: return bench_route(6, size, count, ns);
+    case CQ_BENCH_SPLIT: return fits ? bench_split(size, count, ns) : CQ_E_ARGUMENT;
+    case CQ_BENCH_COALESCE: return fits ? bench_coalesce(size, count, ns) : CQ_E_ARGUMENT;
     }
     return CQ_E_ARGUMENT;
 }

@@ -33,8 +33,7 @@ void cq_endpoint_write(struct cq_shared_endpoint *s, const struct cq_endpoint *v
     pthread_mutex_unlock(&s->writer);
 }
 
-bool cq_endpoint_replace(struct cq_shared_endpoint *s, const struct cq_endpoint *read,
-                         const struct cq_endpoint *value)
+bool cq_endpoint_replace(struct cq_shared_endpoint *s, const struct cq_endpoint *read, const struct cq_endpoint *value)
 {
     struct cq_endpoint current;
     if (pthread_mutex_trylock(&s->writer) != 0)

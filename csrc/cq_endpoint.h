@@ -1,13 +1,41 @@
 /*
- * Where a peer is, shared by the workers that send there, those that hear it move, and the control thread.
+ * Where a peer is, and how the workers that send there, those that hear it move and the control thread share that.
  */
 #ifndef CQ_ENDPOINT_H
 #define CQ_ENDPOINT_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
-#include "cq_io.h"
+/* A UDP address; IPv4 is kept IPv4-mapped, so that one comparison serves both families. */
+struct cq_address {
+    uint8_t host[16];
+    uint32_t scope; /* interface index for link-local addresses, else 0 */
+    uint16_t port;
+    uint8_t family; /* 4, 6, or 0 for none */
+    uint8_t reserved;
+};
+
+/* Which local address datagrams to a peer leave from. */
+enum cq_source {
+    CQ_SOURCE_KERNEL = 0,    /* the kernel's choice, always: we dialled, and may roam */
+    CQ_SOURCE_PINNED = 1,    /* the one that the peer's datagrams come to */
+    CQ_SOURCE_FORGOTTEN = 2, /* that one was refused: the kernel's choice until the peer uses another path */
+};
+
+/* Where a peer is: its address, and the local address that it knows us by. */
+struct cq_endpoint {
+    struct cq_address remote;
+    uint8_t local[16];    /* also kept when forgotten, so that the next datagram to it does not pin it again */
+    uint32_t local_scope; /* interface index, only for a link-local source */
+    uint32_t source;      /* enum cq_source */
+};
+
+static_assert(sizeof(struct cq_endpoint) == 48, "endpoints are copied in 64-bit words");
 
 #define CQ_ENDPOINT_WORDS (sizeof(struct cq_endpoint) / 8)
 

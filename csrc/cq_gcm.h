@@ -10,15 +10,16 @@
 #include <stdlib.h>
 
 #include "cq_aead.h"
+#include "cq_wipe.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the kernels are written for little-endian machines"
 #endif
 
 enum {
-    GCM_BLOCK = 16,       /* bytes */
-    GCM_ROUNDS = 14,      /* of AES-256 */
-    GCM_KEY_WORDS = 8,    /* 32 bits each */
+    GCM_BLOCK = 16,    /* bytes */
+    GCM_ROUNDS = 14,   /* of AES-256 */
+    GCM_KEY_WORDS = 8, /* 32 bits each */
     GCM_SCHEDULE_WORDS = 4 * (GCM_ROUNDS + 1),
 };
 

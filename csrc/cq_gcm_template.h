@@ -32,11 +32,11 @@
  */
 
 enum {
-    GROUP = WIDTH * LANES,      /* blocks */
-    POWERS = SPAN * GROUP + 2,  /* for a span, the block of lengths and that of the additional data */
-    ROWS = POWERS + LANES - 1,  /* and, for the lanes of a last vector that hold no block, anything */
-    COUNTERS = 128,             /* whose first round is kept: enough for a packet of 2,000 bytes */
-    START_ROWS = COUNTERS + 2,  /* from row 2 on: so counter 2, of a text's first block, is at a multiple of 64 bytes */
+    GROUP = WIDTH * LANES,     /* blocks */
+    POWERS = SPAN * GROUP + 2, /* for a span, the block of lengths and that of the additional data */
+    ROWS = POWERS + LANES - 1, /* and, for the lanes of a last vector that hold no block, anything */
+    COUNTERS = 128,            /* whose first round is kept: enough for a packet of 2,000 bytes */
+    START_ROWS = COUNTERS + 2, /* from row 2 on: so counter 2, of a text's first block, is at a multiple of 64 bytes */
 };
 
 static const size_t group_size = (size_t)GROUP * GCM_BLOCK;
@@ -214,10 +214,10 @@ GCM_FN void last_group(const struct state *s, struct run *run, size_t n, bool se
     uint8_t *out = run->out + whole;
 
     switch (count) {
-#define LAST_VECTORS(n)                                                                                              \
-    case n:                                                                                                          \
-        if (n <= WIDTH)                                                                                              \
-            last_vectors(s, run, &end, n <= WIDTH ? n : 0, sealing, hashing);                                        \
+#define LAST_VECTORS(n)                                                                                                \
+    case n:                                                                                                            \
+        if (n <= WIDTH)                                                                                                \
+            last_vectors(s, run, &end, n <= WIDTH ? n : 0, sealing, hashing);                                          \
         break;
         LAST_VECTORS(0)
         LAST_VECTORS(1)
@@ -229,8 +229,7 @@ GCM_FN void last_group(const struct state *s, struct run *run, size_t n, bool se
         LAST_VECTORS(7)
         LAST_VECTORS(8)
 #undef LAST_VECTORS
-    default:
-        __builtin_unreachable();
+    default: __builtin_unreachable();
     }
     v_store_part(out, end.size, end.part);
     v_store_block(tag, end.tag);
@@ -327,7 +326,6 @@ GCM_TARGET static int init(struct cq_aead_key *key, const uint8_t secret[CQ_KEY_
 
 static void wipe(struct cq_aead_key *key)
 {
-    cq_wipe(key->state, sizeof(struct state));
-    free(key->state);
+    cq_wipe_free(key->state, sizeof(struct state));
     key->state = NULL;
 }

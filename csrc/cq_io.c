@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "cq_io.h"
-
-#include "cq_aead.h"
+#include "cq_wipe.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,6 +9,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -22,15 +22,24 @@
 #define UDP_GRO 104
 #endif
 
-#define SEND_EACH_CHUNK 64 /* datagrams per sendmmsg */
+/* UDP_MAX_SEGMENTS of the kernel's <linux/udp.h>, which it does not show */
+#define SEGMENTS_MAX 128
+#define SEGMENTS_MAX_BEFORE_6_9 64
+
+#define SEND_EACH_CHUNK 64 /* datagrams per sendmmsg: their headers are on the stack */
+#define PAGE 4096u         /* batches begin at one */
 
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 /* Room for the largest set of control messages that is asked for: PKTINFO of one family and UDP_GRO. */
+enum {
+    CONTROL_SIZE = CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
+        CMSG_SPACE(sizeof(int)),
+};
+
 union control {
     struct cmsghdr align;
-    char space[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-               CMSG_SPACE(sizeof(int))];
+    char space[CONTROL_SIZE];
 };
 
 union sockaddr_any {
@@ -102,7 +111,7 @@ struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size)
         return NULL;
     b->count = count;
     b->size = size;
-    b->memory = aligned_alloc(4096, ((size_t)count * size + 4095) & ~(size_t)4095);
+    b->memory = aligned_alloc(PAGE, ((size_t)count * size + PAGE - 1) & ~(size_t)(PAGE - 1));
     b->headers = calloc(count, sizeof *b->headers);
     b->iov = calloc(count, sizeof *b->iov);
     b->names = calloc(count, sizeof *b->names);
@@ -123,9 +132,7 @@ void cq_io_batch_free(struct cq_udp_batch *b)
 {
     if (b == NULL)
         return;
-    if (b->memory != NULL)
-        cq_wipe(b->memory, b->count * b->size);
-    free(b->memory);
+    cq_wipe_free(b->memory, b->count * b->size);
     free(b->headers);
     free(b->iov);
     free(b->names);
@@ -149,7 +156,7 @@ int cq_io_receive(int fd, struct cq_udp_batch *b)
     while (n < 0 && errno == EINTR);
     if (n >= 0)
         return n;
-    return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    return errno == EAGAIN ? 0 : -errno;
 }
 
 void cq_io_message(struct cq_udp_batch *b, unsigned i, struct cq_udp_message *m)
@@ -288,7 +295,7 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
         n = has_vnet ? readv(fd, iov, 2) : read(fd, packet, size);
     while (n < 0 && errno == EINTR);
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+        return errno == EAGAIN ? 0 : -errno;
     if (!has_vnet)
         return n;
     return n > (ssize_t)sizeof *vnet ? n - (ssize_t)sizeof *vnet : -EBADMSG;
@@ -311,8 +318,8 @@ int cq_io_wait(int fd, int wake, int timeout_ms)
         return -errno;
     if (p[1].revents & POLLIN) {
         uint64_t count;
-        if (read(wake, &count, sizeof count) < 0 && errno != EAGAIN)
-            return -errno;
+        ssize_t n = read(wake, &count, sizeof count); /* only this worker reads it: it cannot have become empty */
+        (void)n;
     }
     return 0;
 }
@@ -337,8 +344,8 @@ unsigned cq_io_max_segments(void)
     struct utsname u;
     unsigned major, minor;
     if (uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 9)))
-        return 128;
-    return 64;
+        return SEGMENTS_MAX;
+    return SEGMENTS_MAX_BEFORE_6_9;
 }
 
 uint64_t cq_io_now_ns(void)

@@ -9,33 +9,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "cq_offload.h"
-
-/* A UDP address; IPv4 is kept IPv4-mapped, so that one comparison serves both families. */
-struct cq_address {
-    uint8_t host[16];
-    uint32_t scope; /* interface index for link-local addresses, else 0 */
-    uint16_t port;
-    uint8_t family; /* 4, 6, or 0 for none */
-    uint8_t reserved;
-};
-
-/* Which local address datagrams to a peer leave from. */
-enum cq_source {
-    CQ_SOURCE_KERNEL = 0,    /* the kernel's choice, always: we dialled, and may roam */
-    CQ_SOURCE_PINNED = 1,    /* the one that the peer's datagrams come to */
-    CQ_SOURCE_FORGOTTEN = 2, /* that one was refused: the kernel's choice until the peer uses another path */
-};
-
-/* Where a peer is: its address, and the local address that it knows us by. */
-struct cq_endpoint {
-    struct cq_address remote;
-    uint8_t local[16];    /* also kept when forgotten, so that the next datagram to it does not pin it again */
-    uint32_t local_scope; /* interface index, only for a link-local source */
-    uint32_t source;      /* enum cq_source */
-};
-
-static_assert(sizeof(struct cq_endpoint) == 48, "endpoints are copied in 64-bit words");
+#include "cq_endpoint.h"
+#include "cq_vnet.h"
 
 /* ---- UDP in ---- */
 

@@ -50,10 +50,7 @@ POLY_FN struct poly_numbers poly_zero(void)
     return (struct poly_numbers){{zero, zero, zero}};
 }
 
-POLY_FN __m512i poly_times20(__m512i a)
-{
-    return _mm512_add_epi64(_mm512_slli_epi64(a, 4), _mm512_slli_epi64(a, 2));
-}
+POLY_FN __m512i poly_times20(__m512i a) { return _mm512_add_epi64(_mm512_slli_epi64(a, 4), _mm512_slli_epi64(a, 2)); }
 
 POLY_FN struct poly_factors poly_factors(struct poly_numbers r)
 {

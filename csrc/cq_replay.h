@@ -9,7 +9,8 @@
 
 #include "cq_wire.h"
 
-#define CQ_REPLAY_WORDS 256u /* 16,384 bits; the guaranteed window is one word shorter and at least 8,192 records */
+/* Twice what the protocol asks for, at 2 KiB a lane. The window that is guaranteed is one word shorter. */
+#define CQ_REPLAY_WORDS 256u
 #define CQ_REPLAY_WINDOW ((CQ_REPLAY_WORDS - 1u) * 64u)
 
 struct cq_replay {
@@ -25,7 +26,7 @@ int cq_replay_check(const struct cq_replay *w, uint64_t counter);
 /* Marks counter as seen. CQ_OK, or CQ_E_REPLAY as check() would say (then nothing changed). */
 int cq_replay_advance(struct cq_replay *w, uint64_t counter);
 
-static_assert(CQ_REPLAY_WINDOW >= 8192, "the protocol asks for a window of at least 8192 records");
+static_assert(CQ_REPLAY_WINDOW >= CQ_REPLAY_WINDOW_MIN, "the protocol asks for more");
 static_assert((CQ_REPLAY_WORDS & (CQ_REPLAY_WORDS - 1)) == 0, "the ring index is a mask");
 
 #endif

@@ -6,9 +6,9 @@
  * first addresses. So memory is linear whatever the prefixes are (a trie of IPv6 hosts is not), and a lookup among a
  * few thousand prefixes touches a dozen words.
  */
-#include <stdlib.h>
-
 #include "cq_route.h"
+
+#include <stdlib.h>
 
 __extension__ typedef unsigned __int128 address; /* in host order; IPv4 uses the low 32 bits */
 
@@ -21,6 +21,8 @@ struct cq_route_table {
 };
 
 /* ---- building ---- */
+
+#define LENGTHS 129 /* of prefixes, 0 to 128: as many may be open at once */
 
 struct prefix {
     address first, last;
@@ -84,7 +86,7 @@ static void ranges_add(struct ranges *r, address first, uint32_t value)
 /* Prefixes are nested or disjoint, never overlapping in part: the open ones are a stack, at most one per length. */
 static int ranges_build(struct ranges *r, struct prefix *prefixes, size_t count, address max)
 {
-    const struct prefix *open[129 + 1];
+    const struct prefix *open[LENGTHS];
     size_t depth = 0;
 
     qsort(prefixes, count, sizeof *prefixes, prefix_compare);

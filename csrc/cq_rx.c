@@ -1,22 +1,33 @@
 /*
- * The rx worker: UDP to TUN.
+ * The rx worker: UDP to TUN. A packet's way, which is also the order of this file:
  *
- * One receive brings up to a batch of GRO messages. Every record in it is opened in place; the packets inside stay
- * where they are, and consecutive ones of a flow are written to the TUN as one super-packet before the buffers are
- * used again.
+ *   1. receive One receive brings up to a batch of messages, each of which may be many datagrams that GRO merged.
+ *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
+ *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
+ *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
+ *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer.
+ *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
+ *              latest before the buffers are used again.
+ *
+ * Socket, TUN queue, batch, coalescer and the ring's producing end are the worker's own. One lock is taken, that of a
+ * receive lane, in cq_epoch_open: another worker may hold it where GRO gave it records of this lane. The table cannot
+ * change while it is announced, which it is for one batch. A peer's endpoint is behind a sequence lock, whose writers
+ * give way to each other. Counters and events are atomics; those of packets are added up before they touch them.
  */
-#include "cq_plane.h"
+#include "cq_rx.h"
+#include "cq_coalesce.h"
+#include "cq_io.h"
+#include "cq_packet.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-#define GRO_MESSAGES 8 /* of up to 64 KiB each: more would push one another out of the cache */
-#define PLAIN_MESSAGES 64
-#define PLAIN_MESSAGE_SIZE 4096u
-#define ERROR_WAIT_MS 5 /* after a failed receive */
+#define GRO_MESSAGES 8           /* of up to 64 KiB each: more would push one another out of the cache */
+#define PLAIN_MESSAGES 64        /* without GRO, a message is one datagram */
+#define PLAIN_MESSAGE_SIZE 4096u /* at least: a peer may have a larger MTU than we */
+#define SUPER_SEGMENTS_MAX 64u   /* in a super-packet: as many as the kernel's own GRO merges of UDP */
+#define ERROR_WAIT_MS 5          /* after a failed receive: what passes by itself needs no haste */
 
 /* Counters of consecutive records of one peer, added up before they touch the shared ones. */
 struct tally {
@@ -25,34 +36,196 @@ struct tally {
 };
 
 struct cq_rx {
-    struct cq_plane *plane;
-    size_t worker;
-    int tun, udp, wake;
+    struct cq_worker worker;
+    int tun, udp;
     uint64_t now_ns;
-    struct cq_table *table;
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
     struct tally tally;
     struct cq_slot *heard; /* by a record of this message: all of a message comes by one path */
     struct cq_ring ring;
-    struct cq_drops drops;
 };
 
-/* ---- to the TUN ---- */
+/* What a stage calls of a later one. */
+static void message(struct cq_rx *rx, const struct cq_udp_message *m);
+static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from);
+static void hear(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest);
+static void settle(struct cq_rx *rx);
+static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched);
 
-static void write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+/* ---- 1. receive ---- */
+
+static void begin_batch(struct cq_rx *rx)
 {
-    struct cq_rx *rx = arg;
-    ssize_t n;
-    do
-        n = writev(rx->tun, iov, iovcnt);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        cq_drops_add(&rx->drops, CQ_DROP_RX_TUN_WRITE, packets);
+    cq_worker_begin(&rx->worker); /* after the receive: the newest keys are in it */
+    rx->now_ns = cq_io_now_ns();
 }
 
-/* ---- accounting ---- */
+static void end_batch(struct cq_rx *rx)
+{
+    cq_coalesce_flush(rx->coalesce);
+    settle(rx);
+    cq_worker_end(&rx->worker);
+}
 
+/* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
+static bool is_fatal(int error) { return error == EBADF || error == ENOTSOCK; }
+
+void *cq_rx_run(void *arg)
+{
+    struct cq_rx *rx = arg;
+    struct cq_worker_shared *shared = rx->worker.shared;
+    uint64_t linger_until = 0;
+    while (!atomic_load(&shared->stopping)) {
+        int n = cq_io_receive(rx->udp, rx->batch);
+        if (n == 0 && !cq_io_linger(linger_until))
+            n = cq_io_wait(rx->udp, rx->worker.wake, -1);
+        if (n < 0 && !is_fatal(-n))
+            n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
+        if (n < 0) {
+            cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);
+            break;
+        }
+        if (n == 0)
+            continue;
+        begin_batch(rx);
+        for (int i = 0; i < n; i++) {
+            struct cq_udp_message m;
+            cq_io_message(rx->batch, (unsigned)i, &m);
+            message(rx, &m);
+        }
+        end_batch(rx);
+        linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
+    }
+    return NULL;
+}
+
+void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct cq_endpoint *from)
+{
+    begin_batch(rx);
+    rx->heard = NULL;
+    record(rx, data, length, from);
+    end_batch(rx);
+}
+
+/* ---- 2. part ---- */
+
+static void to_control(struct cq_rx *rx, const uint8_t *data, size_t n, const struct cq_endpoint *from)
+{
+    if (cq_ring_push(&rx->ring, from, data, n))
+        cq_io_wake(rx->worker.shared->event_fd);
+    else
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_CONTROL_QUEUE, 1);
+}
+
+static void message(struct cq_rx *rx, const struct cq_udp_message *m)
+{
+    if (m->truncated) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_TRUNCATED, 1);
+        return;
+    }
+    if (m->length == 0) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_SHORT, 1);
+        return;
+    }
+    rx->heard = NULL;
+    for (size_t at = 0; at < m->length; at += m->segment) {
+        size_t n = m->length - at < m->segment ? m->length - at : m->segment;
+        if (m->data[at] >= CQ_QUIC_FIRST_BYTE) /* GRO merges by addresses and length: QUIC can stand among records */
+            to_control(rx, m->data + at, n, &m->from);
+        else
+            record(rx, m->data + at, n, &m->from);
+    }
+}
+
+/* ---- 3. open ---- */
+
+/* The epoch that a record is for, if its header is one that the peer may send; else NULL, and the drop is counted. */
+static struct cq_slot *slot_of(struct cq_rx *rx, const struct cq_header *h)
+{
+    if (h->type != CQ_RECORD_TYPE || (h->flags & ~CQ_FLAGS_KNOWN) != 0 || h->lane >= CQ_LANES_MAX) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_HEADER, 1);
+        return NULL;
+    }
+    struct cq_slot *slot = cq_table_find(rx->worker.table, h->index);
+    if (slot == NULL) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_UNKNOWN_INDEX, 1);
+        return NULL;
+    }
+    if (h->lane >= slot->epoch->rx_lanes) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_HEADER, 1);
+        return NULL;
+    }
+    return slot;
+}
+
+static enum cq_drop reason_of(int error)
+{
+    return error == CQ_E_REPLAY ? CQ_DROP_RX_REPLAY : error == CQ_E_LIMIT ? CQ_DROP_RX_KEY_LIMIT : CQ_DROP_RX_AUTH;
+}
+
+static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from)
+{
+    if (n < CQ_OVERHEAD) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_SHORT, 1);
+        return;
+    }
+    const struct cq_header h = cq_wire_read_header(data);
+    struct cq_slot *slot = slot_of(rx, &h);
+    if (slot == NULL)
+        return;
+    if (rx->now_ns >= slot->epoch->expires_ns) {
+        cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_KEY_EXPIRED);
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_KEY_LIMIT, 1);
+        return;
+    }
+    bool newest;
+    int rc = cq_epoch_open(slot->epoch, &h, data, n, &newest);
+    if (rc != CQ_OK) {
+        cq_worker_drop(&rx->worker, reason_of(rc), 1);
+        return;
+    }
+    hear(rx, slot, from, newest);
+    deliver(rx, slot->peer, data + CQ_HEADER_SIZE, n - CQ_OVERHEAD, (h.flags & CQ_FLAG_VOUCHED) != 0);
+}
+
+/* ---- 4. hear ---- */
+
+/* A record that raised the highest counter of its lane came by this path. */
+static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from)
+{
+    struct cq_endpoint known, next;
+    if (from->remote.port == 0) /* nothing can be sent to port 0 */
+        return;
+    if (rx->worker.table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
+        cq_endpoint_read(&slot->path, &known);
+        (void)cq_endpoint_replace(&slot->path, &known, from);
+        return;
+    }
+    cq_endpoint_read(&slot->peer->endpoint, &known);
+    if (!cq_endpoint_follow(&known, from, &next) || !cq_endpoint_replace(&slot->peer->endpoint, &known, &next))
+        return;
+    if (memcmp(&known.remote, &next.remote, sizeof known.remote) != 0)
+        cq_worker_raise_peer(&rx->worker, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
+}
+
+static void hear(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest)
+{
+    if (rx->tally.peer != slot->peer) {
+        settle(rx);
+        rx->tally.peer = slot->peer;
+    }
+    if (newest && rx->heard != slot) {
+        note_path(rx, slot, from);
+        rx->heard = slot;
+    }
+    if (!atomic_load_explicit(&slot->seen, memory_order_relaxed) && !atomic_exchange(&slot->seen, true))
+        cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_FIRST_RECORD);
+    if (atomic_load_explicit(&slot->epoch->soft_limit, memory_order_relaxed))
+        cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_ROTATE_DUE);
+}
+
+/* Adds the tally to the counters of its peer. */
 static void settle(struct cq_rx *rx)
 {
     struct cq_peer *peer = rx->tally.peer;
@@ -64,232 +237,99 @@ static void settle(struct cq_rx *rx)
     rx->tally = (struct tally){0};
 }
 
-/* A record that raised the highest counter of its lane came by this path. */
-static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from)
+/* ---- 5. check ---- */
+
+/* Of an in-band message with its header, or 0 if it is not whole. */
+static size_t message_length(const uint8_t *p, size_t n)
 {
-    struct cq_endpoint known, next;
-    if (from->remote.port == 0) /* nothing can be sent to port 0 */
-        return;
-    if (rx->table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
-        cq_endpoint_read(&slot->path, &known);
-        (void)cq_endpoint_replace(&slot->path, &known, from);
-        return;
-    }
-    cq_endpoint_read(&slot->peer->endpoint, &known);
-    if (!cq_endpoint_follow(&known, from, &next) || !cq_endpoint_replace(&slot->peer->endpoint, &known, &next))
-        return;
-    if (memcmp(&known.remote, &next.remote, sizeof known.remote) != 0)
-        cq_plane_raise_peer(rx->plane, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
+    if (n < CQ_MESSAGE_HEADER_SIZE)
+        return 0;
+    size_t length = CQ_MESSAGE_HEADER_SIZE + (size_t)cq_get16(p + 1);
+    return length <= n ? length : 0;
 }
 
-/* ---- one record ---- */
-
-static void deliver(struct cq_rx *rx, struct cq_slot *slot, uint8_t *payload, size_t n, bool vouched)
+static void packet(struct cq_rx *rx, struct cq_peer *peer, uint8_t *p, size_t n, bool vouched)
 {
-    const uint32_t handle = slot->peer->handle;
-    const struct cq_route_table *routes = rx->table->routes->table;
-    while (n > 0 && payload[0] >> 4 != 0) { /* a first nibble of 0 is padding */
-        uint8_t version = payload[0] >> 4;
-        size_t length;
-        if (version == 1) { /* an in-band message: type, length; unknown types are skipped */
-            if (n < 3 || (length = 3u + cq_get16(payload + 1)) > n) {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_MALFORMED, 1);
-                return;
-            }
-        } else {
-            length = cq_offload_packet_length(payload, n);
-            if (length == 0) {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_MALFORMED, 1);
-                return;
-            }
-            uint32_t owner = version == 4 ? cq_route_lookup4(routes, payload + 12)
-                                          : cq_route_lookup6(routes, payload + 8);
-            if (owner == handle) {
-                rx->tally.packets++;
-                rx->tally.bytes += length;
-                cq_offload_coalesce_add(rx->coalesce, payload, length, vouched);
-            } else {
-                cq_drops_add(&rx->drops, CQ_DROP_RX_SOURCE, 1);
-            }
+    const struct cq_route_table *routes = rx->worker.table->routes->table;
+    uint32_t owner = p[0] >> 4 == 4 ? cq_route_lookup4(routes, p + 12) : cq_route_lookup6(routes, p + 8);
+    if (owner != peer->handle) {
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
+        return;
+    }
+    rx->tally.packets++;
+    rx->tally.bytes += n;
+    cq_coalesce_add(rx->coalesce, p, n, vouched);
+}
+
+static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched)
+{
+    while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
+        const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE; /* there is none yet that means anything */
+        const size_t length = is_message ? message_length(payload, n) : cq_packet_length(payload, n);
+        if (length == 0) {
+            cq_worker_drop(&rx->worker, CQ_DROP_RX_MALFORMED, 1);
+            return;
         }
+        if (!is_message)
+            packet(rx, peer, payload, length, vouched);
         payload += length;
         n -= length;
     }
 }
 
-static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from)
-{
-    if (n < CQ_OVERHEAD) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_SHORT, 1);
-        return;
-    }
-    struct cq_header h = cq_wire_read_header(data);
-    if (h.type != CQ_RECORD_TYPE || (h.flags & ~CQ_FLAGS_KNOWN) != 0 || h.lane >= CQ_LANES_MAX) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_HEADER, 1);
-        return;
-    }
-    struct cq_slot *slot = cq_table_find(rx->table, h.index);
-    if (slot == NULL) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_UNKNOWN_INDEX, 1);
-        return;
-    }
-    if (h.lane >= slot->epoch->rx_lanes) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_HEADER, 1);
-        return;
-    }
-    bool newest = false;
-    int rc = rx->now_ns >= slot->epoch->expires_ns ? CQ_E_LIMIT
-                                                   : cq_session_open(slot->epoch, &h, data, n, &newest);
-    if (rc != CQ_OK) {
-        if (rc == CQ_E_LIMIT && rx->now_ns >= slot->epoch->expires_ns)
-            cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_KEY_EXPIRED);
-        cq_drops_add(&rx->drops,
-                     rc == CQ_E_REPLAY  ? CQ_DROP_RX_REPLAY
-                     : rc == CQ_E_LIMIT ? CQ_DROP_RX_KEY_LIMIT
-                                        : CQ_DROP_RX_AUTH,
-                     1);
-        return;
-    }
-    if (rx->tally.peer != slot->peer) {
-        settle(rx);
-        rx->tally.peer = slot->peer;
-    }
-    if (newest && rx->heard != slot) {
-        note_path(rx, slot, from);
-        rx->heard = slot;
-    }
-    if (!atomic_load_explicit(&slot->seen, memory_order_relaxed) && !atomic_exchange(&slot->seen, true))
-        cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_FIRST_RECORD);
-    if (atomic_load_explicit(&slot->epoch->soft_limit, memory_order_relaxed))
-        cq_plane_raise_slot(rx->plane, slot, CQ_EVENT_ROTATE_DUE);
-    deliver(rx, slot, data + CQ_HEADER_SIZE, n - CQ_OVERHEAD, (h.flags & CQ_FLAG_VOUCHED) != 0);
-}
+/* ---- 6. write ---- */
 
-/* ---- one datagram ---- */
-
-static void to_control(struct cq_rx *rx, const uint8_t *data, size_t n, const struct cq_endpoint *from)
-{
-    struct cq_ring *ring = &rx->ring;
-    uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
-    uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
-    if (ring->entries == NULL || n > CQ_RING_DATAGRAM || head - tail >= CQ_RING_ENTRIES) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_CONTROL_QUEUE, 1);
-        return;
-    }
-    struct cq_ring_entry *e = &ring->entries[head % CQ_RING_ENTRIES];
-    e->from = *from;
-    e->length = (uint32_t)n;
-    memcpy(e->data, data, n);
-    atomic_store_explicit(&ring->head, head + 1, memory_order_release);
-    cq_io_wake(rx->plane->event_fd);
-}
-
-static void message(struct cq_rx *rx, const struct cq_udp_message *m)
-{
-    if (m->truncated) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_TRUNCATED, 1);
-        return;
-    }
-    if (m->length == 0) {
-        cq_drops_add(&rx->drops, CQ_DROP_RX_SHORT, 1);
-        return;
-    }
-    rx->heard = NULL;
-    for (size_t at = 0; at < m->length; at += m->segment) {
-        size_t n = m->length - at < m->segment ? m->length - at : m->segment;
-        if (m->data[at] >= 0x40) /* GRO merges by addresses and length: QUIC can stand among records */
-            to_control(rx, m->data + at, n, &m->from);
-        else
-            record(rx, m->data + at, n, &m->from);
-    }
-}
-
-/* ---- the loop ---- */
-
-/* Errors that say that the descriptor is not what it should be. */
-static bool is_fatal(int error)
-{
-    return error == EBADF || error == ENOTSOCK || error == EINVAL || error == EFAULT || error == EOPNOTSUPP;
-}
-
-void *cq_rx_run(void *arg)
+static void write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
 {
     struct cq_rx *rx = arg;
-    struct cq_plane *plane = rx->plane;
-    const size_t hazard = plane->options.workers + rx->worker;
-    uint64_t linger_until = 0;
-    while (!atomic_load(&plane->stopping)) {
-        int n = cq_io_receive(rx->udp, rx->batch);
-        if (n == 0 && !cq_io_linger(linger_until))
-            n = cq_io_wait(rx->udp, rx->wake, -1);
-        if (n < 0 && !is_fatal(-n)) /* a pending error of the socket, or no memory: it passes */
-            n = cq_io_wait(rx->wake, rx->wake, ERROR_WAIT_MS);
-        if (n < 0) {
-            cq_plane_fail(plane, "receiving on the UDP socket", -n);
-            break;
-        }
-        if (n == 0)
-            continue;
-        rx->table = cq_table_acquire(&plane->tables, hazard); /* after the receive: the newest keys are in it */
-        rx->now_ns = cq_io_now_ns();
-        for (int i = 0; i < n; i++) {
-            struct cq_udp_message m;
-            cq_io_message(rx->batch, (unsigned)i, &m);
-            message(rx, &m);
-        }
-        cq_offload_coalesce_flush(rx->coalesce);
-        settle(rx);
-        cq_table_release(&plane->tables, hazard);
-        rx->table = NULL;
-        linger_until = cq_io_now_ns() + plane->options.busy_poll_ns;
-    }
-    return NULL;
-}
-
-void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct cq_endpoint *from)
-{
-    const size_t hazard = rx->plane->options.workers + rx->worker;
-    rx->table = cq_table_acquire(&rx->plane->tables, hazard);
-    rx->now_ns = cq_io_now_ns();
-    rx->heard = NULL;
-    record(rx, data, length, from);
-    cq_offload_coalesce_flush(rx->coalesce);
-    settle(rx);
-    cq_table_release(&rx->plane->tables, hazard);
-    rx->table = NULL;
+    ssize_t n;
+    do
+        n = writev(rx->tun, iov, iovcnt);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
 }
 
 /* ---- life ---- */
 
-struct cq_rx *cq_rx_new(struct cq_plane *plane, size_t worker)
+static struct cq_coalesce *coalesce_new(struct cq_rx *rx, const struct cq_worker_options *o)
 {
-    const struct cq_plane_options *o = &plane->options;
-    const bool threaded = worker < o->workers;
-    struct cq_coalesce_options c = {
-        .tcp4 = o->coalesce && o->vnet_hdr && o->tso4,
-        .tcp6 = o->coalesce && o->vnet_hdr && o->tso6,
-        .uso = o->coalesce && o->vnet_hdr && o->uso,
+    const bool merges = o->coalesce && o->vnet_hdr;
+    const struct cq_coalesce_options c = {
+        .tcp4 = merges && o->tso4,
+        .tcp6 = merges && o->tso6,
+        .uso = merges && o->uso,
         .vnet = o->vnet_hdr,
-        .max_size = 65535,
-        .max_segments = 64,
+        .max_size = CQ_COALESCE_SIZE_MAX,
+        .max_segments = SUPER_SEGMENTS_MAX,
     };
+    return cq_coalesce_new(&c, write_packet, rx);
+}
+
+static struct cq_udp_batch *batch_new(const struct cq_worker_options *o)
+{
+    const size_t own = o->mtu + CQ_OVERHEAD;
+    if (o->udp_gro)
+        return cq_io_batch_new(GRO_MESSAGES, CQ_DATAGRAM_MAX);
+    return cq_io_batch_new(PLAIN_MESSAGES, own > PLAIN_MESSAGE_SIZE ? own : PLAIN_MESSAGE_SIZE);
+}
+
+struct cq_rx *cq_rx_new(struct cq_worker_shared *shared, size_t index)
+{
+    const struct cq_worker_options *o = &shared->options;
+    const bool threaded = index < o->workers;
     struct cq_rx *rx = aligned_alloc(_Alignof(struct cq_rx), sizeof *rx);
     if (rx == NULL)
         return NULL;
     memset(rx, 0, sizeof *rx);
-    rx->plane = plane;
-    rx->worker = worker;
-    rx->tun = o->tun_fds[threaded ? worker : 0];
-    rx->udp = threaded ? o->udp_fds[worker] : -1;
-    rx->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    rx->coalesce = cq_offload_coalesce_new(&c, write_packet, rx);
-    bool ok = rx->wake >= 0 && rx->coalesce != NULL;
+    bool ok = cq_worker_init(&rx->worker, shared, index, o->workers + index);
+    rx->tun = o->tun_fds[threaded ? index : 0];
+    rx->udp = threaded ? o->udp_fds[index] : -1;
+    rx->coalesce = coalesce_new(rx, o);
+    ok = ok && rx->coalesce != NULL;
     if (threaded) {
-        size_t plain = o->mtu + CQ_OVERHEAD > PLAIN_MESSAGE_SIZE ? o->mtu + CQ_OVERHEAD : PLAIN_MESSAGE_SIZE;
-        rx->batch = o->udp_gro ? cq_io_batch_new(GRO_MESSAGES, CQ_DATAGRAM_MAX)
-                               : cq_io_batch_new(PLAIN_MESSAGES, plain);
-        rx->ring.entries = calloc(CQ_RING_ENTRIES, sizeof *rx->ring.entries);
-        ok = ok && rx->batch != NULL && rx->ring.entries != NULL;
+        rx->batch = batch_new(o);
+        ok = cq_ring_init(&rx->ring) && rx->batch != NULL && ok;
     }
     if (!ok) {
         cq_rx_free(rx);
@@ -303,15 +343,12 @@ void cq_rx_free(struct cq_rx *rx)
     if (rx == NULL)
         return;
     cq_io_batch_free(rx->batch);
-    cq_offload_coalesce_free(rx->coalesce);
-    free(rx->ring.entries);
-    if (rx->wake >= 0)
-        close(rx->wake);
+    cq_coalesce_free(rx->coalesce);
+    cq_ring_free(&rx->ring);
+    cq_worker_close(&rx->worker);
     free(rx);
 }
 
-void cq_rx_wake(struct cq_rx *rx) { cq_io_wake(rx->wake); }
-
-struct cq_drops *cq_rx_drops(struct cq_rx *rx) { return &rx->drops; }
-
 struct cq_ring *cq_rx_ring(struct cq_rx *rx) { return &rx->ring; }
+
+struct cq_worker *cq_rx_worker(struct cq_rx *rx) { return &rx->worker; }

@@ -1,8 +1,11 @@
 #include "cq_send.h"
+#include "cq_io.h"
 
 #include <errno.h>
 
-#define PATIENCE_NS ((uint64_t)1000000000) /* of one burst: the worker holds its table, and keys with it, meanwhile */
+#define SECOND_NS ((uint64_t)1000000000)
+#define SEGMENT_RETRY_NS (600 * SECOND_NS) /* for so long a path's refusal of UDP_SEGMENT is remembered */
+#define PATIENCE_NS SECOND_NS              /* of one burst: the worker holds its table, and keys with it, meanwhile */
 #define WAIT_MS 20                         /* for room in the socket's buffer, before `stopping` is looked at again */
 #define PAUSE_MS 1                         /* for memory: nothing tells when there is some */
 
@@ -22,14 +25,12 @@ static bool may_segment(const struct cq_sender *s, struct cq_peer *peer)
 
 static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
 {
-    atomic_store_explicit(&peer->segment_off_until_ns, s->now_ns + CQ_SEGMENT_RETRY_NS, memory_order_relaxed);
+    atomic_store_explicit(&peer->segment_off_until_ns, s->now_ns + SEGMENT_RETRY_NS, memory_order_relaxed);
 }
 
 static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }
 
-static bool is_full(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
-
-static bool is_shortage(int error) { return is_full(error) || error == ENOBUFS || error == ENOMEM; }
+static bool is_shortage(int error) { return error == EAGAIN || error == ENOBUFS || error == ENOMEM; }
 
 /* Waits for what passes by itself. False if it does not, or has been waited for long enough. */
 static bool wait_for_room(struct cq_sender *s, int error)
@@ -40,7 +41,7 @@ static bool wait_for_room(struct cq_sender *s, int error)
         s->patient_until_ns = s->now_ns + PATIENCE_NS;
     if (s->now_ns >= s->patient_until_ns || atomic_load_explicit(s->stopping, memory_order_relaxed))
         return false;
-    if (is_full(error))
+    if (error == EAGAIN)
         cq_io_wait_writable(s->fd, WAIT_MS);
     else
         cq_io_pause(PAUSE_MS);

@@ -8,7 +8,6 @@
 #include "cq_table.h"
 
 #define CQ_SEND_RECORDS_MAX 128u /* in one batch: UDP_MAX_SEGMENTS of Linux 6.9 and later */
-#define CQ_SEGMENT_RETRY_NS (600u * (uint64_t)1000000000) /* how long a peer's refusal of UDP_SEGMENT is remembered */
 
 /* What is inside a record. */
 struct cq_load {

@@ -1,34 +1,96 @@
 #include "cq_table.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-/* ---- references ---- */
+#define PEERS_MAX 65536u /* a change copies the list of them */
+#define HASH_MIN 16u     /* places, of which at most one in HASH_SPARSE is taken: most look-ups end at the first */
+#define HASH_SPARSE 4u
+
+/* ---- what tables refer to ---- */
+
+static struct cq_peer *peer_new(uint32_t handle)
+{
+    struct cq_peer *p = aligned_alloc(_Alignof(struct cq_peer), sizeof *p);
+    if (p == NULL)
+        return NULL;
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->endpoint.writer, NULL);
+    p->handle = handle;
+    return p;
+}
+
+static void peer_free(struct cq_peer *p)
+{
+    if (p == NULL)
+        return;
+    pthread_mutex_destroy(&p->endpoint.writer);
+    free(p);
+}
 
 static void peer_release(struct cq_peer *p)
 {
-    if (--p->references == 0) {
-        pthread_mutex_destroy(&p->endpoint.writer);
-        free(p);
-    }
+    if (--p->references == 0)
+        peer_free(p);
+}
+
+static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
+{
+    struct cq_slot *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    pthread_mutex_init(&s->path.writer, NULL);
+    s->peer = peer;
+    s->epoch = epoch;
+    return s;
+}
+
+/* Neither peer nor epoch. */
+static void slot_free(struct cq_slot *s)
+{
+    if (s == NULL)
+        return;
+    pthread_mutex_destroy(&s->path.writer);
+    free(s);
 }
 
 static void slot_release(struct cq_tables *t, struct cq_slot *s)
 {
     if (--s->references != 0)
         return;
-    cq_session_free(s->epoch);
+    cq_epoch_free(s->epoch);
     peer_release(s->peer);
-    pthread_mutex_destroy(&s->path.writer);
-    free(s);
+    slot_free(s);
     t->live_epochs--;
+}
+
+static void routes_free(struct cq_routes *r)
+{
+    if (r == NULL)
+        return;
+    cq_route_free(r->table);
+    free(r);
+}
+
+/* NULL with *error set. */
+static struct cq_routes *routes_new(const struct cq_route_entry *entries, size_t count, int *error)
+{
+    struct cq_routes *r = calloc(1, sizeof *r);
+    *error = CQ_E_MEMORY;
+    if (r == NULL)
+        return NULL;
+    r->table = cq_route_build(entries, count, error);
+    if (r->table == NULL) {
+        routes_free(r);
+        return NULL;
+    }
+    return r;
 }
 
 static void routes_release(struct cq_routes *r)
 {
-    if (--r->references == 0) {
-        cq_route_free(r->table);
-        free(r);
-    }
+    if (--r->references == 0)
+        routes_free(r);
 }
 
 static void table_free(struct cq_tables *t, struct cq_table *table)
@@ -64,6 +126,16 @@ static void hash_fill(struct cq_table *table)
 
 /* A draft: a copy of the current table with room for slots and peers, which nobody sees until publish(). It holds no
  * references yet, so that it can be changed or thrown away freely. */
+static void draft_free(struct cq_table *d)
+{
+    if (d == NULL)
+        return;
+    free(d->slots);
+    free(d->peers);
+    free(d->hash);
+    free(d);
+}
+
 static struct cq_table *draft_new(const struct cq_table *old, size_t slots, size_t peers)
 {
     struct cq_table *d = calloc(1, sizeof *d);
@@ -72,9 +144,7 @@ static struct cq_table *draft_new(const struct cq_table *old, size_t slots, size
     d->slots = calloc(slots ? slots : 1, sizeof *d->slots);
     d->peers = calloc(peers ? peers : 1, sizeof *d->peers);
     if (d->slots == NULL || d->peers == NULL) {
-        free(d->slots);
-        free(d->peers);
-        free(d);
+        draft_free(d);
         return NULL;
     }
     if (old != NULL) {
@@ -87,21 +157,13 @@ static struct cq_table *draft_new(const struct cq_table *old, size_t slots, size
     return d;
 }
 
-static void draft_free(struct cq_table *d)
-{
-    free(d->slots);
-    free(d->peers);
-    free(d->hash);
-    free(d);
-}
-
+/* Makes a draft the current table; one that is NULL, or that cannot be, is an error and goes. */
 static int publish(struct cq_tables *t, struct cq_table *d)
 {
-    size_t size = 16;
-    while (size < d->slot_count * 4)
+    size_t size = HASH_MIN;
+    while (d != NULL && size < d->slot_count * HASH_SPARSE)
         size *= 2;
-    d->hash = calloc(size, sizeof *d->hash);
-    if (d->hash == NULL) {
+    if (d == NULL || (d->hash = calloc(size, sizeof *d->hash)) == NULL) {
         draft_free(d);
         return CQ_E_MEMORY;
     }
@@ -128,10 +190,7 @@ void cq_table_reclaim(struct cq_tables *t)
     struct cq_table **link = &t->retired;
     while (*link != NULL) {
         struct cq_table *table = *link;
-        bool held = false;
-        for (size_t i = 0; i < t->hazard_count && !held; i++)
-            held = atomic_load(&t->hazards[i].held) == table;
-        if (held) {
+        if (cq_hazard_held(&t->hazards, table)) {
             link = &table->next_retired;
             continue;
         }
@@ -145,19 +204,16 @@ void cq_table_reclaim(struct cq_tables *t)
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker)
 {
     struct cq_table *table = atomic_load(&t->current);
-    for (;;) { /* announce, then make sure that it was still current: from then on reclaim() sees the announcement */
-        atomic_store(&t->hazards[worker].held, table);
-        struct cq_table *now = atomic_load(&t->current);
+    for (;;) {
+        cq_hazard_announce(&t->hazards, worker, table);
+        struct cq_table *now = atomic_load(&t->current); /* the same: reclaim() sees the announcement from then on */
         if (now == table)
             return table;
         table = now;
     }
 }
 
-void cq_table_release(struct cq_tables *t, size_t worker)
-{
-    atomic_store_explicit(&t->hazards[worker].held, NULL, memory_order_release);
-}
+void cq_table_release(struct cq_tables *t, size_t worker) { cq_hazard_withdraw(&t->hazards, worker); }
 
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 {
@@ -172,30 +228,18 @@ struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 int cq_table_init(struct cq_tables *t, size_t workers)
 {
     memset(t, 0, sizeof *t);
-    t->hazards = aligned_alloc(64, workers * sizeof *t->hazards);
-    struct cq_routes *routes = calloc(1, sizeof *routes);
-    struct cq_table *first = draft_new(NULL, 0, 0);
-    if (routes != NULL)
-        routes->table = cq_route_build(NULL, 0, NULL);
-    if (t->hazards == NULL || first == NULL || routes == NULL || routes->table == NULL) {
-        if (first != NULL)
-            draft_free(first);
-        if (routes != NULL)
-            cq_route_free(routes->table);
-        free(routes);
-        free(t->hazards);
-        t->hazards = NULL;
+    if (!cq_hazard_init(&t->hazards, workers))
         return CQ_E_MEMORY;
-    }
-    t->hazard_count = workers;
-    for (size_t i = 0; i < workers; i++)
-        atomic_init(&t->hazards[i].held, NULL);
-    first->routes = routes;
-    int rc = publish(t, first);
-    if (rc != CQ_OK) {
-        cq_route_free(routes->table);
-        free(routes);
-    }
+    int rc;
+    struct cq_routes *routes = routes_new(NULL, 0, &rc);
+    if (routes == NULL)
+        return rc;
+    struct cq_table *first = draft_new(NULL, 0, 0);
+    if (first != NULL)
+        first->routes = routes;
+    rc = publish(t, first);
+    if (rc != CQ_OK)
+        routes_free(routes);
     return rc;
 }
 
@@ -205,9 +249,7 @@ void cq_table_destroy(struct cq_tables *t)
     cq_table_reclaim(t);
     if (last != NULL)
         table_free(t, last);
-    free(t->hazards);
-    t->hazards = NULL;
-    t->hazard_count = 0;
+    cq_hazard_free(&t->hazards);
 }
 
 /* ---- changes ---- */
@@ -226,29 +268,20 @@ int cq_table_add_peer(struct cq_tables *t, uint32_t *handle)
     size_t at = 0;
     while (at < table->peer_count && table->peers[at].peer != NULL)
         at++;
-    if (at >= CQ_PEERS_MAX)
+    if (at >= PEERS_MAX)
         return CQ_E_ARGUMENT;
-    size_t alignment = _Alignof(struct cq_peer);
-    struct cq_peer *p = aligned_alloc(alignment, sizeof *p);
-    struct cq_table *d = draft_new(table, table->slot_count, at < table->peer_count ? table->peer_count : at + 1);
-    if (p == NULL || d == NULL) {
-        free(p);
-        if (d != NULL)
-            draft_free(d);
+    struct cq_peer *p = peer_new((uint32_t)at);
+    if (p == NULL)
         return CQ_E_MEMORY;
-    }
-    memset(p, 0, sizeof *p);
-    pthread_mutex_init(&p->endpoint.writer, NULL);
-    p->handle = (uint32_t)at;
-    d->peers[at].peer = p;
+    struct cq_table *d = draft_new(table, table->slot_count, at < table->peer_count ? table->peer_count : at + 1);
+    if (d != NULL)
+        d->peers[at].peer = p;
     int rc = publish(t, d);
-    if (rc != CQ_OK) {
-        pthread_mutex_destroy(&p->endpoint.writer);
-        free(p);
-        return rc;
-    }
-    *handle = (uint32_t)at;
-    return CQ_OK;
+    if (rc == CQ_OK)
+        *handle = p->handle;
+    else
+        peer_free(p);
+    return rc;
 }
 
 int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
@@ -271,25 +304,16 @@ int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
 int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count)
 {
     struct cq_table *table = now(t);
-    int rc = CQ_E_MEMORY;
-    struct cq_routes *routes = calloc(1, sizeof *routes);
-    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
-    if (routes != NULL)
-        routes->table = cq_route_build(entries, count, &rc);
-    if (d == NULL || routes == NULL || routes->table == NULL) {
-        if (d != NULL)
-            draft_free(d);
-        if (routes != NULL)
-            cq_route_free(routes->table);
-        free(routes);
+    int rc;
+    struct cq_routes *routes = routes_new(entries, count, &rc);
+    if (routes == NULL)
         return rc;
-    }
-    d->routes = routes;
+    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
+    if (d != NULL)
+        d->routes = routes;
     rc = publish(t, d);
-    if (rc != CQ_OK) {
-        cq_route_free(routes->table);
-        free(routes);
-    }
+    if (rc != CQ_OK)
+        routes_free(routes);
     return rc;
 }
 
@@ -299,22 +323,15 @@ int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoc
     struct cq_table *table = now(t);
     if (peer == NULL || epoch->rx_index == 0 || cq_table_find(table, epoch->rx_index) != NULL)
         return CQ_E_ARGUMENT;
-    struct cq_slot *s = calloc(1, sizeof *s);
-    struct cq_table *d = draft_new(table, table->slot_count + 1, table->peer_count);
-    if (s == NULL || d == NULL) {
-        free(s);
-        if (d != NULL)
-            draft_free(d);
+    struct cq_slot *s = slot_new(peer, epoch);
+    if (s == NULL)
         return CQ_E_MEMORY;
-    }
-    s->epoch = epoch;
-    s->peer = peer;
-    pthread_mutex_init(&s->path.writer, NULL);
-    d->slots[d->slot_count++] = s;
+    struct cq_table *d = draft_new(table, table->slot_count + 1, table->peer_count);
+    if (d != NULL)
+        d->slots[d->slot_count++] = s;
     int rc = publish(t, d);
     if (rc != CQ_OK) {
-        pthread_mutex_destroy(&s->path.writer);
-        free(s);
+        slot_free(s);
         return rc;
     }
     peer->references++;

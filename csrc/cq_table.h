@@ -10,23 +10,15 @@
 #define CQ_TABLE_H
 
 #include "cq_endpoint.h"
+#include "cq_epoch.h"
+#include "cq_hazard.h"
 #include "cq_route.h"
-#include "cq_session.h"
-
-#define CQ_PEERS_MAX 65536u
-
-enum cq_event {
-    CQ_EVENT_FIRST_RECORD = 1,
-    CQ_EVENT_ROTATE_DUE = 2,
-    CQ_EVENT_ENDPOINT_MOVED = 4,
-    CQ_EVENT_KEY_EXPIRED = 8,
-};
 
 struct cq_peer {
     uint32_t handle;
     unsigned references;
     struct cq_shared_endpoint endpoint;
-    _Atomic uint32_t events;
+    _Atomic uint32_t events;               /* cq_worker.h has their bits */
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
     _Alignas(64) _Atomic uint64_t rx_packets;
     _Atomic uint64_t rx_bytes, last_rx_ns;
@@ -47,7 +39,7 @@ struct cq_slot {
 };
 
 struct cq_table_peer {
-    struct cq_peer *peer; /* NULL: the handle is free */
+    struct cq_peer *peer;     /* NULL: the handle is free */
     struct cq_slot *active;   /* seals what goes out; NULL: no key */
     struct cq_slot *promoted; /* newest promoted receive epoch */
 };
@@ -68,20 +60,18 @@ struct cq_table {
     struct cq_table *next_retired;
 };
 
-struct cq_hazard {
-    _Alignas(64) _Atomic(struct cq_table *) held;
-};
-
 struct cq_tables {
     _Atomic(struct cq_table *) current;
-    struct cq_hazard *hazards; /* one per worker */
-    size_t hazard_count;
+    struct cq_hazards hazards;
     struct cq_table *retired;
     size_t live_epochs;
 };
 
+/* CQ_OK or CQ_E_MEMORY; either way destroy takes it down. */
 int cq_table_init(struct cq_tables *t, size_t workers);
-void cq_table_destroy(struct cq_tables *t); /* no worker may be running */
+
+/* No worker may be running. */
+void cq_table_destroy(struct cq_tables *t);
 
 /* worker: the current table, safe to use until release. */
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker);

@@ -1,5 +1,5 @@
 /*
- * The data record on the wire and the limits that both directions share.
+ * The data record on the wire, and every limit of the protocol that the data plane keeps.
  *
  *    0      1      2        4                8                       16
  *   | type | lane | flags  | receiver index | counter (64 bit)      | ciphertext ... | tag 16 |
@@ -24,11 +24,27 @@
 #define CQ_OVERHEAD (CQ_HEADER_SIZE + CQ_TAG_SIZE)
 #define CQ_KEY_SIZE 32u
 #define CQ_IV_SIZE 12u
+#define CQ_LANE_SECRET_SIZE (CQ_KEY_SIZE + CQ_IV_SIZE) /* key || iv, as the key schedule derives them */
 #define CQ_LANES_MAX 64u
+
+/* A datagram whose first byte is at least this is QUIC, any other a record (RFC 9000, 17.2 and 17.3). */
+#define CQ_QUIC_FIRST_BYTE 0x40u
+
+/* The first four bits of what comes next in a payload, where it is no IP packet. */
+#define CQ_PAYLOAD_PADDING 0u
+#define CQ_PAYLOAD_MESSAGE 1u
+#define CQ_MESSAGE_HEADER_SIZE 3u /* type, and 16 bits of length */
 
 /* A UDP datagram over IPv4 carries at most 65,507 bytes; with IPv6 and jumbo-free links 65,487 is safe for both. */
 #define CQ_SEND_MAX 65487u
 #define CQ_DATAGRAM_MAX 65535u
+
+/* Of the tunnel: what every IPv4 host can take (RFC 791), and what one record carries. */
+#define CQ_MTU_MIN 576u
+#define CQ_MTU_MAX 65455u
+
+/* The least that the window of replay protection has to cover. */
+#define CQ_REPLAY_WINDOW_MIN 8192u
 
 /* RFC 9001, appendix B.1: what AES-256-GCM may protect under one key at an advantage of 2^-57. */
 #define CQ_RECORDS_SOFT ((uint64_t)1 << 26)
@@ -102,5 +118,6 @@ static inline void cq_wire_write_header(uint8_t p[CQ_HEADER_SIZE], const struct 
 }
 
 static_assert(CQ_OVERHEAD == 32, "the record overhead is part of the protocol");
+static_assert(CQ_MTU_MAX + CQ_OVERHEAD == CQ_SEND_MAX, "a packet of the largest MTU is one record");
 
 #endif

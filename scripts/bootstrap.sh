@@ -2,13 +2,16 @@
 # Makes a fresh Debian or Ubuntu machine able to build, test and run CrypRQ from this checkout:
 # installs the Debian packages that are missing (only as root), creates .venv, installs the package and its tools into it.
 #
-#   scripts/bootstrap.sh            everything
-#   scripts/bootstrap.sh --system   only the Debian packages
+#   scripts/bootstrap.sh            what building and running need
+#   scripts/bootstrap.sh --system   of that only the Debian packages
+#   scripts/bootstrap.sh --tests    what only tests need; they are skipped, or say so, where it cannot be had
+#   scripts/bootstrap.sh --images   what makes a base image (make_base_image.sh)
 #
 # Environment: PYTHON (default: the first Python >= 3.11 found), VENV (default: .venv).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
+PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf 'bootstrap: %s\n' "$*"; }
 die() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
@@ -24,13 +27,15 @@ find_python() {
     done
 }
 
+has() { command -v "$1" >/dev/null; }
 is_debian_python() { [[ $("$1" -c 'import sys; print(sys.prefix)') == /usr ]]; }
 python_has() { "$1" -c "import $2" 2>/dev/null; }
-compiles() { printf '%s\nint main(void) { return 0; }\n' "$1" | gcc -x c "${@:2}" -o /dev/null - 2>/dev/null; }
+# compiles COMPILER SOURCE OPTION...
+compiles() { printf '%s\nint main(void) { return 0; }\n' "$2" | "$1" -x c "${@:3}" -o /dev/null - 2>/dev/null; }
 
-# Prints the Debian packages that this machine lacks. Each is looked for by what it brings, not by its name, so that
-# a compiler or a Python from elsewhere counts.
-missing_packages() {
+# The Debian packages that this machine lacks. Each is looked for by what it brings, not by its name, so that a compiler
+# or a Python from elsewhere counts.
+missing_for_build() {
     local python
     python=$(find_python)
     if [[ -z $python ]]; then
@@ -40,14 +45,26 @@ missing_packages() {
         python_has "$python" "venv, ensurepip" || python_has "$python" "venv, pip" || echo python3-venv
         [[ -e $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] || python_headers "$python"
     fi
-    compiles '#include <stdlib.h>' || echo gcc libc6-dev
-    compiles '#include <openssl/evp.h>' -lcrypto || echo libssl-dev
-    command -v make >/dev/null || echo make
+    compiles gcc '#include <stdlib.h>' || echo gcc libc6-dev
+    compiles gcc '#include <openssl/evp.h>' -lcrypto || echo libssl-dev
+    has make || echo make
     # For the network tests and the demo, in namespaces of their own.
-    PATH=$PATH:/usr/sbin:/sbin
-    command -v ip >/dev/null || echo iproute2
-    command -v nft >/dev/null || echo nftables
-    command -v ping >/dev/null || echo iputils-ping
+    has ip || echo iproute2
+    has nft || echo nftables
+    has ping || echo iputils-ping
+}
+
+# The aarch64 cipher under QEMU, the judgement of the systemd unit, the dissector of records.
+missing_for_tests() {
+    compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
+    has systemd-analyze || echo systemd
+    has tshark || echo tshark
+}
+
+missing_for_images() {
+    has debootstrap || echo debootstrap
+    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || echo debian-archive-keyring
 }
 
 # /usr/bin/python3.12 is served by python3.12-dev, the distribution's default also by python3-dev.
@@ -56,31 +73,36 @@ python_headers() {
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-install_packages() {
-    local packages
-    packages=$(missing_packages | xargs)
+# install_missing build|tests|images
+install_missing() {
+    local packages said options=(-qq -o DPkg::Lock::Timeout=300)
+    packages=$("missing_for_$1" | xargs)
     [[ -n $packages ]] || return 0
-    command -v apt-get >/dev/null || die "please install what these Debian packages bring: $packages"
+    has apt-get || die "please install what these Debian packages bring: $packages"
     [[ $EUID -eq 0 ]] || die "not root: please run  sudo apt-get install $packages"
     say "installing $packages"
     # A third-party list that can't be read is no reason to stop; a package that can't be had is.
-    apt-get update -qq || say "apt-get update had errors; going on with the lists that are there"
+    apt-get "${options[@]}" update || say "apt-get update had errors; going on with the lists that are there"
     # shellcheck disable=SC2086  # a list of words
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    said=$(DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" -y --no-install-recommends install $packages 2>&1) ||
+        die "apt-get could not install $packages: $said"
 }
 
 # Debian's Prometheus, for the tests of alert rules and dashboard: unpacked into the environment, not installed, since
 # installing it would start a server on this machine.
 unpack_prometheus() {
     local directory=$VENV/prometheus
-    if command -v promtool prometheus >/dev/null || [[ -x $directory/usr/bin/promtool ]]; then
+    if { has promtool && has prometheus; } || [[ -x $directory/usr/bin/promtool ]]; then
         return
     fi
-    command -v apt-get dpkg-deb >/dev/null || { say "no apt-get: install prometheus yourself for its tests"; return; }
+    { has apt-get && has dpkg-deb; } || { say "no apt-get: install prometheus yourself for its tests"; return; }
     say "unpacking Debian's prometheus into $directory"
     mkdir -p "$directory"
-    (cd "$directory" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . \
-        && rm -f prometheus_*.deb) || say "could not download prometheus; its tests will say so"
+    (
+        cd "$directory"
+        apt-get download -qq -o APT::Sandbox::User=root prometheus &&
+            dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb
+    ) || say "could not download prometheus; its tests will say so"
 }
 
 make_venv() {
@@ -110,8 +132,17 @@ PYTHON
     "$VENV/bin/python" -m pip install --quiet --no-build-isolation --editable '.[dev]'
 }
 
-install_packages
-[[ ${1:-} == --system ]] && exit 0
-make_venv
-install_package
-unpack_prometheus
+case ${1:-} in
+    "")
+        install_missing build
+        make_venv
+        install_package
+        ;;
+    --system) install_missing build ;;
+    --tests)
+        (install_missing tests) || say "going on without; tests that need it are skipped and say so"
+        unpack_prometheus
+        ;;
+    --images) install_missing images ;;
+    *) die "usage: $0 [--system | --tests | --images]" ;;
+esac

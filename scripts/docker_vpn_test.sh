@@ -10,25 +10,22 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+die() { printf 'docker_vpn_test: %s\n' "$*" >&2; exit 2; }
+usage() { die "usage: $0 [--runtime docker|netns]; --help says more"; }
 runtime=docker
 while (($#)); do
     case $1 in
-        --runtime) runtime=${2:-}; shift 2 || { usage >&2; exit 2; } ;;
-        --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
+        --runtime) runtime=${2:-}; shift 2 || usage ;;
+        --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *) usage ;;
     esac
 done
-case $runtime in
-    docker)
-        if ! docker info >/dev/null 2>&1; then
-            echo "docker_vpn_test: no Docker engine answers here; --runtime netns makes the same checks without one" >&2
-            exit 2
-        fi
-        ;;
-    netns) ;;
-    *) usage >&2; exit 2 ;;
-esac
+[[ $runtime =~ ^(docker|netns)$ ]] || usage
+if [[ $runtime == docker ]]; then
+    docker info >/dev/null 2>&1 || die "no Docker engine answers here; --runtime netns makes the same checks without one"
+    # What an image is made with. Root gets it installed where it comes to that (make_base_image.sh).
+    [[ $EUID -eq 0 || -n ${IMAGE:-} ]] || "$ROOT/scripts/bootstrap.sh" --images || exit 2
+fi
 
 evidence=$(mktemp -d "${TMPDIR:-/tmp}/cryprq-vpn-test.XXXXXX")
 status=0

@@ -20,11 +20,9 @@ from unittest import mock
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from cryprq import frames, schedule
-from cryprq.handshake import STATUS_ACCEPTED, Initiator, Parameters, Responder
-from cryprq.identity import Identity
-from cryprq.kem import Encapsulation, Ephemeral, encapsulate
-from cryprq.limits import (
+from cryprq.protocol import frames, key_schedule
+from cryprq.protocol.actions import SendFrame
+from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
     KEM_X25519_MLKEM768,
@@ -32,7 +30,11 @@ from cryprq.limits import (
     KEY_SIZE,
     LANE_SECRET_SIZE,
 )
-from cryprq.session import SendFrame, Session
+from cryprq.protocol.handshake import STATUS_ACCEPTED, Initiator, Responder
+from cryprq.protocol.identity import Identity
+from cryprq.protocol.kem import Encapsulation, Ephemeral, encapsulate
+from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.session import Session
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
 LANES_I: Final = 1
@@ -95,10 +97,10 @@ def fixed_entropy(name: str, kem: int, draw: Draw) -> Iterator[None]:
 
     nonces = [named(f"{name} nonce_i"), named(f"{name} nonce_r")]
     with (
-        mock.patch("cryprq.handshake.secrets.token_bytes", side_effect=nonces),
-        mock.patch("cryprq.kem.Ephemeral.generate", return_value=ephemeral(kem, name)),
-        mock.patch("cryprq.handshake.encapsulate", answer),
-        mock.patch("cryprq.channel.encapsulate", answer),
+        mock.patch("cryprq.protocol.handshake.secrets.token_bytes", side_effect=nonces),
+        mock.patch("cryprq.protocol.kem.Ephemeral.generate", return_value=ephemeral(kem, name)),
+        mock.patch("cryprq.protocol.handshake.encapsulate", answer),
+        mock.patch("cryprq.protocol.rekey.encapsulate", answer),
     ):
         yield
 
@@ -116,10 +118,10 @@ def identity_values(name: str) -> dict[str, str]:
 
 def epoch_values(root: bytearray) -> dict[str, Any]:
     values: dict[str, Any] = {"root": root.hex()}
-    for direction, lanes in ((schedule.I2R, LANES_I), (schedule.R2I, LANES_R)):
+    for direction, lanes in ((key_schedule.I2R, LANES_I), (key_schedule.R2I, LANES_R)):
         text = direction.decode()
-        values[f"control_{text}"] = schedule.control_key(root, direction).hex()
-        secrets = schedule.data_secrets(root, direction, lanes)
+        values[f"control_{text}"] = key_schedule.control_key(root, direction).hex()
+        secrets = key_schedule.data_secrets(root, direction, lanes)
         values[f"data_{text}"] = [
             {"key": secrets[at : at + KEY_SIZE].hex(), "iv": secrets[at + KEY_SIZE : at + LANE_SECRET_SIZE].hex()}
             for at in range(0, len(secrets), LANE_SECRET_SIZE)
@@ -178,7 +180,7 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         return draw
 
     certificate = named(f"{name} certificate", 64)
-    binding = schedule.digest(certificate)
+    binding = key_schedule.digest(certificate)
     index_i, index_r, next_i, next_r = (int.from_bytes(named(f"{name} index {i}", 4), "big") for i in range(4))
     indices_i, indices_r = iter((index_i, next_i)), iter((index_r, next_r))
     dialer, listener = RecordedIdentity("dialer", draw_in("dialer")), RecordedIdentity("listener", draw_in("listener"))
@@ -193,7 +195,7 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         parameters=PARAMETERS_I,
     )
     responder = Responder(
-        listener,  # type: ignore[arg-type]
+        listener,  # type: ignore[arg-type]  # likewise
         binding,
         lanes=LANES_R,
         aead_preference=offer,
@@ -212,11 +214,11 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
     clear = m2[: -(len(listener.record) + 64 + 3309 + 16)]
     kem_ct, x25519_r = bytes.fromhex(drawn["handshake"]["kem_ct"]), clear[-32:]
     shared = ephemeral(kem, name).agree(kem_ct, x25519_r)
-    th1 = schedule.transcript1(binding, m1, clear)
-    hs = schedule.handshake_secret(th1, shared)
-    th2 = schedule.transcript2(th1, m2)
-    th3 = schedule.transcript3(th2, m3)
-    root = schedule.first_root(hs, th3)
+    th1 = key_schedule.transcript1(binding, m1, clear)
+    hs = key_schedule.handshake_secret(th1, shared)
+    th2 = key_schedule.transcript2(th1, m2)
+    th3 = key_schedule.transcript3(th2, m3)
+    root = key_schedule.first_root(hs, th3)
     epoch = epoch_values(root)
     return {
         "name": name,
@@ -247,13 +249,13 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         "ss_x25519": shared[32:].hex(),
         "th1": th1.hex(),
         "hs": hs.hex(),
-        "k_r2i_hs": schedule.handshake_key(hs, schedule.R2I).hex(),
-        "k_i2r_hs": schedule.handshake_key(hs, schedule.I2R).hex(),
-        "responder_statement": schedule.responder_statement(th1, listener.record).hex(),
+        "k_r2i_hs": key_schedule.handshake_key(hs, key_schedule.R2I).hex(),
+        "k_i2r_hs": key_schedule.handshake_key(hs, key_schedule.I2R).hex(),
+        "responder_statement": key_schedule.responder_statement(th1, listener.record).hex(),
         "th2": th2.hex(),
-        "initiator_statement": schedule.initiator_statement(th2, dialer.record).hex(),
+        "initiator_statement": key_schedule.initiator_statement(th2, dialer.record).hex(),
         "th3": th3.hex(),
-        "k_accept": schedule.accept_key(root).hex(),
+        "k_accept": key_schedule.accept_key(root).hex(),
         "epoch_0": epoch,
         "records_0": [
             sample_record(epoch, aead, "i2r", 0, 0, index_r),
@@ -287,14 +289,14 @@ def rotation_values(
     close = sent(session_r.close("shutdown", 3.0))
 
     def opened(direction: bytes, frame: bytes) -> bytes:
-        body = schedule.ControlKey(root, direction).open(frame[:4], frame[4:])
+        body = key_schedule.ControlKey(root, direction).open(frame[:4], frame[4:])
         assert body is not None
         return body
 
-    r1, r2 = opened(schedule.I2R, frame1), opened(schedule.R2I, frame2)
+    r1, r2 = opened(key_schedule.I2R, frame1), opened(key_schedule.R2I, frame2)
     kem_ct, x25519_r = r2[4 : -32 - 4 - 32], r2[-32 - 4 - 32 : -32 - 4]
     shared = ephemeral(kem, name).agree(kem_ct, x25519_r)
-    following = schedule.next_root(root, shared, r1, r2[:-32])
+    following = key_schedule.next_root(root, shared, r1, r2[:-32])
     return {
         "inputs": {
             "ml_kem_seed": named(f"{name} ml-kem seed", 64).hex(),

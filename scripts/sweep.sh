@@ -12,4 +12,4 @@ if [[ ! -x $PYTHON ]]; then
     echo "sweep: no $PYTHON: run  make build  first" >&2
     exit 2
 fi
-PYTHONPATH="$ROOT/scripts:$ROOT/tests:$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m qa "$@"
+PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m qa "$@"

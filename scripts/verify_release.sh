@@ -11,12 +11,16 @@ export LC_ALL=C
 
 die() { printf 'verify_release: %s\n' "$*" >&2; exit 1; }
 
-[[ $# -eq 1 && -d $1 ]] || die "usage: $0 FOLDER"
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[[ $# -eq 1 ]] || die "usage: $0 FOLDER"
+[[ -d $1 ]] || die "there is no folder $1"
+for program in sha256sum python3; do
+    command -v "$program" >/dev/null || die "this machine lacks $program"
+done
+release=$(cd "$(dirname "${BASH_SOURCE[0]}")/../release" && pwd)
 cd "$1"
 [[ -f checksums.txt ]] || die "there is no checksums.txt"
 [[ -z $(find . ! -type f ! -type d) ]] || die "there is something that is neither a file nor a folder"
 # Written anew and compared byte by byte: sha256sum --check would forgive a different spelling.
-diff <("$here/release_checksums.sh" .) checksums.txt >&2 || die "checksums.txt (>) and the files (<) differ"
-python3 -I "$here/release_contents.py" .
+diff <("$release/checksums.sh" .) checksums.txt >&2 || die "checksums.txt (>) and the files (<) differ"
+python3 -I "$release/contents.py" .
 printf 'verify_release: %s files, all as they should be\n' "$(wc -l <checksums.txt)"

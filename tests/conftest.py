@@ -1,12 +1,13 @@
 """What all tests share: the run in private namespaces, and a lab for those that build networks."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
-import netns
-import planes
 import pytest
+
+from lab import hosts
+from tests.rigs import planes
 
 # How long an example takes is the machine's affair: some of them wait for the disk.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -15,12 +16,12 @@ hypothesis.settings.load_profile("suite")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything starts a thread: the whole run gets a network and a /run of its own, where that is allowed."""
-    netns.enter()
+    hosts.enter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with the mark ``netns``, or with the ``lab`` fixture, are skipped where namespaces are refused."""
-    reason = netns.enter()
+    reason = hosts.enter()
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.netns)
@@ -29,17 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[netns.Lab]:
+def lab(tmp_path: Path) -> Iterator[hosts.Lab]:
     """An empty lab; the logs of its processes are part of the report of a failed test."""
-    with netns.Lab(tmp_path) as lab:
+    with hosts.Lab(tmp_path) as lab:
         yield lab
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
-    if report.failed and isinstance(lab, netns.Lab):
+    if report.failed and isinstance(lab, hosts.Lab):
         for name, text in lab.logs().items():
             report.sections.append((f"log of {name}", "\n".join(text.splitlines()[-60:])))
     return report

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from cryprq.errors import CryprqError
-from cryprq.logs import describe_exception
+from cryprq.telemetry.defects import describe_exception
 
 
 def run_program(name: str, body: Callable[[], int]) -> int:

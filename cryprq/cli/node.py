@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import run_program
-from cryprq.config import NodeConfig, describe, load, parse_args
+from cryprq.config.command_line import parser
+from cryprq.config.identity_file import load_identity
+from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
-from cryprq.identity import Identity
 
 PROGRAM = "cryprq-node"
 
@@ -22,29 +23,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     environ = dict(os.environ)
-    arguments = parse_args(argv)
+    arguments = parser(NodeConfig).parse_args(argv)
     if arguments.version:
         print(version.describe(PROGRAM))
         return 0
-    config = load(argv, environ)
+    config = NodeConfig.load(argv, environ)
     if arguments.check:
         print(_check(config))
         return 0
     try:
-        from cryprq.node import run
+        from cryprq.node.daemon import run
     except ImportError as error:
         if error.name != "cryprq._fastpath":
             raise
         raise MachineError(f"the compiled data plane cannot be loaded: {error}; build it with `make build`") from None
-    return run(config, reload=lambda: load(argv, environ))
+    return run(config, reload=lambda: NodeConfig.load(argv, environ))
 
 
 def _check(config: NodeConfig) -> str:
     """The effective configuration and whose it is. Reads the identity if it is there, but makes none."""
     who = "none yet, made at the first start"
     if os.path.lexists(config.identity):
-        identity = Identity.load(Path(config.identity))
+        identity = load_identity(Path(config.identity))
         if any(peer.peer_id == identity.peer_id for peer in config.peers) or identity.peer_id in config.allow_peers:
             raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
         who = str(identity.peer_id)
-    return f"peer_id = {who}\n{describe(config)}"
+    return f"peer_id = {who}\n{config.describe()}"

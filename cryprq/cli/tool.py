@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryprq import status, version
-from cryprq.cli import run_program
-from cryprq.config import DEFAULT_TUN_NAME, default_control_socket, default_identity
+from cryprq import version
+from cryprq.cli import admin_client, run_program
+from cryprq.cli.status import render
+from cryprq.config.command_line import OneLineParser
+from cryprq.config.identity_file import create_identity, load_identity
+from cryprq.config.node_config import DEFAULT_TUN_NAME
+from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError
-from cryprq.identity import Identity, PeerId
-from cryprq.settings import OneLineParser
+from cryprq.peer_id import PeerId
 
 PROGRAM = "cryprq"
 
@@ -30,12 +33,12 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command is None:
         raise ConfigError("nothing to do: give keygen, id, status, rotate or bench; see cryprq --help")
     elif arguments.command == "keygen":
-        print(Identity.create(_identity_path(arguments.out)).peer_id)
+        print(create_identity(_identity_path(arguments.out)).peer_id)
     elif arguments.command == "id":
-        print(Identity.load(_identity_path(arguments.file)).peer_id)
+        print(load_identity(_identity_path(arguments.file)).peer_id)
     elif arguments.command == "status":
-        answer = status.request(_socket_path(arguments), "status")
-        print(json.dumps(answer, indent=2) if arguments.json else status.render(answer))
+        answer = admin_client.request(_socket_path(arguments), "status")
+        print(json.dumps(answer, indent=2) if arguments.json else render(answer))
     elif arguments.command == "bench":
         _bench(arguments)
     else:
@@ -50,15 +53,15 @@ def _rotate(arguments: argparse.Namespace) -> None:
             peer = {"peer": str(PeerId.parse(arguments.peer))}
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    started = status.request(_socket_path(arguments), "rotate", **peer)
+    started = admin_client.request(_socket_path(arguments), "rotate", **peer)
     print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from cryprq import selfbench  # the compiled data plane is nothing that the other commands need
+    from cryprq.cli import bench  # the compiled data plane is nothing that the other commands need
 
-    results = selfbench.run()
-    print(json.dumps(results, indent=2) if arguments.json else selfbench.render(results))
+    results = bench.run()
+    print(json.dumps(results, indent=2) if arguments.json else bench.render(results))
 
 
 def _parser() -> OneLineParser:

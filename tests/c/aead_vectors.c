@@ -13,8 +13,8 @@
 #include "cq_aead.h"
 #include "lines.h"
 
-static int run(struct cq_aead_key *key, int sealing, struct bytes nonce, struct bytes aad, const uint8_t *in,
-               size_t n, uint8_t *out)
+static int run(struct cq_aead_key *key, int sealing, struct bytes nonce, struct bytes aad, const uint8_t *in, size_t n,
+               uint8_t *out)
 {
     return sealing ? key->ops->seal(key, nonce.p, aad.p, aad.n, in, n, out)
                    : key->ops->open(key, nonce.p, aad.p, aad.n, in, n, out);

@@ -9,8 +9,8 @@
 #include <time.h>
 
 #include "check.h"
+#include "cq_epoch.h"
 #include "cq_route.h"
-#include "cq_session.h"
 
 #define ROUNDS 50
 
@@ -72,7 +72,7 @@ static void bench_key_setup(const struct cq_aead_ops *ops)
     printf("%-24s a key set up and wiped: %6.0f ns\n", ops->name, each);
 }
 
-static void bench_session(uint8_t suite, size_t n)
+static void bench_epoch(uint8_t suite, size_t n)
 {
     enum { RECORDS = 20000 };
     uint8_t secret[CQ_LANE_SECRET_SIZE];
@@ -85,28 +85,34 @@ static void bench_session(uint8_t suite, size_t n)
 
     REQUIRE(records != NULL);
     check_random_bytes(secret, sizeof secret);
-    const struct cq_epoch_params params = {.rx_index = 1, .tx_index = 1, .suite = suite, .tx_lanes = 1, .rx_lanes = 1,
-        .tx_secrets = secret, .rx_secrets = secret, .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&params, NULL);
+    const struct cq_epoch_params params = {.rx_index = 1,
+                                           .tx_index = 1,
+                                           .suite = suite,
+                                           .tx_lanes = 1,
+                                           .rx_lanes = 1,
+                                           .tx_secrets = secret,
+                                           .rx_secrets = secret,
+                                           .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     REQUIRE(epoch != NULL);
     seal = 1e18;
     for (int round = 0; round < ROUNDS; round++) {
         double start = now_ns();
         for (size_t i = 0; i < RECORDS; i++)
-            rc |= cq_session_seal(epoch, 0, 0, plain, n, records + i * size);
+            rc |= cq_epoch_seal(epoch, 0, 0, plain, n, records + i * size);
         double middle = now_ns();
         for (size_t i = 0; i < RECORDS; i++) {
             struct cq_header header = cq_wire_read_header(records + i * size);
-            rc |= cq_session_open(epoch, &header, records + i * size, size, &newest);
+            rc |= cq_epoch_open(epoch, &header, records + i * size, size, &newest);
         }
         double end = now_ns();
         seal = (middle - start) / RECORDS < seal ? (middle - start) / RECORDS : seal;
         open = (end - middle) / RECORDS < open ? (end - middle) / RECORDS : open;
     }
     REQUIRE(rc == CQ_OK);
-    printf("session, suite %u         %5zu bytes: seal %6.0f ns,              open %6.0f ns (memory-cold records)\n",
+    printf("epoch, suite %u           %5zu bytes: seal %6.0f ns,              open %6.0f ns (memory-cold records)\n",
            suite, n, seal, open);
-    cq_session_free(epoch);
+    cq_epoch_free(epoch);
     free(records);
 }
 
@@ -153,7 +159,7 @@ int main(void)
                 bench_aead(ops, sizes[i]);
             bench_key_setup(ops);
         }
-        bench_session(suites[s], 1420);
+        bench_epoch(suites[s], 1420);
     }
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         bench_route(4, prefixes[i]);

@@ -16,8 +16,7 @@ static unsigned check_count, check_failures;
 
 #define CHECK(condition) check_that((condition) != 0, #condition, __FILE__, __LINE__)
 
-#define CHECK_EQUAL(got, wanted)                                                                                       \
-    check_equal((int64_t)(got), (int64_t)(wanted), #got " == " #wanted, __FILE__, __LINE__)
+#define CHECK_EQUAL(got, wanted) check_equal((int64_t)(got), (int64_t)(wanted), #got " == " #wanted, __FILE__, __LINE__)
 
 #define REQUIRE(condition)                                                                                             \
     do {                                                                                                               \

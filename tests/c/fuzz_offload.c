@@ -69,13 +69,13 @@ struct batch {
 /* Gives the packet a block of exactly its size, so that a sanitizer sees the first byte too many. */
 static void hand_over(struct batch *b, const uint8_t *p, size_t n, bool vouched)
 {
-    size_t length = cq_offload_packet_length(p, n);
+    size_t length = cq_packet_length(p, n);
     if (length == 0 || b->used == sizeof b->blocks / sizeof *b->blocks)
         return;
     uint8_t *block = malloc(length);
     REQUIRE(block != NULL);
     b->blocks[b->used++] = memcpy(block, p, length);
-    cq_offload_coalesce_add(b->coalesce, block, length, vouched);
+    cq_coalesce_add(b->coalesce, block, length, vouched);
     b->added++;
 }
 
@@ -92,12 +92,12 @@ static void split_first(struct batch *b, const uint8_t *p, size_t n)
     uint8_t *buffer = malloc(n + (n == 0));
     REQUIRE(buffer != NULL);
     memcpy(buffer, p + sizeof v, n);
-    if (cq_offload_split_init(&s, &v, buffer, n) == CQ_OK) {
+    if (cq_split_init(&s, &v, buffer, n) == CQ_OK) {
         unsigned count = 0;
-        while (cq_offload_split_next(&s, &packet, &length)) {
+        while (cq_split_next(&s, &packet, &length)) {
             HOLDS(packet >= buffer && packet + length <= buffer + n);
             if (v.gso_type != 0) /* completing an ordinary packet may hit any of its bytes, if the kernel says so */
-                HOLDS(cq_offload_packet_length(packet, length) == length);
+                HOLDS(cq_packet_length(packet, length) == length);
             HOLDS(!s.vouched || s.transport);
             hand_over(b, packet, length, s.vouched);
             count++;
@@ -111,9 +111,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
-    struct sink sink = {.options = {.tcp4 = data[0] & 1, .tcp6 = data[0] & 2, .uso = data[0] & 4, .vnet = data[0] & 8,
-                                    .max_size = data[0] & 16 ? 65535 : 4000, .max_segments = 1 + (data[0] >> 5) * 20u}};
-    struct batch b = {.coalesce = cq_offload_coalesce_new(&sink.options, take, &sink)};
+    struct sink sink = {.options = {.tcp4 = data[0] & 1,
+                                    .tcp6 = data[0] & 2,
+                                    .uso = data[0] & 4,
+                                    .vnet = data[0] & 8,
+                                    .max_size = data[0] & 16 ? 65535 : 4000,
+                                    .max_segments = 1 + (data[0] >> 5) * 20u}};
+    struct batch b = {.coalesce = cq_coalesce_new(&sink.options, take, &sink)};
     REQUIRE(b.coalesce != NULL);
     for (size_t at = 1; at + 3 <= size;) {
         uint8_t control = data[at];
@@ -126,9 +130,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             hand_over(&b, data + at, n, control & 1);
         at += n;
     }
-    cq_offload_coalesce_flush(b.coalesce);
+    cq_coalesce_flush(b.coalesce);
     HOLDS(sink.packets == b.added);
-    cq_offload_coalesce_free(b.coalesce);
+    cq_coalesce_free(b.coalesce);
     for (unsigned i = 0; i < b.used; i++)
         free(b.blocks[i]);
     return 0;

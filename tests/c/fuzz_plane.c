@@ -11,7 +11,7 @@
  *   bit 7   the TUN and the network have nothing more: what is under way goes out
  *
  * Whatever the input, no byte outside of a buffer is touched, no packet is written whose source is not the peer's, what
- * is written is what cq_offload promises the kernel, and every packet that was sent and did not get lost is counted
+ * is written is what cq_coalesce promises the kernel, and every packet that was sent and did not get lost is counted
  * once by the other end: written, or dropped for its source.
  *
  * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise `fuzz_plane [ROUNDS [SEED]]`
@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <sys/uio.h>
 
+#include "cq_plane.h"
 #include "packets.h"
 
 static ssize_t take(int fd, const struct iovec *iov, int iovcnt);
@@ -46,7 +47,7 @@ enum { RIGS = 16, PENDING_MAX = 512, INDEX = 7, HOSTILE_LANE = 1, OTHER_PEER = 1
 /* A sending and a receiving plane for one choice of options, and what goes on between them. */
 struct rig {
     struct cq_plane *sending, *receiving;
-    struct cq_peer *peer; /* of the receiving one */
+    struct cq_peer *peer;   /* of the receiving one */
     struct cq_epoch *epoch; /* of the sending one */
     bool vnet;
 };
@@ -61,7 +62,7 @@ static struct {
     int refusal;
     uint8_t *pending[PENDING_MAX]; /* datagrams whose packets wait for the flush, each in a block of its own size */
     unsigned pending_count;
-    uint64_t written; /* packets */
+    uint64_t written;         /* packets */
     uint64_t sent, malformed; /* what the receiving end is to count */
 } world;
 
@@ -155,7 +156,7 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
         memcpy(packet + n, iov[i].iov_base, iov[i].iov_len);
         n += iov[i].iov_len;
     }
-    HOLDS(cq_offload_packet_length(packet, n) == n && allowed(packet));
+    HOLDS(cq_packet_length(packet, n) == n && allowed(packet));
     if (first) {
         HOLDS(iov[0].iov_len == sizeof v);
         memcpy(&v, iov[0].iov_base, sizeof v);
@@ -183,7 +184,7 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
 
 static void deliver_pending(void)
 {
-    cq_offload_coalesce_flush(rig->receiving->rx[0]->coalesce);
+    cq_coalesce_flush(rig->receiving->rx[0]->coalesce);
     settle(rig->receiving->rx[0]);
     while (world.pending_count > 0)
         free(world.pending[--world.pending_count]);
@@ -225,7 +226,7 @@ static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
 {
     uint8_t *sealed = malloc(n + CQ_OVERHEAD);
     REQUIRE(sealed != NULL);
-    REQUIRE(cq_session_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
+    REQUIRE(cq_epoch_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
     expect(payload, n);
     arrive(sealed, n + CQ_OVERHEAD, 0);
     free(sealed);
@@ -236,30 +237,46 @@ static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
 static struct cq_plane *plane_new(unsigned options, bool receiving)
 {
     static const int fds[] = {-1};
-    const struct cq_plane_options o = {
-        .workers = 1, .tun_fds = fds, .udp_fds = fds, .family = 2, .mtu = options & 8 ? 9000 : 1420,
-        .vnet_hdr = options & 1, .tso4 = true, .tso6 = true, .uso = true, .udp_segment = true, .udp_gro = true,
-        .coalesce = options & 2, .packing = options & 4};
+    const struct cq_worker_options o = {.workers = 1,
+                                        .tun_fds = fds,
+                                        .udp_fds = fds,
+                                        .family = 2,
+                                        .mtu = options & 8 ? 9000 : 1420,
+                                        .vnet_hdr = options & 1,
+                                        .tso4 = true,
+                                        .tso6 = true,
+                                        .uso = true,
+                                        .udp_segment = true,
+                                        .udp_gro = true,
+                                        .coalesce = options & 2,
+                                        .packing = options & 4};
     uint8_t secrets[2 * CQ_LANE_SECRET_SIZE];
     uint32_t handle;
     struct cq_plane *plane = cq_plane_new(&o);
-    REQUIRE(plane != NULL && cq_table_add_peer(&plane->tables, &handle) == CQ_OK);
+    REQUIRE(plane != NULL && cq_table_add_peer(&plane->shared.tables, &handle) == CQ_OK);
     for (size_t i = 0; i < sizeof secrets; i++)
         secrets[i] = (uint8_t)(i * 7);
-    struct cq_epoch_params p = {.rx_index = INDEX, .tx_index = INDEX, .suite = CQ_SUITE_AES_256_GCM, .tx_lanes = 2,
-                                .rx_lanes = 2, .tx_secrets = secrets, .rx_secrets = secrets, .expires_ns = UINT64_MAX,
-                                .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&p, NULL);
-    REQUIRE(epoch != NULL && cq_table_install(&plane->tables, handle, epoch) == CQ_OK);
-    REQUIRE(cq_table_activate(&plane->tables, INDEX) == CQ_OK && cq_table_promote(&plane->tables, INDEX) == CQ_OK);
+    struct cq_epoch_params p = {.rx_index = INDEX,
+                                .tx_index = INDEX,
+                                .suite = CQ_SUITE_AES_256_GCM,
+                                .tx_lanes = 2,
+                                .rx_lanes = 2,
+                                .tx_secrets = secrets,
+                                .rx_secrets = secrets,
+                                .expires_ns = UINT64_MAX,
+                                .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&p, NULL);
+    REQUIRE(epoch != NULL && cq_table_install(&plane->shared.tables, handle, epoch) == CQ_OK);
+    REQUIRE(cq_table_activate(&plane->shared.tables, INDEX) == CQ_OK &&
+            cq_table_promote(&plane->shared.tables, INDEX) == CQ_OK);
     struct cq_endpoint to = {.remote = {.port = 1, .family = 4}, .source = CQ_SOURCE_PINNED};
-    cq_endpoint_write(&cq_table_peer(&plane->tables, handle)->endpoint, &to);
+    cq_endpoint_write(&cq_table_peer(&plane->shared.tables, handle)->endpoint, &to);
     const struct cq_route_entry any[] = {{.family = 4}, {.family = 6}};
     const struct cq_route_entry own[] = {{.family = 4, .prefix = 8, .addr = {10}},
                                          {.family = 6, .prefix = 8, .addr = {0xfd}},
                                          {.family = 4, .prefix = 8, .addr = {11}, .value = OTHER_PEER}};
-    REQUIRE(cq_table_add_peer(&plane->tables, &handle) == CQ_OK && handle == OTHER_PEER);
-    REQUIRE(cq_table_set_routes(&plane->tables, receiving ? own : any, receiving ? 3 : 2) == CQ_OK);
+    REQUIRE(cq_table_add_peer(&plane->shared.tables, &handle) == CQ_OK && handle == OTHER_PEER);
+    REQUIRE(cq_table_set_routes(&plane->shared.tables, receiving ? own : any, receiving ? 3 : 2) == CQ_OK);
     return plane;
 }
 
@@ -269,11 +286,11 @@ static struct rig *rig_for(unsigned options)
     if (r->sending == NULL) {
         r->sending = plane_new(options, false);
         r->receiving = plane_new(options, true);
-        r->peer = cq_table_peer(&r->receiving->tables, 0);
-        r->epoch = cq_table_find(atomic_load(&r->sending->tables.current), INDEX)->epoch;
+        r->peer = cq_table_peer(&r->receiving->shared.tables, 0);
+        r->epoch = cq_table_find(atomic_load(&r->sending->shared.tables.current), INDEX)->epoch;
         r->vnet = options & 1;
         r->receiving->rx[0]->now_ns = 1;
-        r->receiving->rx[0]->table = cq_table_acquire(&r->receiving->tables, 1);
+        r->receiving->rx[0]->worker.table = cq_table_acquire(&r->receiving->shared.tables, 1);
     }
     return r;
 }
@@ -283,10 +300,10 @@ static struct rig *rig_for(unsigned options)
 static void send_all(void)
 {
     struct cq_tx *tx = rig->sending->tx[0];
-    struct cq_peer *peer = cq_table_peer(&rig->sending->tables, 0);
+    struct cq_peer *peer = cq_table_peer(&rig->sending->shared.tables, 0);
     uint64_t before = atomic_load(&peer->tx_packets);
     ssize_t n;
-    while ((n = cq_io_tun_read(tx->tun, rig->vnet, &tx->vnet, tx->packet, CQ_TUN_READ_MAX)) > 0)
+    while ((n = cq_io_tun_read(tx->tun, rig->vnet, &tx->vnet, tx->packet, TUN_READ_MAX)) > 0)
         burst(tx, n, false);
     world.sent += atomic_load(&peer->tx_packets) - before;
     world.tun_left = 0;
@@ -341,8 +358,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     rig = rig_for(data[0]);
     memset(&world, 0, sizeof world);
-    atomic_store(&rig->sending->segment_refused, false);
-    atomic_store(&cq_table_peer(&rig->sending->tables, 0)->segment_off_until_ns, 0);
+    atomic_store(&rig->sending->shared.segment_refused, false);
+    atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->segment_off_until_ns, 0);
     uint64_t packets = atomic_load(&rig->peer->rx_packets);
     uint64_t source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE);
     uint64_t malformed = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_MALFORMED);
@@ -425,8 +442,11 @@ static size_t append(uint8_t *out, struct spec *flows)
             break;
         }
         cq_put16(p, (uint16_t)(32 + draw(200)));
-        const struct cq_header h = {.type = CQ_RECORD_TYPE, .lane = (uint8_t)draw(4), .flags = (uint16_t)draw(3),
-                                    .index = INDEX + draw(2), .counter = draw(1 << 30)};
+        const struct cq_header h = {.type = CQ_RECORD_TYPE,
+                                    .lane = (uint8_t)draw(4),
+                                    .flags = (uint16_t)draw(3),
+                                    .index = INDEX + draw(2),
+                                    .counter = draw(1 << 30)};
         cq_wire_write_header(p + 2, &h);
         break;
     default: /* the TUN */

@@ -62,7 +62,7 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
     last_vnet = v;
     last_length = n;
     writes++;
-    CHECK_EQUAL(cq_offload_packet_length(whole, n), n);
+    CHECK_EQUAL(cq_packet_length(whole, n), n);
     if (v.flags == 0) {
         CHECK(v.gso_type == 0 && v.gso_size == 0 && v.csum_start == 0 && v.csum_offset == 0);
         CHECK_EQUAL(packets, 1);
@@ -96,16 +96,13 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
     CHECK_EQUAL(segments, packets);
 }
 
-static inline void reset(void)
-{
-    pool_used = out_count = writes = 0;
-}
+static inline void reset(void) { pool_used = out_count = writes = 0; }
 
 static inline void start_with(struct cq_coalesce_options o)
 {
-    cq_offload_coalesce_free(coalesce);
+    cq_coalesce_free(coalesce);
     options = o;
-    coalesce = cq_offload_coalesce_new(&o, receive, &coalesce);
+    coalesce = cq_coalesce_new(&o, receive, &coalesce);
     REQUIRE(coalesce != NULL);
     reset();
 }
@@ -123,7 +120,7 @@ static inline void add_bytes(const uint8_t *p, size_t n, bool vouched)
     int protocol;
     if (vouched)
         cq_put16(q + transport_of(q, &protocol) + checksum_offset(protocol), (uint16_t)check_random());
-    cq_offload_coalesce_add(coalesce, q, n, vouched);
+    cq_coalesce_add(coalesce, q, n, vouched);
 }
 
 static inline void add(const struct spec *s, bool vouched)
@@ -141,7 +138,7 @@ static inline void advance(struct spec *s)
 
 static inline unsigned flush(void)
 {
-    cq_offload_coalesce_flush(coalesce);
+    cq_coalesce_flush(coalesce);
     return writes;
 }
 

@@ -101,22 +101,14 @@ static inline void lines_print(const uint8_t *p, size_t n)
 static inline const char *lines_error(int rc)
 {
     switch (rc) {
-    case CQ_E_ARGUMENT:
-        return "argument";
-    case CQ_E_MEMORY:
-        return "memory";
-    case CQ_E_CRYPTO:
-        return "crypto";
-    case CQ_E_AUTH:
-        return "auth";
-    case CQ_E_REPLAY:
-        return "replay";
-    case CQ_E_LIMIT:
-        return "limit";
-    case CQ_E_MALFORMED:
-        return "malformed";
-    default:
-        return "unknown";
+    case CQ_E_ARGUMENT: return "argument";
+    case CQ_E_MEMORY: return "memory";
+    case CQ_E_CRYPTO: return "crypto";
+    case CQ_E_AUTH: return "auth";
+    case CQ_E_REPLAY: return "replay";
+    case CQ_E_LIMIT: return "limit";
+    case CQ_E_MALFORMED: return "malformed";
+    default: return "unknown";
     }
 }
 

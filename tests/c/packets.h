@@ -1,6 +1,6 @@
 /*
- * Packets for the offload tests: a builder, and slow and obvious twins of what csrc/cq_offload*.c does fast. Nothing
- * here uses that code; checksums are added up two bytes at a time.
+ * Packets for the offload tests: a builder, and slow and obvious twins of what cq_packet, cq_checksum, cq_split and
+ * cq_coalesce do fast. Nothing here uses that code; checksums are added up two bytes at a time.
  */
 #ifndef PACKETS_H
 #define PACKETS_H
@@ -9,7 +9,8 @@
 #include <string.h>
 
 #include "check.h"
-#include "cq_offload.h"
+#include "cq_coalesce.h"
+#include "cq_split.h"
 
 enum { TCP = 6, UDP = 17, PACKET_MAX = 65600 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, ECE = 64, CWR = 128 };
@@ -17,7 +18,7 @@ enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60, NO_EXTENSI
 
 struct spec {
     int version, protocol;
-    int extension;       /* IPv6: one extension header of 16 bytes, or NO_EXTENSION; IPv4: 4 bytes of options if not */
+    int extension; /* IPv6: one extension header of 16 bytes, or NO_EXTENSION; IPv4: 4 bytes of options if not */
     uint8_t tos, ttl;
     bool df;
     uint16_t id, source_port, destination_port, window, urgent;
@@ -32,10 +33,23 @@ struct spec {
 
 static inline struct spec spec_of(int version, int protocol, size_t payload)
 {
-    struct spec s = {.version = version, .protocol = protocol, .extension = NO_EXTENSION, .ttl = 64, .df = true,
-                     .id = 0xfff0, .source_port = 5201, .destination_port = 40000, .window = 501, .host = 1,
-                     .sequence = 0xfffffc00u, .ack = 77, .flags = ACK, .options = 12, .timestamp = 0x01020304,
-                     .payload = payload, .fill = 3};
+    struct spec s = {.version = version,
+                     .protocol = protocol,
+                     .extension = NO_EXTENSION,
+                     .ttl = 64,
+                     .df = true,
+                     .id = 0xfff0,
+                     .source_port = 5201,
+                     .destination_port = 40000,
+                     .window = 501,
+                     .host = 1,
+                     .sequence = 0xfffffc00u,
+                     .ack = 77,
+                     .flags = ACK,
+                     .options = 12,
+                     .timestamp = 0x01020304,
+                     .payload = payload,
+                     .fill = 3};
     return s;
 }
 

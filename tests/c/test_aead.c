@@ -1,5 +1,5 @@
 /*
- * What all AEAD back ends of this CPU promise beyond published vectors (tests/test_aead.py has those): one key in both
+ * What all AEAD back ends of this CPU promise beyond published vectors (tests/plane/test_aead.py has those): one key in both
  * directions, in place, forgeries, and nothing written past the end. test_aead_kernels.c compares them with libcrypto.
  */
 #include <limits.h>

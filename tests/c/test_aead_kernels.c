@@ -25,8 +25,7 @@ static void new_keys(const struct cq_aead_ops *ops)
 
     check_random_bytes(secret, sizeof secret);
     check_random_bytes(nonce, sizeof nonce);
-    oracle.ops =
-        ops->suite == CQ_SUITE_AES_256_GCM ? &cq_aead_evp_aes_256_gcm : &cq_aead_evp_chacha20_poly1305;
+    oracle.ops = ops->suite == CQ_SUITE_AES_256_GCM ? &cq_aead_evp_aes_256_gcm : &cq_aead_evp_chacha20_poly1305;
     key.ops = ops;
     REQUIRE(oracle.ops->init(&oracle, secret) == CQ_OK);
     REQUIRE(ops->init(&key, secret) == CQ_OK);
@@ -149,10 +148,7 @@ static void nothing_beyond_the_buffers(void)
         REQUIRE(munmap(f[i].map, (PAGES + 2) * PAGE) == 0);
 }
 
-static void state_is_aligned(void)
-{
-    CHECK(key.ops == oracle.ops || (uintptr_t)key.state % 64 == 0);
-}
+static void state_is_aligned(void) { CHECK(key.ops == oracle.ops || (uintptr_t)key.state % 64 == 0); }
 
 /* Runs a check with fresh keys for each back end, and says which one failed. */
 static void with_each_backend(void (*check)(void))

@@ -126,10 +126,10 @@ static void test_split_and_coalesce_give_back_the_super_packet(void)
         memcpy(copy, super, n);
         start_with((struct cq_coalesce_options){
             .tcp4 = true, .tcp6 = true, .uso = true, .vnet = true, .max_size = 65535, .max_segments = 100});
-        REQUIRE(cq_offload_split_init(&split, &v, super, n) == CQ_OK);
+        REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
         CHECK(split.vouched);
-        while (cq_offload_split_next(&split, &p, &length))
-            cq_offload_coalesce_add(coalesce, keep(p, length), length, split.vouched);
+        while (cq_split_next(&split, &p, &length))
+            cq_coalesce_add(coalesce, keep(p, length), length, split.vouched);
         CHECK_EQUAL(flush(), 1);
         CHECK_EQUAL(last_length, n);
         CHECK(memcmp(whole, copy, n) == 0);
@@ -142,6 +142,6 @@ int main(void)
 {
     RUN(test_random_traffic_comes_out_as_it_went_in);
     RUN(test_split_and_coalesce_give_back_the_super_packet);
-    cq_offload_coalesce_free(coalesce);
+    cq_coalesce_free(coalesce);
     return check_done();
 }

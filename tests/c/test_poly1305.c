@@ -68,11 +68,11 @@ static void test_vectors_of_rfc_8439_for_large_sums(void)
     } vectors[] = {
 #define FF15 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff
 #define FE14 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe
-        {2, 0, 1, {0xff, FF15}, {3}}, /* 7 */
-        {2, 0xff, 1, {2}, {3}}, /* 8 */
-        {1, 0, 3, {0xff, FF15, 0xf0, FF15, 0x11}, {5}}, /* 9 */
+        {2, 0, 1, {0xff, FF15}, {3}},                                                                   /* 7 */
+        {2, 0xff, 1, {2}, {3}},                                                                         /* 8 */
+        {1, 0, 3, {0xff, FF15, 0xf0, FF15, 0x11}, {5}},                                                 /* 9 */
         {1, 0, 3, {0xff, FF15, 0xfb, FE14, 0xfe, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}}, /* 10 */
-        {2, 0, 1, {0xfd, FF15}, {0xfa, FF15}}, /* 11 */
+        {2, 0, 1, {0xfd, FF15}, {0xfa, FF15}},                                                          /* 11 */
     };
 
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {

@@ -159,8 +159,10 @@ static void test_families_do_not_mix(void)
 static void test_bad_entries_are_refused(void)
 {
     static const struct cq_route_entry bad[] = {
-        {.family = 4, .prefix = 33, .value = 1}, {.family = 6, .prefix = 129, .value = 1},
-        {.family = 5, .prefix = 8, .value = 1},  {.family = 0, .prefix = 0, .value = 1},
+        {.family = 4, .prefix = 33, .value = 1},
+        {.family = 6, .prefix = 129, .value = 1},
+        {.family = 5, .prefix = 8, .value = 1},
+        {.family = 0, .prefix = 0, .value = 1},
         {.family = 4, .prefix = 8, .value = CQ_ROUTE_NONE},
     };
 

@@ -15,10 +15,10 @@
 
 /* What the kernel has against us. */
 static struct {
-    int source;            /* errno for a pinned source */
-    int segment;           /* errno for UDP_SEGMENT */
-    int record[RECORDS];   /* errno for a single record */
-    int shortage;          /* errno while there is no room */
+    int source;          /* errno for a pinned source */
+    int segment;         /* errno for UDP_SEGMENT */
+    int record[RECORDS]; /* errno for a single record */
+    int shortage;        /* errno while there is no room */
     uint64_t room_at_ns;
     const struct cq_endpoint *moves; /* where the peer moves to while a send is refused */
 } kernel;

@@ -17,8 +17,8 @@ static struct cq_epoch *epoch_new(uint32_t rx_index)
                                       .rx_lanes = 1,
                                       .tx_secrets = secret,
                                       .rx_secrets = secret,
-                                      .limits = cq_session_default_limits()};
-    struct cq_epoch *epoch = cq_session_new(&p, NULL);
+                                      .limits = cq_epoch_default_limits()};
+    struct cq_epoch *epoch = cq_epoch_new(&p, NULL);
     REQUIRE(epoch != NULL);
     return epoch;
 }
@@ -37,9 +37,8 @@ static void install(struct cq_tables *t, uint32_t handle, uint32_t rx_index)
 
 static struct cq_endpoint endpoint_at(uint8_t remote, uint8_t local, enum cq_source source)
 {
-    return (struct cq_endpoint){.remote = {.host = {[15] = remote}, .port = 9, .family = 6},
-                                .local = {[15] = local},
-                                .source = source};
+    return (struct cq_endpoint){
+        .remote = {.host = {[15] = remote}, .port = 9, .family = 6}, .local = {[15] = local}, .source = source};
 }
 
 static bool same(const struct cq_endpoint *a, const struct cq_endpoint *b) { return memcmp(a, b, sizeof *a) == 0; }
@@ -80,8 +79,8 @@ static void test_wrong_changes_change_nothing(void)
     CHECK_EQUAL(cq_table_set_routes(&t, &bad, 1), CQ_E_ARGUMENT);
     CHECK(t.current == before);
     CHECK(t.retired == NULL);
-    cq_session_free(twice);
-    cq_session_free(nobodys);
+    cq_epoch_free(twice);
+    cq_epoch_free(nobodys);
     cq_table_destroy(&t);
 }
 
@@ -311,17 +310,11 @@ static void change(uint64_t dice)
     case 3:
         epoch = epoch_new(index);
         if (cq_table_install(&shared, handle, epoch) != CQ_OK)
-            cq_session_free(epoch);
+            cq_epoch_free(epoch);
         break;
-    case 4:
-        (void)cq_table_remove(&shared, index);
-        break;
-    case 5:
-        (void)cq_table_activate(&shared, index);
-        break;
-    case 6:
-        (void)cq_table_set_routes(&shared, &route, dice >> 32 & 1);
-        break;
+    case 4: (void)cq_table_remove(&shared, index); break;
+    case 5: (void)cq_table_activate(&shared, index); break;
+    case 6: (void)cq_table_set_routes(&shared, &route, dice >> 32 & 1); break;
     default:
         if (peer != NULL)
             cq_endpoint_write(&peer->endpoint, &e);

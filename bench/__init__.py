@@ -1,0 +1,1 @@
+"""Benchmarks: the tunnel beside others, and its parts. Each program says at its top what it measures."""

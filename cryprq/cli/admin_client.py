@@ -1,0 +1,42 @@
+"""Asks the node behind an admin socket (``cryprq.telemetry.admin_socket`` has the protocol)."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from cryprq.errors import MachineError
+
+TIMEOUT: Final = 5.0
+"""Seconds that the tool waits for an answer."""
+
+
+def request(path: Path, command: str, **arguments: object) -> Any:
+    """Asks the node behind an admin socket and returns the result. MachineError, one line, if it cannot or says no."""
+    message = json.dumps({"command": command, **arguments}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.connect(os.fspath(path))
+            sock.sendall(message)
+            with sock.makefile("rb") as file:
+                answer = json.loads(file.readline())
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise MachineError(
+            f"no node answers at {path}: is cryprq-node running? (--tun-name or --control-socket says which)"
+        ) from None
+    except PermissionError:
+        raise MachineError(f"no permission for {path}: use the node's user or root") from None
+    except TimeoutError:
+        raise MachineError(f"the node at {path} does not answer") from None
+    except OSError as error:
+        raise MachineError(f"cannot ask the node at {path}: {error.strerror or error}") from None
+    except ValueError:
+        answer = None
+    match answer:
+        case {"ok": True, "result": result}:
+            return result
+        case {"ok": False, "error": str(error_text)}:
+            raise MachineError(error_text)
+    raise MachineError(f"what answers at {path} is not a CrypRQ node")

@@ -1,0 +1,156 @@
+"""What a node can work with: checks of one value, for the table's rows, and of several options together.
+
+``..._fault`` returns what is wrong with one value as a text that begins with the value, or None. The others raise
+ConfigError.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, ip_network
+from typing import Final
+
+from cryprq.config.allow_entries import Allowed
+from cryprq.errors import ConfigError
+from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Interface, Network, covering, overlapping
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, ROUTES_MAX
+
+_TUN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)  # IFNAMSIZ is 16 with the terminator
+
+
+# ---- one value ----
+
+
+def listen_fault(value: Multiaddr) -> str | None:
+    if not value.is_numeric:
+        return f"{value}: a node listens on an address, not on a name; use /ip4/... or /ip6/..."
+    if value.peer_id is not None:
+        return f"{value}: leave out /p2p/...; a node listens under its own identity"
+    return None
+
+
+def peer_fault(value: Multiaddr) -> str | None:
+    if value.peer_id is None:
+        return f"{value} does not say who is there: add /p2p/ID, the peer_id in that node's listener_ready line"
+    if value.port == 0:
+        return f"{value}: port 0 cannot be dialled"
+    return None
+
+
+def tun_name_fault(value: str) -> str | None:
+    if not _TUN_NAME.fullmatch(value) or value in (".", ".."):
+        return f"{value!r} is no interface name: up to 15 letters, digits, '_', '.' or '-'"
+    return None
+
+
+def tun_address_fault(value: Interface) -> str | None:
+    address, network = value.ip, value.network
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        return f"{value}: not an address that a host can have in a tunnel"
+    has_edges = network.max_prefixlen - network.prefixlen >= 2
+    last_is_broadcast = isinstance(address, IPv4Address)
+    if has_edges and (
+        address == network.network_address or (last_is_broadcast and address == network.broadcast_address)
+    ):
+        return f"{value} is the network itself, or its broadcast address, not a host"
+    return None
+
+
+def route_fault(value: Network) -> str | None:
+    if value.prefixlen == 0:
+        return f"{value}: a default route is not announced; give the dialers --allow-peer ID=CIDR,... instead"
+    return None
+
+
+# ---- several together ----
+
+
+def check_purpose(listen: Multiaddr | None, peers: Sequence[Multiaddr], routes: Sequence[Network]) -> None:
+    """A node listens or dials, or both."""
+    if listen is None and not peers:
+        raise ConfigError("nothing to do: give --listen MULTIADDR, --peer MULTIADDR/p2p/ID, or both")
+    if listen is None and routes:
+        raise ConfigError("--route needs --listen: it announces the networks behind a listener to its dialers")
+
+
+def check_announced(addresses: Sequence[Interface], routes: Sequence[Network]) -> None:
+    """What a listener tells its dialers fits into the message."""
+    if not addresses:
+        raise ConfigError("a listener needs its own address in the tunnel: give --tun-address, e.g. 10.9.0.1/24")
+    told = {*(address.network for address in addresses), *routes}
+    if len(addresses) > ADDRESSES_MAX or len(told) > ROUTES_MAX:
+        raise ConfigError(
+            f"a listener tells its dialers up to {ADDRESSES_MAX} --tun-address and {ROUTES_MAX} networks,"
+            f" not {len(addresses)} and {len(told)}: use fewer and wider --route"
+        )
+
+
+def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:
+    """Each peer has one address, which can be reached from the node's socket."""
+    seen: set[PeerId | None] = set()
+    for peer in peers:
+        if peer.peer_id in seen:
+            raise ConfigError(f"--peer: {peer.peer_id} is given twice; one address for each peer")
+        seen.add(peer.peer_id)
+        if listen is not None and not _family_fits(listen, peer):
+            raise ConfigError(
+                f"--peer {peer} cannot be reached from --listen {listen}: one socket serves both; "
+                "listen on /ip6/:: for IPv4 and IPv6"
+            )
+
+
+def _family_fits(listen: Multiaddr, peer: Multiaddr) -> bool:
+    """Whether a socket bound to ``listen`` can send to the peer. /ip6/:: is dual-stack, a given address is not."""
+    version = {"ip4": 4, "dns4": 4, "ip6": 6, "dns6": 6}.get(peer.protocol)
+    if version is None or (listen.protocol == "ip6" and listen.host == "::"):
+        return True
+    return version == (4 if listen.protocol == "ip4" else 6)
+
+
+def check_addresses(addresses: Sequence[Interface], mtu: int) -> None:
+    """The addresses in the tunnel have a network each, and IPv6 has the MTU that it needs."""
+    for number, interface in enumerate(addresses):
+        if interface.version == 6 and mtu < MTU_MIN_IPV6:
+            raise ConfigError(f"--mtu {mtu} is too small for --tun-address {interface}: IPv6 needs {MTU_MIN_IPV6}")
+        earlier = (other.network for other in addresses[:number])
+        if (other := overlapping(interface.network, earlier)) is not None:
+            raise ConfigError(f"--tun-address {interface}: its network overlaps {other} of another --tun-address")
+
+
+def check_owners(allow_peers: Allowed, addresses: Iterable[Interface]) -> None:
+    """Each network behind a peer belongs to that peer alone."""
+    owner: dict[Network, PeerId] = {}
+    own = {ip_network(interface.ip) for interface in addresses}
+    for peer, networks in allow_peers.items():
+        for network in networks:
+            if network in own:
+                raise ConfigError(f"--allow-peer {peer}: {network} is this node's own --tun-address")
+            if network in owner:
+                raise ConfigError(f"--allow-peer: {network} is given to both {owner[network]} and {peer}")
+            owner[network] = peer
+
+
+def check_endpoints(peers: Iterable[Multiaddr], allow_peers: Allowed, addresses: Sequence[Interface]) -> None:
+    """No network in the tunnel has the endpoint of a dialled peer in it, as far as addresses are known: those of a
+    name are checked when it has been resolved."""
+    for dialled in peers:
+        if dialled.peer_id is None or not dialled.is_numeric:
+            continue
+        networks = allow_peers.get(dialled.peer_id, ())
+        _check_endpoint(dialled, networks, f"--allow-peer {dialled.peer_id}")
+        _check_endpoint(dialled, (interface.network for interface in addresses), "--tun-address")
+
+
+def _check_endpoint(dialled: Multiaddr, networks: Iterable[Network], source: str) -> None:
+    network = covering(networks, dialled.host)
+    if network is not None:
+        raise ConfigError(
+            f"{source}: {network} covers the peer's own endpoint {dialled.host}, so the tunnel would swallow itself; "
+            "use narrower networks that leave it out"
+        )
+
+
+def check_backoff(base_ms: int, max_ms: int) -> None:
+    if base_ms > max_ms:
+        raise ConfigError(f"--backoff-base-ms {base_ms} is above --backoff-max-ms {max_ms}")

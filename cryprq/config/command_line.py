@@ -1,0 +1,52 @@
+"""The command line: a flag for each option. Values stay text, which ``Option.read`` checks wherever it came from."""
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cryprq.config.options import Option, table
+from cryprq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are a ConfigError instead of usage text and an exit."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def parser(config: "type[DataclassInstance]") -> OneLineParser:
+    """The parser of ``cryprq-node``, which takes the options of this class. What it parses has them by name."""
+    result = OneLineParser(
+        prog="cryprq-node",
+        description="A post-quantum VPN node. A flag beats the environment, which beats the file.",
+    )
+    for option in table(config).values():
+        if option.metavar is None:
+            result.add_argument(option.flag, dest=option.name, action="store_true", help=_help(option))
+        else:
+            result.add_argument(
+                option.flag,
+                dest=option.name,
+                action="append" if option.many else "store",
+                metavar=option.metavar,
+                help=_help(option),
+            )
+    result.add_argument("--check", action="store_true", help="validate, print the effective configuration and exit")
+    result.add_argument("--version", action="store_true", help="print version and build and exit")
+    return result
+
+
+def _help(option: Option) -> str:
+    """What it does, (its default), and [its variables]."""
+    text = option.help
+    if option.default_text != "none":
+        text += f" ({option.default_text})"
+    if option.env is not None:
+        text += f" [{option.env}]" if option.else_env is None else f" [{option.env}, else {option.else_env[0]}]"
+    return text.replace("`", "").replace("%", "%%")

@@ -1,0 +1,283 @@
+"""What a node is told to do: ``NodeConfig``, whose fields are the table of all options.
+
+To add an option, add a field: ``cryprq.config.options`` says what its row can have, and flag, environment, file,
+``--check``, reload and the README (``scripts/make_settings.py``) follow. What several options must be together stands
+in ``cryprq.config.checks``.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from cryprq.config import allow_entries, checks, sources, values
+from cryprq.config.command_line import parser
+from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
+from cryprq.config.paths import DEFAULT_IDENTITY, RUNTIME_DIRECTORY, default_control_socket, default_identity
+from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Interface, Network
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import AEAD_NAMES, LANES_MAX, MTU_MIN, ROTATE_SECS_MAX, ROTATE_SECS_MIN
+
+DEFAULT_TUN_NAME: Final = "cryprq0"
+MTU_SEALABLE_MAX: Final = 65455
+"""A packet of this size, sealed, is the largest datagram that is sent (65,487 bytes, ``CQ_SEND_MAX``)."""
+AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
+LOG_FORMATS: Final = ("logfmt", "json")
+OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
+"""The same names as ``_fastpath.OFFLOADS``."""
+WORKERS_DEFAULT_MAX: Final = 4
+BUSY_POLL_US_MAX: Final = 1000
+INBOUND_MAX: Final = 65536
+BACKOFF_MS_MAX: Final = 3_600_000
+
+
+def default_workers() -> int:
+    """Workers per direction if nobody says: each is two threads, so one for every two CPUs that the process may use."""
+    return max(1, min(WORKERS_DEFAULT_MAX, len(os.sched_getaffinity(0)) // 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """Everything that a node needs to know. Immutable; ConfigError if the parts do not make a working node.
+
+    A field has the name of its flag, in the plural where the flag may be repeated. Sizes are in bytes, times in what
+    the name ends with. Values are checked wherever they come from; their types are for a type checker to check.
+    """
+
+    config_file: Path | None = option(
+        "config",
+        "FILE",
+        env="CRYPRQ_CONFIG",
+        help="TOML file with these names as keys",
+        parse=Path,
+        default=None,
+        reload=True,
+    )
+    listen: Multiaddr | None = option(
+        "listen",
+        "MULTIADDR",
+        env="CRYPRQ_LISTEN",
+        help="listen here: `/ip4/0.0.0.0/udp/9999/quic-v1`, or `/ip6/::/udp/9999/quic-v1` for IPv6 and IPv4",
+        parse=Multiaddr.parse,
+        check=checks.listen_fault,
+        default=None,
+    )
+    peers: tuple[Multiaddr, ...] = repeatable(
+        "peer",
+        "MULTIADDR/p2p/ID",
+        env="CRYPRQ_PEERS",
+        help="dial this peer; `/ip4`, `/ip6`, `/dns`, `/dns4`, `/dns6`",
+        parse=Multiaddr.parse,
+        check=checks.peer_fault,
+        into=tuple,
+        reload=True,
+    )
+    allow_peers: Mapping[PeerId, tuple[Network, ...]] = repeatable(
+        "allow-peer",
+        "ID[=CIDR,...]",
+        env="CRYPRQ_ALLOW_PEERS",
+        help="this peer may connect, and owns these inner networks, or gets one address",
+        default_text="nobody",
+        parse=allow_entries.parse,
+        show=allow_entries.show,
+        split=allow_entries.split,
+        into=allow_entries.collect,
+        join=allow_entries.join,
+        toml_entry=allow_entries.from_table,
+        reload=True,
+    )
+    allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
+    identity: Path = option(
+        "identity",
+        "FILE",
+        env="CRYPRQ_IDENTITY",
+        help="the identity file, made at the first start",
+        parse=Path,
+        is_path=True,
+        default=DEFAULT_IDENTITY,
+        default_text=f"`$STATE_DIRECTORY/identity` or `{DEFAULT_IDENTITY}`",
+    )
+    tun_name: str = option(
+        "tun-name",
+        "NAME",
+        env="CRYPRQ_TUN_NAME",
+        help="name of the TUN device",
+        parse=str,
+        check=checks.tun_name_fault,
+        default=DEFAULT_TUN_NAME,
+    )
+    tun_addresses: tuple[Interface, ...] = repeatable(
+        "tun-address",
+        "CIDR",
+        env="CRYPRQ_TUN_ADDRESS",
+        help="this node's inner address, with the prefix length of the tunnel's network",
+        default_text="assigned by the gateway; a listener needs one",
+        absent="from the gateway",
+        parse=values.interface,
+        check=checks.tun_address_fault,
+        into=tuple,
+    )
+    mtu: int = number(
+        "mtu", env="CRYPRQ_MTU", help="MTU of the TUN device", low=MTU_MIN, high=MTU_SEALABLE_MAX, default=1420
+    )
+    rotate_secs: int = number(
+        "rotate-secs",
+        env="CRYPRQ_ROTATE_SECS",
+        help="seconds between key rotations; both ends use the smaller one",
+        low=ROTATE_SECS_MIN,
+        high=ROTATE_SECS_MAX,
+        default=300,
+        reload=True,
+    )
+    routes: tuple[Network, ...] = repeatable(
+        "route",
+        "CIDR",
+        env="CRYPRQ_ROUTES",
+        help="a network behind this listener, told to dialers",
+        parse=values.network,
+        check=checks.route_fault,
+        into=tuple,
+        reload=True,
+    )
+    metrics_addr: tuple[str, int] | None = option(
+        "metrics-addr",
+        "HOST:PORT",
+        env="CRYPRQ_METRICS_ADDR",
+        help="serve `/metrics` and `/healthz` here",
+        parse=values.host_port,
+        show=values.show_host_port,
+        default=None,
+        absent="off",
+    )
+    aead: str = choice(
+        "aead",
+        AEAD_CHOICES,
+        env="CRYPRQ_AEAD",
+        help="cipher of the data",
+        default="auto",
+        default_text="`auto`: AES where the CPU has it",
+    )
+    workers: int = number(
+        "workers",
+        env="CRYPRQ_WORKERS",
+        help="threads per direction, each with a TUN queue and a socket of its own",
+        low=1,
+        high=LANES_MAX,
+        default=made_by(default_workers),
+        default_text=f"half the CPUs, 1 to {WORKERS_DEFAULT_MAX}",
+    )
+    busy_poll_us: int = number(
+        "busy-poll-us",
+        env="CRYPRQ_BUSY_POLL_US",
+        help="microseconds for which a worker without packets looks for more before it sleeps: 0 saves power, more"
+        " saves round-trip time",
+        low=0,
+        high=BUSY_POLL_US_MAX,
+        default=50,
+    )
+    max_inbound: int = number(
+        "max-inbound",
+        env="CRYPRQ_MAX_INBOUND",
+        help="handshakes that may be pending at once",
+        low=1,
+        high=INBOUND_MAX,
+        default=64,
+    )
+    backoff_base_ms: int = number(
+        "backoff-base-ms",
+        env="CRYPRQ_BACKOFF_BASE_MS",
+        help="milliseconds to wait after a failure, doubled after each further one",
+        low=1,
+        high=BACKOFF_MS_MAX,
+        default=500,
+    )
+    backoff_max_ms: int = number(
+        "backoff-max-ms",
+        env="CRYPRQ_BACKOFF_MAX_MS",
+        help="milliseconds that such a wait grows to",
+        low=1,
+        high=BACKOFF_MS_MAX,
+        default=30_000,
+    )
+    log_level: str = choice(
+        "log-level",
+        values.LOG_LEVELS,
+        env="CRYPRQ_LOG",
+        else_env=("RUST_LOG", values.rust_log_level),
+        help="the least that is logged",
+        parse=values.log_level,
+        default="info",
+        reload=True,
+    )
+    log_format: str = choice(
+        "log-format", LOG_FORMATS, env="CRYPRQ_LOG_FORMAT", help="form of the log's lines", default="logfmt"
+    )
+    control_socket: Path = option(
+        "control-socket",
+        "PATH",
+        env="CRYPRQ_CONTROL_SOCKET",
+        help="the Unix socket that `cryprq` talks to",
+        parse=Path,
+        is_path=True,
+        default=Path(),
+        default_text=f"`<tun-name>.sock` in `$RUNTIME_DIRECTORY` or `{RUNTIME_DIRECTORY}`",
+    )
+    """Empty means ``/run/cryprq/<tun_name>.sock``."""
+    disabled_offloads: frozenset[str] = repeatable(
+        "no-offload",
+        "NAME",
+        env="CRYPRQ_NO_OFFLOAD",
+        help=f"do without {', '.join(f'`{name}`' for name in OFFLOAD_NAMES[:-1])} or `{OFFLOAD_NAMES[-1]}`",
+        default_text="use all that work here",
+        parse=str,
+        check=one_of(OFFLOAD_NAMES),
+        into=frozenset,
+    )
+    qlog_dir: Path | None = None
+    """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
+    rotate_records: int = 2**26
+    """Records under one key after which it is rotated early. No option: tests make it small."""
+
+    @classmethod
+    def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Self:
+        """The configuration that flags, environment and file give together. Called again on SIGHUP with the same
+        arguments.
+
+        The allowlist is what all three allow; for everything else the strongest source that gives it counts.
+        ConfigError, one line that names flag, variable or key; MachineError if the file cannot be read.
+        """
+        rows = table(cls)
+        given = sources.collect(rows.values(), parser(cls).parse_args(argv), environ)
+        found: dict[str, Any] = {field: row.read(given[row.name]) for field, row in rows.items() if row.name in given}
+        tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
+        found.setdefault("identity", default_identity(environ))
+        found.setdefault("control_socket", default_control_socket(environ, tun_name))
+        if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
+            found["qlog_dir"] = Path(qlog_dir)
+        return cls(**found)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
+        if self.control_socket == Path():
+            object.__setattr__(self, "control_socket", default_control_socket({}, self.tun_name))
+        self.validate()
+
+    def validate(self) -> None:
+        """ConfigError for the first thing that is wrong."""
+        for field, row in table(self).items():
+            row.validate(getattr(self, field))
+        checks.check_purpose(self.listen, self.peers, self.routes)
+        if self.listen is not None:
+            checks.check_announced(self.tun_addresses, self.routes)
+        checks.check_peers(self.listen, self.peers)
+        checks.check_addresses(self.tun_addresses, self.mtu)
+        checks.check_owners(self.allow_peers, self.tun_addresses)
+        checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses)
+        checks.check_backoff(self.backoff_base_ms, self.backoff_max_ms)
+
+    def describe(self) -> str:
+        """The effective configuration, one ``name = value`` a line, names as in the file (for ``--check``)."""
+        return "\n".join(line for field, row in table(self).items() for line in row.lines(getattr(self, field)))

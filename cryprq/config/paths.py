@@ -1,0 +1,20 @@
+"""Where a node's files lie if nobody says: in the directories that systemd gives a service, or in the usual ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+DEFAULT_IDENTITY: Final = Path("/var/lib/cryprq/identity")
+RUNTIME_DIRECTORY: Final = Path("/run/cryprq")
+
+
+def default_identity(environ: Mapping[str, str]) -> Path:
+    """Where the identity lies: in the service's state directory, or in /var/lib/cryprq."""
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd gives a list
+    return Path(state) / "identity" if state else DEFAULT_IDENTITY
+
+
+def default_control_socket(environ: Mapping[str, str], tun_name: str) -> Path:
+    """Where the admin socket (``--control-socket``) of the node with that TUN is."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return (Path(runtime) if runtime else RUNTIME_DIRECTORY) / f"{tun_name}.sock"

@@ -1,0 +1,55 @@
+"""The configuration file: TOML whose keys are the options' names, with - or _, and whose values become texts."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cryprq.config.options import Option
+from cryprq.errors import ConfigError, MachineError
+
+_TYPE_NAMES: Final = {bool: "true or false", int: "a whole number", str: "a string"}
+
+
+def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]]:
+    """What the file gives, by the option's name, as the flags would spell it. ConfigError names the key that is wrong;
+    MachineError if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise MachineError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in document.items():
+        name = key.replace("_", "-")
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(options)}"
+            raise ConfigError(f"unknown key {key!r} in {path}; {hint}")
+        if name in found:
+            raise ConfigError(f"{name!r} is given twice in {path}, with - and with _")
+        found[name] = _texts(options[name], value, path)
+    return found
+
+
+def _texts(option: Option, value: object, path: Path) -> tuple[str, ...]:
+    if option.toml_entry is not None and isinstance(value, dict):
+        return tuple(_entry(option, key, entry, path) for key, entry in value.items())
+    items = value if option.many and isinstance(value, list) else [value]
+    # bool is a subclass of int, and yet no number.
+    if not all(type(item) in option.toml for item in items):
+        expected = " or ".join(_TYPE_NAMES[each] for each in option.toml)
+        raise ConfigError(f"{option.name!r} in {path} must be {expected}{' or a list of strings' * option.many}")
+    texts = (str(item).lower() if isinstance(item, bool) else str(item) for item in items)
+    return tuple(str(path.parent / text) if option.is_path and text else text for text in texts)
+
+
+def _entry(option: Option, key: str, value: object, path: Path) -> str:
+    assert option.toml_entry is not None
+    try:
+        return option.toml_entry(key, value)
+    except ValueError as error:
+        raise ConfigError(f"{key!r} under {option.name!r} in {path} {error}") from None

@@ -1,0 +1,1 @@
+"""The network inside: who owns which inner address. Knows no peer object."""

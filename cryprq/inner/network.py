@@ -1,0 +1,202 @@
+"""The inner network of a node: the TUN's addresses and routes, and the table of allowed IPs, kept in step."""
+
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryprq.errors import MachineError
+from cryprq.inner.allowed_ips import AllowedIps, announced
+from cryprq.networks import Interface, Network
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import MTU_MIN_IPV6
+from cryprq.protocol.parameters import Parameters
+
+_FORWARDING: Final = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_SYSCTL: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+
+
+class TunDevice(Protocol):
+    """What the inner network needs of the device (``cryprq.linux.tun.Tun``)."""
+
+    def add_address(self, address: Interface) -> None: ...
+    def remove_address(self, address: Interface) -> None: ...
+    def add_route(self, network: Network) -> None: ...
+    def remove_route(self, network: Network) -> None: ...
+    def set_mtu(self, mtu: int) -> None: ...
+
+
+class RoutePlane(Protocol):
+    """What the inner network needs of the data plane (``cryprq._fastpath.Plane``)."""
+
+    def set_routes(self, routes: Sequence[tuple[str, int]]) -> None: ...
+
+
+class NetworkObserver(Protocol):
+    """Who is told about the inner network (``cryprq.telemetry.reporter.Reporter``)."""
+
+    def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None: ...
+    def route_failed(self, network: Network, error: str) -> None: ...
+    def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
+    def no_tunnel_address(self, peer_id: PeerId) -> None: ...
+    def tunnel_mtu(self, mtu: int) -> None: ...
+    def forwarding_off(self, sysctl: str) -> None: ...
+
+
+class InnerNetwork:
+    """Which inner addresses are this node's, and which are whose.
+
+    Every change goes to the data plane and to the TUN's routes at once. Routes stay when a peer is down: its packets
+    are dropped in the data plane, and never take another way.
+    """
+
+    def __init__(
+        self, device: TunDevice, plane: RoutePlane, observer: NetworkObserver, addresses: Sequence[Interface], mtu: int
+    ) -> None:
+        """``addresses`` are the configured ones, which are on the device already."""
+        self._device = device
+        self._plane = plane
+        self._observer = observer
+        self._configured = tuple(addresses)
+        self._assigned: dict[PeerId, tuple[Interface, ...]] = {}
+        self._announced: dict[PeerId, tuple[Network, ...]] = {}
+        self._mtus: dict[PeerId, int] = {}
+        self._allowed = AllowedIps()
+        self._handles: dict[PeerId, int] = {}
+        self._routed: set[Network] = set()
+        self._forwarding_told: set[int] = set()
+        self._configured_mtu = mtu
+        self.mtu = mtu
+        """The TUN's MTU: the smallest of the configured one and those that gateways gave."""
+
+    @property
+    def addresses(self) -> tuple[Interface, ...]:
+        """What the TUN has: the configured addresses, or those that gateways assigned."""
+        return self._configured + tuple(address for each in self._assigned.values() for address in each)
+
+    def allowed(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """The peer's allowed IPs."""
+        return self._allowed.of(peer_id)
+
+    def assigned_by(self, peer_id: PeerId) -> tuple[Interface, ...]:
+        """The addresses that this gateway assigned to this node."""
+        return self._assigned.get(peer_id, ())
+
+    def claim(self, peer_id: PeerId, handle: int, networks: Sequence[Network]) -> tuple[Network, ...]:
+        """Makes ``networks`` the peer's allowed IPs. Those that another peer owns are refused, logged and returned."""
+        refused = self._allowed.claim(peer_id, networks)
+        self._handles[peer_id] = handle
+        if refused:
+            self._observer.network_refused(peer_id, refused, "another peer owns it")
+        self._apply()
+        return refused
+
+    def release(self, peer_id: PeerId) -> None:
+        """The peer is no more: its allowed IPs, the routes to them and the addresses that it assigned go."""
+        self._allowed.release(peer_id)
+        self._handles.pop(peer_id, None)
+        self._announced.pop(peer_id, None)
+        self._mtus.pop(peer_id, None)
+        self._set_mtu()
+        self._assign(peer_id, ())
+        self._apply()
+
+    def dialled_networks(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """The allowed IPs of a dialled peer that has no CIDRs of its own: the networks of this node's TUN addresses
+        (configured, or assigned by that peer) and what the peer announced, never a default route."""
+        own = self._configured or self._assigned.get(peer_id, ())
+        routes = self._announced.get(peer_id, ())
+        return tuple(dict.fromkeys((*(address.network for address in own), *routes)))
+
+    def take(
+        self,
+        peer_id: PeerId,
+        handle: int,
+        parameters: Parameters,
+        endpoint: str,
+        configured: Sequence[Network],
+        other_gateways: Collection[str] = (),
+    ) -> str | None:
+        """Takes over what a gateway's M4 says. Returns None, or in one line why it is refused.
+
+        ``endpoint`` is the gateway's outer address, ``other_gateways`` those of all others that this node dials.
+        ``configured`` are the CIDRs that this node's own configuration gives the peer: they take the place of what the
+        gateway announces. Assigned addresses are used where none is configured, and replace earlier ones.
+        """
+        addresses = () if self._configured else parameters.addresses
+        routes = () if configured else announced(parameters.routes)
+        mtu = self._configured_mtu if parameters.mtu is None else parameters.mtu
+        if (reason := self._allowed.refusal(peer_id, addresses, routes, endpoint, other_gateways)) is not None:
+            return reason
+        if mtu < MTU_MIN_IPV6 and any(address.version == 6 for address in (*self._configured, *addresses)):
+            return f"the gateway's MTU {mtu} is too small for IPv6 in the tunnel"
+        clash = next((a for a in addresses for p, own in self._assigned.items() if p != peer_id and a in own), None)
+        if clash is not None:
+            return f"the gateway assigns {clash}, which another gateway has assigned"
+        try:
+            self._assign(peer_id, addresses)
+            self._mtus[peer_id] = mtu
+            self._set_mtu()
+        except MachineError as error:
+            return str(error)
+        if not self.addresses:
+            self._observer.no_tunnel_address(peer_id)
+        own = {address.ip for address in self._configured}
+        if foreign := [ip_network(a.ip) for a in parameters.addresses if self._configured and a.ip not in own]:
+            self._observer.network_refused(peer_id, foreign, "assigned by the gateway, but --tun-address differs")
+        self._announced[peer_id] = routes
+        self.claim(peer_id, handle, configured or self.dialled_networks(peer_id))
+        return None
+
+    def _assign(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None:
+        before = self._assigned.get(peer_id, ())
+        if tuple(addresses) == before:
+            return
+        for address in before:
+            if address not in addresses:
+                self._device.remove_address(address)
+        for address in addresses:
+            self._device.add_address(address)
+        if addresses:
+            self._assigned[peer_id] = tuple(addresses)
+        else:
+            self._assigned.pop(peer_id, None)
+        self._observer.tunnel_addresses(peer_id, addresses)
+
+    def _set_mtu(self) -> None:
+        mtu = min([self._configured_mtu, *self._mtus.values()])
+        if mtu != self.mtu:
+            self._device.set_mtu(mtu)
+            self.mtu = mtu
+            self._observer.tunnel_mtu(mtu)
+
+    def _apply(self) -> None:
+        self._plane.set_routes(self._allowed.routes(self._handles))
+        wanted = self._allowed.interface_routes(self.addresses)
+        for network in self._routed - wanted:
+            self._device.remove_route(network)
+        for network in sorted(wanted - self._routed, key=_widest_last):
+            try:
+                self._device.add_route(network)
+            except MachineError as error:
+                self._observer.route_failed(network, str(error))
+                wanted.discard(network)
+        self._routed = wanted
+
+    def check_forwarding(self, networks: Sequence[Network]) -> None:
+        """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""
+        for version in {network.version for network in networks} - self._forwarding_told:
+            if not _forwards(version):
+                self._forwarding_told.add(version)
+                self._observer.forwarding_off(_SYSCTL[version])
+
+
+def _widest_last(network: IPv4Network | IPv6Network) -> int:
+    return -network.prefixlen
+
+
+def _forwards(version: int) -> bool:
+    try:
+        return Path(_FORWARDING[version]).read_text().strip() != "0"
+    except OSError:
+        return True  # no way to know: say nothing

@@ -1,0 +1,281 @@
+"""The UDP sockets of a node: one port, socket 0 for QUIC, sockets 1..N for the lanes of the data plane.
+
+The kernel splits the traffic (protocol, section 2): all sockets form one SO_REUSEPORT group, and a classic BPF program
+picks the member by the first two payload bytes. The program's result is an index in the order in which the sockets
+joined the group, and closing one moves the last into its place: the group is opened and closed as a whole.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from cryprq.errors import MachineError
+
+if TYPE_CHECKING:
+    from cryprq.multiaddr import Multiaddr
+
+BUFFER_SIZE: Final = 8 << 20
+"""Bytes of socket buffer to ask for: 20 ms at 3 Gbit/s, so that a worker may be off the CPU for a while."""
+
+_FIRST_HOP_LIMIT: Final = 65
+
+# <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>: what the socket module has no names for
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 32, 33, 51
+_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
+_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT = 23, 1
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+
+# <linux/bpf_common.h>
+_BPF_LD_B_ABS, _BPF_JGE_K, _BPF_MOD_K, _BPF_ADD_K, _BPF_RET_K, _BPF_RET_A = 0x30, 0x35, 0x94, 0x04, 0x06, 0x16
+_QUIC_FIRST_BYTE = 0x40  # RFC 9000, section 17: the fixed bit; RFC 9287 is not negotiated
+
+_TEST_TIMEOUT_SECS = 0.25
+_TEST_SEGMENT, _TEST_TAIL, _TEST_SEGMENTS = 1000, 123, 16
+
+
+@dataclass
+class SocketGroup:
+    """The open sockets of a node; a context manager that closes them together."""
+
+    control: socket.socket
+    """Socket 0: gets QUIC. Nonblocking, for an event loop."""
+    data: list[socket.socket]
+    """Sockets 1..N, one per lane, blocking: the data plane passes MSG_DONTWAIT where it does not want to wait."""
+    family: socket.AddressFamily
+    """AF_INET6 also for a dual-stack port."""
+    port: int
+    rcvbuf: int
+    """Bytes of receive buffer that the kernel granted to each socket, at most ``BUFFER_SIZE``."""
+    offloads: dict[str, str] = field(default_factory=dict)
+    """State by name: ``udp_segment`` and ``udp_gro`` are ``on``, ``off`` or ``unavailable: reason``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes every socket. Idempotent."""
+        for member in (self.control, *self.data):
+            member.close()
+
+
+def open_group(
+    listen: "Multiaddr | None", lanes: int, *, udp_gro: bool = True, udp_segment: bool = True
+) -> SocketGroup:
+    """Binds the port of ``listen`` with socket 0 and ``lanes`` data sockets.
+
+    ``/ip6/::`` is dual-stack, any other ``/ip6`` and ``/ip4`` are what they say. Without ``listen`` (a pure dialer) it
+    is an ephemeral dual-stack port, or IPv4 where IPv6 is off. Offloads that are wanted are tried on loopback first.
+    Raises MachineError, for instance for a port in use.
+    """
+    control = _bind_control(listen)
+    members = [control]
+    try:
+        family, port = control.family, int(control.getsockname()[1])
+        states = probe_offloads(udp_gro=udp_gro, udp_segment=udp_segment)
+        _set_options(control, udp_gro=states["udp_gro"] == "on")
+        # Only now: the bind above had to fail if anybody, even we, held the port.
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for lane in range(lanes):
+            member = socket.socket(family, socket.SOCK_DGRAM)
+            members.append(member)
+            if family == socket.AF_INET6:
+                only = control.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+                member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            _set_options(member, udp_gro=states["udp_gro"] == "on")
+            _set_hop_limit(member, _FIRST_HOP_LIMIT + lane)
+            member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            member.bind(control.getsockname())
+            if lane == 0:
+                _attach_steering(control, lanes)  # as early as there is a group
+        control.setblocking(False)
+        rcvbuf = min(member.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for member in members)
+    except OSError as error:
+        _close(members)
+        raise MachineError(f"cannot set up the UDP sockets: {error.strerror}") from error
+    except BaseException:
+        _close(members)
+        raise
+    return SocketGroup(control, members[1:], family, port, rcvbuf, states)
+
+
+def _set_hop_limit(member: socket.socket, hops: int) -> None:
+    """Sets the TTL of what a lane sends, a little more than the 64 of QUIC packets.
+
+    All lanes and QUIC share one address and port, so the receiver's GRO would put the end of one lane and the beginning
+    of another into one batch, and two workers would write packets of one flow to the TUN at the same time. GRO merges
+    only packets of one TTL.
+    """
+    if member.family == socket.AF_INET6:
+        member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)  # of a dual-stack socket's IPv4 packets as well
+
+
+def _close(members: list[socket.socket]) -> None:
+    for member in members:
+        member.close()
+
+
+def _bind_control(listen: "Multiaddr | None") -> socket.socket:
+    if listen is None:
+        try:
+            return _bind(socket.AF_INET6, "::", 0)
+        except OSError:
+            listen_host, port, family = "0.0.0.0", 0, socket.AF_INET
+    else:
+        listen_host, port = listen.host, listen.port
+        family = socket.AF_INET6 if listen.protocol == "ip6" else socket.AF_INET
+    try:
+        return _bind(family, listen_host, port)
+    except OSError as error:
+        raise MachineError(_bind_hint(error, listen_host, port)) from error
+
+
+def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_hint(error: OSError, host: str, port: int) -> str:
+    where = f"UDP port {port} on {host}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use: stop who holds it (see: ss -ulnp 'sport = :{port}') or --listen on another port"
+    if error.errno == errno.EACCES:
+        return f"no right to bind {where}: take a port above 1023, or grant CAP_NET_BIND_SERVICE"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot bind {where}: this machine does not have that address (see: ip address)"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"cannot bind {where}: IPv6 is off here; --listen on /ip4/0.0.0.0/udp/{port}/quic-v1"
+    return f"cannot bind {where}: {error.strerror}"
+
+
+def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
+    """What every member of the group has: offloads, the address that a datagram came to, and big buffers."""
+    # Every member, socket 0 too: GRO may merge a QUIC packet and records before the program sees them.
+    if udp_gro:
+        sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    # Records may be fragmented until the path MTU is probed; QUIC keeps its datagrams small.
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT)
+    for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_SIZE)  # past net.core.rmem_max, needs CAP_NET_ADMIN
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_SIZE)
+
+
+def steering_program(lanes: int) -> list[tuple[int, int, int, int]]:
+    """The classic BPF program as (code, jt, jf, k): QUIC to 0, a record to 1 + lane % lanes. Offset 0 is the payload's
+    first byte; a load past the end of a short datagram ends the program with 0, so what is no record goes to QUIC."""
+    return [
+        (_BPF_LD_B_ABS, 0, 0, 0),
+        (_BPF_JGE_K, 4, 0, _QUIC_FIRST_BYTE),
+        (_BPF_LD_B_ABS, 0, 0, 1),
+        (_BPF_MOD_K, 0, 0, lanes),
+        (_BPF_ADD_K, 0, 0, 1),
+        (_BPF_RET_A, 0, 0, 0),
+        (_BPF_RET_K, 0, 0, 0),
+    ]
+
+
+def _attach_steering(sock: socket.socket, lanes: int) -> None:
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in steering_program(lanes))
+    memory = ctypes.create_string_buffer(code, len(code))
+    # struct sock_fprog: unsigned short len; struct sock_filter *filter;
+    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+# ---- self-test of the offloads ----
+
+
+def probe_offloads(*, udp_gro: bool = True, udp_segment: bool = True) -> dict[str, str]:
+    """Tries the wanted UDP offloads on a pair of loopback sockets and says for each: ``on``, ``off`` (not wanted) or
+    ``unavailable: reason``. No datagram leaves the machine. Takes about a millisecond, under a second when datagrams
+    get lost.
+
+    Where loopback itself carries nothing (it is down, or filtered), what the kernel accepts counts as on: the data
+    plane still falls back while it runs.
+    """
+    states = {"udp_segment": "off", "udp_gro": "off"}
+    for name, option, wanted in (("udp_segment", _UDP_SEGMENT, udp_segment), ("udp_gro", _UDP_GRO, udp_gro)):
+        if wanted:
+            states[name] = _probe_option(option)
+    if "on" not in states.values() or _loopback_trial(segment=False, gro=False) is not None:
+        return states
+    if states["udp_segment"] == "on" and (fault := _loopback_trial(segment=True, gro=False)):
+        states["udp_segment"] = f"unavailable: self-test: {fault}"
+    if states["udp_gro"] == "on" and (fault := _loopback_trial(segment=states["udp_segment"] == "on", gro=True)):
+        states["udp_gro"] = f"unavailable: self-test: {fault}"
+    return states
+
+
+def _probe_option(option: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(_SOL_UDP, option, 1)
+        except OSError as error:
+            return f"unavailable: {error.strerror}"
+    return "on"
+
+
+def _loopback_trial(*, segment: bool, gro: bool) -> str | None:
+    """Sends one batch to ourselves, by UDP_SEGMENT or singly, and returns what is wrong with what arrives."""
+    expected = [os.urandom(_TEST_SEGMENT) for _ in range(_TEST_SEGMENTS - 1)] + [os.urandom(_TEST_TAIL)]
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        try:
+            for sock in (sender, receiver):
+                sock.settimeout(_TEST_TIMEOUT_SECS)
+                sock.bind(("127.0.0.1", 0))
+            sender.connect(receiver.getsockname())
+            receiver.connect(sender.getsockname())  # nobody else can put a word in
+            if gro:
+                receiver.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+            if segment:
+                size = struct.pack("=H", _TEST_SEGMENT)
+                sender.sendmsg([b"".join(expected)], [(_SOL_UDP, _UDP_SEGMENT, size)])
+            else:
+                for payload in expected:
+                    sender.send(payload)
+            arrived: list[bytes] = []
+            while len(arrived) < len(expected):
+                arrived += _receive_segments(receiver)
+        except TimeoutError:
+            return "segments were lost"
+        except OSError as error:
+            return error.strerror
+    return None if arrived == expected else "segments arrived changed"
+
+
+def _receive_segments(sock: socket.socket) -> list[bytes]:
+    """One read, cut at the segment size that UDP_GRO reports."""
+    data, ancillary, _flags, _address = sock.recvmsg(65535, socket.CMSG_SPACE(4))
+    size = len(data)
+    for level, kind, value in ancillary:
+        if (level, kind) == (_SOL_UDP, _UDP_GRO) and len(value) >= 4:
+            (size,) = struct.unpack_from("=i", value)
+    if size <= 0:
+        return [data]
+    return [data[start : start + size] for start in range(0, len(data), size)]

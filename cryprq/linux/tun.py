@@ -1,0 +1,266 @@
+"""The TUN device: its queues, offloads, addresses and routes.
+
+Opened as <linux/if_tun.h> has it (see also Documentation/networking/tuntap.rst). With IFF_VNET_HDR every read and
+write begins with a 10-byte ``struct virtio_net_hdr``, and the kernel may hand over super-packets of many segments of
+one flow (TSO, USO) and leave transport checksums to be filled in.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from cryprq.errors import MachineError
+from cryprq.linux.netlink import Netlink, NetlinkError
+from cryprq.networks import Interface, Network
+
+DEVICE: Final = "/dev/net/tun"
+VNET_HEADER_SIZE: Final = 10
+"""Bytes of ``struct virtio_net_hdr`` without ``num_buffers``, in host byte order."""
+QUEUE_LENGTH: Final = 1000
+"""Packets that the kernel queues for the readers. The kernel's own 500 drops bursts of a fast sender."""
+
+_RECORD_OVERHEAD = 32
+_SEND_MAX = 65_487  # bytes that one UDP_SEGMENT send carries over IPv4 and IPv6 alike (csrc/cq_wire.h)
+_SEGMENTS_MAX = 64  # in one UDP_SEGMENT send; 128 from Linux 6.9 on, which matters only to MTUs under 992
+
+_TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+_IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x100, 0x1000, 0x4000, 0x8000
+_F_CSUM, _F_TSO4, _F_TSO6, _F_TSO_ECN, _F_USO4, _F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+_IFREQ = struct.Struct("16sH22x")
+_NAME_MAX = 15
+
+
+def gso_max_segments(mtu: int) -> int:
+    """How many segments a super-packet may have so that all its records fit one UDP_SEGMENT send.
+
+    A segment is at most an MTU long; each becomes a record with 32 bytes of overhead.
+    """
+    return max(1, min(_SEGMENTS_MAX, _SEND_MAX // (mtu + _RECORD_OVERHEAD)))
+
+
+def check_name(name: str) -> None:
+    """Raises MachineError unless the kernel would take name for an interface (``dev_valid_name``) as it stands."""
+    size = len(os.fsencode(name))
+    if size > _NAME_MAX:
+        raise MachineError(f"interface name {name!r} is too long: {size} bytes, at most {_NAME_MAX} (--tun-name)")
+    if name in ("", ".", "..") or any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
+        raise MachineError(f"{name!r} is no interface name: use letters, digits, '-', '_' and '.' (--tun-name)")
+
+
+class Tun:
+    """A TUN device that lives as long as this object: closing it removes the device, its addresses and its routes."""
+
+    def __init__(self, name: str, index: int, mtu: int, fds: tuple[int, ...], offloads: frozenset[str]) -> None:
+        """Takes over what ``open`` made."""
+        self.name: Final = name
+        self.index: Final = index
+        self.mtu: Final = mtu
+        self.fds: Final = fds
+        """One descriptor per queue, nonblocking, close-on-exec."""
+        self.offloads: Final = offloads
+        """Which of ``vnet_hdr``, ``tso4``, ``tso6`` and ``uso`` the kernel took."""
+        self._netlink = Netlink()
+        self._addresses: list[Interface] = []
+        self._routes: set[Network] = set()
+        self._closed = False
+
+    @classmethod
+    def open(cls, name: str, queues: int, offloads: Collection[str], mtu: int) -> Self:
+        """Makes the device, still down, with ``queues`` queues and those of the wanted offloads that the kernel has.
+
+        Names that are not the TUN's are ignored; the others need ``vnet_hdr``. Raises MachineError.
+        """
+        check_name(name)
+        flags = _IFF_TUN | _IFF_NO_PI
+        if "vnet_hdr" in offloads:
+            flags |= _IFF_VNET_HDR
+        if queues > 1:
+            flags |= _IFF_MULTI_QUEUE
+        fds: list[int] = []
+        try:
+            for queue in range(queues):
+                fds.append(_open_device())
+                _attach(fds[-1], name, flags if queue else flags | _IFF_TUN_EXCL)
+            taken = _set_offloads(fds, offloads) if flags & _IFF_VNET_HDR else frozenset()
+            tun = cls(name, socket.if_nametoindex(name), mtu, tuple(fds), taken)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        try:
+            tun._configure()
+        except BaseException:
+            tun.close()
+            raise
+        return tun
+
+    def _configure(self) -> None:
+        try:
+            self._netlink.set_link(
+                self.index, mtu=self.mtu, txqueuelen=QUEUE_LENGTH, gso_max_segs=gso_max_segments(self.mtu)
+            )
+        except NetlinkError as error:
+            raise self._error(f"cannot set MTU {self.mtu} and queue length", error) from error
+        try:
+            self._netlink.set_no_link_local(self.index)
+        except NetlinkError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # a kernel without IPv6
+                raise self._error("cannot turn off IPv6 link-local addresses", error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def up(self) -> None:
+        """Brings the interface up. Raises MachineError."""
+        try:
+            self._netlink.set_link(self.index, up=True)
+        except NetlinkError as error:
+            raise self._error("cannot bring it up", error) from error
+
+    def set_mtu(self, mtu: int) -> None:
+        """Lowers the MTU, or raises it again up to what the device was opened with, which is what the readers' buffers
+        and the bound on super-packets were made for. Raises MachineError."""
+        mtu = min(mtu, self.mtu)
+        try:
+            self._netlink.set_link(self.index, mtu=mtu)
+        except NetlinkError as error:
+            raise self._error(f"cannot set MTU {mtu}", error) from error
+
+    def add_address(self, address: Interface) -> None:
+        """Adds an address; its network is routed into the tunnel from then on. A second time changes nothing."""
+        if address in self._addresses:
+            return
+        try:
+            self._netlink.add_address(self.index, address)
+        except NetlinkError as error:
+            hint = ""
+            if address.version == 6 and error.errno in (errno.EACCES, errno.EPERM, errno.EOPNOTSUPP):
+                hint = f"; is IPv6 off? see sysctl net.ipv6.conf.{self.name}.disable_ipv6"
+            raise self._error(f"cannot add address {address}", error, hint) from error
+        self._addresses.append(address)
+
+    def remove_address(self, address: Interface) -> None:
+        """Removes an address and the route of its network; what is not there is none to remove."""
+        if address not in self._addresses:
+            return
+        self._addresses.remove(address)
+        self._ignoring_absence(lambda: self._netlink.remove_address(self.index, address), f"remove address {address}")
+
+    def add_route(self, network: Network) -> None:
+        """Routes a network into the tunnel; the interface must be up. What is routed already changes nothing.
+
+        Raises MachineError, also where another interface has a route of exactly that network.
+        """
+        if network in self._routes or any(network == address.network for address in self._addresses):
+            return
+        try:
+            self._netlink.add_route(self.index, network)
+        except NetlinkError as error:
+            hint = ""
+            if error.errno == errno.EEXIST:
+                hint = f"; another interface has that route, see: ip route show exact {network}"
+            raise self._error(f"cannot add route {network}", error, hint) from error
+        self._routes.add(network)
+
+    def remove_route(self, network: Network) -> None:
+        """Removes a route that ``add_route`` added; any other is left alone."""
+        if network not in self._routes:
+            return
+        self._routes.remove(network)
+        self._ignoring_absence(lambda: self._netlink.remove_route(self.index, network), f"remove route {network}")
+
+    @property
+    def addresses(self) -> tuple[Interface, ...]:
+        """The addresses that were added, in order."""
+        return tuple(self._addresses)
+
+    @property
+    def routes(self) -> frozenset[Network]:
+        """The routes that were added with ``add_route``."""
+        return frozenset(self._routes)
+
+    def close(self) -> None:
+        """Closes the queues, which removes the device. Nobody may use ``fds`` after this. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._netlink.close()
+        for fd in self.fds:
+            os.close(fd)
+
+    def _ignoring_absence(self, action: Callable[[], None], what: str) -> None:
+        try:
+            action()
+        except NetlinkError as error:
+            if error.errno not in (errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENOENT):
+                raise self._error(f"cannot {what}", error) from error
+
+    def _error(self, what: str, error: OSError, hint: str = "") -> MachineError:
+        if error.errno == errno.EPERM:
+            hint = "; needs root or CAP_NET_ADMIN"
+        return MachineError(f"{self.name}: {what}: {error.strerror}{hint}")
+
+
+def _open_device() -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            line = f"no right to open {DEVICE}: run as root or with CAP_NET_ADMIN, and see that the device is writable"
+        elif error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            line = f"no {DEVICE}: load it with 'modprobe tun', or give the container --device {DEVICE}"
+        else:
+            line = f"cannot open {DEVICE}: {error.strerror}"
+        raise MachineError(line) from error
+
+
+def _attach(fd: int, name: str, flags: int) -> None:
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(os.fsencode(name), flags))
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            line = f"no right to make the TUN {name}: run as root or with CAP_NET_ADMIN"
+        elif error.errno == errno.EBUSY:
+            line = f"interface {name} exists already: choose another --tun-name, or remove it: ip link delete {name}"
+        elif error.errno == errno.EINVAL:
+            line = f"the kernel takes no TUN called {name}: choose another --tun-name, or fewer --workers"
+        else:
+            line = f"cannot make the TUN {name}: {error.strerror}"
+        raise MachineError(line) from error
+
+
+def _candidates(wanted: Collection[str]) -> Iterator[frozenset[str]]:
+    """What to try, best first: everything, without USO (Linux before 6.2), each TSO alone, no segmentation."""
+    for names in (("tso4", "tso6", "uso"), ("tso4", "tso6"), ("tso4",), ("tso6",), ()):
+        yield frozenset(names).intersection(wanted)
+
+
+def _set_offloads(fds: list[int], wanted: Collection[str]) -> frozenset[str]:
+    """Turns on what is wanted and there. Offloads belong to the device, the header's size too; one queue sets them."""
+    try:
+        fcntl.ioctl(fds[0], _TUNSETVNETHDRSZ, struct.pack("=i", VNET_HEADER_SIZE))
+    except OSError as error:
+        line = f"the TUN takes no 10-byte vnet header: {error.strerror}; try --no-offload vnet_hdr"
+        raise MachineError(line) from error
+    for names in _candidates(wanted):
+        bits = _F_CSUM
+        bits |= _F_TSO4 if "tso4" in names else 0
+        bits |= _F_TSO6 if "tso6" in names else 0
+        bits |= _F_TSO_ECN if names & {"tso4", "tso6"} else 0
+        bits |= _F_USO4 | _F_USO6 if "uso" in names else 0  # the kernel takes both or none
+        try:
+            fcntl.ioctl(fds[0], _TUNSETOFFLOAD, bits)
+        except OSError:
+            continue
+        return names | {"vnet_hdr"}
+    return frozenset({"vnet_hdr"})  # not even checksums: the header stays, and says that nothing was offloaded

@@ -1,0 +1,47 @@
+"""The daemon: a node that signals stop and reload."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import uvloop
+
+from cryprq.config.node_config import NodeConfig
+from cryprq.linux.systemd import Notifier
+from cryprq.node.node import Node
+from cryprq.telemetry.logs import setup
+
+
+def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
+    """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration.
+    ConfigError or MachineError, one line, if it cannot start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, reload))
+
+
+async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) -> int:
+    loop = asyncio.get_running_loop()
+    log = setup(config.log_level, config.log_format)
+    node = Node(config, reload=reload, log=log, notifier=Notifier.from_environ(os.environ))
+    task = asyncio.current_task()
+    assert task is not None
+
+    def give_up() -> None:
+        """While it starts. A second signal must not cancel the clearing up."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: None)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, give_up)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    try:
+        async with node:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, node.request_stop)
+            loop.add_signal_handler(signal.SIGHUP, node.reload)
+            await node.wait()
+    except asyncio.CancelledError:
+        task.uncancel()
+    return 0

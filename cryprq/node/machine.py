@@ -1,0 +1,90 @@
+"""What a node holds of the machine: the TUN device, the UDP sockets and the data plane between them."""
+
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from cryprq._fastpath import OFFLOADS, Plane, PlaneError
+from cryprq.config.node_config import NodeConfig
+from cryprq.errors import MachineError
+from cryprq.linux.sockets import SocketGroup, open_group
+from cryprq.linux.tun import Tun
+
+
+class Machine:
+    """Descriptors and workers of one node, opened in the order that makes the commonest mistakes show first, closed in
+    the opposite one."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Makes the TUN (which needs privilege), binds the port and joins them; no worker runs yet. MachineError, with
+        nothing left behind."""
+        wanted = frozenset(OFFLOADS) - config.disabled_offloads
+        self._disabled: Final = config.disabled_offloads
+        self.tun: Final = Tun.open(config.tun_name, config.workers, wanted, config.mtu)
+        try:
+            for address in config.tun_addresses:
+                self.tun.add_address(address)
+            self.tun.up()
+            self.sockets: Final[SocketGroup] = open_group(
+                config.listen, config.workers, udp_gro="udp_gro" in wanted, udp_segment="udp_segment" in wanted
+            )
+            try:
+                self._used: Final = self._usable(wanted)
+                self.plane: Final = Plane(
+                    self.tun.fds,
+                    [member.fileno() for member in self.sockets.data],
+                    mtu=config.mtu,
+                    offloads=self._used,
+                    busy_poll_us=config.busy_poll_us,
+                )
+            except BaseException:
+                self.sockets.close()
+                raise
+        except PlaneError as error:
+            self.tun.close()
+            raise MachineError(str(error)) from error
+        except BaseException:
+            self.tun.close()
+            raise
+
+    def start(self) -> None:
+        """Starts the workers. MachineError."""
+        try:
+            self.plane.start()
+        except PlaneError as error:
+            raise MachineError(str(error)) from error
+
+    def close(self) -> None:
+        """Ends the workers, wipes every key and removes the TUN. Idempotent."""
+        self.plane.stop()
+        self.sockets.close()
+        self.tun.close()
+
+    def failure(self) -> str | None:
+        """What has died, in one line, or None: a worker, or the TUN that somebody removed."""
+        if (reason := self.plane.failure()) is not None:
+            return reason
+        try:
+            index = socket.if_nametoindex(self.tun.name)
+        except OSError:
+            index = 0
+        return None if index == self.tun.index else f"the TUN {self.tun.name} is gone"
+
+    def offloads(self) -> Mapping[str, str]:
+        """By name: ``on``, ``off`` (switched off), or why it is not in use; and the sockets' receive buffer."""
+        states = {
+            name: "off" if name in self._disabled else "on" if name in self._used else "unavailable"
+            for name in OFFLOADS
+        }
+        states |= {name: state for name, state in self.sockets.offloads.items() if states[name] == "unavailable"}
+        if states["udp_segment"] == "on" and not self.plane.udp_segment_active():
+            states["udp_segment"] = "refused by the path"
+        return states | {"rcvbuf": str(self.sockets.rcvbuf)}
+
+    def _usable(self, wanted: frozenset[str]) -> frozenset[str]:
+        tun = frozenset({"vnet_hdr", "tso4", "tso6", "uso"})
+        sockets = frozenset(self.sockets.offloads)
+        used = (wanted - tun - sockets) | (wanted & self.tun.offloads)
+        used |= {name for name, state in self.sockets.offloads.items() if state == "on"}
+        # A super-packet is announced to the kernel in the vnet header.
+        return used if "vnet_hdr" in used else used - {"coalesce"}

@@ -1,0 +1,451 @@
+"""``Node``: everything that makes up a running node, in its order of start and stop.
+
+One event loop drives it. The data plane wakes it by an event descriptor; peers and dialers by one timer, set to
+whatever is due first; and once a second it looks after what has no event of its own.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from cryprq._fastpath import cpu_has_aes
+from cryprq.address import Address
+from cryprq.config.identity_file import load_or_create_identity
+from cryprq.config.node_config import NodeConfig
+from cryprq.errors import CryprqError
+from cryprq.inner.leases import Leases, lease_path
+from cryprq.inner.network import InnerNetwork
+from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.host_address import reachable_address
+from cryprq.linux.systemd import Notifier
+from cryprq.linux.udp import UdpSocket
+from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Network, covering
+from cryprq.node.machine import Machine
+from cryprq.node.reload import merge
+from cryprq.node.roster import Roster
+from cryprq.node.snapshot import Snapshot
+from cryprq.peer_id import PeerId
+from cryprq.peers.dialer import Dialer
+from cryprq.peers.inbound import Admittance
+from cryprq.peers.indices import IndexPool
+from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
+from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
+from cryprq.peers.resolver import Resolver
+from cryprq.peers.table import PeerTable
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
+from cryprq.protocol.identity import Identity
+from cryprq.quic.endpoint import Endpoint
+from cryprq.quic.gate import GateLimits
+from cryprq.quic.qlog import Qlog
+from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.health import Health
+from cryprq.telemetry.http import HttpServer
+from cryprq.telemetry.logs import Log
+from cryprq.telemetry.metrics import Metrics
+from cryprq.telemetry.reporter import Reporter
+from cryprq.telemetry.samples import NodeStatus, PeerSample
+from cryprq.version import REVISION, VERSION
+
+TICK: Final = 1.0
+"""Seconds between looks at what has no event of its own: silence, a worker's death, a TUN that was removed."""
+CLOSE_POLL: Final = 0.01
+"""Seconds between looks at whether the last connection is gone, when the node stops."""
+
+
+class Node:
+    """A node, as an async context manager: inside, it runs; on the way out it tells its peers and leaves nothing.
+
+    It runs on the event loop in which the context is entered, asyncio's own or uvloop, and belongs to that thread. It
+    needs the rights that ``cryprq-node`` needs, handles no signals, and is for one run: the next one gets a new object.
+
+    >>> async with Node(config) as node:
+    ...     await node.wait()
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        reload: Callable[[], NodeConfig] | None = None,
+        log: Log | None = None,
+        machine: Callable[[NodeConfig], Machine] = Machine,
+        notifier: Notifier | None = None,
+    ) -> None:
+        """``reload`` reads the configuration again, for ``reload()``; ``log`` is where events go, by default standard
+        error; ``machine`` opens TUN and sockets; ``notifier`` tells a service manager how the node is. Nothing is
+        opened before the context is entered."""
+        self.config = config
+        """The configuration in force."""
+        self.health = Health()
+        """``health.reason()`` says in one line why the node does not work; None: it does."""
+        self.peer_id: PeerId
+        """Who this node is, from its identity file; known once the context is entered."""
+        self.listen_addr: Multiaddr | None = None
+        """What others pass to ``--peer``; None for a node that does not listen, or is not up yet."""
+        self._read_config = reload
+        self._log = log if log is not None else Log(config.log_level, config.log_format)
+        self._open_machine = machine
+        self._notifier = notifier if notifier is not None else Notifier()
+        self._metrics = Metrics(
+            peers=self._samples,
+            drops=self._drops,
+            offloads=self._offloads,
+            healthy=lambda: self.health.reason() is None,
+            rotate_secs=lambda: self.config.rotate_secs,
+        )
+        self._reporter = Reporter(self._log, self._metrics)
+        self._snapshot: Snapshot | None = None
+        self._undo: list[Callable[[], Any]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._poll_soon: asyncio.Handle | None = None
+        self._told_failure: str | None = None
+        self._stop_requested = asyncio.Event()
+
+    # ---- life ----
+
+    async def __aenter__(self) -> Self:
+        """Starts the node. ConfigError or MachineError, one line, with everything that was opened closed again."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._unwind()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._unwind()
+        self._log.info("node_stopped", peer_id=self.peer_id)
+
+    async def wait(self) -> None:
+        """Until somebody calls ``request_stop``."""
+        await self._stop_requested.wait()
+
+    def request_stop(self) -> None:
+        """Makes ``wait`` return, now or when it is called. The node runs until the context is left."""
+        self._stop_requested.set()
+
+    async def _start(self) -> None:
+        """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
+        config = self.config
+        self._loop = asyncio.get_running_loop()
+        identity = load_or_create_identity(config.identity)
+        self.peer_id = identity.peer_id
+        leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
+        self._machine = self._open_machine(config)
+        self._undo.append(self._machine.close)
+        self._make_parts(leases)
+        self._machine.start()
+        self._plane = self._machine.plane
+        self._loop.add_reader(self._plane.event_fd, self._plane_ready)
+        self._undo.append(partial(self._loop.remove_reader, self._plane.event_fd))
+        self._start_endpoint(identity)
+        self._undo.append(self._resolver.close)
+        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
+        if config.metrics_addr is not None:
+            http = HttpServer(self._metrics, self.health)
+            addresses = await http.start(*config.metrics_addr)
+            self._undo.append(http.close)
+            self._log.info("metrics_server_started", addr=",".join(addresses))
+        control = AdminSocket(config.control_socket, self.status, self.rotate)
+        await control.start()
+        self._undo.append(control.close)
+        self._roster.apply(boottime())
+        self.health.watch(self._machine.failure)
+        self.health.ready()
+        self._undo.append(self._stop_timers)
+        self._announce()
+        self._notifier.ready()
+        self._tick()
+
+    def _make_parts(self, leases: Leases | None) -> None:
+        config, plane = self.config, self._machine.plane
+        self._network = InnerNetwork(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
+        self._peers = PeerTable(
+            own_id=self.peer_id,
+            plane=plane,
+            network=self._network,
+            observer=self._reporter,
+            permits=self._permits,
+            records_soft=config.rotate_records,
+            changed=self._changed,
+            later=self._loop.call_later,
+        )
+        self._roster = Roster(
+            config,
+            self.peer_id,
+            leases,
+            peers=self._peers,
+            network=self._network,
+            resolver=self._resolver,
+            connect=self._connect,
+            observer=self._reporter,
+        )
+
+    def _start_endpoint(self, identity: Identity) -> None:
+        config = self.config
+        self._admittance = Admittance(
+            settings=HandshakeSettings(
+                identity=identity,
+                lanes=config.workers,
+                aeads=_aeads(config.aead),
+                rotate_secs=config.rotate_secs,
+                mtu=config.mtu,
+                indices=IndexPool(),
+            ),
+            allowlist=self._roster.allowlist,
+            announced=_announced(config),
+            obtain=self._roster.obtain,
+            allowed=self._network.allowed,
+            allow_m2=self._allow_m2,
+            reporter=self._reporter,
+            clock=boottime,
+        )
+        self._endpoint = Endpoint(
+            UdpSocket(self._machine.sockets.control),
+            limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
+            accept=self._admittance.accept if config.listen is not None else None,
+            loop=self._loop,
+            clock=monotonic,
+            on_record=self._stray_record,
+            observer=self._reporter,
+            qlog=self._open_qlog(config.qlog_dir),
+        )
+        self._endpoint.start()
+        self._undo.append(self._stop_talking)
+
+    def _open_qlog(self, directory: Path | None) -> Qlog | None:
+        """A tunnel that runs without its debugging files is better than none."""
+        if directory is None:
+            return None
+
+        def failed(error: OSError) -> None:
+            self._log.warning(
+                "qlog_off",
+                directory=directory,
+                error=error.strerror,
+                hint="the node runs on without; CRYPRQ_QLOG_DIR is a directory that it may write to",
+            )
+
+        try:
+            return Qlog(directory, failed)
+        except OSError as error:
+            failed(error)
+            return None
+
+    async def _unwind(self) -> None:
+        self.health.failed("stopping")
+        self._notifier.stopping()
+        while self._undo:
+            try:
+                result = self._undo.pop()()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:  # the rest is closed all the same: keys are wiped, the TUN goes
+                self._reporter.internal_error(error)
+        self._snapshot = None
+
+    async def _stop_talking(self) -> None:
+        """Peers get a sealed CLOSE and a second to answer it by closing their end; then QUIC closes what is left."""
+        self._admittance.stopping = True
+        self._endpoint.stop_accepting()
+        self._roster.stop()
+        self._peers.close(boottime())
+        for _ in range(round(CLOSE_FLUSH_TIMEOUT / CLOSE_POLL)):
+            if not self._endpoint.connections:
+                break
+            await asyncio.sleep(CLOSE_POLL)
+        self._endpoint.stop()
+        self._stop_timers()  # what closed meanwhile may have set them again
+
+    def _stop_timers(self) -> None:
+        for handle in (self._timer, self._poll_soon, self._ticker):
+            if handle is not None:
+                handle.cancel()
+
+    def _announce(self) -> None:
+        config, sockets = self.config, self._machine.sockets
+        if config.allow_any:
+            self._log.warning("allow_any", hint="every peer that finds this node may use the tunnel; for labs only")
+        if config.listen is not None:
+            host = config.listen.host
+            if host in ("0.0.0.0", "::"):
+                host = reachable_address(sockets.family, without=config.tun_name)
+            self.listen_addr = Multiaddr("ip6" if ":" in host else "ip4", host, sockets.port, self.peer_id)
+            self._network.check_forwarding(config.routes)
+            self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=self.listen_addr)
+        self._log.info(
+            "node_started",
+            peer_id=self.peer_id,
+            version=VERSION,
+            revision=REVISION,
+            tun=config.tun_name,
+            addresses=",".join(map(str, config.tun_addresses)) or None,
+            mtu=config.mtu,
+            port=sockets.port,
+            aead=AEAD_NAMES[self._admittance.settings.aeads[0]],
+            workers=config.workers,
+            offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
+        )
+
+    # ---- what drives it ----
+
+    def _plane_ready(self) -> None:
+        self._peers.dispatch(self._plane.events(), boottime())
+        datagrams = self._plane.quic_datagrams()
+        self._metrics.rerouted("quic", len(datagrams))
+        for datagram in datagrams:
+            self._endpoint.receive(datagram.data, datagram.remote, datagram.local)
+
+    def _stray_record(self, data: bytes, remote: Address, local: str | None) -> None:
+        self._metrics.rerouted("record", 1)
+        self._plane.inject(data, remote, local)
+
+    def _changed(self) -> None:
+        """Something may be due now, or earlier than the timer says."""
+        if self._poll_soon is None:
+            self._poll_soon = self._loop.call_soon(self._poll)
+
+    def _poll(self) -> None:
+        """Does what is due, and sets the timer to what is due next."""
+        self._poll_soon = None
+        now = boottime()
+        try:
+            self._peers.handle_timers(now)
+            times = [self._roster.poll(now), self._peers.next_timer()]
+        except Exception as error:  # a fault with one peer must not stop the timers of all
+            self._reporter.internal_error(error)
+            times = [now + TICK]
+        due = min((at for at in times if at is not None), default=None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(TICK, self._tick)
+        now = boottime()
+        self._peers.look(now)
+        self._roster.forget_idle(now)
+        failure = self.health.reason()
+        if failure != self._told_failure:
+            self._told_failure = failure
+            if failure is not None:
+                self._log.error("node_failed", reason=failure)
+        if failure is None:  # else the manager's watchdog restarts the node
+            self._notifier.alive(now)
+        self._notifier.status(failure or f"{sum(peer.current is not None for peer in self._peers)} peers connected")
+        self._changed()
+
+    # ---- what its parts ask for ----
+
+    def _permits(self, peer_id: PeerId) -> bool:
+        return self._roster.permits(peer_id)
+
+    def _allow_m2(self) -> bool:
+        return self._endpoint.allow_m2()
+
+    def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
+        if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
+            raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
+        if (network := covering(self._network.allowed(peer.peer_id), remote.host)) is not None:
+            raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
+        outbound = Outbound(
+            peer,
+            remote,
+            self._admittance.settings,
+            timeout=timeout,
+            take=self._roster.take,
+            ended=partial(self._dial_ended, dialer),
+            reporter=self._reporter,
+            clock=boottime,
+            call_later=self._loop.call_later,
+        )
+        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
+        return outbound
+
+    def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+        if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
+            dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
+        self._changed()
+
+    async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
+        return await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
+
+    def _samples(self) -> Iterable[PeerSample]:
+        return self._snapshot.samples() if self._snapshot is not None else ()
+
+    def _drops(self) -> Mapping[tuple[str, str], int]:
+        return self._snapshot.drops() if self._snapshot is not None else {}
+
+    def _offloads(self) -> Mapping[str, str]:
+        return self._snapshot.offloads() if self._snapshot is not None else {}
+
+    # ---- what operators ask for ----
+
+    def _running(self) -> Snapshot:
+        if self._snapshot is None:
+            raise RuntimeError("the node is not running")
+        return self._snapshot
+
+    def status(self) -> NodeStatus:
+        """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
+        return self._running().status(str(self.peer_id), str(self.listen_addr or ""))
+
+    def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
+        """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there
+        is no session with the one that was asked for. RuntimeError outside the context."""
+        self._running()
+        now = boottime()
+        if peer_id is not None:
+            peer = self._peers.get(peer_id)
+            if peer is None or not peer.rotate(now):
+                raise LookupError(f"no session with {peer_id} to rotate")
+            return (peer_id,)
+        return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))
+
+    def reload(self) -> None:
+        """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
+        once; what cannot change while the node runs is named in the log, and a wrong configuration changes nothing.
+        Without a ``reload`` to read it by, nothing happens. RuntimeError outside the context."""
+        self._running()
+        if self._read_config is None:
+            return
+        self._notifier.reloading()
+        try:
+            self._reload(self._read_config)
+        finally:
+            self._notifier.ready()
+
+    def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
+        try:
+            config, kept = merge(self.config, read_config())
+            added, removed = self._roster.change(config, boottime())
+        except CryprqError as error:
+            self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
+            return
+        self.config = config
+        self._admittance.reconfigure(self._roster.allowlist, _announced(config), config.rotate_secs)
+        self._log.set_level(config.log_level)
+        self._log.info("config_reloaded", added=added, removed=removed, needs_restart=",".join(kept) or None)
+        self._changed()
+
+
+def _aeads(name: str) -> tuple[int, ...]:
+    """What to offer and accept, in order of preference: AES where the CPU has it, being several times faster then."""
+    if name == "auto":
+        both = (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305)
+        return both if cpu_has_aes() else both[::-1]
+    return tuple(suite for suite, known in AEAD_NAMES.items() if known == name)
+
+
+def _announced(config: NodeConfig) -> tuple[Network, ...]:
+    """What this listener tells its dialers: its tunnel networks and every ``--route``."""
+    return tuple(dict.fromkeys((*(address.network for address in config.tun_addresses), *config.routes)))

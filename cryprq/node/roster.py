@@ -1,0 +1,192 @@
+"""Whom the configuration names: who may connect, with which networks, and who is dialled. A reload changes it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from cryprq.address import Address
+from cryprq.config.node_config import NodeConfig
+from cryprq.errors import ConfigError, MachineError
+from cryprq.inner.allowlist import Allowlist
+from cryprq.inner.leases import Leases
+from cryprq.inner.network import InnerNetwork
+from cryprq.networks import Network
+from cryprq.peer_id import PeerId
+from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObserver, DialSchedule
+from cryprq.peers.peer import Peer
+from cryprq.peers.resolver import Resolver
+from cryprq.peers.table import PeerTable
+from cryprq.protocol.frames import CloseCode
+from cryprq.protocol.parameters import Parameters
+
+
+class RosterObserver(DialObserver, Protocol):
+    """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
+
+    def peer_misplaced(self, peer_id: PeerId, error: str) -> None: ...
+    def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
+
+
+def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
+    """The allowlist that a configuration describes; ``leases`` as for ``Allowlist``."""
+    return Allowlist(
+        config.allow_peers,
+        dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
+        allow_any=config.allow_any,
+        tunnel_networks=(interface.network for interface in config.tun_addresses),
+        leases=leases,
+    )
+
+
+class Roster:
+    """Keeps peers and dialers as the configuration in force has them."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        own_id: PeerId,
+        leases: Leases | None,
+        *,
+        peers: PeerTable,
+        network: InnerNetwork,
+        resolver: Resolver,
+        connect: Callable[[Dialer, Peer, Address, float], Attempt],
+        observer: RosterObserver,
+    ) -> None:
+        """``connect`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
+        _refuse_own_id(config, own_id)
+        self.config = config
+        self.allowlist = allowlist_of(config, leases)
+        self._own_id = own_id
+        self._leases = leases
+        self._peers = peers
+        self._network = network
+        self._resolver = resolver
+        self._connect = connect
+        self._observer = observer
+        self._dialers: dict[PeerId, Dialer] = {}
+
+    # ---- questions ----
+
+    def permits(self, peer_id: PeerId) -> bool:
+        """Whether the peer may have a session."""
+        return self.allowlist.permits(peer_id)
+
+    def networks(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """The allowed IPs that a peer is to have now. LeaseError where there is no address for it."""
+        if not self.config.allow_peers.get(peer_id) and peer_id in self.allowlist.dialled:
+            return self._network.dialled_networks(peer_id)
+        return self.allowlist.networks_for(peer_id)
+
+    def obtain(self, peer_id: PeerId) -> Peer:
+        """The peer of an ID that is permitted, with its networks. LeaseError where there is no address for it."""
+        return self._peers.obtain(peer_id, self.networks(peer_id))
+
+    def leased_to(self, peer_id: PeerId) -> tuple[str, ...]:
+        """The tunnel addresses that this node has given the peer."""
+        if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:
+            return ()
+        return tuple(str(network.network_address) for network in self._network.allowed(peer_id))
+
+    def take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
+        """A gateway's M4: what is wrong with it, or None if it is taken over (``InnerNetwork.take``)."""
+        configured = self.config.allow_peers.get(peer.peer_id, ())
+        others = {
+            address.host
+            for target in self.config.peers
+            if target.peer_id != peer.peer_id
+            for address in self._resolver.known(target)
+        }
+        return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
+
+    # ---- changes ----
+
+    def change(self, config: NodeConfig, now: float) -> tuple[int, int]:
+        """Goes over to another configuration: who is not permitted any more is cut off. Returns how many peers were
+        added and removed by name. ConfigError, with nothing changed."""
+        _refuse_own_id(config, self._own_id)
+        before, self.allowlist = self.allowlist.named, allowlist_of(config, self._leases)
+        self.config = config
+        self.apply(now)
+        after = self.allowlist.named
+        return len(after - before), len(before - after)
+
+    def apply(self, now: float) -> None:
+        """Makes peers and dialers what the configuration says."""
+        for known in self._peers:
+            if not self.permits(known.peer_id):
+                self._peers.remove(known.peer_id, CloseCode.REFUSED, now)
+        leased = {known.peer_id: self.leased_to(known.peer_id) for known in self._peers}
+        self._give_up_networks()
+        wanted = {target.peer_id: target for target in self.config.peers if target.peer_id is not None}
+        for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddr != wanted.get(known)]:
+            self._dialers.pop(peer_id).stop()
+        for peer_id in sorted(self.allowlist.named):
+            # Whoever gets an address gets it when it comes; the others have their place from the start.
+            if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
+                self._place(peer_id, now)
+        for peer_id, addresses in leased.items():
+            peer = self._peers.get(peer_id)
+            if peer is not None and addresses and self.leased_to(peer_id) != addresses:
+                peer.close(CloseCode.OK, "address_changed", now)  # it dials again, and is told the new one
+        for peer_id, target in wanted.items():
+            peer = self._peers.get(peer_id)
+            if peer is not None and peer_id not in self._dialers:
+                self._dialers[peer_id] = Dialer(
+                    peer,
+                    target,
+                    DialSchedule(self.config.backoff_base_ms / 1000, self.config.backoff_max_ms / 1000),
+                    addresses=self._resolver.addresses,
+                    resolve_error=self._resolver.error,
+                    connect=self._dial,
+                    observer=self._observer,
+                )
+
+    def _give_up_networks(self) -> None:
+        """Peers lose what they are not to have any more before others get it."""
+        for peer in self._peers:
+            kept = set(self._network.allowed(peer.peer_id))
+            with suppress(MachineError):  # ``_place`` meets it again
+                self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
+
+    def _place(self, peer_id: PeerId, now: float) -> None:
+        try:
+            self.obtain(peer_id)
+        except MachineError as error:  # there is no address for it any more
+            self._observer.peer_misplaced(peer_id, str(error))
+            self._peers.remove(peer_id, CloseCode.REFUSED, now)
+            if (dialer := self._dialers.pop(peer_id, None)) is not None:
+                dialer.stop()  # it would go on dialling for a peer that is no more
+
+    def forget_idle(self, now: float) -> None:
+        """Peers that only --allow-any let in leave the table when their last session is over."""
+        for peer in self._peers:
+            if peer.idle and peer.peer_id not in self.allowlist.named:
+                self._peers.remove(peer.peer_id, CloseCode.OK, now)
+
+    # ---- dialling ----
+
+    def poll(self, now: float) -> float | None:
+        """Dials whoever is due; returns when to call again at the latest."""
+        times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
+        return min((at for at in times if at is not None), default=None)
+
+    def _poll_one(self, dialer: Dialer, now: float) -> float | None:
+        try:
+            return dialer.poll(now)
+        except Exception as error:  # a fault with one peer must not keep the others from being dialled
+            self._observer.internal_error(error, peer_id=dialer.target.peer_id)
+            return now + REDIAL_FAST_INTERVAL
+
+    def stop(self) -> None:
+        """Nobody is dialled any more."""
+        for dialer in self._dialers.values():
+            dialer.stop()
+
+    def _dial(self, dialer: Dialer, remote: Address, timeout: float) -> Attempt:
+        return self._connect(dialer, self.obtain(dialer.target.peer_id), remote, timeout)
+
+
+def _refuse_own_id(config: NodeConfig, own: PeerId) -> None:
+    if own in config.allow_peers or any(peer.peer_id == own for peer in config.peers):
+        raise ConfigError(f"{own} is this node's own peer ID; name other nodes in --peer and --allow-peer")

@@ -1,0 +1,94 @@
+"""A node as it is now, for metrics and for ``cryprq status``."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from cryprq.inner.network import InnerNetwork
+from cryprq.node.machine import Machine
+from cryprq.node.roster import Roster
+from cryprq.peers.peer import Peer
+from cryprq.peers.table import PeerTable
+from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
+from cryprq.telemetry.health import Health
+from cryprq.telemetry.samples import NodeStatus, PeerSample
+from cryprq.version import VERSION
+
+
+class Snapshot:
+    """Reads the parts of a running node; changes nothing."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        peers: PeerTable,
+        roster: Roster,
+        network: InnerNetwork,
+        health: Health,
+        clock: Callable[[], float],
+    ) -> None:
+        """``clock`` is CLOCK_BOOTTIME; the node's uptime begins now."""
+        self._machine = machine
+        self._peers = peers
+        self._roster = roster
+        self._network = network
+        self._health = health
+        self._clock = clock
+        self._started = clock()
+
+    def samples(self) -> Iterator[PeerSample]:
+        """One for each peer that the node knows."""
+        now = self._clock()
+        return (self._sample(peer, now) for peer in self._peers)
+
+    def drops(self) -> Mapping[tuple[str, str], int]:
+        """By (direction, reason)."""
+        return self._machine.plane.drops()
+
+    def offloads(self) -> Mapping[str, str]:
+        """By name."""
+        return self._machine.offloads()
+
+    def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
+        """Everything that ``cryprq status`` shows."""
+        drops: dict[str, dict[str, int]] = {}
+        for (direction, reason), count in self.drops().items():
+            drops.setdefault(direction, {})[reason] = count
+        return NodeStatus(
+            version=VERSION,
+            peer_id=peer_id,
+            tun_name=self._machine.tun.name,
+            uptime_secs=round(self._clock() - self._started, 3),
+            healthy=self._health.reason() is None,
+            listen_addr=listen_addr,
+            addresses=tuple(map(str, self._network.addresses)),
+            mtu=self._network.mtu,
+            peers=tuple(self.samples()),
+            drops=drops,
+            offloads=self.offloads(),
+        )
+
+    def _sample(self, peer: Peer, now: float) -> PeerSample:
+        plane = self._machine.plane
+        stats = plane.peer_stats(peer.handle)
+        endpoint = plane.endpoint(peer.handle)
+        link = peer.current
+        session = link.session if link is not None else None
+        happened = peer.last_handshake
+        assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
+        return PeerSample(
+            peer_id=str(peer.peer_id),
+            connected=link is not None,
+            direction=link.direction if link is not None else "",
+            endpoint=str(endpoint[0]) if endpoint is not None else "",
+            addresses=assigned or self._roster.leased_to(peer.peer_id),
+            allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
+            aead=AEAD_NAMES[session.suite] if session is not None else "",
+            kem=KEM_NAMES[session.kem] if session is not None else "",
+            epoch=session.number if session is not None else 0,
+            epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
+            last_handshake=None if happened is None else time.time() - (now - happened),
+            rx_bytes=stats.rx_bytes,
+            tx_bytes=stats.tx_bytes,
+            rx_packets=stats.rx_packets,
+            tx_packets=stats.tx_packets,
+        )

@@ -1,0 +1,67 @@
+"""Who a node is: the peer ID, which commits to both of its public keys, and its notation."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Self
+
+ED25519_PUBLIC_SIZE: Final = 32
+MLDSA65_PUBLIC_SIZE: Final = 1952
+RECORD_SIZE: Final = ED25519_PUBLIC_SIZE + MLDSA65_PUBLIC_SIZE
+"""Of an identity record: the Ed25519 (RFC 8032) and the ML-DSA-65 (FIPS 204) public key."""
+
+_DIGEST_SIZE: Final = 32
+_MULTIHASH_SHA2_256: Final = b"\x12\x20"  # multihash: function code, digest length
+_PEER_ID_LENGTH: Final = 46  # of every base58 number between 0x1220 00... and 0x1220 ff...
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_BASE58_VALUES: Final = {character: value for value, character in enumerate(_BASE58)}
+
+
+@dataclass(frozen=True, order=True, slots=True, repr=False)
+class PeerId:
+    """Who a node is: SHA-256("cryprq v1 peer id" || identity record). Compared and ordered by the digest.
+
+    ``str()`` gives base58btc of the SHA2-256 multihash (0x12 0x20 || digest): 46 characters that begin with ``Qm``.
+    """
+
+    digest: bytes
+    """32 bytes."""
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != _DIGEST_SIZE:
+            raise ValueError(f"a peer ID digest has {_DIGEST_SIZE} bytes, not {len(self.digest)}")
+
+    @classmethod
+    def of_record(cls, record: bytes) -> Self:
+        """The ID of an identity record (``RECORD_SIZE`` bytes, else ValueError)."""
+        if len(record) != RECORD_SIZE:
+            raise ValueError(f"an identity record has {RECORD_SIZE} bytes, not {len(record)}")
+        return cls(hashlib.sha256(b"cryprq v1 peer id" + record).digest())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The ID that ``text`` spells; ValueError with one line for anything but the form that ``str()`` gives."""
+        value = 0
+        for character in text if len(text) == _PEER_ID_LENGTH else "":
+            digit = _BASE58_VALUES.get(character)
+            if digit is None:
+                value = 0
+                break
+            value = value * 58 + digit
+        multihash = value.to_bytes(len(_MULTIHASH_SHA2_256) + _DIGEST_SIZE, "big")  # 58**46 < 256**34
+        if not multihash.startswith(_MULTIHASH_SHA2_256):
+            shown = text if len(text) <= 64 else text[:61] + "..."
+            raise ValueError(
+                f"{shown!r} is not a peer ID: it has 46 base58 characters and begins with Qm, as `cryprq id` prints it"
+            )
+        return cls(multihash[len(_MULTIHASH_SHA2_256) :])
+
+    def __str__(self) -> str:
+        value = int.from_bytes(_MULTIHASH_SHA2_256 + self.digest, "big")
+        characters = []
+        while value:
+            value, digit = divmod(value, 58)
+            characters.append(_BASE58[digit])
+        return "".join(reversed(characters))
+
+    def __repr__(self) -> str:
+        return f"PeerId({str(self)!r})"

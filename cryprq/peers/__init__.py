@@ -1,0 +1,1 @@
+"""Whom we have sessions with; carries out what sessions decide. No configuration, no operating system."""

@@ -1,0 +1,251 @@
+"""When and where a dialled peer is dialled: quickly while a tunnel was up not long ago, then ever more rarely."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from cryprq.address import Address
+from cryprq.multiaddr import Multiaddr
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import DIAL_TIMEOUT
+
+REDIAL_FAST_WINDOW: Final = 300.0
+"""For so long after a tunnel was up the dialer ..."""
+REDIAL_FAST_INTERVAL: Final = 1.0
+"""... dials at least this often, ..."""
+REDIAL_FAST_TIMEOUT: Final = 3.0
+"""... and gives each attempt up after this."""
+BACKOFF_JITTER: Final = 0.25
+"""A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
+NEXT_ADDRESS_AFTER: Final = 0.25
+"""Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
+TELL_EVERY: Final = 30.0
+"""Seconds between reports that a peer still does not answer; the first one comes at once."""
+
+
+class DialSchedule:
+    """When the next dial may start. Sans-IO; ``now`` is seconds of one clock that runs on during suspend.
+
+    For five minutes after a tunnel was up: at least once a second, each try for three seconds. Before and after that,
+    and after a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds). All with jitter,
+    so that dialers which lost the same gateway at the same moment do not go on in step.
+    """
+
+    def __init__(self, base: float, maximum: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._base = base
+        self._maximum = maximum
+        self._uniform = uniform
+        self._fast_until: float | None = None
+        self._failures = 0
+        self._not_before = float("-inf")
+
+    def fast(self, now: float) -> bool:
+        """True for five minutes after a tunnel was up."""
+        return self._fast_until is not None and now < self._fast_until
+
+    def timeout(self, now: float) -> float:
+        """For how many seconds a dial that starts now waits for an answer."""
+        return REDIAL_FAST_TIMEOUT if self.fast(now) else DIAL_TIMEOUT
+
+    @property
+    def due(self) -> float:
+        """The earliest start of the next dial."""
+        return self._not_before
+
+    def tunnel_up(self, now: float) -> None:
+        """A tunnel is up, or was until now."""
+        self._fast_until = now + REDIAL_FAST_WINDOW
+        self._failures = 0
+        self._not_before = float("-inf")
+
+    def started(self, now: float) -> None:
+        """A dial starts."""
+        self._not_before = now + REDIAL_FAST_INTERVAL * self._uniform(1 - BACKOFF_JITTER, 1)
+
+    def failed(self, now: float, *, refused: bool = False) -> float:
+        """A dial came to nothing. Returns the seconds to wait from now; ``refused``: by a peer that is there, so
+        that hurrying helps nobody."""
+        if refused:
+            self._fast_until = None
+        if self.fast(now):
+            return max(0.0, self._not_before - now)
+        wait = min(self._base * 2.0 ** min(self._failures, 32), self._maximum)
+        wait *= self._uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)
+        self._failures += 1
+        self._not_before = now + wait
+        return wait
+
+
+class Attempt(Protocol):
+    """One connection to one address (``cryprq.peers.outbound.Outbound``). It ends by itself, in its time."""
+
+    @property
+    def remote(self) -> Address: ...
+    @property
+    def detail(self) -> str:
+        """Why nobody answered, once it is over."""
+
+    @property
+    def answered(self) -> bool:
+        """True once QUIC is up and the handshake runs; it stays true when the attempt is over."""
+
+    @property
+    def over(self) -> bool:
+        """True once the connection ended, or a session grew out of it."""
+
+    def abandon(self) -> None:
+        """Gives up; the attempt is over."""
+
+
+class DialTarget(Protocol):
+    """Who is dialled (``cryprq.peers.peer.Peer``)."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+    @property
+    def up(self) -> bool:
+        """True while a tunnel is up and its connection stands."""
+
+    def wants_dial(self) -> bool:
+        """True if a tunnel is to be set up, or set up again."""
+
+
+class DialObserver(Protocol):
+    """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
+
+    def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None: ...
+    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None: ...
+    def dial_unresolved(self, peer_id: PeerId, target: Multiaddr, error: str) -> None: ...
+
+
+@dataclass(eq=False)
+class _Volley:
+    """One dial: the peer's addresses one after the other, a quarter of a second apart, until one answers."""
+
+    timeout: float
+    waiting: list[Address]
+    next_at: float
+    attempts: list[Attempt] = field(default_factory=list)
+    tried: list[Address] = field(default_factory=list)
+    detail: str = "no answer"
+    answered: bool = False
+    """Some attempt got as far as a handshake; what failed then is told by whoever ran it."""
+
+
+class Dialer:
+    """Dials one peer for as long as it wants to be dialled. ``poll`` does what is due, whenever it is called.
+
+    Dials overlap while they are unanswered (one a second, three seconds each); the first answer ends the others.
+    """
+
+    def __init__(
+        self,
+        target: DialTarget,
+        multiaddr: Multiaddr,
+        schedule: DialSchedule,
+        *,
+        addresses: Callable[[Multiaddr], tuple[Address, ...]],
+        resolve_error: Callable[[Multiaddr], str | None],
+        connect: Callable[["Dialer", Address, float], Attempt],
+        observer: DialObserver,
+    ) -> None:
+        """``connect`` starts an attempt that gives up after so many seconds, and sees to it that ``poll`` is called
+        when it is over; OSError if the address cannot be dialled from here."""
+        self.target = target
+        self.multiaddr = multiaddr
+        self.schedule = schedule
+        self._addresses = addresses
+        self._resolve_error = resolve_error
+        self._connect = connect
+        self._observer = observer
+        self._volleys: list[_Volley] = []
+        self._stopped = False
+        self._again = False
+        self._told_at: float | None = None
+
+    @property
+    def dialling(self) -> bool:
+        """True while an attempt runs."""
+        return bool(self._volleys)
+
+    def stop(self) -> None:
+        """Gives up what runs and dials no more."""
+        self._stopped = True
+        self._abandon(lambda attempt: True)
+
+    def poll(self, now: float) -> float | None:
+        """Starts and ends attempts as due. Returns when to call again at the latest; None: when something changes."""
+        if self._stopped:
+            return None
+        self._reap(now)
+        if self.target.up:
+            self.schedule.tunnel_up(now)
+            self._again, self._told_at = False, None
+        if not self.target.wants_dial():
+            self._abandon(lambda attempt: not attempt.answered)
+            return None
+        if any(attempt.answered and not attempt.over for volley in self._volleys for attempt in volley.attempts):
+            self._abandon(lambda attempt: not attempt.answered)
+            return None  # the connection ends by itself, one way or the other
+        if now >= self.schedule.due and (not self._volleys or self.schedule.fast(now)):
+            self._start(now)
+        for volley in self._volleys:
+            self._advance(volley, now)
+        self._reap(now)  # those of whose addresses none could even be tried
+        return self._next(now)
+
+    def _start(self, now: float) -> None:
+        addresses = self._addresses(self.multiaddr)
+        if addresses:
+            self.schedule.started(now)
+            self._volleys.append(_Volley(self.schedule.timeout(now), list(addresses), now))
+        elif (error := self._resolve_error(self.multiaddr)) is not None:
+            self._observer.dial_unresolved(self.target.peer_id, self.multiaddr, error)
+            self.schedule.failed(now)
+
+    def _advance(self, volley: _Volley, now: float) -> None:
+        while volley.waiting and now >= volley.next_at:
+            remote = volley.waiting.pop(0)
+            volley.tried.append(remote)
+            hurried = self._again and self.schedule.fast(now)
+            self._observer.dial_started(self.target.peer_id, remote, again=hurried)
+            try:
+                volley.attempts.append(self._connect(self, remote, volley.timeout))
+            except OSError as error:
+                volley.detail = error.strerror or str(error)
+                continue  # of a family that this host does not have: the next one at once
+            volley.next_at = now + NEXT_ADDRESS_AFTER
+
+    def _reap(self, now: float) -> None:
+        """Forgets dials that came to an end."""
+        for volley in tuple(self._volleys):
+            volley.answered = volley.answered or any(attempt.answered for attempt in volley.attempts)
+            if volley.waiting or any(not attempt.over for attempt in volley.attempts):
+                continue
+            self._volleys.remove(volley)
+            if not volley.answered:
+                detail = volley.attempts[0].detail if volley.attempts else volley.detail
+                again = self._told_at is not None and now - self._told_at < TELL_EVERY
+                self._observer.dial_unanswered(self.target.peer_id, volley.tried, detail, again=again)
+                self._again = True
+                if not again:
+                    self._told_at = now
+                self.schedule.failed(now)
+
+    def _abandon(self, which: Callable[[Attempt], bool]) -> None:
+        for volley in tuple(self._volleys):
+            volley.waiting.clear()
+            volley.answered = volley.answered or any(attempt.answered for attempt in volley.attempts)
+            for attempt in volley.attempts:
+                if not attempt.over and which(attempt):
+                    attempt.abandon()
+            if all(attempt.over for attempt in volley.attempts):
+                self._volleys.remove(volley)
+
+    def _next(self, now: float) -> float | None:
+        times = [volley.next_at for volley in self._volleys if volley.waiting]
+        if not self._volleys or self.schedule.fast(now):
+            # A dial that was due and did not start waits for a name to be looked up, which calls ``poll`` again.
+            times.append(self.schedule.due if self.schedule.due > now else now + REDIAL_FAST_INTERVAL)
+        return min(times, default=None)

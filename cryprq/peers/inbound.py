@@ -1,0 +1,204 @@
+"""The listener's side of a connection: the handshake as responder, then frames to and from the session."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cryprq.errors import MachineError
+from cryprq.networks import Network, covering
+from cryprq.peer_id import PeerId
+from cryprq.peers.indices import IndexLease
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.frames import CloseCode, FrameType, encode
+from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
+from cryprq.protocol.parameters import Parameters
+
+if TYPE_CHECKING:
+    from cryprq.inner.allowlist import Allowlist
+    from cryprq.peers.link import Link
+    from cryprq.peers.outbound import HandshakeSettings
+    from cryprq.peers.peer import Peer
+    from cryprq.quic.connection import Connection
+    from cryprq.telemetry.reporter import Reporter
+
+
+@dataclass
+class Admittance:
+    """Whom this listener admits, and what it tells them. Shared by all inbound connections; a reload changes it."""
+
+    settings: "HandshakeSettings"
+    allowlist: "Allowlist"
+    announced: tuple[Network, ...]
+    """Its tunnel networks and every ``--route``."""
+    obtain: Callable[[PeerId], "Peer"]
+    """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
+    allowed: Callable[[PeerId], Sequence[Network]]
+    """The allowed IPs of such a peer."""
+    allow_m2: Callable[[], bool]
+    """Takes a token for the work of one M2; False: there is too much to do."""
+    reporter: "Reporter"
+    clock: Callable[[], float]
+    stopping: bool = False
+    """The node stops: whoever comes now has to wait for the next one."""
+
+    def reconfigure(self, allowlist: "Allowlist", announced: tuple[Network, ...], rotate_secs: int) -> None:
+        """What holds for handshakes from now on; connections that are there go on."""
+        self.allowlist, self.announced = allowlist, announced
+        self.settings = replace(self.settings, rotate_secs=rotate_secs)
+
+    def accept(self, connection: "Connection") -> "Inbound":
+        """The handler for a new inbound connection."""
+        return Inbound(self, connection)
+
+
+class Inbound:
+    """One inbound connection. A ``ConnectionHandler`` for the endpoint.
+
+    Until M3 has verified it acts for a stranger: whatever fails ends the connection with the same code and no reason,
+    and counts against the source address.
+    """
+
+    def __init__(self, admittance: Admittance, connection: "Connection") -> None:
+        self._shared = admittance
+        self._lease = IndexLease(admittance.settings.indices)
+        self._responder: Responder | None = None
+        self._link: Link | None = None
+        self._peer: Peer | None = None
+        self._began = admittance.clock()
+        self._answered = False
+        self._over = False
+
+    # ---- ConnectionHandler ----
+
+    def connected(self, connection: "Connection") -> None:
+        """QUIC is up; the dialer speaks first."""
+        if self._shared.stopping:
+            self._over = True
+            connection.close(CloseCode.SHUTDOWN)
+            return
+        self._began = self._shared.clock()
+        settings = self._shared.settings
+        self._responder = Responder(
+            settings.identity,
+            connection.channel_binding,
+            lanes=settings.lanes,
+            aead_preference=settings.aeads,
+            new_index=self._lease,
+        )
+
+    def frame(self, connection: "Connection", frame_type: FrameType, header: bytes, body: bytes) -> None:
+        """M1, M3, and after them what the session's peer says."""
+        if self._link is not None and self._peer is not None:
+            self._peer.receive(self._link, frame_type, header, body, self._shared.clock())
+            return
+        responder = self._responder
+        if responder is None or self._over:
+            return
+        if self._shared.stopping:  # a session that begins now would not be told that the node stops
+            self._finish()
+            connection.close(CloseCode.SHUTDOWN)
+            return
+        self._shared.reporter.handshake_step("received", frame_type.name, connection.remote, len(body))
+        try:
+            if frame_type is FrameType.INIT:
+                self._first(connection, responder, body)
+            elif frame_type is FrameType.AUTH:
+                self._third(connection, responder, body)
+            else:
+                raise HandshakeError("order", CloseCode.REFUSED)
+        except HandshakeError as error:
+            self._refuse(connection, error)
+
+    def closed(self, connection: "Connection", code: int, reason: str, by_peer: bool) -> None:
+        """The connection ended, before or after there was a session."""
+        if self._link is not None and self._peer is not None:
+            self._peer.carrier_lost(self._link, reason or f"code {code}", self._shared.clock())
+            return
+        if not self._over and self._responder is not None:
+            if not by_peer:
+                self._shared.reporter.handshake_failed("timeout", connection.remote)
+            if self._answered:
+                connection.failed()  # M2 was costly, and whoever only wanted that could have it again and again
+        self._finish()
+
+    # ---- steps ----
+
+    def _send(self, connection: "Connection", frame_type: FrameType, body: bytes) -> None:
+        self._shared.reporter.handshake_step("sent", frame_type.name, connection.remote, len(body))
+        connection.send(encode(frame_type, body))
+
+    def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
+        self._shared.reporter.handshake_started()
+        message = responder.receive_message1(body, self._shared.allow_m2)
+        self._answered = True
+        self._send(connection, FrameType.RESPONSE, message)
+
+    def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
+        shared = self._shared
+        auth = responder.receive_message3(body, shared.allowlist.permits)
+        now = shared.clock()
+        try:
+            peer = shared.obtain(auth.peer_id)
+            parameters = self._parameters(auth.peer_id)
+        except MachineError as error:
+            self._finish()
+            shared.reporter.handshake_failed("no_address", connection.remote, peer_id=auth.peer_id, hint=str(error))
+            connection.close(CloseCode.REFUSED)
+            return
+        swallowed = covering(shared.allowed(auth.peer_id), connection.remote.host)
+        if swallowed is not None:
+            self._finish()
+            hint = f"its allowed network {swallowed} covers its own endpoint: the tunnel would swallow itself"
+            shared.reporter.handshake_failed("endpoint_covered", connection.remote, peer_id=auth.peer_id, hint=hint)
+            connection.close(CloseCode.REFUSED)
+            return
+        if peer.outranks_inbound():
+            message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now)
+            shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)
+            self._finish()
+            self._send(connection, FrameType.ACCEPT, message)
+            peer.doubt()
+            return  # the dialer closes when it has read it; if not, the time for handshakes ends it
+        message, session = responder.message4(STATUS_ACCEPTED, parameters, now)
+        assert session is not None
+        connection.authenticated()
+        self._over = True
+        duration = now - self._began
+        shared.reporter.handshake_complete(
+            auth.peer_id, connection.remote, "inbound", session.kem, session.suite, duration
+        )
+        # The keys are in place before the dialer can know them.
+        self._peer, self._link = (
+            peer,
+            peer.adopt(session, connection, self._lease, now, keepalive=auth.parameters.keepalive),
+        )
+        if not self._link.ended:
+            self._send(connection, FrameType.ACCEPT, message)
+
+    def _parameters(self, peer_id: PeerId) -> Parameters:
+        settings = self._shared.settings
+        return Parameters(
+            addresses=self._shared.allowlist.assignment_for(peer_id),
+            routes=self._shared.announced,
+            mtu=settings.mtu,
+            rotate_secs=settings.rotate_secs,
+            keepalive=KEEPALIVE_DEFAULT,
+        )
+
+    def _refuse(self, connection: "Connection", error: HandshakeError) -> None:
+        self._finish()
+        reporter = self._shared.reporter
+        if error.reason == "not_allowlisted" and error.peer_id is not None:
+            reporter.peer_denied(error.peer_id, connection.remote)
+        quiet = error.reason == "not_allowlisted"  # ``peer_denied`` says it
+        reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, quiet=quiet)
+        if error.reason != "busy":  # that is no fault of the dialer's, which tries again
+            connection.failed()
+        connection.close(error.code)
+
+    def _finish(self) -> None:
+        self._over = True
+        if self._responder is not None:
+            self._responder.abort()
+        if self._link is None:
+            self._lease.release_all()

@@ -1,0 +1,48 @@
+"""A session on the connection that carries its control frames."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cryprq.address import Address
+from cryprq.peers.indices import IndexLease
+from cryprq.peers.ports import Carrier
+from cryprq.protocol.actions import Action, Established, Promote
+from cryprq.protocol.session import Role, Session
+
+
+@dataclass(eq=False)
+class Link:
+    """One session, and the connection that carries its control frames for as long as it lasts."""
+
+    session: Session
+    carrier: Carrier | None
+    lease: IndexLease
+    remote: Address
+    local: str | None
+    serial: int
+    """Links are numbered in the order in which their handshakes completed: of two dialled by the same side the later
+    one wins, whichever proves itself first."""
+    created: float
+    epoch_since: float
+    promoted_index: int | None = None
+    established: bool = False
+    endpoint_set: bool = False
+    ended: bool = False
+    keepalive: int | None = None
+    """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
+    indices: set[int] = field(default_factory=set)
+    """The receiver indices that this session has installed."""
+
+    @property
+    def dialled(self) -> bool:
+        """True if this node dialled the session."""
+        return self.session.role is Role.INITIATOR
+
+    @property
+    def direction(self) -> str:
+        return "outbound" if self.dialled else "inbound"
+
+
+def promotes(actions: Iterable[Action]) -> bool:
+    """True if these actions take a session or an epoch into use."""
+    return any(isinstance(action, Promote | Established) for action in actions)

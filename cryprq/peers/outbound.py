@@ -1,0 +1,258 @@
+"""The dialer's side of a connection: the handshake as initiator, then frames to and from the session."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cryprq.address import Address
+from cryprq.peers.indices import IndexLease, IndexPool
+from cryprq.protocol.constants import KEM_X25519_MLKEM768
+from cryprq.protocol.frames import CloseCode, FrameType, encode
+from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
+from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
+
+if TYPE_CHECKING:
+    from cryprq.peers.link import Link
+    from cryprq.peers.peer import Peer
+    from cryprq.quic.connection import Connection
+    from cryprq.telemetry.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class HandshakeSettings:
+    """What this node brings to every handshake."""
+
+    identity: Identity
+    lanes: int
+    """On how many lanes this node sends."""
+    aeads: Sequence[int]
+    """In order of preference."""
+    rotate_secs: int
+    mtu: int
+    indices: IndexPool
+    kem: int = KEM_X25519_MLKEM768
+
+
+class Outcome(Enum):
+    """How a dial went."""
+
+    UNANSWERED = auto()
+    """Nobody there, or nobody who speaks the protocol; or the dialer gave up."""
+    SESSION = auto()
+    FAILED = auto()
+    """The peer answered, and then the connection was lost."""
+    REFUSED = auto()
+    """One of the two ends refuses the other."""
+    DUPLICATE = auto()
+    """A session that the peer has dialled is the one to use."""
+
+
+class Cancellable(Protocol):
+    """A timer of the event loop."""
+
+    def cancel(self) -> None: ...
+
+
+class Outbound:
+    """One dialled connection. An ``Attempt`` for the dialer, a ``ConnectionHandler`` for the endpoint."""
+
+    def __init__(
+        self,
+        peer: "Peer",
+        remote: Address,
+        settings: HandshakeSettings,
+        *,
+        timeout: float,
+        take: Callable[["Peer", Parameters, Address], str | None],
+        ended: Callable[[Outcome], None],
+        reporter: "Reporter",
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], Cancellable],
+    ) -> None:
+        """``timeout`` is for the handshake, once QUIC is up. ``take`` is asked with M4's parameters and says why they
+        are refused, or None. ``ended`` is told once how the attempt went."""
+        self.remote = remote
+        self.detail = "no answer"
+        self._timeout = timeout
+        self._call_later = call_later
+        self._timer: Cancellable | None = None
+        self._connected_at: float | None = None
+        self._peer = peer
+        self._settings = settings
+        self._take = take
+        self._ended = ended
+        self._reporter = reporter
+        self._clock = clock
+        self._lease = IndexLease(settings.indices)
+        self._connection: Connection | None = None
+        self._initiator: Initiator | None = None
+        self._link: Link | None = None
+        self._expected: FrameType = FrameType.RESPONSE
+        self._over = False
+        self._started = clock()
+
+    # ---- Attempt ----
+
+    @property
+    def answered(self) -> bool:
+        """True once QUIC is up; it stays true."""
+        return self._connected_at is not None
+
+    @property
+    def over(self) -> bool:
+        """True once the connection ended, or a session grew out of it."""
+        return self._over
+
+    def begin(self, connection: "Connection") -> None:
+        """The connection on which this attempt runs."""
+        self._connection = connection
+
+    def abandon(self) -> None:
+        """Gives up without a word in the log: the dialer knows why."""
+        if self._over:
+            return
+        self._finish(Outcome.UNANSWERED)
+        if self._connection is not None:
+            self._connection.close(CloseCode.TIMEOUT)
+
+    # ---- ConnectionHandler ----
+
+    def connected(self, connection: "Connection") -> None:
+        """QUIC is up: M1 goes out."""
+        if self._over:
+            return
+        self._connection = connection
+        self._connected_at = self._clock()
+        self._peer.answered()
+        self._timer = self._call_later(self._timeout, self._timed_out)
+        self._reporter.handshake_started()
+        settings = self._settings
+        try:
+            self._initiator = Initiator(
+                settings.identity,
+                self._peer.peer_id,
+                connection.channel_binding,
+                lanes=settings.lanes,
+                aead_offer=settings.aeads,
+                kem=settings.kem,
+                new_index=self._lease,
+                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
+            )
+            self._send(connection, FrameType.INIT, self._initiator.message1())
+        except HandshakeError as error:
+            self._fail(error.reason, hint=_HINTS.get(error.reason))
+            connection.close(error.code)
+
+    def frame(self, connection: "Connection", frame_type: FrameType, header: bytes, body: bytes) -> None:
+        """M2, M4, and after them what the session's peer says."""
+        if self._link is not None:
+            self._peer.receive(self._link, frame_type, header, body, self._clock())
+            return
+        if self._over or self._initiator is None:
+            return
+        self._reporter.handshake_step("received", frame_type.name, self.remote, len(body))
+        try:
+            if frame_type is not self._expected:
+                raise HandshakeError("order", CloseCode.MALFORMED, self._peer.peer_id)
+            if frame_type is FrameType.RESPONSE:
+                self._send(connection, FrameType.AUTH, self._initiator.receive_message2(body))
+                self._expected = FrameType.ACCEPT
+            else:
+                self._accepted(connection, body)
+        except HandshakeError as error:
+            self._fail(error.reason, hint=_HINTS.get(error.reason))
+            connection.close(error.code)
+
+    def closed(self, connection: "Connection", code: int, reason: str, by_peer: bool) -> None:
+        """The connection ended, before or after there was a session."""
+        if self._link is not None:
+            self._peer.carrier_lost(self._link, reason or f"code {code}", self._clock())
+        elif self._over:
+            return
+        elif not self.answered:
+            self.detail = reason or self.detail
+            self._finish(Outcome.UNANSWERED)  # the dialer tells, once for all addresses
+        elif by_peer and code == CloseCode.REFUSED:
+            self._fail("refused", hint=self._refusal_hint())
+        elif by_peer and code in _CLOSED:
+            self._fail(_CLOSED[code], hint=_HINTS[_CLOSED[code]], outcome=Outcome.FAILED)
+        else:
+            self._fail("transport", hint=_HINTS["transport"], outcome=Outcome.FAILED)
+
+    # ---- steps ----
+
+    def _send(self, connection: "Connection", frame_type: FrameType, body: bytes) -> None:
+        self._reporter.handshake_step("sent", frame_type.name, self.remote, len(body))
+        connection.send(encode(frame_type, body))
+
+    def _accepted(self, connection: "Connection", body: bytes) -> None:
+        now = self._clock()
+        assert self._initiator is not None
+        accepted = self._initiator.receive_message4(body, now)
+        session = accepted.session
+        if session is None or accepted.status == STATUS_DUPLICATE or self._peer.outranks_outbound():
+            if session is not None:
+                session.wipe()
+            self._reporter.handshake_duplicate(self._peer.peer_id, self.remote)
+            self._finish(Outcome.DUPLICATE)
+            connection.close(CloseCode.DUPLICATE)
+            return
+        refusal = self._take(self._peer, accepted.parameters, self.remote)
+        if refusal is not None:
+            session.wipe()
+            self._fail("parameters", hint=refusal)
+            connection.close(CloseCode.REFUSED)
+            return
+        connection.authenticated()
+        duration = now - self._began()
+        self._reporter.handshake_complete(
+            self._peer.peer_id, self.remote, "outbound", session.kem, session.suite, duration
+        )
+        self._link = self._peer.adopt(session, connection, self._lease, now, keepalive=accepted.parameters.keepalive)
+        self._finish(Outcome.SESSION)
+
+    def _began(self) -> float:
+        return self._connected_at if self._connected_at is not None else self._started
+
+    def _refusal_hint(self) -> str:
+        own = self._settings.identity.peer_id
+        if self._expected is FrameType.RESPONSE:
+            who = self._peer.peer_id
+            return f"nobody there is {who}, or is too busy: check --peer against the listener's listener_ready line"
+        return f"the listener refuses this node: check that it runs with --allow-peer {own}"
+
+    def _timed_out(self) -> None:
+        if not self._over:
+            self._fail("timeout", hint=_HINTS["timeout"], outcome=Outcome.FAILED)
+            if self._connection is not None:
+                self._connection.close(CloseCode.TIMEOUT)
+
+    def _fail(self, reason: str, *, hint: str | None, outcome: Outcome = Outcome.REFUSED) -> None:
+        self._reporter.handshake_failed(reason, self.remote, peer_id=self._peer.peer_id, hint=hint)
+        self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._initiator is not None:
+            self._initiator.abort()
+            self._initiator = None
+        if self._link is None:
+            self._lease.release_all()
+        self._ended(outcome)
+
+
+_CLOSED: Final[Mapping[int, str]] = {CloseCode.TIMEOUT: "timeout", CloseCode.SHUTDOWN: "shutdown"}
+"""Why the listener ended a handshake that it had nothing against."""
+_HINTS: Final = {
+    "wrong_peer_id": "another node answered there: check the ID in --peer against its listener_ready line",
+    "aead": "the two nodes have no --aead in common",
+    "timeout": "the handshake took too long: packets are lost, or one of the two machines is overloaded",
+    "shutdown": "the listener stops",
+    "transport": "the connection was lost during the handshake",
+    "own_peer_id": "that is this node's own ID",
+    "version": "the listener speaks another version of the protocol",
+}

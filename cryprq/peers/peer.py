@@ -1,0 +1,400 @@
+"""One peer: its sessions, the connections that carry their control frames, and its place in the data plane.
+
+``Session`` decides and returns actions; ``Peer`` carries them out against the plane and the connection. It knows which
+of its sessions is in use: a new one replaces an old one when the first record proves it (protocol, 3.1, taking over).
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from cryprq._fastpath import (
+    EVENT_ENDPOINT_MOVED,
+    EVENT_FIRST_RECORD,
+    EVENT_KEY_EXPIRED,
+    EVENT_ROTATE_DUE,
+    PlaneError,
+)
+from cryprq.peer_id import PeerId
+from cryprq.peers.indices import IndexLease
+from cryprq.peers.link import Link, promotes
+from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
+from cryprq.protocol.actions import (
+    Action,
+    Activate,
+    CloseConnection,
+    Dead,
+    Established,
+    Install,
+    Promote,
+    Remove,
+    Rotated,
+    RotationFailed,
+    SendEmpty,
+    SendFrame,
+)
+from cryprq.protocol.constants import PROBE_TIMEOUT
+from cryprq.protocol.frames import CloseCode, FrameType
+from cryprq.protocol.key_schedule import EpochKeys
+from cryprq.protocol.session import Session, State
+
+CLOSE_FLUSH_TIMEOUT: Final = 1.0
+"""How long a stopping node waits for its last frames to be acknowledged."""
+CANDIDATES_MAX: Final = 4
+"""Sessions of one peer that wait for their first record; one more ends the oldest."""
+RETIRED_MAX: Final = 4
+"""Sessions of one peer in their grace; one more ends the oldest."""
+
+
+class Peer:
+    """A peer that may have a session: the current one, those that wait to be proven, and those in their grace.
+
+    ``now`` is seconds of CLOCK_BOOTTIME throughout.
+    """
+
+    _serials = itertools.count(1)
+
+    def __init__(
+        self,
+        peer_id: PeerId,
+        *,
+        own_id: PeerId,
+        plane: EpochPlane,
+        observer: PeerObserver,
+        permits: Callable[[PeerId], bool],
+        records_soft: int,
+        changed: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        """``permits`` is asked again whenever an inbound session is promoted; ``changed`` is called when the peer may
+        want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
+        self.peer_id = peer_id
+        self.handle = plane.add_peer()
+        self.current: Link | None = None
+        self.links: list[Link] = []
+        self.liveness = Liveness()
+        self.last_handshake: float | None = None
+        self.rotations = 0
+        self._own_id = own_id
+        self._plane = plane
+        self._observer = observer
+        self._permits = permits
+        self._records_soft = records_soft
+        self._changed = changed
+        self._later = later
+
+    # ---- a handshake completed ----
+
+    def outranks_inbound(self) -> bool:
+        """The duplicate rule at M3: True if a session that this node dialled lives, and wins over one that the peer
+        dials, because this node's digest is the smaller one."""
+        return self._own_id < self.peer_id and any(
+            link.dialled and link.carrier is not None and not link.ended for link in self.links
+        )
+
+    def doubt(self) -> None:
+        """The peer, whose dial was just outranked, may have lost the session that outranks it, by a restart say. Its
+        connections are asked for a sign of life; without one they end within seconds instead of the idle timeout."""
+        for link in self.links:
+            if link.carrier is not None:
+                link.carrier.probe(PROBE_TIMEOUT)
+
+    def answered(self) -> None:
+        """A dial of this peer is answered: those that run beside it are given up before they cost anybody more."""
+        self._changed()
+
+    def outranks_outbound(self) -> bool:
+        """The same when M4 of an own dial arrives: True if a session that the peer dialled lives and wins."""
+        current = self.current
+        lives = current is not None and not current.dialled and current.carrier is not None
+        return lives and self.peer_id < self._own_id
+
+    def adopt(
+        self, session: Session, carrier: Carrier, lease: IndexLease, now: float, *, keepalive: int | None = None
+    ) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
+        the peer's parameters ask for.
+
+        A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
+        answering where an older session's peer is: the QUIC path says less than an authenticated record.
+        """
+        link = Link(
+            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+        )
+        self.last_handshake = now
+        candidates = [other for other in self.links if not other.established]
+        for other in candidates[: max(0, len(candidates) + 1 - CANDIDATES_MAX)]:
+            self._end(other, CloseCode.REPLACED, "too many sessions wait for their first record")
+        self.links.append(link)
+        if link.dialled or self.current is None:
+            self._aim(link)
+        self._execute(link, session.start(now), now)
+        return link
+
+    # ---- what happens to a session ----
+
+    def receive(self, link: Link, frame_type: FrameType, header: bytes, body: bytes, now: float) -> None:
+        """A control frame arrived on the link's connection."""
+        if not link.ended:
+            self._execute(link, link.session.receive_frame(frame_type, header, body, now), now)
+
+    def carrier_lost(self, link: Link, reason: str, now: float) -> None:
+        """The link's QUIC connection ended. Its data keys live on to their limits."""
+        if link.carrier is None:
+            return
+        link.carrier = None
+        if link.ended:
+            return
+        if link is self.current:
+            self._observer.control_lost(self.peer_id, link.remote, reason)
+        self._execute(link, link.session.connection_lost(now), now)
+
+    def event(self, rx_index: int, flags: int, now: float) -> None:
+        """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
+        if flags & EVENT_ENDPOINT_MOVED:
+            self._endpoint_moved()
+        link = next((link for link in self.links if rx_index in link.indices), None)
+        if link is None:  # it was removed while the event was on its way
+            return
+        if flags & EVENT_FIRST_RECORD:
+            self._execute(link, link.session.first_record(rx_index, now), now)
+        if flags & EVENT_ROTATE_DUE and not link.ended and link is self.current:
+            self._execute(link, link.session.rotate(now), now)
+        if flags & EVENT_KEY_EXPIRED and not link.ended:
+            self._execute(link, link.session.key_expired(rx_index, now), now)
+
+    def rotate(self, now: float) -> bool:
+        """Rotates the keys now. False if there is no session, or no connection to do it over."""
+        if self.current is None or self.current.carrier is None:
+            return False
+        self._execute(self.current, self.current.session.rotate(now), now)
+        return True
+
+    def look(self, now: float) -> None:
+        """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
+        if self.current is None:
+            return
+        was_silent = self.liveness.silent
+        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
+        if verdict is Verdict.SEND_EMPTY:
+            self._send_empty()
+        if self.liveness.silent is not was_silent:
+            if not was_silent:
+                self._observer.peer_silent(self.peer_id)
+                self.doubt()
+            self._changed()
+
+    def next_timer(self) -> float | None:
+        """When ``handle_timers`` is due."""
+        return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
+
+    def handle_timers(self, now: float) -> None:
+        """Lets every session act whose time has come."""
+        for link in tuple(self.links):
+            due = link.session.next_timer()
+            if due is not None and due <= now and not link.ended:
+                self._execute(link, link.session.handle_timer(now), now)
+
+    def close(self, code: CloseCode, reason: str, now: float) -> None:
+        """Ends every session: the peer is told by a sealed CLOSE, all keys are wiped at once.
+
+        ``reason`` is told too: 1..64 of a-z, 0-9 and _. A connection closes when the peer, which got the CLOSE, closes
+        it, or after a second: closing it at once would overtake the CLOSE.
+        """
+        for link in tuple(self.links):
+            carrier, link.carrier = link.carrier, None
+            for action in link.session.close(reason, now):
+                if isinstance(action, SendFrame) and carrier is not None:
+                    carrier.send(action.data)
+                elif isinstance(action, Remove):
+                    self._remove(link, action.rx_index)
+            if carrier is not None:
+                self._later(CLOSE_FLUSH_TIMEOUT, partial(carrier.close, code, reason))
+            self._end(link, code, reason)
+
+    def fail(self) -> None:
+        """After a fault: ends every session, since what the plane has may not be what the sessions think."""
+        for link in tuple(self.links):
+            self._end(link, CloseCode.INTERNAL, "internal_error")
+
+    # ---- what the node asks ----
+
+    def wants_dial(self) -> bool:
+        """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, or
+        silence. Not while a fresh session waits for its first record."""
+        if any(link.dialled and not link.established and link.carrier is not None for link in self.links):
+            return False
+        current = self.current
+        return current is None or self.liveness.silent or (current.dialled and current.carrier is None)
+
+    @property
+    def up(self) -> bool:
+        """True while a session is in use, its connection stands and the peer is heard."""
+        return self.current is not None and self.current.carrier is not None and not self.liveness.silent
+
+    @property
+    def idle(self) -> bool:
+        """True if no session, in whatever state, is left."""
+        return not self.links
+
+    # ---- carrying out actions ----
+
+    def _execute(self, link: Link, actions: Sequence[Action], now: float) -> None:
+        if not link.dialled and not link.established and promotes(actions) and not self._permits(self.peer_id):
+            self._observer.peer_denied(self.peer_id, link.remote)
+            self._end(link, CloseCode.REFUSED, "not_allowlisted")
+            return
+        try:
+            for action in actions:
+                self._carry_out(link, action, now)
+        except (PlaneError, MemoryError) as error:
+            self._observer.internal_error(error, peer_id=self.peer_id)
+            self._end(link, CloseCode.INTERNAL, "plane_error")
+        if link.session.drained:
+            self._end(link, CloseCode.OK, "closed")
+        self._changed()
+
+    def _carry_out(self, link: Link, action: Action, now: float) -> None:
+        match action:
+            case SendFrame(data):
+                if link.carrier is not None:
+                    link.carrier.send(data)
+            case Install(keys, lifetime):
+                self._install(link, keys, lifetime)
+            case Activate(rx_index):
+                if not self._lost_race(link):
+                    self._plane.activate(rx_index)
+            case Promote(rx_index):
+                link.promoted_index = rx_index
+                if not self._lost_race(link):
+                    if not link.endpoint_set:
+                        self._aim(link)
+                    self._plane.promote(rx_index)
+            case SendEmpty(rx_index):
+                if self._plane.has(rx_index):
+                    self._plane.send_empty(rx_index)
+            case Remove(rx_index):
+                self._remove(link, rx_index)
+            case Established():
+                self._established(link, now)
+            case Rotated(number, duration, interval):
+                self.rotations += 1
+                link.epoch_since = self.last_handshake = now
+                self._observer.rotated(self.peer_id, number, duration, interval)
+            case RotationFailed(reason):
+                self._observer.rotation_failed(self.peer_id, link.session.number, reason)
+            case CloseConnection(code, reason):
+                if link is self.current and link.carrier is not None and not link.session.drained:
+                    self._observer.control_lost(self.peer_id, link.remote, reason)
+                self._hang_up(link, code, reason)
+            case Dead(reason):
+                self._end(link, CloseCode.OK, reason)
+
+    def _install(self, link: Link, keys: EpochKeys, lifetime: float) -> None:
+        self._plane.install(
+            self.handle,
+            number=keys.number,
+            suite=keys.suite,
+            rx_index=keys.rx_index,
+            tx_index=keys.tx_index,
+            tx_secrets=keys.tx_secrets,
+            rx_secrets=keys.rx_secrets,
+            lifetime=lifetime,
+            records_soft=self._records_soft,
+        )
+        link.indices.add(keys.rx_index)
+
+    def _remove(self, link: Link, rx_index: int) -> None:
+        if self._plane.has(rx_index):
+            self._plane.remove(rx_index)
+        link.indices.discard(rx_index)
+        link.lease.release(rx_index)
+
+    def _established(self, link: Link, now: float) -> None:
+        """The session is proven in both directions. It replaces the current one, unless that one outranks it."""
+        if link.established or link.ended:
+            return
+        link.established = True
+        previous = self.current
+        if self._lost_race(link):
+            self._retire(link, CloseCode.DUPLICATE, now)
+            return
+        self.current = link
+        self._resume(link)  # a dialled one was activated at its start, and another may have been since
+        self.liveness.reset()
+        for other in tuple(self.links):
+            if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
+                self._retire(other, CloseCode.REPLACED, now)
+        if previous is None:
+            self._observer.peer_connected(self.peer_id, link.remote, link.direction)
+
+    def _lost_race(self, link: Link) -> bool:
+        """True if the current session goes before this one: it was dialled by the side that wins and its connection
+        stands, or by the same side and later."""
+        current = self.current
+        if current is None or current is link or current.ended:
+            return False
+        if current.dialled is link.dialled:
+            return current.serial > link.serial
+        winner_is_own = self._own_id < self.peer_id
+        return current.dialled is winner_is_own and current.carrier is not None
+
+    def _retire(self, link: Link, code: CloseCode, now: float) -> None:
+        """A better session is in use: this one only receives, for the grace, and its connection closes."""
+        self._hang_up(link, code, code.name.lower())
+        self._execute(link, link.session.retire(now), now)
+        retired = [other for other in self.links if other.session.state is State.RETIRED]
+        for other in retired[: max(0, len(retired) - RETIRED_MAX)]:
+            self._end(other, CloseCode.REPLACED, "too many sessions in their grace")
+
+    def _hang_up(self, link: Link, code: CloseCode, reason: str) -> None:
+        carrier, link.carrier = link.carrier, None
+        if carrier is not None:
+            carrier.close(code, reason)
+            self._changed()
+
+    def _end(self, link: Link, code: CloseCode, reason: str) -> None:
+        """The session is over: nothing of it stays in the plane. Idempotent."""
+        if link.ended:
+            return
+        link.ended = True
+        for action in link.session.wipe():
+            if isinstance(action, Remove):
+                self._remove(link, action.rx_index)
+        for rx_index in tuple(link.indices):
+            self._remove(link, rx_index)
+        link.lease.release_all()
+        self.links.remove(link)
+        self._hang_up(link, code, reason)
+        if link is self.current:
+            self.current = None
+            self._observer.peer_disconnected(self.peer_id, reason)
+        elif self.current is not None:
+            self._resume(self.current)
+        self._changed()
+
+    def _resume(self, link: Link) -> None:
+        """Sends on the current session, whichever other one was activated last."""
+        uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
+        for index, use in uses:
+            if index is not None and self._plane.has(index):
+                use(index)
+
+    def _aim(self, link: Link) -> None:
+        # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
+        self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
+        link.endpoint_set = True
+
+    def _endpoint_moved(self) -> None:
+        endpoint = self._plane.endpoint(self.handle)
+        if endpoint is not None:
+            self._observer.endpoint_moved(self.peer_id, endpoint[0])
+        # The peer has changed its address: an answer shows it that the new path works in both directions.
+        self._send_empty()
+
+    def _send_empty(self) -> None:
+        index = self.current.session.sending_index if self.current is not None else None
+        if index is not None and self._plane.has(index):
+            self._plane.send_empty(index)

@@ -1,0 +1,149 @@
+"""All peers of a node, and who gets which event and which timer."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from cryprq._fastpath import Event
+from cryprq.inner.network import InnerNetwork
+from cryprq.networks import Network
+from cryprq.peer_id import PeerId
+from cryprq.peers.peer import Peer
+from cryprq.peers.ports import EpochPlane, PeerObserver
+from cryprq.peers.timers import Timers
+from cryprq.protocol.frames import CloseCode
+
+CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}
+"""What a sealed CLOSE says, by the code that ends the connection."""
+
+
+class _TablePlane(EpochPlane, Protocol):
+    def events(self) -> Sequence[Event]: ...
+
+
+class PeerTable:
+    """The peers that may have a session, by ID and by the handle that the data plane knows them by."""
+
+    def __init__(
+        self,
+        *,
+        own_id: PeerId,
+        plane: _TablePlane,
+        network: InnerNetwork,
+        observer: PeerObserver,
+        permits: Callable[[PeerId], bool],
+        records_soft: int,
+        changed: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        """The arguments are those of ``Peer``."""
+        self._own_id = own_id
+        self._plane = plane
+        self._network = network
+        self._observer = observer
+        self._permits = permits
+        self._records_soft = records_soft
+        self._changed = changed
+        self._later = later
+        self._by_id: dict[PeerId, Peer] = {}
+        self._by_handle: dict[int, Peer] = {}
+        self._timers = Timers[PeerId]()
+        self._touched: set[PeerId] = set()
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, peer_id: PeerId) -> Peer | None:
+        """The peer, if the table has it."""
+        return self._by_id.get(peer_id)
+
+    def obtain(self, peer_id: PeerId, networks: Sequence[Network]) -> Peer:
+        """The peer, made if need be, with these allowed IPs from now on (less what other peers own)."""
+        peer = self._by_id.get(peer_id)
+        if peer is None:
+            peer = Peer(
+                peer_id,
+                own_id=self._own_id,
+                plane=self._plane,
+                observer=self._observer,
+                permits=self._permits,
+                records_soft=self._records_soft,
+                changed=partial(self._touch, peer_id),
+                later=self._later,
+            )
+            self._by_id[peer_id] = self._by_handle[peer.handle] = peer
+        if set(self._network.allowed(peer_id)) != set(networks):
+            self._network.claim(peer_id, peer.handle, networks)
+        return peer
+
+    def remove(self, peer_id: PeerId, code: CloseCode, now: float) -> None:
+        """Cuts the peer off: it is told, its keys are wiped, its allowed IPs and routes go.
+
+        Whatever fails on the way, the rest is done: nobody who was removed may keep a key or a route.
+        """
+        peer = self._by_id.pop(peer_id, None)
+        if peer is None:
+            return
+        self._guard(peer, lambda: peer.close(code, CLOSE_REASONS.get(code, "removed"), now))
+        del self._by_handle[peer.handle]
+        self._timers.set(peer_id, None)
+        self._guard(peer, lambda: self._network.release(peer_id))
+        self._guard(peer, lambda: self._plane.remove_peer(peer.handle))
+
+    def close(self, now: float) -> None:
+        """The node stops: every peer is told and every key wiped. The peers stay, their routes too."""
+        for peer in self:
+            self._guard(peer, partial(peer.close, CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now))
+
+    def dispatch(self, events: Iterable[Event], now: float) -> None:
+        """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
+        for event in events:
+            peer = self._by_handle.get(event.peer)
+            if peer is not None:
+                self._guard(peer, partial(peer.event, event.rx_index, event.flags, now))
+
+    # ---- timers: only peers that something happened to are asked for theirs ----
+
+    def next_timer(self) -> float | None:
+        """When ``handle_timers`` is due."""
+        self._note_timers()
+        return self._timers.next()
+
+    def handle_timers(self, now: float) -> None:
+        """Lets every session act whose time has come."""
+        self._note_timers()
+        due = []
+        while (peer_id := self._timers.take(now)) is not None:
+            due.append(peer_id)
+            self._touched.add(peer_id)  # whatever becomes of it, it is asked again
+        for peer_id in due:
+            if (peer := self._by_id.get(peer_id)) is not None:
+                self._guard(peer, partial(peer.handle_timers, now))
+
+    def _touch(self, peer_id: PeerId) -> None:
+        self._touched.add(peer_id)
+        self._changed()
+
+    def _note_timers(self) -> None:
+        while self._touched:
+            peer_id = self._touched.pop()
+            if (peer := self._by_id.get(peer_id)) is not None:
+                self._timers.set(peer_id, peer.next_timer())
+
+    def look(self, now: float) -> None:
+        """Once a second: is every peer still there?"""
+        for peer in self:
+            self._guard(peer, partial(peer.look, now))
+
+    def _guard(self, peer: Peer, act: Callable[[], None]) -> None:
+        """A fault with one peer, ours to mend, costs that peer its sessions and nobody else an event or a timer."""
+        try:
+            act()
+        except Exception as error:
+            self._observer.internal_error(error, peer_id=peer.peer_id)
+            with contextlib.suppress(Exception):
+                peer.fail()

@@ -1,0 +1,1 @@
+"""docs/protocol.md in code: bytes, keys, states. No socket, no clock, no file."""

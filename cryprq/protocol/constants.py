@@ -1,0 +1,101 @@
+"""The constants of the protocol: what docs/protocol.md names, and what both ends must agree on. Times are in seconds,
+sizes in bytes. A number that only one node chooses for itself stands on top of the file that acts on it.
+
+The limits that the data plane enforces per record are stated again in ``csrc/cq_wire.h``; a test compares them.
+"""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+ALPN: Final = "cryprq/1"
+QUIC_FIRST_BYTE: Final = 0x40
+"""A datagram whose first byte is at least this is QUIC, any other a data record (RFC 9000, 17.2 and 17.3)."""
+
+# ---- algorithms ----
+
+AEAD_AES_256_GCM: Final = 1
+AEAD_CHACHA20_POLY1305: Final = 2
+AEADS: Final = (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305)
+AEAD_NAMES: Final = {AEAD_AES_256_GCM: "aes-256-gcm", AEAD_CHACHA20_POLY1305: "chacha20-poly1305"}
+
+KEM_X25519_MLKEM768: Final = 1
+KEM_X25519_MLKEM1024: Final = 2
+KEMS: Final = (KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024)
+KEM_NAMES: Final = {KEM_X25519_MLKEM768: "x25519-ml-kem-768", KEM_X25519_MLKEM1024: "x25519-ml-kem-1024"}
+SIGNATURE_NAME: Final = "ed25519-ml-dsa-65"
+
+KEY_SIZE: Final = 32
+IV_SIZE: Final = 12
+TAG_SIZE: Final = 16
+HASH_SIZE: Final = 32
+NONCE_SIZE: Final = 32
+X25519_SIZE: Final = 32
+LANE_SECRET_SIZE: Final = KEY_SIZE + IV_SIZE
+LANES_MAX: Final = 64
+
+# ---- control channel: frames and QUIC ----
+
+FRAME_HEADER_SIZE: Final = 4
+FRAME_MAX: Final = 16 * 1024
+"""Largest frame, header included."""
+
+QUIC_IDLE_TIMEOUT: Final = 25.0
+QUIC_KEEPALIVE: Final = 10.0
+M1_TIMEOUT: Final = 5.0
+"""From the completed QUIC handshake to a whole M1."""
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""From a connection's first datagram to a verified M3 (listener) or an opened M4 (dialer)."""
+
+# ---- dialer ----
+
+DIAL_TIMEOUT: Final = 5.0
+PROBE_TIMEOUT: Final = 3.0
+"""A connection whose peer is in doubt is lost unless the peer answers a ping within this."""
+
+# ---- session and rotation ----
+
+ROTATE_SECS_MIN: Final = 5
+ROTATE_SECS_MAX: Final = 3600
+ROTATE_MIN_INTERVAL: Final = 1.0
+"""Least time between the starts of two rotations."""
+ROTATE_RESPONSE_TIMEOUT: Final = 15.0
+"""No R2 after R1 within this: the dialer closes the connection and dials afresh."""
+PROMOTE_TIMEOUT: Final = 15.0
+"""A session that was installed and not promoted within this is wiped."""
+EMPTY_INTERVAL: Final = 1.0
+"""The dialer repeats an empty record on a new epoch this often until a valid record of it arrives."""
+ANSWER_PERIOD: Final = 15.0
+"""The listener, which cannot know whether its empty record on a new epoch arrived, repeats it at the same pace for so
+long: as long as the dialer waits for it (``PROMOTE_TIMEOUT``)."""
+GRACE: Final = 10.0
+"""How long the epoch before the current one still receives."""
+HARD_AGE_FLOOR: Final = 30
+HARD_AGE_MARGIN: Final = 150
+"""An epoch's keys are destroyed at the age of max(rotate_secs, HARD_AGE_FLOOR) + HARD_AGE_MARGIN."""
+RECORDS_SOFT: Final = 2**26
+RECORDS_HARD: Final = 2**28
+BLOCKS_SOFT: Final = 2**34
+BLOCKS_HARD: Final = 2**35
+"""Records, and blocks of 16 bytes, under one key (RFC 9001, B.1, for an advantage of 2^-57)."""
+EPOCH_MAX: Final = 2**32 - 1
+CLOSE_REASON_MAX: Final = 64
+"""Length of the reason in a CLOSE frame."""
+
+# ---- tunnel parameters ----
+
+MTU_MIN: Final = 576
+MTU_PARAMETER_MAX: Final = 65_535
+"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
+MTU_MIN_IPV6: Final = 1280
+ADDRESSES_MAX: Final = 8
+"""Addresses that a gateway may assign in one M4."""
+ROUTES_MAX: Final = 256
+"""Routes that a gateway may announce in one M4."""
+KEEPALIVE_DEFAULT: Final = 10
+"""Seconds without a record after which a listener wants an empty one from its dialer."""
+KEEPALIVE_MAX: Final = 3600
+
+
+def hard_age(rotate_secs: int) -> float:
+    """The age in seconds at which an epoch's keys are destroyed, whatever else happens (protocol, 3.3)."""
+    return float(max(rotate_secs, HARD_AGE_FLOOR) + HARD_AGE_MARGIN)

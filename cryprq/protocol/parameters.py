@@ -1,0 +1,158 @@
+"""Tunnel parameters: the TLVs (type u8, length u16, value) in M3 and M4.
+
+1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
+and 5 keepalive: u16. A type may occur once, in any order; unknown types are skipped; anything else that ``encode``
+would not write is an error.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
+from typing import Final, Self, TypeVar
+
+from cryprq.networks import Interface, Network
+from cryprq.protocol.constants import (
+    ADDRESSES_MAX,
+    KEEPALIVE_MAX,
+    MTU_MIN,
+    MTU_PARAMETER_MAX,
+    ROTATE_SECS_MAX,
+    ROTATE_SECS_MIN,
+    ROUTES_MAX,
+)
+from cryprq.protocol.frames import Cursor, FrameError
+
+
+class ParameterType(IntEnum):
+    """The TLV types."""
+
+    ADDRESSES = 1
+    ROUTES = 2
+    MTU = 3
+    ROTATE_SECS = 4
+    KEEPALIVE = 5
+
+
+_NUMBERS: Final = {
+    ParameterType.MTU: (MTU_MIN, MTU_PARAMETER_MAX),
+    ParameterType.ROTATE_SECS: (ROTATE_SECS_MIN, ROTATE_SECS_MAX),
+    ParameterType.KEEPALIVE: (0, KEEPALIVE_MAX),
+}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What one end tells the other about the tunnel. Absent values are None or empty."""
+
+    addresses: tuple[Interface, ...] = ()
+    """Tunnel addresses that the listener assigns to the dialer, with the tunnel network's prefix length."""
+    routes: tuple[Network, ...] = ()
+    """Networks that the listener announces."""
+    mtu: int | None = None
+    """Of the TUN, in bytes: 576..65535."""
+    rotate_secs: int | None = None
+    """5..3600; both ends use the smaller one."""
+    keepalive: int | None = None
+    """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
+
+    def encode(self) -> bytes:
+        """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
+        parts = []
+        if self.addresses:
+            parts.append(_tlv(ParameterType.ADDRESSES, _encode_list(self.addresses, ADDRESSES_MAX)))
+        if self.routes:
+            parts.append(_tlv(ParameterType.ROUTES, _encode_list(self.routes, ROUTES_MAX)))
+        values = zip(_NUMBERS.items(), (self.mtu, self.rotate_secs, self.keepalive), strict=True)
+        for (kind, (low, high)), value in values:
+            if value is not None:
+                if not low <= value <= high:
+                    raise ValueError(f"{kind.name.lower()} {value} is not in {low}..{high}")
+                parts.append(_tlv(kind, value.to_bytes(2, "big")))
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Reads what ``encode`` writes. ``FrameError``, and nothing else, for anything it would not write."""
+        cursor = Cursor(data)
+        seen: set[int] = set()
+        addresses: tuple[Interface, ...] = ()
+        routes: tuple[Network, ...] = ()
+        numbers: dict[int, int] = {}
+        while cursor.remaining:
+            kind = cursor.u8()
+            value = Cursor(cursor.take(cursor.u16()))
+            if kind in seen:
+                raise FrameError(f"parameter {kind} occurs twice")
+            seen.add(kind)
+            if kind == ParameterType.ADDRESSES:
+                addresses = _decode_list(value, ADDRESSES_MAX, _interface)
+            elif kind == ParameterType.ROUTES:
+                routes = _decode_list(value, ROUTES_MAX, ip_network)
+            elif kind in _NUMBERS:
+                numbers[kind] = _decode_number(value, *_NUMBERS[ParameterType(kind)])
+        return cls(
+            addresses=addresses,
+            routes=routes,
+            mtu=numbers.get(ParameterType.MTU),
+            rotate_secs=numbers.get(ParameterType.ROTATE_SECS),
+            keepalive=numbers.get(ParameterType.KEEPALIVE),
+        )
+
+
+def _tlv(kind: ParameterType, value: bytes) -> bytes:
+    return bytes((kind,)) + len(value).to_bytes(2, "big") + value
+
+
+def _encode_list(items: Sequence[Interface | Network], most: int) -> bytes:
+    if len(items) > most or len(set(items)) != len(items):
+        raise ValueError(f"more than {most} entries, or one twice")
+    parts = []
+    for item in items:
+        if isinstance(item, IPv4Network | IPv6Network):
+            address, prefix = item.network_address, item.prefixlen
+        else:
+            address, prefix = item.ip, item.network.prefixlen
+        parts.append(bytes((item.version, prefix)) + address.packed)
+    return b"".join(parts)
+
+
+def _decode_list(cursor: Cursor, most: int, make: Callable[[tuple[bytes, int]], _T]) -> tuple[_T, ...]:
+    items: list[_T] = []
+    while cursor.remaining:
+        family, prefix = cursor.u8(), cursor.u8()
+        if family not in (4, 6):
+            raise FrameError(f"address family {family}")
+        try:
+            # A packed address and a prefix length that is out of range, or a route with host bits, are ValueErrors.
+            items.append(make((cursor.take(4 if family == 4 else 16), prefix)))
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+    if not 0 < len(items) <= most or len(set(items)) != len(items):
+        raise FrameError(f"{len(items)} entries, not 1..{most} different ones")
+    return tuple(items)
+
+
+def _interface(value: tuple[bytes, int]) -> Interface:
+    interface = ip_interface(value)
+    address: IPv4Address | IPv6Address = interface.ip
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise ValueError(f"{address} cannot be an interface's address")
+    return interface
+
+
+def _decode_number(cursor: Cursor, low: int, high: int) -> int:
+    value = cursor.u16()
+    cursor.end()
+    if not low <= value <= high:
+        raise FrameError(f"{value} is not in {low}..{high}")
+    return value

@@ -1,0 +1,139 @@
+"""The Unix socket behind ``--control-socket``, where the tool asks a running node: one JSON object a line.
+
+Request ``{"command": "status"}`` or ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all); answer
+``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from cryprq.errors import MachineError
+from cryprq.peer_id import PeerId
+from cryprq.telemetry.samples import NodeStatus
+
+REQUEST_MAX: Final = 4096
+TIMEOUT: Final = 5.0
+"""Seconds that a client may be silent."""
+
+
+class AdminSocket:
+    """Answers on the admin socket until it is closed."""
+
+    def __init__(
+        self, path: Path, status: Callable[[], NodeStatus], rotate: Callable[[PeerId | None], Sequence[PeerId]]
+    ) -> None:
+        """``rotate`` starts a rotation with one peer or all and returns those it started with; a LookupError's text is
+        the answer for a peer that has no session."""
+        self._path = path
+        self._status = status
+        self._rotate = rotate
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inode: tuple[int, int] | None = None
+
+    async def start(self) -> None:
+        """Makes the socket, mode 0600, and its directory (0755) if that is missing. A socket that nobody listens on any
+        more is replaced; MachineError if a node does, if something else is there, or if it cannot be made."""
+        try:
+            sock = _bind(self._path)
+        except OSError as error:
+            raise MachineError(f"cannot make the control socket {self._path}: {error.strerror or error}") from None
+        status = os.stat(self._path)
+        self._inode = (status.st_dev, status.st_ino)
+        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=REQUEST_MAX)
+
+    async def close(self) -> None:
+        """Ends open connections and removes the socket, unless another node has put its own in that place."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            status = os.stat(self._path)
+            if (status.st_dev, status.st_ino) == self._inode:
+                os.unlink(self._path)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while True:
+                async with asyncio.timeout(TIMEOUT):
+                    line = await reader.readline()
+                    if not line.endswith(b"\n"):
+                        break
+                    writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                    await writer.drain()
+        except (OSError, ValueError, TimeoutError, asyncio.CancelledError):  # ValueError: the line is too long
+            pass
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        match request:
+            case {"command": "status"}:
+                return {"ok": True, "result": asdict(self._status())}
+            case {"command": "rotate"}:
+                try:
+                    name = request.get("peer")
+                    started = self._rotate(None if name is None else PeerId.parse(str(name)))
+                except (LookupError, ValueError) as error:
+                    return {"ok": False, "error": str(error.args[0]) if error.args else "unknown peer"}
+                return {"ok": True, "result": [str(peer) for peer in started]}
+        return {"ok": False, "error": "unknown request; expected the command status or rotate"}
+
+
+def _bind(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # The mode must be right from the start, and there is no fchmod for a socket's file.
+    previous = os.umask(0o177)
+    try:
+        try:
+            sock.bind(os.fspath(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path)
+            sock.bind(os.fspath(path))
+        sock.listen(16)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(previous)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens on. MachineError for anything else."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise MachineError(f"{path} is in the place of the control socket and is not a socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError:
+            pass  # a full backlog, say: somebody is there
+    raise MachineError(f"another node uses the control socket {path}; give this one another --tun-name")

@@ -1,0 +1,209 @@
+"""A node's Prometheus metrics: every name, from the start at 0."""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from cryprq.telemetry.samples import PeerSample
+from cryprq.version import REVISION, VERSION
+
+FAILURE_REASONS: Final = (
+    "aead",
+    "busy",
+    "connection_lost",
+    "duplicate",
+    "endpoint_covered",
+    "kem",
+    "knock",
+    "malformed",
+    "no_address",
+    "not_allowlisted",
+    "order",
+    "own_peer_id",
+    "parameters",
+    "refused",
+    "shutdown",
+    "signature",
+    "tag",
+    "timeout",
+    "transport",
+    "version",
+    "wrong_peer_id",
+)
+"""Values of ``reason`` that are there from the start, at 0; others appear when they happen."""
+
+_HANDSHAKE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROTATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0)
+
+
+class Metrics:
+    """All metrics of a node, in a registry of their own. Call the methods as things happen; what has a state of its own
+    (peers, drops, offloads) is asked for at each scrape."""
+
+    def __init__(
+        self,
+        *,
+        peers: Callable[[], Iterable[PeerSample]],
+        drops: Callable[[], Mapping[tuple[str, str], int]],
+        offloads: Callable[[], Mapping[str, str]],
+        healthy: Callable[[], bool] = lambda: True,
+        rotate_secs: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
+        ``rotate_secs`` is the configured interval."""
+        # Else each counter brings a second time series, about when this process made it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
+        self.registry = CollectorRegistry()
+        self._rotations = Counter("cryprq_rotations", "Completed key rotations.", registry=self.registry)
+        self._attempted = Counter("cryprq_handshakes_attempted", "Handshakes begun.", registry=self.registry)
+        self._succeeded = Counter("cryprq_handshakes_success", "Handshakes completed.", registry=self.registry)
+        self._failed = Counter(
+            "cryprq_handshakes_failed", "Handshakes that failed, by reason.", ["reason"], registry=self.registry
+        )
+        for reason in FAILURE_REASONS:
+            self._failed.labels(reason)
+        self._denied = Counter("cryprq_peers_denied", "Peers refused by the allowlist.", registry=self.registry)
+        self._rerouted = Counter(
+            "cryprq_rerouted_datagrams",
+            "Datagrams that GRO merged into a batch for the wrong socket, passed on to the right one.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("quic", "record"):
+            self._rerouted.labels(kind)
+        self._rotation_duration = Histogram(
+            "cryprq_rotation_duration_seconds",
+            "From a rotation's first message to the use of its keys.",
+            buckets=_ROTATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._handshake_duration = Histogram(
+            "cryprq_handshake_duration_seconds",
+            "From a handshake's first message to the session.",
+            buckets=_HANDSHAKE_BUCKETS,
+            registry=self.registry,
+        )
+        self._rotation_interval = Gauge(
+            "cryprq_rotation_interval_seconds",
+            "Time between the last two epochs of a session, 0 before the first rotation.",
+            registry=self.registry,
+        )
+        self._gauge("cryprq_healthy", "1 while /healthz says ok, else 0.", healthy)
+        self._gauge(
+            "cryprq_rotation_interval_configured_seconds",
+            "This node's --rotate-secs; with each peer the smaller of both ends' counts.",
+            rotate_secs,
+        )
+        self.registry.register(_StateCollector(peers, drops, offloads))
+
+    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge that is asked for its value at each scrape."""
+        Gauge(name, text, registry=self.registry).set_function(value)
+
+    def handshake_attempted(self) -> None:
+        """A handshake began, in either direction."""
+        self._attempted.inc()
+
+    def handshake_succeeded(self, duration: float) -> None:
+        """A handshake gave a session after ``duration`` seconds."""
+        self._succeeded.inc()
+        self._handshake_duration.observe(duration)
+
+    def handshake_failed(self, reason: str) -> None:
+        """A handshake failed; ``reason`` is a word from the program, never from the peer."""
+        self._failed.labels(reason).inc()
+
+    def peer_denied(self) -> None:
+        """The allowlist refused a peer."""
+        self._denied.inc()
+
+    def rerouted(self, kind: str, count: int) -> None:
+        """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""
+        self._rerouted.labels(kind).inc(count)
+
+    def rotated(self, duration: float, interval: float) -> None:
+        """A rotation took ``duration`` seconds and came ``interval`` seconds after the last new epoch."""
+        self._rotations.inc()
+        self._rotation_duration.observe(duration)
+        self._rotation_interval.set(interval)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type, in the format that an HTTP Accept header prefers."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class _StateCollector(Collector):
+    """Turns the node's state into metrics at each scrape."""
+
+    def __init__(
+        self,
+        peers: Callable[[], Iterable[PeerSample]],
+        drops: Callable[[], Mapping[tuple[str, str], int]],
+        offloads: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._peers = peers
+        self._drops = drops
+        self._offloads = offloads
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry would otherwise scrape a node that is only being made."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, those without samples too."""
+        samples = list(self._peers())
+        connected = GaugeMetricFamily("cryprq_current_peers", "Peers with a live session.")
+        connected.add_metric([], sum(sample.connected for sample in samples))
+        yield connected
+        yield from _peer_families(samples)
+        dropped = CounterMetricFamily(
+            "cryprq_dropped_packets", "Packets and records dropped.", labels=["direction", "reason"]
+        )
+        for (direction, reason), count in sorted(self._drops().items()):
+            dropped.add_metric([direction, reason], count)
+        yield dropped
+        offload = GaugeMetricFamily(
+            "cryprq_offload_info", "What the machine's offloads came to.", labels=["name", "state"]
+        )
+        for name, state in sorted(self._offloads().items()):
+            offload.add_metric([name, state], 1)
+        yield offload
+        build = GaugeMetricFamily("cryprq_build_info", "What runs.", labels=["version", "revision", "python"])
+        build.add_metric([VERSION, REVISION, platform.python_version()], 1)
+        yield build
+
+
+def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "cryprq_peer_info", "Who the peers are.", labels=["peer_id", "direction", "endpoint", "aead", "kem"]
+    )
+    counters = {
+        field: CounterMetricFamily(f"cryprq_peer_{name}", text, labels=["peer_id"])
+        for field, name, text in (
+            ("rx_bytes", "received_bytes", "Bytes of inner packets from the peer."),
+            ("tx_bytes", "sent_bytes", "Bytes of inner packets to the peer."),
+            ("rx_packets", "received_packets", "Inner packets from the peer."),
+            ("tx_packets", "sent_packets", "Inner packets to the peer."),
+        )
+    }
+    epoch = GaugeMetricFamily("cryprq_peer_epoch", "The current epoch's number.", labels=["peer_id"])
+    handshake = GaugeMetricFamily(
+        "cryprq_peer_last_handshake_seconds",
+        "Unix time of the last handshake or rotation, 0 for never.",
+        labels=["peer_id"],
+    )
+    for sample in samples:
+        peer = [sample.peer_id]
+        info.add_metric([sample.peer_id, sample.direction, sample.endpoint, sample.aead, sample.kem], 1)
+        for field, family in counters.items():
+            family.add_metric(peer, getattr(sample, field))
+        epoch.add_metric(peer, sample.epoch)
+        handshake.add_metric(peer, sample.last_handshake or 0.0)
+    yield from (info, *counters.values(), epoch, handshake)

@@ -1,0 +1,211 @@
+"""Every log event and metric about peers, connections and the tunnel, in one place: what happened, told once.
+
+What a stranger can trigger goes through the log's rate limit; so does what repeats by itself while a peer is away.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cryprq.address import Address
+from cryprq.multiaddr import Multiaddr
+from cryprq.networks import Interface, Network
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, SIGNATURE_NAME
+from cryprq.telemetry.logs import Log
+from cryprq.telemetry.metrics import Metrics
+
+SELECT_FAILED: Final = "Select(Failed)"
+"""How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
+
+
+class Reporter:
+    """Turns what happens into events of the log and into metrics."""
+
+    def __init__(self, log: Log, metrics: Metrics) -> None:
+        self._log = log
+        self._metrics = metrics
+
+    # ---- handshakes ----
+
+    def handshake_started(self) -> None:
+        """M1 was sent, or came."""
+        self._metrics.handshake_attempted()
+
+    def handshake_step(self, what: str, message: str, remote: Address, size: int) -> None:
+        """A handshake message was ``sent`` or ``received``; ``size`` of its body in bytes."""
+        self._log.limited("debug", "handshake_message", message=message.lower(), what=what, remote=remote, size=size)
+
+    def handshake_complete(
+        self, peer_id: PeerId, remote: Address, direction: str, kem: int, suite: int, duration: float
+    ) -> None:
+        """Both ends are who they should be and have the same keys; ``duration`` in seconds."""
+        self._metrics.handshake_succeeded(duration)
+        self._log.info(
+            "handshake_complete",
+            peer_id=peer_id,
+            direction=direction,
+            remote=remote,
+            kem=KEM_NAMES[kem],
+            sig=SIGNATURE_NAME,
+            aead=AEAD_NAMES[suite],
+            duration_ms=_ms(duration),
+        )
+
+    def handshake_failed(
+        self,
+        reason: str,
+        remote: Address,
+        *,
+        peer_id: PeerId | None = None,
+        hint: str | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """A handshake came to nothing. ``peer_id``: who was dialled, or who the dialer claims to be; ``quiet``: counted
+        only, another line says it."""
+        self._metrics.handshake_failed(reason)
+        if not quiet:
+            fields = _given(peer_id=peer_id, hint=hint)
+            self._log.limited("warning", "handshake_failed", reason=reason, remote=remote, **fields)
+
+    def handshake_duplicate(self, peer_id: PeerId, remote: Address) -> None:
+        """Two nodes dialled each other; this handshake is the one that is not needed."""
+        self._metrics.handshake_failed("duplicate")
+        self._log.limited("debug", "handshake_duplicate", peer_id=peer_id, remote=remote)
+
+    def peer_denied(self, peer_id: PeerId, remote: Address) -> None:
+        """Somebody with this ID, claimed or proven, is not in the allowlist."""
+        self._metrics.peer_denied()
+        self._log.limited("warning", "peer_denied", peer_id=peer_id, remote=remote, reason="not_allowlisted")
+
+    # ---- dialling ----
+
+    def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None:
+        """A connection attempt to one address begins; ``again``: one of those that follow each other every second."""
+        (self._log.debug if again else self._log.info)("dial_started", peer_id=peer_id, remote=remote)
+
+    def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None:
+        """No address of the peer answered with QUIC and this protocol; ``again``: that was said not long ago."""
+        self._metrics.handshake_attempted()
+        self._metrics.handshake_failed("transport")
+        if again:
+            return
+        self._log.limited(
+            "warning",
+            "transport_error",
+            error=f"{SELECT_FAILED}: {detail}",
+            remote=",".join(map(str, remotes)),
+            peer_id=peer_id,
+            hint="check that the listener runs, that address and port in --peer are right, and that UDP gets through",
+        )
+
+    def dial_unresolved(self, peer_id: PeerId, target: Multiaddr, error: str) -> None:
+        """The peer's name has no address."""
+        self._log.limited(
+            "warning",
+            "transport_error",
+            error=f"cannot resolve {target.host}: {error}",
+            remote=target,
+            peer_id=peer_id,
+            hint="check the name in --peer and this machine's name servers",
+        )
+
+    # ---- sessions ----
+
+    def peer_connected(self, peer_id: PeerId, remote: Address, direction: str) -> None:
+        """A tunnel is up where there was none."""
+        self._log.info("peer_connected", peer_id=peer_id, remote=remote, direction=direction)
+
+    def peer_disconnected(self, peer_id: PeerId, reason: str) -> None:
+        """The last keys for the peer are gone: its tunnel is closed, its packets are dropped."""
+        self._log.info("peer_disconnected", peer_id=peer_id, reason=reason)
+
+    def control_lost(self, peer_id: PeerId, remote: Address, reason: str) -> None:
+        """The QUIC connection of the session in use is gone; data goes on under the keys that are there."""
+        self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
+
+    def peer_silent(self, peer_id: PeerId) -> None:
+        """Data went out and nothing authenticated came back for ten seconds."""
+        self._log.limited("warning", "peer_silent", peer_id=peer_id)
+
+    def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
+        """Authenticated records come from a new address."""
+        self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
+
+    def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None:
+        """Both ends use epoch ``epoch``; seconds that it took, and since the epoch before."""
+        self._metrics.rotated(duration, interval)
+        self._log.info(
+            "key_rotation",
+            peer_id=peer_id,
+            epoch=epoch,
+            status="success",
+            duration_ms=_ms(duration),
+            interval_secs=round(interval, 3),
+        )
+
+    def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None:
+        """A rotation ended without a new epoch; ``epoch`` stays in use."""
+        self._log.warning("key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
+
+    # ---- the tunnel ----
+
+    def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
+        """Networks that a peer does not get."""
+        self._log.limited(
+            "error", "network_refused", peer_id=peer_id, networks=",".join(map(str, networks)), reason=reason
+        )
+
+    def no_tunnel_address(self, peer_id: PeerId) -> None:
+        """A gateway assigns no address, and none is configured."""
+        self._log.limited(
+            "warning",
+            "no_tunnel_address",
+            peer_id=peer_id,
+            hint="the gateway gives this node networks of its own and no address: set --tun-address to one of them",
+        )
+
+    def peer_misplaced(self, peer_id: PeerId, error: str) -> None:
+        """A reload leaves an allowed peer without any address; it is cut off."""
+        self._log.limited("error", "peer_misplaced", peer_id=peer_id, error=error)
+
+    def route_failed(self, network: Network, error: str) -> None:
+        """The kernel did not take a route to the TUN."""
+        self._log.limited("error", "route_failed", network=network, error=error)
+
+    def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None:
+        """A gateway assigned addresses, or took them back."""
+        self._log.info("tunnel_addresses", peer_id=peer_id, addresses=",".join(map(str, addresses)) or None)
+
+    def tunnel_mtu(self, mtu: int) -> None:
+        """The TUN's MTU follows the smallest that a gateway has."""
+        self._log.info("tunnel_mtu", mtu=mtu)
+
+    def forwarding_off(self, sysctl: str) -> None:
+        """Networks behind this node need forwarding, and the kernel does none."""
+        self._log.warning(
+            "forwarding_off",
+            sysctl=sysctl,
+            hint=f"peers will not reach the networks behind this node; sysctl -w {sysctl}=1 turns forwarding on",
+        )
+
+    # ---- the endpoint ----
+
+    def inbound_backoff(self, remote: Address, wait: float) -> None:
+        """An address failed too often: it is not listened to for so many seconds."""
+        self._log.limited("warning", "inbound_backoff", remote=remote, wait_ms=round(wait * 1000))
+
+    # ---- defects ----
+
+    def internal_error(
+        self, error: BaseException, *, peer_id: PeerId | None = None, remote: Address | None = None
+    ) -> None:
+        """An exception that should not have been; the node goes on."""
+        self._log.defect("error", "internal_error", error, **_given(peer_id=peer_id, remote=remote))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _given(**fields: object) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}

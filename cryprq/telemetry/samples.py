@@ -1,0 +1,52 @@
+"""What a node is at one moment: the values that metrics and ``cryprq status`` share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSample:
+    """One peer as it is now. Counters are of inner IP packets and never fall while the node knows the peer."""
+
+    peer_id: str
+    connected: bool
+    """Whether there is a session with live keys."""
+    direction: str = ""
+    """``inbound``, ``outbound``, or empty if not connected."""
+    endpoint: str = ""
+    """HOST:PORT where records for the peer go; empty if unknown."""
+    addresses: tuple[str, ...] = ()
+    """Tunnel addresses that were assigned, by this node or to it by the peer."""
+    allowed_ips: tuple[str, ...] = ()
+    aead: str = ""
+    kem: str = ""
+    epoch: int = 0
+    """Number of the current epoch: rotations since the handshake."""
+    epoch_age_secs: float | None = None
+    """Age of the current epoch's keys."""
+    last_handshake: float | None = None
+    """Unix time of the last complete handshake or rotation; None for never."""
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """A node as ``cryprq status`` shows it; ``--json`` prints these names."""
+
+    version: str
+    peer_id: str
+    tun_name: str
+    uptime_secs: float
+    healthy: bool
+    listen_addr: str = ""
+    """The multiaddr that others dial, or empty."""
+    addresses: tuple[str, ...] = ()
+    """The node's own tunnel addresses."""
+    mtu: int = 0
+    peers: Sequence[PeerSample] = ()
+    drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Packets and records dropped, by direction and reason."""
+    offloads: Mapping[str, str] = field(default_factory=dict)

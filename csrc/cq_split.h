@@ -1,0 +1,43 @@
+/*
+ * Out: one read of the TUN to packets that fit into records, in software and without I/O (what TSO and USO do in a
+ * network card).
+ *
+ * The kernel's virtio_net_hdr is not trusted: its gso and checksum fields count only where they are those of the
+ * packet's own headers.
+ */
+#ifndef CQ_SPLIT_H
+#define CQ_SPLIT_H
+
+#include "cq_packet.h"
+#include "cq_vnet.h"
+
+struct cq_split {
+    bool vouched;   /* all packets that come out may go into a VOUCHED record */
+    bool transport; /* the packets are TCP or UDP: they may not share a record with others of the opposite vouched */
+    unsigned count; /* of packets that come out, >= 1 */
+    /* private from here on */
+    unsigned index; /* of the next packet */
+    uint8_t *packet;
+    size_t length;
+    size_t header_length; /* IP and transport headers of a super-packet, 0 for an ordinary packet */
+    uint16_t gso_size;
+    uint8_t version, protocol, l4_offset;
+    uint16_t id, ip_sum; /* IPv4: ID of the first segment; sum of the header without length, ID and checksum */
+    uint32_t l4_base;    /* not vouched: the kernel's sum of the pseudo-header without the transport length */
+    uint8_t header[CQ_PACKET_HEADERS_MAX]; /* the super-packet's headers, since segments overwrite the packet */
+};
+
+/* Starts on one packet as read from the TUN; vnet is NULL if the TUN has no vnet header. CQ_OK; CQ_E_MALFORMED for
+ * what is no whole IP packet, or for gso or checksum fields that do not fit its headers (nothing to send then). Bytes
+ * after the IP packet's own end are cut off. For an ordinary packet it settles the checksum: NEEDS_CSUM of the packet's
+ * own unfragmented TCP/UDP header makes it vouched, any other NEEDS_CSUM is completed here.
+ * Not vouched although their own header needs the checksum, because the receiver could not make the pseudo-header sum
+ * from the addresses it sees (or must not): packets with IPv4 options, a routing or a destination options header, UDP
+ * over IPv4 with checksum 0, UDP whose length field is not what the IP header says. They are completed here, too. */
+int cq_split_init(struct cq_split *split, const struct cq_vnet *vnet, uint8_t *packet, size_t length);
+
+/* The next packet: built in place in front of its payload (the headers overwrite bytes of the segment before, which
+ * the caller has sealed by then). False when there is no more. */
+bool cq_split_next(struct cq_split *split, uint8_t **packet, size_t *length);
+
+#endif

@@ -1,0 +1,85 @@
+/*
+ * What the workers of a data plane have in common: what all of them share, what each has of its own whichever way its
+ * packets go, and how they tell the control thread what happened.
+ *
+ * Worker i of either direction owns TUN queue i, data socket i and send lane i.
+ */
+#ifndef CQ_WORKER_H
+#define CQ_WORKER_H
+
+#include "cq_drop.h"
+#include "cq_table.h"
+
+/* ---- what workers tell ---- */
+
+/* Bits of an epoch's or a peer's events, and an eventfd that says that there are some: so none is lost, however many. */
+enum cq_event {
+    CQ_EVENT_FIRST_RECORD = 1,
+    CQ_EVENT_ROTATE_DUE = 2,
+    CQ_EVENT_ENDPOINT_MOVED = 4,
+    CQ_EVENT_KEY_EXPIRED = 8,
+};
+
+/* ---- what all workers share ---- */
+
+#define CQ_BUSY_POLL_US_MAX 1000u /* no wake-up takes longer: to look on any longer only burns a CPU */
+
+struct cq_worker_options {
+    size_t workers;
+    const int *tun_fds, *udp_fds; /* one of each per worker; they stay the caller's */
+    int family;                   /* of the UDP sockets: AF_INET, or AF_INET6 (dual-stack) */
+    size_t mtu;
+    bool vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing;
+    uint64_t busy_poll_ns; /* how long a worker looks for more before it sleeps */
+};
+
+struct cq_worker_shared {
+    struct cq_worker_options options;
+    struct cq_tables tables; /* hazards: tx workers first, then rx workers, then the control thread */
+    int event_fd;
+    _Atomic bool stopping;
+    _Atomic bool empties_wanted;
+    _Atomic bool segment_refused; /* EIO: no path of these sockets takes UDP_SEGMENT */
+    _Atomic int failure;          /* errno of a worker that gave up, 0 for none */
+    _Atomic(const char *) failure_what;
+};
+
+/* 0 or -errno. Either way free takes it down, when no worker is left. */
+int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options);
+void cq_worker_shared_free(struct cq_worker_shared *shared);
+
+/* Control thread: the bits that are news since the last call. */
+uint32_t cq_worker_take_events(_Atomic uint32_t *flags);
+
+/* ---- what each has ---- */
+
+struct cq_worker {
+    struct cq_worker_shared *shared;
+    size_t index;
+    size_t hazard;          /* its place among those that announce their table */
+    int wake;               /* an eventfd that ends a wait */
+    struct cq_table *table; /* announced, or NULL */
+    _Atomic uint64_t drops[CQ_DROP_COUNT];
+};
+
+/* Takes a zeroed worker; false with errno set. Either way close takes it down. */
+bool cq_worker_init(struct cq_worker *w, struct cq_worker_shared *shared, size_t index, size_t hazard);
+void cq_worker_close(struct cq_worker *w);
+
+void cq_worker_wake(struct cq_worker *w); /* any thread */
+
+/* A batch lies between these two: in it, w->table is the newest that there was at its beginning. */
+void cq_worker_begin(struct cq_worker *w);
+void cq_worker_end(struct cq_worker *w);
+
+static inline void cq_worker_drop(struct cq_worker *w, enum cq_drop reason, uint64_t n)
+{
+    atomic_fetch_add_explicit(&w->drops[reason], n, memory_order_relaxed);
+}
+
+void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);
+void cq_worker_raise_peer(struct cq_worker *w, struct cq_peer *peer, enum cq_event event);
+
+void cq_worker_fail(struct cq_worker *w, const char *what, int error); /* it cannot go on */
+
+#endif

@@ -1,0 +1,1 @@
+"""Everything between a commit and a release folder."""

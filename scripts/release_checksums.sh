@@ -1,8 +1,0 @@
-#!/usr/bin/env bash
-# Prints the SHA-256 of every file of a folder but its checksums.txt, sorted by name, in the format of sha256sum.
-#
-#   scripts/release_checksums.sh FOLDER
-set -euo pipefail
-export LC_ALL=C
-cd "$1"
-find . -type f ! -path ./checksums.txt -printf '%P\0' | sort -z | xargs -0 -r sha256sum --

@@ -1,0 +1,1 @@
+"""Whole nodes with real TUN devices, in network namespaces."""

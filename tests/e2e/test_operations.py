@@ -1,0 +1,223 @@
+"""docs/operations.md keeps its word: every symptom of its table is seen when its cause is there, and every metric,
+event, flag, variable and file that it names exists."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from cryprq.config.command_line import parser
+from cryprq.config.node_config import NodeConfig
+from cryprq.protocol.identity import Identity
+from cryprq.telemetry.metrics import Metrics
+from lab import ROOT
+from lab.hosts import Lab, Namespace
+from lab.nodes import PORT, PROGRAMS, Node
+from lab.tunnels import GATEWAY, LISTEN_FLAGS, OUTER, listen_address, make_tunnel
+
+TEXT = (ROOT / "docs" / "operations.md").read_text()
+ADDRESS = f"/ip4/{OUTER[4][0]}/udp/{PORT}/quic-v1"
+LOGFMT = ("--log-format", "logfmt")
+"""As operators read it, and as the table quotes it."""
+
+
+def symptoms() -> list[str]:
+    """The first column of the table of failure modes."""
+    section = TEXT.split("\n## Failure modes\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
+    return rows[1:]
+
+
+def hosts(lab: Lab) -> tuple[Namespace, Namespace]:
+    here, there = lab.namespace("listener"), lab.namespace("dialer")
+    lab.veth(here, [f"{OUTER[4][0]}/24"], there, [f"{OUTER[4][1]}/24"])
+    return here, there
+
+
+def wait_line(node: Node, text: str) -> None:
+    end = time.monotonic() + 15
+    while not any(text in line for line in node.lines()):
+        assert time.monotonic() < end, f"{node.name} has not said {text}"
+        time.sleep(0.02)
+
+
+def run(lab: Lab, *flags: str, prefix: tuple[str, ...] = ()) -> str:
+    """A node that cannot start: what it prints, and its exit status in the table's words."""
+    command = [*prefix, str(PROGRAMS / "cryprq-node"), "--identity", str(lab.directory / "other.identity"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert len(done.stderr.splitlines()) == 1
+    return f"{done.stderr} exit status {done.returncode}"
+
+
+def provoke_silence(lab: Lab) -> str:
+    here, there = hosts(lab)
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS).start()
+    listener.wait_event("listener_ready")
+    here.run("nft", "add table inet cut")
+    here.run("nft", "add chain inet cut input { type filter hook input priority 0; }")
+    here.run("nft", f"add rule inet cut input udp dport {PORT} drop")
+    dialer = Node(there, "--peer", listener.multiaddr(OUTER[4][0]), *LOGFMT).start()
+    wait_line(dialer, "event=transport_error")
+    line = next(line for line in dialer.lines() if "event=transport_error" in line)
+    assert "hint=" in line and "UDP" in line
+    return line
+
+
+def provoke_denial(lab: Lab) -> str:
+    here, there = hosts(lab)
+    dialer = Node(there, *LOGFMT)
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, *LOGFMT).start()
+    wait_line(listener, "event=listener_ready")
+    dialer.arguments += ["--peer", listener.multiaddr(OUTER[4][0])]
+    dialer.start()
+    wait_line(listener, f"event=peer_denied peer_id={dialer.peer_id}")
+    wait_line(dialer, "reason=refused")
+    assert listener.metric("peers_denied_total") >= 1
+    assert f"--allow-peer {dialer.peer_id}" in dialer.running().output()  # the hint can be pasted
+    return listener.running().output() + dialer.running().output()
+
+
+def provoke_missing_id(lab: Lab) -> str:
+    return run(lab, "--peer", ADDRESS)
+
+
+def provoke_bad_multiaddr(lab: Lab) -> str:
+    return run(lab, "--peer", f"{OUTER[4][0]}:{PORT}")
+
+
+def provoke_wrong_id(lab: Lab) -> str:
+    here, there = hosts(lab)
+    dialer = Node(there, "--peer", f"{ADDRESS}/p2p/{Identity.generate().peer_id}", *LOGFMT)
+    debug = ("--log-level", "debug")
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id, *LOGFMT, *debug)
+    listener.start()
+    wait_line(listener, "event=listener_ready")
+    dialer.start()
+    wait_line(dialer, "reason=refused")
+    wait_line(listener, "reason=knock")
+    return listener.running().output() + dialer.running().output()
+
+
+def provoke_port_in_use(lab: Lab) -> str:
+    here = lab.namespace("listener")
+    Node(here, "--listen", listen_address(4), *LISTEN_FLAGS).start().wait_event("listener_ready")
+    with here.entered():
+        return run(lab, "--listen", listen_address(4), "--tun-name", "other0", "--tun-address", "10.67.0.1/24")
+
+
+def provoke_no_right(lab: Lab) -> str:
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--")
+    with lab.namespace("listener").entered():
+        return run(lab, "--listen", listen_address(4), *LISTEN_FLAGS, prefix=without)
+
+
+def provoke_lost_tun(lab: Lab) -> str:
+    node = Node(lab.namespace("listener"), "--listen", listen_address(4), *LISTEN_FLAGS, *LOGFMT).start()
+    wait_line(node, "event=listener_ready")
+    node.namespace.ip("link delete cryprq0")
+    wait_line(node, "event=node_failed")
+    status, reason = node.http("/healthz")
+    assert "TUN" in reason
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
+def provoke_forwarding_off(lab: Lab) -> str:
+    here = lab.namespace("listener")
+    here.sysctl("net.ipv4.ip_forward", 0)
+    node = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, "--route", "10.9.0.0/24", *LOGFMT).start()
+    wait_line(node, "event=forwarding_off")
+    assert "net.ipv4.ip_forward" in node.running().output()
+    return node.running().output()
+
+
+def provoke_debug_logs(lab: Lab) -> str:
+    tunnel = make_tunnel(lab)
+    assert not [event for event in tunnel.dialer.events() if event["level"] == "debug"]
+    seen = ""
+    for variable in ("RUST_LOG", "CRYPRQ_LOG"):
+        dialer = tunnel.dialer
+        dialer.stop()
+        dialer.env |= {"RUST_LOG": "info", variable: "debug"}
+        dialer.start(*LOGFMT)
+        wait_line(dialer, "event=handshake_complete")
+        last = "\n".join(dialer.lines())
+        assert "level=debug" in last, variable
+        seen += last
+    assert dialer.namespace.measure("ping", GATEWAY[4], count=1, timeout=5.0)["received"] == 1
+    return seen
+
+
+PROVOKE: list[Callable[[Lab], str]] = [
+    provoke_silence,
+    provoke_denial,
+    provoke_missing_id,
+    provoke_bad_multiaddr,
+    provoke_wrong_id,
+    provoke_port_in_use,
+    provoke_no_right,
+    provoke_lost_tun,
+    provoke_forwarding_off,
+    provoke_debug_logs,
+]
+"""One for each row, in order."""
+
+
+def test_every_row_has_its_test() -> None:
+    assert len(symptoms()) == len(PROVOKE)
+
+
+@pytest.mark.parametrize("row", range(len(PROVOKE)), ids=[provoke.__name__ for provoke in PROVOKE])
+def test_symptom_of_the_table_is_seen(lab: Lab, row: int) -> None:
+    symptom = symptoms()[row]
+    seen = PROVOKE[row](lab)
+    quoted = [word for word in re.findall(r"`([^`]+)`", symptom) if not word.startswith(("/", "--"))]
+    assert quoted
+    for word in [*quoted, *re.findall(r"exit status \d", symptom), *re.findall(r"503 from", symptom)]:
+        assert word in seen, word
+
+
+def test_metrics_that_are_named_exist() -> None:
+    metrics = Metrics(peers=lambda: (), drops=dict, offloads=dict)
+    exposed = metrics.render()[0].decode()
+    families = set(re.findall(r"^# TYPE (\S+)", exposed, re.MULTILINE))
+    named = set(re.findall(r"\bcryprq_[a-z_]+\b", TEXT))
+    assert len(named) >= 15
+    assert named <= families
+
+
+def test_events_that_are_named_exist() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "cryprq").rglob("*.py"))
+    section = TEXT.split("\n## Observability\n")[1].split("**Metrics**")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    for event in re.findall(r"`(\w+)`", "".join(rows)):
+        assert f'"{event}"' in source, event
+
+
+def test_variables_that_are_named_exist() -> None:
+    places = [
+        *(ROOT / "cryprq").rglob("*.py"),
+        *(path for folder in ("scripts", "qa", "release") for path in (ROOT / folder).rglob("*.*")),
+        ROOT / "finish_qa_and_package.sh",
+    ]
+    source = "".join(path.read_text() for path in places if path.suffix in (".py", ".sh"))
+    for variable in re.findall(r"`(?:VERSION=\S+ )?([A-Z]+_[A-Z_]+)`", TEXT):
+        assert variable.removeprefix("CRYPRQ_") in source, variable
+
+
+def test_files_that_are_named_exist() -> None:
+    named = re.findall(r"(?:\./)?((?:scripts|tests|deploy|qa|release|lab)/[\w./-]+\.\w+)", TEXT)
+    named += [f"docs/{target}" for target in re.findall(r"\]\(([^)#]+)\)", TEXT)]
+    assert len(named) > 8
+    for name in sorted({*named, "finish_qa_and_package.sh"}):
+        assert (ROOT / name).exists(), name
+
+
+def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
+    known |= {"--all", "--json", "--signal", "--suite", "--fail-with-body"}
+    with pytest.raises(SystemExit):
+        parser(NodeConfig).parse_args(["--help"])
+    known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"--[a-z][a-z-]+", TEXT)) <= known

@@ -1,0 +1,113 @@
+"""What happens when something goes away: the dialer's address, the QUIC connection, the path, the listener."""
+
+import time
+
+from lab.capture import Capture
+from lab.hosts import Lab, Process
+from lab.nodes import PORT
+from lab.oracle import OVERHEAD
+from lab.tunnels import GATEWAY, OUTER, Tunnel, make_tunnel
+
+RATE = 200
+
+
+def flow(tunnel: Tunnel, seconds: float) -> tuple[Process, Process]:
+    """A constant-rate flow from the dialer to the gateway: sender and receiver."""
+    receiver = tunnel.listener.namespace.traffic("udp_receive", GATEWAY[4], 5000, timeout=30.0)
+    return tunnel.dialer.namespace.traffic("udp_send", GATEWAY[4], 5000, rate=RATE, seconds=seconds), receiver
+
+
+def wait_ping(tunnel: Tunnel, seconds: float) -> float:
+    """How long until the gateway answers through the tunnel; fails after ``seconds``."""
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        result = tunnel.dialer.namespace.measure("ping", GATEWAY[4], count=1, timeout=0.2)
+        if result["received"]:
+            return time.monotonic() - start
+    raise AssertionError(f"no answer through the tunnel within {seconds} s")
+
+
+def block_quic(tunnel: Tunnel) -> None:
+    """Drops what the dialer sends and gets as QUIC: UDP whose first payload byte is 0x40 or more."""
+    there = tunnel.dialer.namespace
+    there.run("nft", "add table inet cut")
+    for hook in ("input", "output"):
+        there.run("nft", f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; }}")
+        there.run("nft", f"add rule inet cut {hook} udp sport {PORT} @th,64,8 >= 0x40 drop")
+        there.run("nft", f"add rule inet cut {hook} udp dport {PORT} @th,64,8 >= 0x40 drop")
+
+
+def test_dialer_that_changes_its_address_under_load_keeps_its_session(lab: Lab) -> None:
+    tunnel = make_tunnel(lab)
+    there = tunnel.dialer.namespace
+    sender, receiver = flow(tunnel, 6)
+    time.sleep(1)
+    there.ip("address add 192.0.2.77/24 dev eth0")
+    there.ip(f"address del {OUTER[4][1]}/24 dev eth0")
+    there.ip("address replace 192.0.2.77/24 dev eth0")  # deleting a primary address takes its secondaries along
+    sent = sender.result()["sent"]
+    result = receiver.result()
+    assert result["received"] > sent - RATE  # at most the moment without an address
+    assert result["longest_gap_ms"] < 1000
+    status = tunnel.listener.status()["peers"][0]
+    assert status["endpoint"].startswith("192.0.2.77:")
+    assert len(tunnel.listener.events("handshake_complete")) == 1
+    assert wait_ping(tunnel, 1) < 1
+
+
+def test_data_flows_on_while_quic_is_cut(lab: Lab) -> None:
+    """The idle timeout of 25 s ends the connection; the keys live on and the flow does not notice."""
+    tunnel = make_tunnel(lab)
+    sender, receiver = flow(tunnel, 32)
+    block_quic(tunnel)
+    tunnel.dialer.wait_event("dial_started", count=2, timeout=30)  # noticed: it tries again, in vain
+    assert tunnel.dialer.namespace.measure("ping", GATEWAY[4], count=20, interval=0.05)["received"] == 20
+    sent, result = sender.result(), receiver.result()
+    assert result["received"] == sent["sent"] and result["lost"] == 0
+    tunnel.dialer.namespace.run("nft", "delete table inet cut")
+    tunnel.listener.wait_event("handshake_complete", count=2, timeout=10)
+    assert wait_ping(tunnel, 2) < 2
+
+
+def test_listener_restarted_by_sigterm(lab: Lab) -> None:
+    tunnel = make_tunnel(lab)
+    assert tunnel.listener.stop() == 0
+    tunnel.dialer.wait_event("peer_disconnected")
+    time.sleep(2)
+    tunnel.listener.start().wait_event("listener_ready")
+    assert wait_ping(tunnel, 5) < 5
+
+
+def test_listener_killed_and_restarted(lab: Lab) -> None:
+    tunnel = make_tunnel(lab)
+    sender, _ = flow(tunnel, 20)
+    tunnel.listener.kill()
+    tunnel.listener.start().wait_event("listener_ready")
+    assert wait_ping(tunnel, 15) < 15
+    sender.stop()
+
+
+def test_idle_dialer_notices_a_killed_listener_within_25_seconds(lab: Lab) -> None:
+    tunnel = make_tunnel(lab)
+    tunnel.listener.kill()
+    start = time.monotonic()
+    with Capture(tunnel.dialer.namespace) as there:
+        tunnel.dialer.wait_event("dial_started", count=2, timeout=27)
+    assert time.monotonic() - start < 26
+    # Meanwhile it has kept the path open: an empty record every ten seconds.
+    records = [len(datagram.payload) for datagram in there.sent if not datagram.is_quic]
+    assert set(records) == {OVERHEAD} and 2 <= len(records) <= 4
+    tunnel.listener.start().wait_event("listener_ready")
+    assert wait_ping(tunnel, 5) < 5
+
+
+def test_packets_for_a_peer_that_is_gone_are_dropped_not_leaked(lab: Lab) -> None:
+    """Fail closed: the TUN and its routes stay, packets are counted as no_key."""
+    tunnel = make_tunnel(lab)
+    there = tunnel.dialer.namespace
+    there.ip(f"route add default via {OUTER[4][0]}")
+    assert tunnel.listener.stop() == 0
+    tunnel.dialer.wait_event("peer_disconnected")
+    assert there.measure("ping", GATEWAY[4], count=3, interval=0.05, timeout=0.1)["received"] == 0
+    assert tunnel.drops(tunnel.dialer)["tx", "no_key"] >= 3
+    assert "dev cryprq0" in there.ip(f"route get {GATEWAY[4]}")

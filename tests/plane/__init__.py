@@ -1,0 +1,1 @@
+"""The compiled data plane, without a node."""

@@ -1,0 +1,1 @@
+"""Everything around the package: scripts, benchmarks, release, unit file."""

@@ -1,0 +1,1 @@
+"""What tests share that is no lab: fakes, pairs in memory, the plane with the test as its peer."""

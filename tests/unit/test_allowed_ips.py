@@ -1,0 +1,236 @@
+"""Allowed IPs and the inner network: who owns what, what a gateway may announce, and what the TUN gets."""
+
+from ipaddress import ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from cryprq.errors import MachineError
+from cryprq.inner.allowed_ips import AllowedIps, announced
+from cryprq.inner.network import InnerNetwork
+from cryprq.networks import covering, host_networks, within
+from cryprq.protocol.parameters import Parameters
+from tests.rigs.fakes import FakePlane, Recorder, identity
+
+ONE, TWO = (identity(number).peer_id for number in (0, 1))
+
+
+def nets(*texts: str) -> tuple[Any, ...]:
+    return tuple(ip_network(text) for text in texts)
+
+
+def faces(*texts: str) -> tuple[Any, ...]:
+    return tuple(ip_interface(text) for text in texts)
+
+
+class FakeDevice:
+    def __init__(self) -> None:
+        self.addresses: list[Any] = []
+        self.routes: set[Any] = set()
+        self.mtu = 1420
+        self.refuse: set[Any] = set()
+
+    def add_address(self, address: Any) -> None:
+        if address in self.refuse:
+            raise MachineError(f"cannot add {address}")
+        self.addresses.append(address)
+
+    def remove_address(self, address: Any) -> None:
+        self.addresses.remove(address)
+
+    def add_route(self, network: Any) -> None:
+        if network in self.refuse:
+            raise MachineError(f"cannot add {network}")
+        assert network not in self.routes
+        self.routes.add(network)
+
+    def remove_route(self, network: Any) -> None:
+        self.routes.remove(network)
+
+    def set_mtu(self, mtu: int) -> None:
+        self.mtu = mtu
+
+
+class Rig:
+    def __init__(self, *own: str) -> None:
+        self.device, self.plane, self.observer = FakeDevice(), FakePlane(), Recorder()
+        self.network = InnerNetwork(self.device, self.plane, self.observer, faces(*own), 1420)
+
+    def take(self, peer: Any = ONE, handle: int = 1, configured: tuple[Any, ...] = (), **parameters: Any) -> str | None:
+        return self.network.take(peer, handle, Parameters(**parameters), "192.0.2.1", configured)
+
+
+def test_network_belongs_to_one_peer() -> None:
+    table = AllowedIps()
+    assert table.claim(ONE, nets("10.0.0.0/24", "fd00::/64")) == ()
+    assert table.claim(TWO, nets("10.0.0.0/24", "10.0.0.7/32")) == nets("10.0.0.0/24")
+    assert table.of(TWO) == nets("10.0.0.7/32")
+    assert sorted(table.routes({ONE: 1, TWO: 2})) == [("10.0.0.0/24", 1), ("10.0.0.7/32", 2), ("fd00::/64", 1)]
+    table.release(ONE)
+    assert table.claim(TWO, nets("10.0.0.0/24")) == ()
+    assert table.of(TWO) == nets("10.0.0.0/24")
+
+
+def test_networks_that_the_interface_has_need_no_route() -> None:
+    table = AllowedIps()
+    table.claim(ONE, nets("10.9.0.2/32", "192.168.7.0/24", "fd09::2/128", "fd77::/48"))
+    assert table.interface_routes(faces("10.9.0.1/24", "fd09::1/64")) == set(nets("192.168.7.0/24", "fd77::/48"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "routes", "part"),
+    [
+        ((), ("192.0.2.0/24",), "contains its own address"),
+        (("192.0.2.9/24",), (), "contains its own address"),
+        ((), ("10.1.2.0/24",), "of another peer"),
+        (("10.1.0.9/8",), (), "of another peer"),
+        ((), ("127.0.0.0/9",), "overlaps 127.0.0.0/8"),
+        ((), ("224.0.0.0/8",), "overlaps 224.0.0.0/4"),
+        ((), ("fe80::/64",), "overlaps fe80::/10"),
+        ((), ("255.255.255.255/32",), "overlaps 255.255.255.255/32"),
+        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of another peer"),
+        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of another peer"),
+        # An address brings its network along: with a short prefix that is a default route.
+        (("33.0.0.1/3",), (), "default route"),
+        (("2000::1/3",), (), "default route"),
+        # And so do many routes, none of which is wide.
+        ((), tuple(f"{first}.0.0.0/8" for first in range(20, 100)), "so many IPv4 networks"),
+        ((), tuple(f"{first}.0.0.0/9" for first in range(20, 23)), "so many IPv4 networks"),
+        ((), ("2400::/12", "2600::/12"), "so many IPv6 networks"),
+        (("2a00::1/12",), (), "so many IPv6 networks"),
+    ],
+)
+def test_what_a_gateway_may_not_announce(addresses: tuple[str, ...], routes: tuple[str, ...], part: str) -> None:
+    table = AllowedIps()
+    table.claim(TWO, nets("10.1.0.0/16"))
+    others = {"203.0.113.7", "2001:db8:5::1"}
+    reason = table.refusal(ONE, faces(*addresses), nets(*routes), "192.0.2.1", others)
+    assert reason is not None
+    assert part in reason
+
+
+def test_what_a_gateway_may_announce() -> None:
+    table = AllowedIps()
+    table.claim(TWO, nets("10.1.0.0/16"))
+    table.claim(ONE, nets("10.9.0.0/24"))
+    assert table.refusal(ONE, faces("10.9.0.2/24"), nets("10.9.0.0/24", "10.2.0.0/16", "fd00::/8"), "192.0.2.1") is None
+    assert table.refusal(ONE, (), nets("192.0.2.0/24"), "fe80::1%eth0") is None
+    private = nets("10.128.0.0/9", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+    public = nets("44.0.0.0/8", "2620::/16")
+    assert table.refusal(ONE, (), private + public, "192.0.2.1", {"203.0.113.7"}) is None
+    # The same networks twice, as address and as route, count once.
+    assert table.refusal(ONE, faces("44.0.0.1/8"), nets("44.0.0.0/8", "44.1.0.0/16"), "192.0.2.1") is None
+
+
+def test_default_routes_are_not_taken_from_a_gateway_whole_or_in_pieces() -> None:
+    routes = nets("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/2", "::/0", "2000::/3", "10.0.0.0/8", "fc00::/7")
+    assert announced(routes) == nets("10.0.0.0/8", "fc00::/7")
+
+
+def test_small_questions_about_networks() -> None:
+    assert covering(nets("10.0.0.0/8"), "10.1.2.3") == ip_network("10.0.0.0/8")
+    assert covering(nets("10.0.0.0/8", "::/0"), "192.0.2.1") is None
+    assert within(ip_network("10.1.0.0/16"), ip_network("10.0.0.0/8"))
+    assert not within(ip_network("10.1.0.0/16"), ip_network("::/0"))
+    assert host_networks(faces("10.9.0.2/24", "fd09::2/64")) == nets("10.9.0.2/32", "fd09::2/128")
+
+
+def test_assigned_addresses_come_go_and_change_with_the_gateway() -> None:
+    rig = Rig()
+    assert rig.take(addresses=faces("10.9.0.2/24"), routes=nets("10.9.0.0/24", "192.168.7.0/24")) is None
+    assert rig.device.addresses == list(faces("10.9.0.2/24"))
+    assert rig.device.routes == set(nets("192.168.7.0/24"))
+    assert rig.plane.routes == [("10.9.0.0/24", 1), ("192.168.7.0/24", 1)]
+    assert rig.network.assigned_by(ONE) == rig.network.addresses == faces("10.9.0.2/24")
+    assert rig.take(addresses=faces("10.8.0.2/24"), routes=nets("10.8.0.0/24")) is None
+    assert rig.device.addresses == list(faces("10.8.0.2/24"))
+    assert rig.device.routes == set()
+    assert rig.plane.routes == [("10.8.0.0/24", 1)]
+    rig.network.release(ONE)
+    assert rig.device.addresses == []
+    assert rig.plane.routes == []
+
+
+def test_configured_address_is_kept_and_a_different_assignment_told() -> None:
+    rig = Rig("10.9.0.5/24")
+    assert rig.take(addresses=faces("10.9.0.2/24"), routes=nets("192.168.7.0/24")) is None
+    assert rig.device.addresses == []
+    assert rig.network.allowed(ONE) == nets("10.9.0.0/24", "192.168.7.0/24")
+    assert rig.observer.last("network_refused")[1] == list(nets("10.9.0.2/32"))
+    rig.observer.calls.clear()
+    assert rig.take(addresses=faces("10.9.0.5/24")) is None
+    assert "network_refused" not in rig.observer.names
+
+
+def test_networks_in_the_configuration_take_the_place_of_announced_ones() -> None:
+    rig = Rig("10.9.0.5/24")
+    configured = nets("10.9.0.1/32", "0.0.0.0/0")
+    assert rig.take(routes=nets("192.168.7.0/24", "192.0.2.0/24"), configured=configured) is None
+    assert rig.network.allowed(ONE) == configured
+
+
+def test_refused_parameters_change_nothing() -> None:
+    rig = Rig()
+    assert rig.take(addresses=faces("10.9.0.2/24"), routes=nets("192.168.7.0/24")) is None
+    before = rig.plane.routes, set(rig.device.routes), list(rig.device.addresses)
+    assert rig.take(addresses=faces("10.8.0.2/24"), routes=nets("192.0.2.0/24")) is not None
+    assert rig.take(TWO, 2, addresses=faces("172.16.0.2/24"), routes=nets("192.168.0.0/16")) is not None
+    assert (rig.plane.routes, rig.device.routes, rig.device.addresses) == before
+
+
+def test_two_gateways_with_the_same_network_do_not_mix() -> None:
+    rig = Rig()
+    assert rig.take(addresses=faces("10.9.0.2/24")) is None
+    assert "of another peer" in (rig.take(TWO, 2, addresses=faces("10.9.0.3/24")) or "")
+    assert rig.take(TWO, 2, addresses=faces("10.8.0.3/24")) is None
+    assert rig.plane.routes == [("10.8.0.0/24", 2), ("10.9.0.0/24", 1)]
+
+
+def test_collision_between_peers_is_refused_and_told() -> None:
+    rig = Rig("10.9.0.1/24")
+    assert rig.network.claim(ONE, 1, nets("192.168.7.0/24")) == ()
+    assert rig.network.claim(TWO, 2, nets("192.168.7.0/24", "192.168.8.0/24")) == nets("192.168.7.0/24")
+    assert rig.observer.last("network_refused")[:2] == (TWO, nets("192.168.7.0/24"))
+    assert rig.plane.routes == [("192.168.7.0/24", 1), ("192.168.8.0/24", 2)]
+
+
+def test_mtu_follows_the_smallest_gateway() -> None:
+    rig = Rig()
+    assert rig.take(addresses=faces("10.9.0.2/24"), mtu=1380) is None
+    assert rig.device.mtu == rig.network.mtu == 1380
+    assert rig.take(TWO, 2, addresses=faces("10.8.0.2/24"), mtu=9000) is None
+    assert rig.device.mtu == 1380
+    rig.network.release(ONE)
+    assert rig.device.mtu == 1420
+
+
+def test_mtu_too_small_for_ipv6_is_refused() -> None:
+    rig = Rig()
+    assert "too small for IPv6" in (rig.take(addresses=faces("fd09::2/64"), mtu=1200) or "")
+    assert rig.take(addresses=faces("10.9.0.2/24"), mtu=1200) is None
+
+
+def test_kernel_that_refuses_an_address_or_a_route_is_no_crash() -> None:
+    rig = Rig()
+    rig.device.refuse = {*faces("10.9.0.2/24"), *nets("192.168.7.0/24")}
+    assert rig.take(addresses=faces("10.9.0.2/24")) == "cannot add 10.9.0.2/24"
+    rig.network.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
+    assert rig.device.routes == set(nets("192.168.8.0/24"))
+    assert "route_failed" in rig.observer.names
+    rig.device.refuse.clear()
+    rig.network.claim(ONE, 1, nets("192.168.7.0/24", "192.168.8.0/24"))
+    assert rig.device.routes == set(nets("192.168.7.0/24", "192.168.8.0/24"))
+
+
+def test_gateway_without_an_address_for_a_dialer_without_one_is_told() -> None:
+    rig = Rig()
+    assert rig.take(routes=nets("10.9.0.0/24")) is None
+    assert "no_tunnel_address" in rig.observer.names
+
+
+def test_missing_forwarding_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryprq.inner.network._forwards", lambda version: version == 6)
+    rig = Rig("10.9.0.1/24")
+    rig.network.check_forwarding(nets("192.168.7.0/24", "fd77::/48"))
+    rig.network.check_forwarding(nets("192.168.8.0/24"))
+    assert [args for name, args, _ in rig.observer.calls if name == "forwarding_off"] == [("net.ipv4.ip_forward",)]

@@ -1,0 +1,533 @@
+"""The control plane's endpoint on loopback: connecting, frames, closing, paths, timers. See also the hostile tests."""
+
+import asyncio
+import hashlib
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cryprq.address import Address
+from cryprq.linux.udp import segments
+from cryprq.protocol.constants import FRAME_MAX
+from cryprq.protocol.frames import CloseCode, FrameType, encode
+from cryprq.quic import closed
+from cryprq.quic.connection import Connection
+from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
+from cryprq.quic.gate import RESPONSE_BURST
+from tests.rigs.endpoints import M1, M2, M3, M4, Relay, answer, greet, rigs, run, run_on, until
+
+# ---- connecting ----
+
+
+@pytest.mark.parametrize(
+    ("listener", "dialer"),
+    [
+        (("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.0.0.1")),
+        (("::1", "::1"), ("::1", "::1")),
+        (("::", "127.0.0.1"), ("::", "127.0.0.1")),  # IPv4 between two dual-stack sockets
+        (("::", "::1"), ("::", "::1")),
+        # Answers must leave from the address that was asked, which is not the one that the kernel prefers.
+        (("0.0.0.0", "127.0.0.77"), ("0.0.0.0", "127.0.0.1")),
+        (("::", "127.0.0.77"), ("0.0.0.0", "127.0.0.1")),
+    ],
+)
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_whole_exchange(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], listener: tuple[str, str], dialer: tuple[str, str]
+) -> None:
+    @run_on(loop_factory)
+    async def test() -> None:
+        async with rigs() as make:
+            server = make.make(listener[1], bind=listener[0], on_frame=answer)
+            client = make.make(dialer[1], bind=dialer[0], dial_only=True)
+            dialled = client.dial(server, on_connected=greet, on_frame=answer)
+            await until(lambda: len(dialled.frames) == 2)
+            (accepted,) = server.accepted
+            assert accepted.frames == [(FrameType.INIT, M1[4:]), (FrameType.AUTH, M3[4:])]
+            assert dialled.frames == [(FrameType.RESPONSE, M2[4:]), (FrameType.ACCEPT, M4[4:])]
+            assert dialled.conn is not None
+            assert accepted.conn is not None
+            binding = hashlib.sha256(server.endpoint.certificate_der).digest()
+            assert dialled.conn.channel_binding == accepted.conn.channel_binding == binding
+            assert dialled.conn.remote == server.address
+            assert dialled.conn.local is None
+            assert accepted.conn.remote == client.address
+            assert accepted.conn.local == listener[1]
+            assert (dialled.conn.is_client, accepted.conn.is_client) == (True, False)
+            assert dialled.conn.validated
+            assert accepted.conn.validated
+            assert not accepted.conn.pending
+            assert server.endpoint.pending == 0
+
+    test()
+
+
+def test_certificate_names_nobody_and_is_fresh() -> None:
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            ders = [make.make().endpoint.certificate_der for _ in range(2)]
+            assert ders[0] != ders[1]
+            certificate = x509.load_der_x509_certificate(ders[0])
+            assert not list(certificate.subject)
+            assert not list(certificate.issuer)
+            assert not list(certificate.extensions)
+            assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+
+    test()
+
+
+@run
+async def test_one_endpoint_accepts_and_dials_at_once() -> None:
+    async with rigs() as make:
+        nodes = [make.make(on_frame=answer) for _ in range(3)]
+        pairs = [(a, b) for a in nodes for b in nodes if a is not b]
+        dialled = [a.dial(b, on_connected=greet, on_frame=answer) for a, b in pairs]
+        await until(lambda: all(len(notes.frames) == 2 for notes in dialled))
+        assert [node.endpoint.connections for node in nodes] == [4, 4, 4]
+
+
+@run
+async def test_frames_are_cut_and_joined_across_packets() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        dialled = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        accepted = server.accepted[0]
+        bodies = [bytes([n % 256]) * size for n, size in enumerate([0, 1, FRAME_MAX - 4, 3, 1199, 1200, 1201] * 12)]
+        assert dialled.conn is not None
+        assert accepted.conn is not None
+        for body in bodies:
+            dialled.conn.send(encode(FrameType.REKEY, body))
+            await asyncio.sleep(0)
+        for body in bodies:
+            accepted.conn.send(encode(FrameType.REKEY_RESPONSE, body))
+            await asyncio.sleep(0)
+        await until(lambda: len(accepted.frames) == 2 + len(bodies) and len(dialled.frames) == 2 + len(bodies))
+        assert [body for _, body in accepted.frames[2:]] == bodies
+        assert [body for _, body in dialled.frames[2:]] == bodies
+
+
+@run
+async def test_a_pending_dialer_gets_a_32_kib_window_until_it_has_authenticated() -> None:
+    async with rigs() as make:
+        server = make.make()
+        client = make.make(dial_only=True)
+        dialled = client.dial(server)
+        await until(lambda: dialled.conn is not None)
+        assert dialled.conn is not None
+        for _ in range(4):
+            dialled.conn.send(encode(FrameType.INIT, bytes(12_000)))
+        await until(lambda: server.accepted and len(server.accepted[0].frames) == 2)
+        await asyncio.sleep(0.3)
+        assert len(server.accepted[0].frames) == 2  # the third would end beyond 32 KiB
+        conn = server.accepted[0].conn
+        assert conn is not None
+        conn.authenticated()
+        await until(lambda: len(server.accepted[0].frames) == 4)
+
+
+@run
+async def test_windows_do_not_grow_with_traffic() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        dialled = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        accepted = server.accepted[0]
+        assert dialled.conn is not None
+        assert accepted.conn is not None
+        for n in range(100):
+            dialled.conn.send(encode(FrameType.REKEY, bytes(16_000)))
+            await until(lambda n=n: len(accepted.frames) == 3 + n)  # type: ignore[misc]
+        quic = accepted.conn.quic
+        (stream,) = quic._streams.values()
+        assert stream.receiver.highest_offset > 1_600_000
+        assert quic._local_max_data.value - quic._local_max_data.used <= 128 * 1024
+        assert stream.max_stream_data_local - stream.receiver.highest_offset <= 128 * 1024
+
+
+# ---- closing ----
+
+
+@run
+async def test_close_code_and_reason_reach_the_peer() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        first = client.dial(server, on_connected=greet, on_frame=answer)
+        second = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(first.frames) == len(second.frames) == 2)
+        by_port = sorted(server.accepted, key=lambda notes: notes.conn is not None and id(notes.conn))
+        assert first.conn is not None
+        assert server.accepted[1].conn is not None
+        first.conn.close(CloseCode.REPLACED, "newer")
+        first.conn.close(CloseCode.OK)
+        assert first.closes == 0  # never from within the call
+        await until(lambda: any(notes.ended for notes in by_port) and first.ended)
+        assert first.ended == (CloseCode.REPLACED, "newer", False)
+        ended = next(notes for notes in by_port if notes.ended)
+        alive = next(notes for notes in by_port if not notes.ended)
+        assert ended.ended == (CloseCode.REPLACED, "newer", True)
+        assert alive.conn is not None
+        alive.conn.close(CloseCode.DUPLICATE, "other")
+        await until(lambda: second.ended)
+        assert second.ended == (CloseCode.DUPLICATE, "other", True)
+        assert second.conn is not None
+        assert second.conn.ended is Ended.PEER
+        second.conn.send(M1)
+        second.conn.close(CloseCode.OK)
+        await asyncio.sleep(0.02)
+        assert [notes.closes for notes in (first, second, ended, alive)] == [1, 1, 1, 1]
+        assert server.endpoint.connections == client.endpoint.connections == 0
+
+
+@run
+async def test_a_stranger_hears_the_code_and_no_reason() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=lambda conn, _: conn.close(CloseCode.REFUSED, "not on the list"))
+        dialled = make.make(dial_only=True).dial(server, on_connected=greet)
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (CloseCode.REFUSED, "", True)
+        assert server.accepted[0].ended == (CloseCode.REFUSED, "not on the list", False)
+
+
+@run
+async def test_a_lost_close_is_said_again_to_late_packets() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        relay = Relay(server.address)
+        dialled = make.make(dial_only=True).dial(relay.address, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        await asyncio.sleep(0.1)
+        assert server.accepted[0].conn is not None
+        assert dialled.conn is not None
+        relay.lose_to_dialer = True
+        server.accepted[0].conn.close(CloseCode.REPLACED)
+        await asyncio.sleep(0.05)
+        relay.lose_to_dialer = False
+        assert dialled.closes == 0
+        dialled.conn.send(M1)
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (CloseCode.REPLACED, "", True)
+        relay.close()
+
+
+def test_closed_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed, "CLOSING_PERIOD", 0.1)
+
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            server = make.make(on_frame=lambda conn, _: conn.close(CloseCode.REFUSED))
+            client = make.make(dial_only=True)
+            dialled = [client.dial(server, on_connected=greet) for _ in range(6)]
+            await until(lambda: all(notes.ended for notes in dialled))
+            assert server.routes > 0
+            await until(lambda: server.routes == client.routes == 0)
+            assert server.endpoint.pending == server.gate._admission.sources == 0
+
+    test()
+
+
+def test_closed_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed, "CLOSING_MAX", 2)
+
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            server = make.make(on_frame=lambda conn, _: conn.close(CloseCode.REFUSED))
+            client = make.make(dial_only=True)
+            dialled = [client.dial(server, on_connected=greet) for _ in range(6)]
+            await until(lambda: all(notes.ended for notes in dialled))
+            assert len(server.endpoint._table._closed) == len(client.endpoint._table._closed) == 2
+
+    test()
+
+
+@run
+async def test_stop_tells_every_peer_and_every_handler() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        up = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(up.frames) == 2)
+        pending = client.dial(server)
+        await until(lambda: pending.conn is not None and len(server.accepted) == 2)
+        server.endpoint.stop()
+        server.endpoint.stop()
+        assert [notes.ended for notes in server.accepted] == [(CloseCode.SHUTDOWN, "the node stops", False)] * 2
+        await until(lambda: up.ended and pending.ended)
+        assert up.ended == (CloseCode.SHUTDOWN, "the node stops", True)
+        assert pending.ended == (CloseCode.SHUTDOWN, "", True)
+        assert server.routes == server.endpoint.connections == 0
+        with pytest.raises(RuntimeError):
+            server.dial(client)
+
+
+@run
+async def test_a_fault_in_a_handler_ends_its_connection_only() -> None:
+    async with rigs() as make:
+
+        def break_(conn: Connection, frame_type: FrameType) -> None:
+            if frame_type is FrameType.REKEY:
+                raise ZeroDivisionError
+            answer(conn, frame_type)
+
+        server = make.make(on_frame=break_)
+        client = make.make(dial_only=True)
+        good = client.dial(server, on_connected=greet, on_frame=answer)
+        bad = client.dial(server, on_connected=lambda conn: conn.send(encode(FrameType.REKEY, b"")))
+        await until(lambda: bad.ended and len(good.frames) == 2)
+        assert bad.ended == (CloseCode.INTERNAL, "", True)
+        assert good.ended is None
+        assert server.endpoint.counters.pop("fault") == 1
+        assert server.events[0][0] == "internal_error"
+        assert isinstance(server.events[0][1]["error"], ZeroDivisionError)
+        assert server.events[0][1]["remote"] == client.address
+
+
+@run
+async def test_a_listener_that_stops_during_the_quic_handshake_is_not_taken_for_another_protocol() -> None:
+    async with rigs() as make:
+        server = make.make()
+        relay = Relay(server.address)
+        relay.lose_to_dialer = True
+        dialled = make.make(dial_only=True).dial(relay.address)
+        await until(lambda: server.endpoint.pending == 1)
+        relay.lose_to_dialer = False
+        server.endpoint.stop()
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (TRANSPORT_CODE, "closed during the QUIC handshake", True)
+        relay.close()
+
+
+@run
+async def test_an_endpoint_that_stops_accepting_is_silent_to_new_dialers_only() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        up = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(up.frames) == 2)
+        server.endpoint.stop_accepting()
+        late = client.dial(server, timeout=0.3)
+        await until(lambda: late.ended)
+        assert late.ended == (CloseCode.TIMEOUT, "no answer", False)
+        assert up.ended is None
+        assert up.conn is not None
+        up.conn.send(M1)
+        await until(lambda: len(up.frames) > 2)
+
+
+# ---- dialling nobody, or somebody else ----
+
+
+@run
+async def test_silence_is_no_answer() -> None:
+    async with rigs() as make:
+        silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        silent.bind(("127.0.0.1", 0))
+        client = make.make(dial_only=True)
+        dialled = [
+            client.dial(Address("127.0.0.1", silent.getsockname()[1]), timeout=0.2),
+            client.dial(Address("127.0.0.1", 9), timeout=0.2),
+            client.dial(client, timeout=0.2),
+        ]
+        await until(lambda: all(notes.ended for notes in dialled))
+        assert {notes.ended for notes in dialled} == {(CloseCode.TIMEOUT, "no answer", False)}
+        silent.close()
+
+
+@run
+async def test_an_address_that_the_socket_cannot_reach_is_named() -> None:
+    async with rigs() as make:
+        dialled = make.make(dial_only=True).dial(Address("2001:db8::1", 9), timeout=0.1)
+        await until(lambda: dialled.ended)
+        assert dialled.ended is not None
+        assert dialled.ended[1].startswith("no answer (")
+        assert "IPv4 socket" in dialled.ended[1]
+
+
+@run
+async def test_another_protocol_is_told_apart_from_silence() -> None:
+    async with rigs() as make:
+        server = make.make()
+        server.endpoint._server_configuration.alpn_protocols = ["h3"]
+        dialled = make.make(dial_only=True).dial(server)
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (TRANSPORT_CODE, "the peer does not speak cryprq/1", False)
+        assert not server.accepted
+
+
+@run
+async def test_another_quic_version_is_told_apart_from_silence() -> None:
+    async with rigs() as make:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(2)
+        sock.bind(("127.0.0.1", 0))
+        client = make.make(dial_only=True)
+        dialled = client.dial(Address("127.0.0.1", sock.getsockname()[1]))
+        client.endpoint._table.flush()
+        data, remote = sock.recvfrom(2000)
+        destination, source = data[6:14], data[15:23]
+        negotiation = b"\xc0" + bytes(4) + b"\x08" + source + b"\x08" + destination + bytes.fromhex("6b3343cf")
+        sock.sendto(negotiation, remote)
+        await until(lambda: dialled.ended)
+        assert dialled.ended == (TRANSPORT_CODE, "the peer does not speak QUIC version 1", False)
+        sock.close()
+
+
+@run
+async def test_a_listener_without_the_key_of_its_certificate_is_refused() -> None:
+    """No chain is checked, but the CertificateVerify signature is: the channel binding rests on it."""
+    async with rigs() as make:
+        server = make.make()
+        server.endpoint._server_configuration.private_key = ec.generate_private_key(ec.SECP256R1())
+        dialled = make.make(dial_only=True).dial(server)
+        await until(lambda: dialled.ended)
+        assert dialled.conn is None
+        assert dialled.ended is not None
+        assert dialled.ended[0] == TRANSPORT_CODE
+        assert dialled.ended[1].startswith("QUIC error 0x133")
+        assert not server.accepted
+
+
+# ---- paths and timers ----
+
+
+@run
+async def test_the_listener_follows_a_dialer_that_moves() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        relay = Relay(server.address)
+        dialled = make.make(dial_only=True).dial(relay.address, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        accepted = server.accepted[0]
+        assert accepted.conn is not None
+        assert dialled.conn is not None
+        assert accepted.conn.remote.port == relay.outer_port
+        for n in range(3):
+            relay.move()
+            dialled.conn.send(encode(FrameType.REKEY, b""))
+            await until(lambda n=n: len(accepted.frames) == 3 + n)  # type: ignore[misc]
+            await until(lambda: accepted.conn.remote.port == relay.outer_port)  # type: ignore[union-attr]
+            accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
+            await until(lambda n=n: len(dialled.frames) == 3 + n)  # type: ignore[misc]
+        relay.close()
+
+
+@run
+async def test_keepalive_holds_an_idle_connection_and_silence_ends_it_at_both_ends() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer, idle_timeout=1.0)
+        relay = Relay(server.address)
+        client = make.make(dial_only=True, idle_timeout=1.0, keepalive=0.3)
+        dialled = client.dial(relay.address, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        await asyncio.sleep(1.6)
+        assert dialled.closes == 0
+        assert server.accepted[0].closes == 0
+        loop = asyncio.get_running_loop()
+        relay.lose_to_dialer = relay.lose_to_listener = True
+        cut = loop.time()
+        await until(lambda: dialled.ended)
+        assert 0.6 < loop.time() - cut < 1.2
+        assert dialled.ended == (CloseCode.TIMEOUT, "idle timeout", False)
+        assert dialled.conn is not None
+        assert dialled.conn.ended is Ended.IDLE
+        await until(lambda: server.accepted[0].ended)
+        assert server.accepted[0].ended == (TRANSPORT_CODE, "idle timeout", False)
+        relay.close()
+
+
+@run
+async def test_m2_tokens_run_out() -> None:
+    async with rigs() as make:
+        endpoint = make.make().endpoint
+        granted = sum(endpoint.allow_m2() for _ in range(RESPONSE_BURST * 2))
+        assert RESPONSE_BURST <= granted < RESPONSE_BURST * 1.5
+
+
+# ---- batches ----
+
+
+@run
+async def test_a_batch_that_the_kernel_merged_is_walked_by_segment() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        server.sock.setsockopt(17, 104, 1)  # UDP_GRO
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.bind(("127.0.0.1", 0))
+        records = [bytes([1, n]) + bytes(98) for n in range(5)] + [b"\x01last"]
+        sender.sendmsg([b"".join(records)], [(17, 103, struct.pack("=H", 100))], 0, server.address[:2])  # UDP_SEGMENT
+        await until(lambda: len(server.records) == 6)
+        here = Address("127.0.0.1", sender.getsockname()[1])
+        assert server.records == [(record, here, "127.0.0.1") for record in records]
+        assert server.endpoint.counters["received"] == 6
+        sender.close()
+
+
+@run
+async def test_quic_and_records_mixed_in_one_batch_both_arrive() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        relay = Relay(server.address)
+        client = make.make(dial_only=True)
+        relay.lose_to_listener = True
+        dialled = client.dial(relay.address, on_connected=greet, on_frame=answer)
+        await until(lambda: relay.seen)
+        size = len(relay.seen[0])
+        relay.lose_to_listener = False
+        record = b"\x01" + bytes(size - 1)
+        merged = list(segments(record + relay.seen[0] + record, size))
+        batches = [(merged, Address("127.0.0.1", relay.outer_port), "127.0.0.1")]
+        receive = server.endpoint._udp.receive
+        server.endpoint._udp.receive = lambda: batches.pop() if batches else receive()  # type: ignore[method-assign]
+        server.endpoint._readable()
+        await until(lambda: len(dialled.frames) == 2)
+        assert [data for data, _, _ in server.records] == [record, record]
+        relay.close()
+
+
+@run
+async def test_datagrams_from_a_data_socket_serve_as_well() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        # Nothing reads the listener's own socket: everything comes through receive(), as a plain tuple.
+        asyncio.get_running_loop().remove_reader(server.sock.fileno())
+        dialled = client.dial(server, on_connected=greet, on_frame=answer)
+
+        def pump() -> bool:
+            while (batch := server.endpoint._udp.receive()) is not None:
+                (data,), remote, local = batch
+                server.endpoint.receive(data, tuple(remote), local)  # type: ignore[arg-type]
+            return len(dialled.frames) == 2
+
+        await until(pump)
+        server.endpoint.receive(b"\x01record", client.address, None)
+        server.endpoint.receive(b"", client.address, None)
+        assert server.records == [(b"\x01record", client.address, None)]
+
+
+def test_reasons_from_a_peer_are_printable_and_short() -> None:
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            server = make.make(on_frame=answer)
+            dialled = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)
+            await until(lambda: len(dialled.frames) == 2)
+            assert dialled.conn is not None
+            dialled.conn.quic.close(error_code=0, reason_phrase="a\x1b[31m\nb=\u202e" + "c" * 200)
+            dialled.conn._owner.touch(dialled.conn)
+            await until(lambda: server.accepted[0].ended)
+            assert server.accepted[0].ended == (0, "a[31mb=" + "c" * 54, True)
+            assert REASON_MAX == 64
+
+    test()

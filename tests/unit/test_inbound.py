@@ -1,0 +1,470 @@
+"""Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory.
+
+The stand-ins for connection, allowlist and reporter have what these two ask of them, which is all that ``arg-type`` is
+ignored for here.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from cryprq._fastpath import PeerStats
+from cryprq.address import Address
+from cryprq.errors import MachineError
+from cryprq.peer_id import PeerId
+from cryprq.peers.inbound import Admittance, Inbound
+from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
+from cryprq.protocol.frames import CloseCode, FrameType
+from cryprq.protocol.parameters import Parameters
+from tests.rigs.fakes import DIALER, FakeConnection, Side, identity
+from tests.rigs.fakes import LISTENER as GATEWAY
+
+
+class FakeAllowlist:
+    """Permits, and assigns, what the test says."""
+
+    def __init__(self, *permitted: PeerId) -> None:
+        self.permitted = set(permitted)
+        self.networks: tuple[Any, ...] = (ip_network("10.9.0.2/32"),)
+
+    def permits(self, peer_id: PeerId) -> bool:
+        return peer_id in self.permitted
+
+    def networks_for(self, _: PeerId) -> tuple[Any, ...]:
+        return self.networks
+
+    def assignment_for(self, _: PeerId) -> tuple[Any, ...]:
+        return (ip_interface("10.9.0.2/24"),)
+
+
+class Timer:
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class End(Side):
+    """A side that can listen and dial."""
+
+    def __init__(self, number: int, other: int, clock: Callable[[], float]) -> None:
+        super().__init__(number, other)
+        self.clock = clock
+        self.settings = HandshakeSettings(
+            identity=self.identity, lanes=1, aeads=(1, 2), rotate_secs=300, mtu=1420, indices=self.pool
+        )
+        self.allowlist = FakeAllowlist(identity(other).peer_id)
+        self.obtain_error: MachineError | None = None
+        self.taken: list[Parameters] = []
+        self.refusal: str | None = None
+        self.outcomes: list[Outcome] = []
+        self.timers: list[Timer] = []
+        self.tokens = 100
+        self.admittance = Admittance(
+            settings=self.settings,
+            allowlist=self.allowlist,  # type: ignore[arg-type]
+            announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
+            obtain=self._obtain,
+            allowed=self.allowlist.networks_for,
+            allow_m2=self._allow_m2,
+            reporter=self.observer,  # type: ignore[arg-type]
+            clock=clock,
+        )
+
+    def _obtain(self, _: PeerId) -> Any:
+        if self.obtain_error is not None:
+            raise self.obtain_error
+        return self.peer
+
+    def _allow_m2(self) -> bool:
+        self.tokens -= 1
+        return self.tokens >= 0
+
+    def _take(self, _: Any, parameters: Parameters, __: Address) -> str | None:
+        self.taken.append(parameters)
+        return self.refusal
+
+    def _later(self, _: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(call))
+        return self.timers[-1]
+
+    def dial(self) -> Outbound:
+        return Outbound(
+            self.peer,
+            GATEWAY,
+            self.settings,
+            timeout=3.0,
+            take=self._take,
+            ended=self.outcomes.append,
+            reporter=self.observer,  # type: ignore[arg-type]
+            clock=self.clock,
+            call_later=self._later,
+        )
+
+
+class Path:
+    """A connection between two ends, message by message. ``step`` does one thing and says whether there was one."""
+
+    def __init__(self, dialer: End, listener: End) -> None:
+        self.here, self.there = FakeConnection(GATEWAY), FakeConnection(DIALER, "192.0.2.1")
+        self.outbound, self.inbound = dialer.dial(), listener.admittance.accept(self.there)  # type: ignore[arg-type]
+        self.outbound.begin(self.here)  # type: ignore[arg-type]
+        self.ends: list[tuple[Any, Any, Outbound | Inbound]] = [
+            (self.here, self.there, self.inbound),
+            (self.there, self.here, self.outbound),
+        ]
+        self.queues: list[deque[tuple[FrameType, bytes, bytes]]] = [deque(), deque()]
+        self.gone = [False, False]
+        self.inbound.connected(self.there)  # type: ignore[arg-type]
+        self.outbound.connected(self.here)  # type: ignore[arg-type]
+
+    def step(self) -> bool:
+        for which, (sender, receiver, handler) in enumerate(self.ends):
+            self.queues[which].extend(sender.frames())
+            if self.queues[which]:
+                frame = self.queues[which].popleft()
+                if receiver.closed_with is None:
+                    handler.frame(receiver, *frame)
+                return True
+        for which, (sender, receiver, handler) in enumerate(self.ends):
+            if sender.closed_with is not None and not self.gone[which]:
+                self.gone[which] = True
+                if receiver.closed_with is None:
+                    handler.closed(receiver, int(sender.closed_with), "", True)
+                    return True
+        return False
+
+    def run(self) -> None:
+        while self.step():
+            pass
+
+
+class Net:
+    """Two ends; ``run`` carries everything on all paths, in the order that ``choose`` picks."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.left, self.right = End(0, 1, self.clock), End(1, 0, self.clock)
+        self.left.plane.others, self.right.plane.others = [self.right.plane], [self.left.plane]
+        self.paths: list[Path] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def path(self, dialer: End, listener: End) -> Path:
+        self.paths.append(Path(dialer, listener))
+        return self.paths[-1]
+
+    def records(self, end: End) -> bool:
+        events = end.plane.events()
+        for event in events:
+            end.peer.event(event.rx_index, event.flags, self.now)
+        return bool(events)
+
+    def run(self, choose: random.Random | None = None) -> None:
+        """Until nothing is left to do."""
+        while True:
+            things: list[Callable[[], bool]] = [path.step for path in self.paths]
+            things += [partial(self.records, end) for end in (self.left, self.right)]
+            if choose is not None:
+                choose.shuffle(things)
+            if not any(thing() for thing in things):
+                return
+
+    def pass_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            for end in (self.left, self.right):
+                end.peer.handle_timers(self.now)
+            self.run()
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net()
+
+
+def test_handshake_gives_both_ends_a_session(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.left.peer.up
+    assert net.right.peer.up
+    assert net.left.outcomes == [Outcome.SESSION]
+    assert path.outbound.answered
+    assert path.outbound.over
+    assert path.here.is_authenticated
+    assert path.there.is_authenticated
+    assert all(timer.cancelled for timer in net.left.timers)
+    complete = net.right.observer.last("handshake_complete")
+    assert complete[0] == net.left.identity.peer_id
+    assert complete[2] == "inbound"
+
+
+def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
+    net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60)  # type: ignore[arg-type]
+    net.path(net.left, net.right)
+    net.run()
+    (told,) = net.left.taken
+    assert told.addresses == (ip_interface("10.9.0.2/24"),)
+    assert told.routes == (ip_network("10.9.0.0/24"),)
+    assert told.mtu == 1420
+    assert told.rotate_secs == 60
+    assert net.left.peer.current is not None
+    assert net.left.peer.current.session.rotate_secs == 60
+
+
+def test_peer_outside_the_allowlist_is_denied_and_the_dialer_told_what_to_check(net: Net) -> None:
+    net.right.allowlist.permitted.clear()
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("peer_denied")[0] == net.left.identity.peer_id
+    assert net.right.observer.fields("handshake_failed")["quiet"]
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert path.there.failures == 1
+    assert net.right.peer.idle
+    assert net.left.outcomes == [Outcome.REFUSED]
+    assert net.left.observer.last("handshake_failed")[0] == "refused"
+    assert f"--allow-peer {net.left.identity.peer_id}" in net.left.observer.fields("handshake_failed")["hint"]
+    assert not len(net.left.pool)
+    assert not len(net.right.pool)
+
+
+def test_wrong_peer_id_gets_no_answer_that_tells_anything(net: Net) -> None:
+    net.right.admittance.settings = replace(net.right.settings, identity=identity(2))
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("handshake_failed")[0] == "knock"
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert "check --peer" in net.left.observer.fields("handshake_failed")["hint"]
+
+
+def test_frame_out_of_order_is_refused_like_anything_else(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    path.inbound.frame(path.there, FrameType.REKEY, b"", b"")  # type: ignore[arg-type]
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert path.there.failures == 1
+    assert not len(net.right.pool)
+
+
+def test_no_token_for_m2_is_no_failure_of_the_source(net: Net) -> None:
+    net.right.tokens = 0
+    path = net.path(net.left, net.right)
+    net.run()
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert path.there.failures == 0
+    assert net.right.observer.last("handshake_failed")[0] == "busy"
+
+
+def test_full_tunnel_network_refuses_without_a_session(net: Net) -> None:
+    net.right.obtain_error = MachineError("no free address")
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("handshake_failed")[0] == "no_address"
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert net.right.peer.idle
+    assert path.there.failures == 0
+
+
+def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None:
+    net.right.allowlist.networks = (ip_network("192.0.2.0/24"),)
+    net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("handshake_failed")[0] == "endpoint_covered"
+    assert net.right.peer.idle
+
+
+def test_parameters_that_the_dialer_refuses_end_the_handshake(net: Net) -> None:
+    net.left.refusal = "the gateway announces 192.0.2.0/24, which contains its own address"
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.left.observer.fields("handshake_failed")["hint"] == net.left.refusal
+    assert net.left.peer.idle
+    assert path.here.closed_with is CloseCode.REFUSED
+    assert not net.left.plane.epochs
+    net.pass_time(16)
+    assert not net.right.plane.epochs
+    assert not len(net.left.pool)
+    assert not len(net.right.pool)
+
+
+def test_stopping_listener_admits_nobody(net: Net) -> None:
+    net.right.admittance.stopping = True
+    path = net.path(net.left, net.right)
+    net.run()
+    assert path.there.closed_with is CloseCode.SHUTDOWN
+    assert net.left.outcomes == [Outcome.FAILED]
+    assert net.left.observer.last("handshake_failed")[0] == "shutdown"
+
+
+def test_handshake_that_is_under_way_when_the_listener_stops_ends_without_a_session(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    path.step()  # M1
+    path.step()  # M2: M3 is on its way
+    net.right.admittance.stopping = True
+    net.run()
+    assert path.there.closed_with is CloseCode.SHUTDOWN
+    assert net.right.peer.idle
+    assert not len(net.right.pool)
+
+
+@pytest.mark.parametrize(("steps", "failures"), [(0, 0), (1, 1)])
+def test_dialer_that_goes_after_m2_has_failed(net: Net, steps: int, failures: int) -> None:
+    """An M2 costs signatures and an encapsulation. Before it, a dialer may have found another way."""
+    path = net.path(net.left, net.right)
+    for _ in range(steps):
+        path.step()
+    path.inbound.closed(path.there, 3, "", True)  # type: ignore[arg-type]
+    assert path.there.failures == failures
+
+
+def test_dialer_that_gets_its_session_has_not_failed(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    path.inbound.closed(path.there, 0, "", True)  # type: ignore[arg-type]
+    assert path.there.failures == 0
+
+
+def test_handshake_that_stalls_is_given_up(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.left.timers[0].call()
+    assert path.here.closed_with is CloseCode.TIMEOUT
+    assert net.left.outcomes == [Outcome.FAILED]
+    assert net.left.observer.last("handshake_failed")[0] == "timeout"
+
+
+def test_abandoned_attempt_says_nothing(net: Net) -> None:
+    attempt = net.left.dial()
+    connection = FakeConnection(GATEWAY)
+    attempt.begin(connection)  # type: ignore[arg-type]
+    attempt.abandon()
+    attempt.connected(connection)  # type: ignore[arg-type]
+    attempt.closed(connection, 3, "", False)  # type: ignore[arg-type]
+    assert connection.closed_with is CloseCode.TIMEOUT
+    assert not connection.sent
+    assert net.left.outcomes == [Outcome.UNANSWERED]
+    assert not net.left.observer.calls
+
+
+def test_unanswered_attempt_keeps_the_reason(net: Net) -> None:
+    attempt = net.left.dial()
+    attempt.closed(FakeConnection(GATEWAY), -1, "no answer (Network is unreachable)", False)  # type: ignore[arg-type]
+    assert attempt.over
+    assert not attempt.answered
+    assert attempt.detail == "no answer (Network is unreachable)"
+    assert net.left.outcomes == [Outcome.UNANSWERED]
+
+
+def test_connection_lost_later_is_the_peers_affair(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    path.outbound.closed(path.here, -1, "idle timeout", False)  # type: ignore[arg-type]
+    path.inbound.closed(path.there, -1, "idle timeout", False)  # type: ignore[arg-type]
+    assert net.left.peer.wants_dial()
+    assert net.right.peer.current is not None
+    assert net.left.observer.last("control_lost")[2] == "idle timeout"
+
+
+def test_second_dial_of_the_larger_digest_is_a_duplicate(net: Net) -> None:
+    net.path(net.left, net.right)
+    net.run()
+    path = net.path(net.right, net.left)
+    net.run()
+    assert net.right.outcomes == [Outcome.DUPLICATE]
+    assert path.here.closed_with is CloseCode.DUPLICATE
+    assert not path.there.is_authenticated  # whoever does not close now has no connection for ever
+    assert path.there.failures == 0
+    assert len(net.left.plane.epochs) == len(net.right.plane.epochs) == 1
+    assert net.left.peer.current is not None
+    assert net.left.peer.current.dialled
+
+
+def test_session_that_outranks_a_dial_is_asked_whether_the_peer_still_has_it(net: Net) -> None:
+    """A peer that was killed and started again dials, while this side still takes the old connection for alive."""
+    first = net.path(net.left, net.right)
+    net.run()
+    assert first.here.probes == 0
+    net.path(net.right, net.left)
+    net.run()
+    assert first.here.probes == 1
+    first.outbound.closed(first.here, -1, "idle timeout", False)  # type: ignore[arg-type]
+    first.inbound.closed(first.there, -1, "idle timeout", False)  # type: ignore[arg-type]
+    assert net.left.peer.wants_dial()
+    net.path(net.right, net.left)
+    net.run()
+    assert net.right.outcomes[-1] is Outcome.SESSION
+
+
+@pytest.mark.parametrize("steps", range(14))
+def test_peer_removed_at_any_moment_has_no_session(net: Net, steps: int) -> None:
+    """During the handshake, before the first record, during a rotation, with another session about to take over."""
+    left, right = net.left, net.right
+    if steps >= 6:
+        net.path(left, right)
+        net.run()
+        assert left.peer.rotate(net.now + 2)  # and beside it a second handshake
+    path = net.path(left, right)
+    for _ in range(steps % 6 if steps < 12 else 20):
+        any(each.step() for each in net.paths)
+    if steps == 13:
+        net.records(right)
+    right.allowlist.permitted.clear()
+    right.permitted = False
+    right.peer.close(CloseCode.REFUSED, "not_allowlisted", net.now)
+    net.run()
+    assert right.peer.idle
+    assert not right.plane.epochs
+    for end in (left, right):
+        for timer in end.timers:
+            if not timer.cancelled and not path.outbound.over:
+                timer.call()
+        for _, call in end.delayed:
+            call()
+    net.run()
+    net.pass_time(16)
+    assert right.peer.idle
+    assert left.peer.current is None or left.peer.current.carrier is None
+    for end in (left, right):
+        assert len(end.pool) == len(end.plane.epochs)
+    assert "peer_connected" not in right.observer.names or right.observer.names.count("peer_disconnected") == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nodes_that_dial_each_other_agree_in_whatever_order_things_happen(net: Net, seed: int) -> None:
+    choose = random.Random(seed)
+    ends = [(net.left, net.right), (net.right, net.left)]
+    for dialer, listener in ends if seed % 2 else ends[::-1]:
+        net.path(dialer, listener)
+    net.run(choose)
+    net.pass_time(16)
+    left, right = net.left, net.right
+    assert left.peer.current is not None
+    assert right.peer.current is not None
+    assert left.peer.current.dialled  # the smaller digest
+    assert not right.peer.current.dialled
+    assert left.plane.epochs[left.active or 0].tx_index == right.active
+    assert right.plane.epochs[right.active or 0].tx_index == left.active
+    assert len(left.plane.epochs) == len(right.plane.epochs) == len(left.pool) == len(right.pool) == 1
+    assert not left.peer.wants_dial()
+    assert not right.peer.wants_dial()
+    for end in (left, right):
+        assert "peer_disconnected" not in end.observer.names
+
+
+def test_dialer_keeps_the_path_open_as_the_listener_asks(net: Net) -> None:
+    net.path(net.left, net.right)
+    net.run()
+    assert [link.keepalive for link in net.left.peer.links] == [10]
+    assert [link.keepalive for link in net.right.peer.links] == [None]
+    for side, empties in ((net.left, 1), (net.right, 0)):
+        side.plane.stats[side.peer.handle] = PeerStats(0, 0, 0, 0, 0, int((net.now - 10) * 1e9), 0)
+        before = len(side.plane.sent)
+        side.peer.look(net.now)
+        assert len(side.plane.sent) == before + empties

@@ -1,0 +1,113 @@
+"""The rtnetlink client, checked against what iproute2 reports of the same kernel."""
+
+import errno
+import json
+import socket
+from ipaddress import ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from cryprq.linux import netlink
+from cryprq.linux.netlink import Netlink, NetlinkError
+from lab import hosts
+
+
+@pytest.fixture
+def host(lab: hosts.Lab) -> hosts.Namespace:
+    """A namespace with an interface ``port`` that is down."""
+    host = lab.namespace("host")
+    host.ip("link add port type bridge")
+    return host
+
+
+def shown(host: hosts.Namespace, arguments: str) -> Any:
+    return json.loads(host.ip(f"-j -d {arguments}") or "[]")
+
+
+def open_in(host: hosts.Namespace) -> tuple[Netlink, int]:
+    with host.entered():
+        return Netlink(), socket.if_nametoindex("port")
+
+
+def test_set_link_changes_what_is_given_and_nothing_else(host: hosts.Namespace) -> None:
+    client, index = open_in(host)
+    with client:
+        client.set_link(index, mtu=1380, txqueuelen=1234, gso_max_segs=45)
+        (link,) = shown(host, "link show dev port")
+        assert (link["mtu"], link["txqlen"], link["gso_max_segs"]) == (1380, 1234, 45)
+        assert "UP" not in link["flags"]
+        client.set_link(index, up=True)
+        (link,) = shown(host, "link show dev port")
+        assert (link["mtu"], link["txqlen"], link["gso_max_segs"]) == (1380, 1234, 45)
+        assert "UP" in link["flags"]
+        client.set_link(index, up=False)
+        assert "UP" not in shown(host, "link show dev port")[0]["flags"]
+
+
+def test_no_link_local_leaves_the_interface_without_address(host: hosts.Namespace) -> None:
+    client, index = open_in(host)
+    with client:
+        client.set_no_link_local(index)
+        client.set_link(index, up=True)
+    assert shown(host, "link show dev port")[0]["inet6_addr_gen_mode"] == "none"
+    assert shown(host, "address show dev port")[0]["addr_info"] == []
+
+
+def test_addresses_come_with_their_network_and_go(host: hosts.Namespace) -> None:
+    client, index = open_in(host)
+    with client:
+        client.set_no_link_local(index)
+        client.set_link(index, up=True)
+        for text in ("10.66.0.1/24", "fd66::1/64"):
+            client.add_address(index, ip_interface(text))
+        four, six = shown(host, "address show dev port")[0]["addr_info"]
+        assert (four["local"], four["prefixlen"]) == ("10.66.0.1", 24)
+        assert (six["local"], six["prefixlen"], six.get("nodad")) == ("fd66::1", 64, True)
+        assert [route["dst"] for route in shown(host, "route show dev port")] == ["10.66.0.0/24"]
+        for text in ("10.66.0.1/24", "fd66::1/64"):
+            client.remove_address(index, ip_interface(text))
+        assert shown(host, "address show dev port")[0]["addr_info"] == []
+
+
+@pytest.mark.parametrize("text", ["10.77.0.0/16", "10.77.1.2/32", "fd77::/48", "fd77::5/128"])
+def test_routes_come_and_go(host: hosts.Namespace, text: str) -> None:
+    client, index = open_in(host)
+    network = ip_network(text)
+    show = f"-{network.version} route show dev port proto static"
+    with client:
+        client.set_link(index, up=True)
+        client.add_route(index, network)
+        (route,) = shown(host, show)
+        assert ip_network(route["dst"]) == network
+        with pytest.raises(NetlinkError) as caught:
+            client.add_route(index, network)
+        assert caught.value.errno == errno.EEXIST
+        client.remove_route(index, network)
+        assert shown(host, show) == []
+        with pytest.raises(NetlinkError) as caught:
+            client.remove_route(index, network)
+        assert caught.value.errno == errno.ESRCH
+
+
+def test_errors_carry_the_kernels_own_words(host: hosts.Namespace) -> None:
+    client, index = open_in(host)
+    with client:
+        with pytest.raises(NetlinkError) as caught:
+            client.set_link(index, mtu=0x7FFFFFFF)
+        assert caught.value.errno == errno.EINVAL
+        assert "mtu" in str(caught.value.strerror)  # from the extended acknowledgement
+        with pytest.raises(NetlinkError) as caught:
+            client.set_link(0x7FFFFFF0, up=True)
+        assert (caught.value.errno, caught.value.strerror) == (errno.ENODEV, "No such device")
+        with pytest.raises(NetlinkError) as caught:
+            client.remove_address(index, ip_interface("10.0.0.9/24"))
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_attributes_are_padded_and_damaged_ones_end_the_list() -> None:
+    first, second = netlink._attribute(3, b"abcde"), netlink._u32(4, 7)
+    assert len(first) == 12
+    assert list(netlink._attributes(first + second)) == [(3, b"abcde"), (4, b"\x07\x00\x00\x00")]
+    assert list(netlink._attributes(first + b"\xff\xff\x01\x00")) == [(3, b"abcde")]
+    assert list(netlink._attributes(b"\x00\x00\x01\x00")) == []

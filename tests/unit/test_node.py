@@ -1,0 +1,564 @@
+"""Nodes in this process: real control channels over loopback, machine and data plane in memory."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from dataclasses import replace
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from cryprq.config.identity_file import create_identity, load_identity
+from cryprq.config.node_config import NodeConfig
+from cryprq.errors import ConfigError, MachineError
+from cryprq.multiaddr import Multiaddr
+from cryprq.node import daemon
+from cryprq.node import node as node_module
+from cryprq.node.node import Node
+from cryprq.node.reload import merge
+from cryprq.peer_id import PeerId
+from cryprq.protocol.constants import PROMOTE_TIMEOUT
+from cryprq.quic.endpoint import Endpoint
+from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.http import HttpServer
+from cryprq.telemetry.logs import Log
+from tests.rigs.fakes import FakePlane, identity
+from tests.unit.test_allowed_ips import FakeDevice
+
+WAIT = 10.0
+
+
+class EventPlane(FakePlane):
+    """Wakes the loop as the compiled one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.dead: str | None = None
+
+    def send_empty(self, rx_index: int) -> None:
+        super().send_empty(rx_index)
+        for other in self.others:
+            if other.pending_events:
+                os.eventfd_write(other.event_fd, 1)  # type: ignore[attr-defined]
+
+    def events(self) -> Any:
+        try:
+            os.eventfd_read(self.event_fd)
+        except BlockingIOError:
+            pass
+        return super().events()
+
+    def quic_datagrams(self) -> list[Any]:
+        return []
+
+    def inject(self, data: bytes, remote: Any, local: Any) -> None:
+        raise AssertionError("no record is sent here")
+
+    def drops(self) -> dict[tuple[str, str], int]:
+        return {("in", "replay"): 3, ("out", "no_key"): 0}
+
+
+class FakeMachine:
+    """A machine whose only real part is socket 0, on loopback. A ``Node`` asks no more of one, but ``arg-type`` knows
+    only the real kind."""
+
+    opened: ClassVar["list[FakeMachine]"] = []
+
+    def __init__(self, config: NodeConfig) -> None:
+        control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        control.bind(("127.0.0.1", 0))
+        control.setblocking(False)
+        self.plane: Any = EventPlane()
+        self.tun = FakeDevice()
+        self.tun.name = config.tun_name  # type: ignore[attr-defined]
+        self.sockets = SimpleNamespace(control=control, family=socket.AF_INET, port=control.getsockname()[1])
+        self.started = self.closed = False
+        FakeMachine.opened.append(self)
+        for other in FakeMachine.opened:
+            if other is not self:
+                other.plane.others.append(self.plane)
+                self.plane.others.append(other.plane)
+
+    def start(self) -> None:
+        self.started = True
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self.plane.event_fd)
+            self.sockets.control.close()
+
+    def failure(self) -> str | None:
+        dead: str | None = self.plane.dead
+        return dead
+
+    def offloads(self) -> dict[str, str]:
+        return {"uso": "on", "tso4": "off"}
+
+
+class Lab:
+    """Nodes of one test; ``config`` makes configurations whose files are in the test's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.logs: dict[int, io.StringIO] = {}
+
+    def config(self, number: int, **settings: Any) -> NodeConfig:
+        path = self.directory / f"identity-{number}"
+        if not path.exists():
+            create_identity(path)
+        socket_path = self.directory / f"{number}.sock"
+        return NodeConfig(identity=path, control_socket=socket_path, tun_name=f"tun{number}", **settings)
+
+    def listener(self, **settings: Any) -> NodeConfig:
+        settings.setdefault("tun_addresses", (ip_interface("10.9.0.1/24"),))
+        return self.config(0, listen=Multiaddr.parse("/ip4/127.0.0.1/udp/0/quic-v1"), **settings)
+
+    def node(self, config: NodeConfig, **options: Any) -> Node:
+        stream = io.StringIO()
+        node = Node(config, log=Log("debug", "json", stream), machine=FakeMachine, **options)  # type: ignore[arg-type]
+        self.logs[id(node)] = stream
+        return node
+
+    def events(self, node: Node, name: str) -> list[dict[str, Any]]:
+        entries = [json.loads(line) for line in self.logs[id(node)].getvalue().splitlines()]
+        return [entry for entry in entries if entry["event"] == name]
+
+    async def event(self, node: Node, name: str, count: int = 1) -> dict[str, Any]:
+        for _ in range(round(WAIT / 0.01)):
+            if len(found := self.events(node, name)) >= count:
+                return found[count - 1]
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"no {name} in\n{self.logs[id(node)].getvalue()}")
+
+    def id_of(self, number: int) -> PeerId:
+        return load_identity(self.config(number, peers=(dial_target(identity(3).peer_id, 1),)).identity).peer_id
+
+
+def dial_target(peer_id: PeerId, port: int, host: str = "127.0.0.1") -> Multiaddr:
+    return Multiaddr("ip4", host, port, peer_id)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Any:
+    FakeMachine.opened = []
+    yield Lab(tmp_path)
+    assert all(machine.closed for machine in FakeMachine.opened)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 30))
+
+
+def target_of(node: Node) -> Multiaddr:
+    assert node.listen_addr is not None
+    return node.listen_addr
+
+
+def test_dialer_gets_address_routes_and_a_session(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()}, routes=(ip_network("192.168.7.0/24"),))
+        async with lab.node(config) as gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            await lab.event(dialer, "peer_connected")
+            await lab.event(gateway, "peer_connected")
+            status = dialer.status()
+            (peer,) = status.peers
+            assert status.addresses == ("10.9.0.2/24",)
+            assert peer.connected
+            assert peer.addresses == ("10.9.0.2",)
+            assert peer.allowed_ips == ("10.9.0.0/24", "192.168.7.0/24")
+            assert (peer.direction, peer.aead[:3], peer.epoch) == ("outbound", "aes", 0)
+            (peer,) = gateway.status().peers
+            assert peer.addresses == ("10.9.0.2",)
+            assert peer.allowed_ips == ("10.9.0.2/32",)
+            assert gateway.status().listen_addr == str(gateway.listen_addr)
+            assert gateway.status().drops == {"in": {"replay": 3}, "out": {"no_key": 0}}
+            assert FakeMachine.opened[1].tun.routes == {ip_network("192.168.7.0/24")}
+            rendered = gateway._metrics.render()[0].decode()
+            assert "cryprq_current_peers 1.0" in rendered
+            assert 'cryprq_dropped_packets_total{direction="in",reason="replay"} 3.0' in rendered
+
+    run(scenario())
+
+
+def test_rotation_by_hand(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()})
+        async with lab.node(config) as gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            await lab.event(gateway, "peer_connected")
+            assert gateway.rotate() == (dialer.peer_id,)
+            entry = await lab.event(dialer, "key_rotation")
+            assert (entry["epoch"], entry["status"]) == (1, "success")
+            await lab.event(gateway, "key_rotation")
+            with pytest.raises(LookupError):
+                gateway.rotate(identity(3).peer_id)
+
+    run(scenario())
+
+
+def test_node_that_stops_tells_its_peers_and_is_quick_about_it(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()})
+        gateway = lab.node(config)
+        await gateway.__aenter__()
+        async with lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            await lab.event(dialer, "peer_connected")
+            before = asyncio.get_running_loop().time()
+            await gateway.__aexit__(None, None, None)
+            assert asyncio.get_running_loop().time() - before < 2
+            assert (await lab.event(dialer, "peer_disconnected"))["reason"] == "peer_shutdown"
+            assert FakeMachine.opened[0].closed
+            assert not FakeMachine.opened[1].plane.epochs
+            # routes and addresses stay: packets must not take another way while the tunnel is down
+            assert FakeMachine.opened[1].tun.addresses == [ip_interface("10.9.0.2/24")]
+            assert FakeMachine.opened[1].plane.routes
+            assert lab.events(gateway, "node_stopped")
+            assert gateway.health.reason() == "stopping"
+
+    run(scenario())
+
+
+def test_stranger_is_denied_and_counted(lab: Lab) -> None:
+    async def scenario() -> None:
+        async with (
+            lab.node(lab.listener()) as gateway,
+            lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer,
+        ):
+            failed = await lab.event(dialer, "handshake_failed")
+            assert failed["reason"] == "refused"
+            assert str(dialer.peer_id) in failed["hint"]
+            denied = await lab.event(gateway, "peer_denied")
+            assert (denied["peer_id"], denied["reason"]) == (str(dialer.peer_id), "not_allowlisted")
+            assert "cryprq_peers_denied_total 1.0" in gateway._metrics.render()[0].decode()
+            assert not gateway.status().peers
+
+    run(scenario())
+
+
+def test_reload_cuts_off_a_removed_peer_and_admits_a_new_one(lab: Lab) -> None:
+    async def scenario() -> None:
+        one, two = lab.id_of(1), lab.id_of(2)
+        wanted: list[Any] = []
+        config = lab.listener(allow_peers={one: (ip_network("10.9.0.50/32"),)})
+        gateway = lab.node(config, reload=lambda: wanted[-1])
+        async with gateway:
+            own = (ip_interface("10.9.0.50/24"),)
+            first = lab.node(lab.config(1, peers=(target_of(gateway),), tun_addresses=own))
+            second = lab.node(lab.config(2, peers=(target_of(gateway),), tun_addresses=own))
+            async with first, second:
+                await lab.event(first, "peer_connected")
+                await lab.event(second, "handshake_failed")
+                # the network moves from one peer to the other in a single reload
+                wanted.append(replace(config, allow_peers={two: (ip_network("10.9.0.50/32"),)}, mtu=1400))
+                gateway.reload()
+                reloaded = await lab.event(gateway, "config_reloaded")
+                assert (reloaded["added"], reloaded["removed"], reloaded["needs_restart"]) == (1, 1, "mtu")
+                assert (await lab.event(first, "peer_disconnected"))["reason"] == "peer_not_allowlisted"
+                await lab.event(second, "peer_connected")
+                (peer,) = gateway.status().peers
+                assert peer.peer_id == str(two)
+                assert peer.allowed_ips == ("10.9.0.50/32",)
+                assert gateway.status().mtu == 1420
+                assert not lab.events(gateway, "network_refused")
+
+    run(scenario())
+
+
+def test_peer_whose_address_a_reload_gives_away_is_told_the_new_one(lab: Lab) -> None:
+    async def scenario() -> None:
+        one, two = lab.id_of(1), lab.id_of(2)
+        config = lab.listener(allow_peers={one: (), two: ()})
+        wanted = replace(config, allow_peers={one: (), two: (), identity(3).peer_id: (ip_network("10.9.0.2/32"),)})
+        gateway = lab.node(config, reload=lambda: wanted)
+        async with gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as first:
+            await lab.event(first, "peer_connected")
+            async with lab.node(lab.config(2, peers=(target_of(gateway),))) as second:
+                await lab.event(second, "peer_connected")
+                assert first.status().addresses == ("10.9.0.2/24",)
+                gateway.reload()
+                assert (await lab.event(first, "peer_disconnected"))["reason"] == "peer_address_changed"
+                await lab.event(first, "peer_connected", 2)
+                assert first.status().addresses == ("10.9.0.4/24",)
+                assert not lab.events(second, "peer_disconnected")
+                assert second.status().addresses == ("10.9.0.3/24",)
+
+    run(scenario())
+
+
+def test_wrong_configuration_on_reload_changes_nothing(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()})
+
+        def broken() -> NodeConfig:
+            raise ConfigError("--mtu 1 is out of range")
+
+        gateway = lab.node(config, reload=broken)
+        async with gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            await lab.event(dialer, "peer_connected")
+            gateway.reload()
+            assert (await lab.event(gateway, "config_rejected"))["error"] == "--mtu 1 is out of range"
+            assert gateway.config is config
+            own = replace(config, allow_peers={gateway.peer_id: ()})
+            gateway._read_config = lambda: own
+            gateway.reload()
+            await lab.event(gateway, "config_rejected", 2)
+            assert gateway.status().peers[0].connected
+
+    run(scenario())
+
+
+def test_reload_starts_and_stops_dialling(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()})
+        async with lab.node(config) as gateway:
+            nobody = dial_target(identity(3).peer_id, 1)
+            wanted = lab.config(1, peers=(target_of(gateway),))
+            dialer = lab.node(lab.config(1, peers=(nobody,)), reload=lambda: wanted)
+            async with dialer:
+                dialer.reload()
+                await lab.event(dialer, "peer_connected")
+                assert [peer.peer_id for peer in dialer.status().peers] == [str(gateway.peer_id)]
+                assert list(dialer._roster._dialers) == [gateway.peer_id]
+
+    run(scenario())
+
+
+def test_any_peer_is_let_in_with_allow_any_and_forgotten_when_gone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "TICK", 0.05)
+
+    async def scenario() -> None:
+        async with lab.node(lab.listener(allow_any=True)) as gateway:
+            assert lab.events(gateway, "allow_any")
+            async with lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+                await lab.event(dialer, "peer_connected")
+                assert len(gateway.status().peers) == 1
+            await lab.event(gateway, "peer_disconnected")
+            await asyncio.sleep(0.2)
+            assert not gateway.status().peers
+            assert FakeMachine.opened[0].plane.routes == []
+
+    run(scenario())
+
+
+def test_endpoint_inside_the_peers_own_network_is_not_dialled(lab: Lab) -> None:
+    async def scenario() -> None:
+        there = identity(3).peer_id
+        # names are checked when they are resolved; the configuration cannot know them
+        config = lab.config(
+            1,
+            peers=(Multiaddr("dns4", "127.0.0.1", 9, there),),
+            tun_addresses=(ip_interface("10.9.0.2/24"),),
+            allow_peers={there: (ip_network("127.0.0.0/8"),)},
+        )
+        async with lab.node(config) as dialer:
+            error = (await lab.event(dialer, "transport_error"))["error"]
+            assert error.startswith("Select(Failed)")
+            assert "swallow itself" in error
+
+    run(scenario())
+
+
+def test_gateway_cannot_announce_the_network_of_another_gateway(lab: Lab) -> None:
+    async def scenario() -> None:
+        elsewhere = dial_target(identity(3).peer_id, 9, "198.51.100.9")
+        config = lab.listener(allow_peers={lab.id_of(1): ()}, routes=(ip_network("198.51.100.0/24"),))
+        async with lab.node(config) as gateway:
+            async with lab.node(lab.config(1, peers=(target_of(gateway), elsewhere))) as dialer:
+                failed = await lab.event(dialer, "handshake_failed")
+                assert failed["reason"] == "parameters"
+                assert "the address 198.51.100.9 of another peer" in failed["hint"]
+                assert not FakeMachine.opened[1].tun.routes
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("part", ["machine", "start", "endpoint", "http", "control"])
+def test_failure_while_starting_leaves_nothing_behind(lab: Lab, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MachineError("not on this machine")
+
+    where = {
+        "machine": (FakeMachine, "__init__"),
+        "start": (FakeMachine, "start"),
+        "endpoint": (Endpoint, "start"),
+        "http": (HttpServer, "start"),
+        "control": (AdminSocket, "start"),
+    }
+    monkeypatch.setattr(*where[part], fail)
+
+    async def scenario() -> None:
+        before = asyncio.all_tasks()
+        node = lab.node(lab.listener(metrics_addr=("127.0.0.1", 0)))
+        with pytest.raises(MachineError, match="not on this machine"):
+            await node.__aenter__()
+        assert node.health.reason() == "stopping"
+        assert asyncio.all_tasks() == before
+        assert not (lab.directory / "0.sock").exists()
+
+    run(scenario())
+
+
+def test_fault_while_stopping_leaves_nothing_else_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with lab.node(lab.listener()) as node:
+            monkeypatch.setattr(node._endpoint, "stop", lambda: 1 // 0)
+        assert FakeMachine.opened[0].closed
+        assert "division" in lab.events(node, "internal_error")[0]["error"]
+        assert lab.events(node, "node_stopped")
+
+    run(scenario())
+
+
+def test_own_peer_id_is_a_configuration_error(lab: Lab) -> None:
+    async def scenario() -> None:
+        with pytest.raises(ConfigError, match="own peer ID"):
+            await lab.node(lab.listener(allow_peers={lab.id_of(0): ()})).__aenter__()
+
+    run(scenario())
+
+
+def test_health_follows_start_failure_and_stop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "TICK", 0.02)
+
+    async def scenario() -> None:
+        node = lab.node(lab.listener())
+        assert node.health.reason() == "starting"
+        async with node:
+            assert node.health.reason() is None
+            assert lab.events(node, "node_started")
+            ready = lab.events(node, "listener_ready")[0]
+            assert Multiaddr.parse(ready["listen_addr"]).peer_id == node.peer_id
+            FakeMachine.opened[0].plane.dead = "rx worker: Bad file descriptor"
+            assert (await lab.event(node, "node_failed"))["reason"] == "rx worker: Bad file descriptor"
+            await asyncio.sleep(0.1)
+            assert len(lab.events(node, "node_failed")) == 1
+            assert not node.status().healthy
+
+    run(scenario())
+
+
+def test_session_that_is_never_proven_is_wiped_by_the_nodes_timer(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryprq.protocol.session.PROMOTE_TIMEOUT", 0.2)
+    assert PROMOTE_TIMEOUT == 15
+
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()})
+        async with lab.node(config) as gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            FakeMachine.opened[1].plane.cut = True
+            await lab.event(gateway, "handshake_complete")
+            await asyncio.sleep(0.5)
+            assert not lab.events(gateway, "peer_connected")
+            FakeMachine.opened[1].plane.cut = False
+            await lab.event(dialer, "peer_connected")  # by a new dial
+
+    run(scenario())
+
+
+def test_node_outside_its_context_says_so(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener(), reload=lab.listener)
+        for _ in ("before", "after"):
+            for ask in (node.status, node.rotate, node.reload):
+                with pytest.raises(RuntimeError, match="not running"):
+                    ask()
+            if node.health.reason() == "starting":
+                async with node:
+                    assert (node.rotate(), node.status().peers) == ((), ())
+
+    run(scenario())
+
+
+def test_stop_that_was_asked_for_before_the_start_counts(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener())
+        node.request_stop()
+        async with node:
+            await asyncio.wait_for(node.wait(), WAIT)
+
+    run(scenario())
+
+
+def daemon_log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the daemon logs. It is the program that sets logging up, also that of libraries, which is left out here."""
+    text = io.StringIO()
+    monkeypatch.setattr(daemon, "setup", lambda level, log_format: Log(level, log_format, text))
+    return text
+
+
+def test_node_in_a_program_leaves_the_logging_of_that_program_alone(lab: Lab) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    Node(lab.listener())
+    assert (list(root.handlers), root.level) == before
+
+
+def test_daemon_stops_on_sigterm_and_reloads_on_sighup(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = lab.listener()
+    reloads: list[int] = []
+
+    class Quick(Node):
+        def __init__(self, config: NodeConfig, **options: Any) -> None:
+            super().__init__(config, machine=FakeMachine, **options)  # type: ignore[arg-type]
+
+        async def wait(self) -> None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.05, os.kill, os.getpid(), signal.SIGHUP)
+            loop.call_later(0.15, os.kill, os.getpid(), signal.SIGTERM)
+            await super().wait()
+
+    def again() -> NodeConfig:
+        reloads.append(1)
+        return config
+
+    monkeypatch.setattr(daemon, "Node", Quick)
+    text = daemon_log(monkeypatch)
+    assert daemon.run(config, reload=again) == 0
+    assert reloads == [1]
+    assert "config_reloaded" in text.getvalue()
+
+
+def test_sigterm_while_starting_stops_cleanly(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Node):
+        def __init__(self, config: NodeConfig, **options: Any) -> None:
+            super().__init__(config, machine=FakeMachine, **options)  # type: ignore[arg-type]
+
+        async def _start(self) -> None:
+            await super()._start()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(30)
+
+        async def _stop_talking(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)  # once more
+            await asyncio.sleep(0.05)
+            await super()._stop_talking()
+
+    monkeypatch.setattr(daemon, "Node", Slow)
+    daemon_log(monkeypatch)
+    assert daemon.run(lab.listener()) == 0
+
+
+def test_merge_takes_what_can_change_and_names_what_cannot(lab: Lab) -> None:
+    running = lab.listener(mtu=1400, rotate_secs=300)
+    wanted = replace(
+        running,
+        allow_peers={identity(3).peer_id: ()},
+        rotate_secs=60,
+        mtu=1380,
+        workers=2,
+        tun_addresses=(ip_interface("10.8.0.1/24"),),
+        log_level="debug",
+    )
+    merged, kept = merge(running, wanted)
+    assert (merged.mtu, merged.workers, merged.tun_addresses) == (1400, 1, running.tun_addresses)
+    assert (merged.rotate_secs, merged.log_level) == (60, "debug")
+    assert identity(3).peer_id in merged.allow_peers
+    assert sorted(kept) == ["mtu", "tun-address", "workers"]

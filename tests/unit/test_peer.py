@@ -1,0 +1,336 @@
+"""Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
+
+from typing import Any
+
+import pytest
+
+from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTATE_DUE, PeerStats, PlaneError
+from cryprq.address import Address
+from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
+from cryprq.protocol.frames import CloseCode
+from tests.rigs.fakes import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def carrier(link: Any) -> Any:
+    """The connection of a link, which the link itself forgets when it closes."""
+    assert link.carrier is not None
+    return link.carrier
+
+
+def test_first_record_establishes_both_ends(world: World) -> None:
+    left, right = world.left, world.right
+    dialled, accepted = world.connect(left, right)
+    assert left.peer.current is dialled
+    assert right.peer.current is accepted
+    assert left.observer.names == right.observer.names == ["peer_connected"]
+    assert left.observer.last("peer_connected")[2] == "outbound"
+    assert right.observer.last("peer_connected")[2] == "inbound"
+    assert left.plane.epochs[left.active or 0].tx_index == right.active
+    assert right.plane.epochs[right.active or 0].tx_index == left.active
+    assert not left.peer.wants_dial()
+    assert left.peer.up
+    assert right.peer.up
+
+
+def test_endpoints_are_those_of_the_quic_path(world: World) -> None:
+    world.connect(world.left, world.right, dialer_at=Address("198.51.100.4", 1234), local="192.0.2.9")
+    right = world.right
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.9")
+    # A dialer does not pin its own address: it may change.
+    assert world.left.plane.endpoint(world.left.peer.handle) == (Address("192.0.2.1", 9999), None)
+
+
+def test_listener_only_receives_until_the_first_record(world: World) -> None:
+    world.left.plane.cut = True
+    _, accepted = world.connect(world.left, world.right)
+    assert world.right.peer.current is None
+    assert world.right.active is None
+    assert len(world.right.plane.epochs) == 1
+    world.left.plane.cut = False
+    world.pass_time(1.5)  # the dialer repeats its empty record every second
+    assert world.right.peer.current is accepted
+
+
+def test_session_that_nobody_proves_is_wiped_after_15_seconds(world: World) -> None:
+    world.left.plane.cut = True
+    world.connect(world.left, world.right)
+    world.pass_time(14.5)
+    assert world.right.plane.epochs
+    assert not world.left.peer.wants_dial()
+    world.pass_time(1.0)
+    assert not world.right.plane.epochs
+    assert not world.left.plane.epochs
+    assert world.left.peer.idle
+    assert world.left.peer.wants_dial()
+    assert not len(world.left.pool)
+    assert not len(world.right.pool)
+    assert "peer_connected" not in world.left.observer.names + world.right.observer.names
+
+
+def test_newer_session_replaces_the_older_one_without_a_gap(world: World) -> None:
+    left, right = world.left, world.right
+    old_dialled, old_accepted = world.connect(left, right)
+    old = carrier(old_dialled), carrier(old_accepted)
+    old_indices = left.active, right.active
+    dialled, accepted = world.connect(left, right)
+    assert (left.peer.current, right.peer.current) == (dialled, accepted)
+    assert CloseCode.REPLACED in {each.closed_with for each in old}
+    assert old_indices[0] in left.plane.epochs  # the grace
+    assert old_indices[1] in right.plane.epochs
+    world.pass_time(10.5)
+    assert set(left.plane.epochs) == {left.active}
+    assert set(right.plane.epochs) == {right.active}
+    assert left.observer.names.count("peer_connected") == 1
+    assert "peer_disconnected" not in left.observer.names + right.observer.names
+    assert len(left.pool) == len(right.pool) == 1
+
+
+def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -> None:
+    right = world.right
+    world.connect(world.left, right)
+    before = right.plane.endpoint(right.peer.handle)
+    world.left.plane.cut = True
+    world.connect(world.left, right, dialer_at=Address("198.51.100.4", 1234))
+    assert right.plane.endpoint(right.peer.handle) == before
+    world.left.plane.cut = False
+    world.pass_time(1.5)
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.1")
+
+
+def test_dialer_sends_on_the_old_session_again_when_the_new_one_dies(world: World) -> None:
+    left = world.left
+    old, _ = world.connect(left, world.right)
+    index = left.active
+    left.plane.cut = True
+    world.connect(left, world.right)
+    assert left.active != index
+    world.pass_time(15.5)
+    assert left.peer.current is old
+    assert left.active == left.plane.promoted[left.peer.handle] == index
+    assert "peer_disconnected" not in left.observer.names
+
+
+def test_allowlist_is_checked_again_when_a_session_is_promoted(world: World) -> None:
+    right = world.right
+    world.left.plane.cut = True
+    _, accepted = world.connect(world.left, right)
+    connection = carrier(accepted)
+    right.permitted = False
+    world.left.plane.cut = False
+    world.pass_time(1.5)
+    assert right.peer.idle
+    assert not right.plane.epochs
+    assert right.active is None
+    assert connection.closed_with is CloseCode.REFUSED
+    assert right.observer.names == ["peer_denied"]
+
+
+def test_duplicate_rule_lets_the_smaller_digest_win(world: World) -> None:
+    left, right = world.left, world.right  # left has the smaller digest
+    world.connect(left, right)
+    assert left.peer.outranks_inbound()
+    assert right.peer.outranks_outbound()
+    assert not right.peer.outranks_inbound()
+    assert not left.peer.outranks_outbound()
+    world.cut_wires()  # a session without a connection does not keep the peer's dial out
+    assert not left.peer.outranks_inbound()
+    assert not right.peer.outranks_outbound()
+
+
+def test_larger_digest_accepts_the_dial_that_outranks_its_own(world: World) -> None:
+    left, right = world.left, world.right
+    world.connect(right, left)
+    assert not right.peer.outranks_inbound()
+    dialled, accepted = world.connect(left, right)
+    assert left.peer.current is dialled
+    assert right.peer.current is accepted
+    assert not right.peer.wants_dial()
+    assert not left.peer.wants_dial()
+
+
+@pytest.mark.parametrize("left_first", [True, False])
+def test_nodes_that_dial_each_other_at_once_agree_on_the_session(world: World, left_first: bool) -> None:
+    left, right = world.left, world.right
+    pairs = [(left, right), (right, left)]
+    for dialer, listener in pairs if left_first else pairs[::-1]:
+        world.connect(dialer, listener, quiet=True)
+    world.run()
+    assert left.peer.current is not None
+    assert right.peer.current is not None
+    assert left.peer.current.dialled
+    assert not right.peer.current.dialled
+    assert left.plane.epochs[left.active or 0].tx_index == right.active
+    assert right.plane.epochs[right.active or 0].tx_index == left.active
+    world.pass_time(11)
+    assert len(left.plane.epochs) == len(right.plane.epochs) == 1
+    assert sum(link.carrier is not None for side in (left, right) for link in side.peer.links) == 2
+
+
+def test_older_session_that_is_proven_late_does_not_come_back(world: World) -> None:
+    left, right = world.left, world.right
+    left.plane.cut = True
+    world.connect(left, right)
+    left.plane.cut = False
+    late = next(iter(right.plane.epochs))
+    new, accepted = world.connect(left, right)
+    index = right.active
+    right.peer.event(late, 1, world.now)
+    world.run()
+    assert right.peer.current is accepted
+    assert right.active == index
+    assert left.peer.current is new
+
+
+def test_lost_connection_leaves_the_keys_alone_and_asks_the_dialer_to_dial(world: World) -> None:
+    left, right = world.left, world.right
+    world.connect(left, right)
+    indices = left.active, right.active
+    world.cut_wires()
+    assert (left.active, right.active) == indices
+    assert left.peer.wants_dial()
+    assert not right.peer.wants_dial()  # who dialled dials again
+    assert not left.peer.up
+    assert "control_lost" in left.observer.names
+    assert "peer_disconnected" not in left.observer.names
+    world.pass_time(440)
+    assert (left.active, right.active) == indices
+    world.pass_time(15)  # 450 seconds after the root was derived the keys are destroyed
+    assert not left.plane.epochs
+    assert not right.plane.epochs
+    assert left.observer.last("peer_disconnected")[1] == "key_expired"
+    assert right.peer.wants_dial()
+
+
+def test_close_tells_the_peer_and_destroys_every_key(world: World) -> None:
+    left, right = world.left, world.right
+    _, accepted = world.connect(left, right)
+    connection = carrier(accepted)
+    right.peer.close(CloseCode.REFUSED, "not_allowlisted", world.now)
+    assert not right.plane.epochs
+    closed_at_once = connection.closed_with
+    assert closed_at_once is None  # a close would overtake the sealed CLOSE
+    assert right.observer.last("peer_disconnected")[1] == "not_allowlisted"
+    world.run()
+    assert not left.plane.epochs
+    assert left.observer.last("peer_disconnected")[1] == "peer_not_allowlisted"
+    for _, call in right.delayed:
+        call()
+    assert connection.closed_with is CloseCode.REFUSED
+    assert not len(left.pool)
+    assert not len(right.pool)
+
+
+def test_rotation_reaches_both_ends_and_gives_indices_back(world: World) -> None:
+    left, right = world.left, world.right
+    world.connect(left, right, rotate_secs=5)
+    before = left.active
+    world.pass_time(21)
+    assert [args[1] for name, args, _ in left.observer.calls if name == "rotated"] == [1, 2, 3, 4]
+    assert [args[1] for name, args, _ in right.observer.calls if name == "rotated"] == [1, 2, 3, 4]
+    assert left.active != before
+    assert left.plane.epochs[left.active or 0].tx_index == right.active
+    assert left.peer.rotations == right.peer.rotations == 4
+    assert len(left.plane.epochs) <= 3
+    assert set(left.plane.epochs) == {index for index in left.plane.epochs if index in left.pool}
+    assert len(left.pool) == len(left.plane.epochs)
+
+
+def test_rotation_can_be_asked_for_by_either_end_and_by_the_plane(world: World) -> None:
+    left, right = world.left, world.right
+    world.connect(left, right)
+    world.now += 2
+    assert left.peer.rotate(world.now)
+    world.run()
+    world.now += 2
+    assert right.peer.rotate(world.now)
+    world.run()
+    world.now += 2
+    left.peer.event(left.active or 0, EVENT_ROTATE_DUE, world.now)
+    world.run()
+    assert left.peer.rotations == right.peer.rotations == 3
+    world.cut_wires()
+    assert not left.peer.rotate(world.now)
+
+
+def test_key_that_the_plane_found_expired_ends_the_session(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    left.peer.event(left.active or 0, EVENT_KEY_EXPIRED, world.now)
+    assert left.peer.current is None
+    assert left.peer.wants_dial()
+    assert left.observer.last("peer_disconnected")[1] == "key_expired"
+
+
+def test_event_of_an_epoch_that_is_gone_is_ignored(world: World) -> None:
+    world.connect(world.left, world.right)
+    world.left.peer.event(0xDEAD, 15 & ~EVENT_ENDPOINT_MOVED, world.now)
+    assert world.left.peer.up
+
+
+def test_peer_that_moved_gets_an_answer_and_is_reported(world: World) -> None:
+    right = world.right
+    world.connect(world.left, right)
+    right.plane.set_endpoint(right.peer.handle, Address("203.0.113.9", 5))
+    sent = len(right.plane.sent)
+    right.peer.event(0, EVENT_ENDPOINT_MOVED, world.now)
+    assert right.plane.sent[sent:] == [right.active]
+    assert right.observer.last("endpoint_moved")[1] == Address("203.0.113.9", 5)
+
+
+def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    sent = len(left.plane.sent)
+
+    def look(seconds: float, heard: float) -> None:
+        stats = PeerStats(1, 1, 1, 1, int(heard * 1e9), int(world.now * 1e9), int(world.now * 1e9))
+        left.plane.stats[left.peer.handle] = stats
+        for _ in range(round(seconds)):
+            world.now += 1
+            left.peer.look(world.now)
+
+    heard = world.now - 1
+    look(6, heard)
+    assert left.plane.sent[sent:] == [left.active]
+    assert not left.peer.wants_dial()
+    look(6, heard)
+    assert left.plane.sent[sent:] == [left.active]
+    assert left.peer.wants_dial()
+    assert left.active is not None
+    assert "peer_silent" in left.observer.names
+    assert carrier(left.peer.current).probes == 1  # a QUIC connection to a peer that restarted does not outlive it
+    look(1, world.now)
+    assert not left.peer.wants_dial()
+
+
+def test_peer_cannot_pile_up_sessions_that_it_never_proves(world: World) -> None:
+    right = world.right
+    world.left.plane.cut = True
+    links = [world.connect(world.left, right, answer=False)[1] for _ in range(CANDIDATES_MAX + 2)]
+    assert len(right.plane.epochs) == CANDIDATES_MAX
+    assert [link.ended for link in links] == [True, True] + [False] * CANDIDATES_MAX
+    assert len(right.pool) == CANDIDATES_MAX
+
+
+def test_peer_cannot_pile_up_sessions_in_their_grace(world: World) -> None:
+    right = world.right
+    for _ in range(RETIRED_MAX + 4):
+        world.connect(world.left, right)
+    assert len(right.peer.links) == len(right.plane.epochs) == len(right.pool) == RETIRED_MAX + 1
+    assert right.peer.up
+    assert right.active in right.plane.epochs
+
+
+def test_plane_that_refuses_keys_ends_the_session(world: World) -> None:
+    right = world.right
+    right.plane.install_error = PlaneError("no")
+    _, link = world.connect(world.left, right, answer=False)
+    assert link.ended
+    assert right.peer.idle
+    assert "internal_error" in right.observer.names
+    assert not len(right.pool)

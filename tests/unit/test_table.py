@@ -1,0 +1,168 @@
+"""The table of peers and the roster: a fault with one peer is nobody else's, and who is removed keeps nothing."""
+
+from dataclasses import replace
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryprq._fastpath import EVENT_KEY_EXPIRED, Event
+from cryprq.config.node_config import NodeConfig
+from cryprq.errors import MachineError
+from cryprq.inner.network import InnerNetwork
+from cryprq.multiaddr import Multiaddr
+from cryprq.node.roster import Roster
+from cryprq.peer_id import PeerId
+from cryprq.peers.peer import Peer
+from cryprq.peers.resolver import Resolver
+from cryprq.peers.table import PeerTable
+from cryprq.protocol.frames import CloseCode
+from tests.rigs.fakes import FakePlane, Recorder, World, identity
+from tests.unit.test_allowed_ips import FakeDevice
+
+ONE, TWO = (identity(number).peer_id for number in (1, 2))
+
+
+class Plane(FakePlane):
+    """Notes which peers are removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed: list[int] = []
+
+    def remove_peer(self, peer: int) -> None:
+        self.removed.append(peer)
+
+
+class Rig:
+    """A table of peers on stand-ins; ``now`` is the time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.device, self.plane, self.observer = FakeDevice(), Plane(), Recorder()
+        self.network = InnerNetwork(self.device, self.plane, self.observer, (), 1420)
+        self.peers = PeerTable(
+            own_id=identity(0).peer_id,
+            plane=self.plane,
+            network=self.network,
+            observer=self.observer,
+            permits=lambda _: True,
+            records_soft=2**26,
+            changed=lambda: None,
+            later=lambda delay, call: None,
+        )
+
+    def obtain(self, peer_id: PeerId, *networks: str) -> Peer:
+        return self.peers.obtain(peer_id, tuple(ip_network(network) for network in networks))
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise KeyError("a fault of ours")
+
+
+def test_fault_with_one_peer_takes_no_event_and_no_timer_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    bad, good = rig.obtain(ONE), rig.obtain(TWO)
+    heard: list[str] = []
+    for name in ("event", "handle_timers", "look"):
+        monkeypatch.setattr(bad, name, fail)
+        monkeypatch.setattr(good, name, lambda *_, name=name: heard.append(name))
+    for peer in (bad, good):
+        monkeypatch.setattr(peer, "next_timer", lambda: 900.0)
+    rig.peers.dispatch([Event(peer.handle, 7, EVENT_KEY_EXPIRED) for peer in (bad, good)], rig.now)
+    for peer_id in (ONE, TWO):
+        rig.peers._touch(peer_id)
+    rig.peers.handle_timers(rig.now)
+    rig.peers.look(rig.now)
+    assert heard == ["event", "handle_timers", "look"]
+    assert rig.observer.names == ["internal_error"] * 3
+    assert rig.observer.fields("internal_error")["peer_id"] == ONE
+
+
+def test_peer_with_a_fault_loses_its_sessions() -> None:
+    world = World()
+    world.connect(world.left, world.right)
+    world.left.peer.fail()
+    assert world.left.peer.idle
+    assert not world.left.plane.epochs
+    assert world.left.peer.wants_dial()
+    assert world.left.observer.last("peer_disconnected")[1] == "internal_error"
+
+
+@pytest.mark.parametrize("part", ["close", "release"])
+def test_removed_peer_keeps_nothing_whatever_fails(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    peer = rig.obtain(ONE, "192.168.7.0/24")
+    monkeypatch.setattr(*{"close": (peer, "close"), "release": (rig.device, "remove_route")}[part], fail)
+    rig.peers.remove(ONE, CloseCode.REFUSED, rig.now)
+    assert rig.plane.removed == [peer.handle]
+    assert rig.plane.routes == []
+    assert rig.peers.get(ONE) is None
+    assert rig.observer.names == ["internal_error"]
+
+
+class Dialling(Rig):
+    """A roster that dials two peers; ``dialled`` says whom."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        targets = tuple(Multiaddr("ip4", "192.0.2.1", 9999, peer_id) for peer_id in (ONE, TWO))
+        self.config = NodeConfig(
+            identity=directory / "identity",
+            control_socket=directory / "sock",
+            tun_addresses=(ip_interface("10.9.0.2/24"),),
+            peers=targets,
+        )
+        self.dialled: list[PeerId] = []
+        self.faulty: set[PeerId] = set()
+        self.roster = Roster(
+            self.config,
+            identity(0).peer_id,
+            None,
+            peers=self.peers,
+            network=self.network,
+            resolver=Resolver(fail, lambda: None, lambda: self.now),
+            connect=self._connect,
+            observer=self.observer,
+        )
+        self.roster.apply(self.now)
+
+    def _connect(self, dialer: Any, peer: Peer, remote: Any, timeout: float) -> Any:
+        if peer.peer_id in self.faulty:
+            fail()
+        self.dialled.append(peer.peer_id)
+        raise OSError("not in this test")
+
+
+def test_fault_with_one_peer_keeps_no_other_from_being_dialled(tmp_path: Path) -> None:
+    rig = Dialling(tmp_path)
+    rig.faulty.add(min(ONE, TWO))
+    assert rig.roster.poll(rig.now) is not None
+    assert rig.dialled == [max(ONE, TWO)]
+    assert "internal_error" in rig.observer.names
+
+
+def test_peer_that_finds_no_place_any_more_is_not_dialled_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its dialer would dial for a peer that is gone: without end, since that never gets a session."""
+    rig = Dialling(tmp_path)
+    obtain = rig.peers.obtain
+
+    def no_place(peer_id: PeerId, networks: Any) -> Peer:
+        if peer_id == ONE:
+            raise MachineError("cannot remove route")
+        return obtain(peer_id, networks)
+
+    monkeypatch.setattr(rig.peers, "obtain", no_place)
+    rig.roster.change(replace(rig.config, rotate_secs=60), rig.now)
+    assert "peer_misplaced" in rig.observer.names
+    assert rig.peers.get(ONE) is None
+    rig.dialled.clear()
+    rig.roster.poll(rig.now)
+    assert rig.dialled == [TWO]
+    monkeypatch.undo()
+    rig.roster.change(rig.config, rig.now)  # the next reload tries again
+    rig.dialled.clear()
+    rig.now += 100
+    rig.roster.poll(rig.now)
+    assert set(rig.dialled) == {ONE, TWO}

@@ -1,0 +1,73 @@
+"""The UDP socket with control messages: batches that the kernel merged, and the address that a datagram leaves from."""
+
+import socket
+import struct
+
+import pytest
+
+from cryprq.address import Address
+from cryprq.linux.udp import UdpSocket, segments
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "lengths"),
+    [
+        (10, 4, [4, 4, 2]),
+        (8, 4, [4, 4]),
+        (8, 8, [8]),
+        (8, 9, [8]),
+        (8, 0, [8]),
+        (8, -1, [8]),
+        (1, 1, [1]),
+        (0, 0, [0]),
+        (3, 1, [1, 1, 1]),
+    ],
+)
+def test_segments(length: int, size: int, lengths: list[int]) -> None:
+    data = bytes(range(length))
+    parts = list(segments(data, size))
+    assert [len(part) for part in parts] == lengths
+    assert b"".join(parts) == data
+
+
+def test_merged_batch_is_received_as_its_datagrams() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        for end in (sock, sender):
+            end.bind(("127.0.0.1", 0))
+        sock.setsockopt(17, 104, 1)  # UDP_GRO
+        udp = UdpSocket(sock)
+        assert udp.fileno() == sock.fileno()
+        assert not udp.readable()
+        assert udp.receive() is None
+        sender.sendmsg([bytes(250)], [(17, 103, struct.pack("=H", 100))], 0, sock.getsockname())  # UDP_SEGMENT
+        sender.sendto(b"alone", sock.getsockname())
+        sender.sendto(b"", sock.getsockname())
+        here = Address(*sender.getsockname())
+        assert udp.readable()
+        assert udp.receive() == ([bytes(100), bytes(100), bytes(50)], here, "127.0.0.1")
+        assert udp.receive() == ([b"alone"], here, "127.0.0.1")
+        assert udp.receive() == ([b""], here, "127.0.0.1")
+        assert not udp.readable()
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
+def test_a_source_that_is_not_ours_is_forgotten_and_the_datagram_sent_again(bind: str) -> None:
+    with (
+        socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        sock.bind((bind, 0))
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(2)
+        udp = UdpSocket(sock)
+        to = Address(*receiver.getsockname())
+        assert not udp.send(b"moved", to, "192.0.2.7")
+        assert receiver.recv(100) == b"moved"
+        assert not udp.send(b"other family", to, "2001:db8::1")
+        assert receiver.recv(100) == b"other family"
+        assert udp.send(b"pinned", to, "127.0.0.9")
+        data, sender = receiver.recvfrom(100)
+        assert (data, sender[0]) == (b"pinned", "127.0.0.9")
