@@ -35,9 +35,11 @@ TSAN_CFLAGS := -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=thread -fPIC
 FIXED_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) $(FIXED_ADDRESSES)
 
+LIBOQS := build/liboqs/lib/liboqs.so
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c test-minimums bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c test-minimums test-oqs coverage bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +73,28 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
 	build/minimums/bin/pip install --quiet --constraint build/minimums/constraints.txt --editable '.[test]'
 	build/minimums/bin/pytest $(IN_PARALLEL) tests
+
+# The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest ends with an error.
+test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
+test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
+	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
+	    print("liboqs", oqs.oqs_version(), "liboqs-python", oqs.oqs_python_version())'
+	$(VENV)/bin/pytest tests/unit/test_oqs.py
+
+$(LIBOQS): scripts/build_liboqs.sh $(wildcard scripts/liboqs/*)
+	scripts/build_liboqs.sh
+	@touch $@
+
+# Of the nodes that tests start, too (pyproject.toml, [tool.coverage.run]). Python alone: the C of the compiled extension
+# is not counted. 97.2 % when this was added (98.0 % of the lines, 93.8 % of the branches). Measuring
+# slows what it measures, so that a test that times something may fail here and pass in make test: the report comes all
+# the same, and the exit status is that of the tests.
+coverage: build test-tools ## the test suite, measured: branch coverage of cryprq/, and its ten least covered files
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(VENV)/bin/coverage run -m pytest $(IN_PARALLEL) tests; status=$$?; \
+	$(VENV)/bin/coverage combine --quiet && \
+	$(VENV)/bin/coverage report --sort cover | sed -n '1,12p; /^TOTAL/p' && exit $$status
 
 bench: build ## a short run of the tunnel against what else is there, and micro-benchmarks against the last saved run
 	@mkdir -p build/bench

@@ -62,7 +62,7 @@ def revision() -> str | None:
 
 
 def write_build_info(version: str) -> None:
-    """Writes cryprq/_build.py, the one place where the program learns its version and revision.
+    """Writes cryprq/_build.py, from which the program learns its revision.
 
     An sdist carries the file; a build without git keeps the one that is there.
     """

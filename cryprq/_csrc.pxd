@@ -166,7 +166,7 @@ cdef extern from "cq_worker.h" nogil:
         const char *direction
         const char *reason
 
-    const cq_drop_name cq_worker_drop_names[]
+    const cq_drop_name cq_drop_names[]
 
     ctypedef enum cq_drop "enum cq_drop":
         pass

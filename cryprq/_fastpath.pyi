@@ -50,7 +50,7 @@ class PeerStats(NamedTuple):
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
 
-    All methods may be called from one thread (the event loop's); none blocks for longer than a swap of the snapshot.
+    All methods may be called from one thread (the event loop's); none blocks for longer than a swap of the table.
     Descriptors stay the caller's: the plane never closes them.
     """
 

@@ -532,7 +532,7 @@ cdef class Plane:
         cdef int i
         self.live()
         return {
-            (cq_worker_drop_names[i].direction.decode(), cq_worker_drop_names[i].reason.decode()):
+            (cq_drop_names[i].direction.decode(), cq_drop_names[i].reason.decode()):
                 cq_plane_drop_count(self.plane, <cq_drop>i)
             for i in range(CQ_DROP_COUNT)
         }

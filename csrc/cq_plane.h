@@ -38,7 +38,7 @@ void cq_plane_clear_event_fd(struct cq_plane *plane);
 const struct cq_ring_entry *cq_plane_ring_peek(struct cq_plane *plane, size_t worker);
 void cq_plane_ring_pop(struct cq_plane *plane, size_t worker);
 
-/* A datagram with a data record that arrived on the control socket. data is overwritten. */
+/* A datagram with a data record that arrived on socket 0, the control plane's. data is overwritten. */
 void cq_plane_inject(struct cq_plane *plane, uint8_t *data, size_t length, const struct cq_endpoint *from);
 
 uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop);

@@ -190,10 +190,7 @@ void cq_table_reclaim(struct cq_tables *t)
     struct cq_table **link = &t->retired;
     while (*link != NULL) {
         struct cq_table *table = *link;
-        bool held = false;
-        for (size_t i = 0; i < t->hazard_count && !held; i++)
-            held = atomic_load(&t->hazards[i].held) == table;
-        if (held) {
+        if (cq_hazard_held(&t->hazards, table)) {
             link = &table->next_retired;
             continue;
         }
@@ -207,19 +204,16 @@ void cq_table_reclaim(struct cq_tables *t)
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker)
 {
     struct cq_table *table = atomic_load(&t->current);
-    for (;;) { /* announce, then make sure that it was still current: from then on reclaim() sees the announcement */
-        atomic_store(&t->hazards[worker].held, table);
-        struct cq_table *now = atomic_load(&t->current);
+    for (;;) {
+        cq_hazard_announce(&t->hazards, worker, table);
+        struct cq_table *now = atomic_load(&t->current); /* the same: reclaim() sees the announcement from then on */
         if (now == table)
             return table;
         table = now;
     }
 }
 
-void cq_table_release(struct cq_tables *t, size_t worker)
-{
-    atomic_store_explicit(&t->hazards[worker].held, NULL, memory_order_release);
-}
+void cq_table_release(struct cq_tables *t, size_t worker) { cq_hazard_withdraw(&t->hazards, worker); }
 
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 {
@@ -234,12 +228,8 @@ struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 int cq_table_init(struct cq_tables *t, size_t workers)
 {
     memset(t, 0, sizeof *t);
-    t->hazards = aligned_alloc(64, workers * sizeof *t->hazards);
-    if (t->hazards == NULL)
+    if (!cq_hazard_init(&t->hazards, workers))
         return CQ_E_MEMORY;
-    t->hazard_count = workers;
-    for (size_t i = 0; i < workers; i++)
-        atomic_init(&t->hazards[i].held, NULL);
     int rc;
     struct cq_routes *routes = routes_new(NULL, 0, &rc);
     if (routes == NULL)
@@ -259,9 +249,7 @@ void cq_table_destroy(struct cq_tables *t)
     cq_table_reclaim(t);
     if (last != NULL)
         table_free(t, last);
-    free(t->hazards);
-    t->hazards = NULL;
-    t->hazard_count = 0;
+    cq_hazard_free(&t->hazards);
 }
 
 /* ---- changes ---- */

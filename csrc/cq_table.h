@@ -11,6 +11,7 @@
 
 #include "cq_endpoint.h"
 #include "cq_epoch.h"
+#include "cq_hazard.h"
 #include "cq_route.h"
 
 struct cq_peer {
@@ -59,14 +60,9 @@ struct cq_table {
     struct cq_table *next_retired;
 };
 
-struct cq_hazard {
-    _Alignas(64) _Atomic(struct cq_table *) held;
-};
-
 struct cq_tables {
     _Atomic(struct cq_table *) current;
-    struct cq_hazard *hazards; /* one per worker */
-    size_t hazard_count;
+    struct cq_hazards hazards;
     struct cq_table *retired;
     size_t live_epochs;
 };

@@ -4,7 +4,7 @@
 nothing here touches the machine's network, names cannot collide, and all of it is gone when the process ends, however
 it ends. Root needs no user namespace; others get what ``unshare -Urnm`` gives.
 
-Run as a program, this file tries that in a process of its own: ``netns.py root`` or ``netns.py user``.
+Run as a program, this file tries that in a process of its own: ``hosts.py root`` or ``hosts.py user``.
 """
 
 import contextlib
@@ -148,7 +148,7 @@ def _capable(capability: int) -> bool:
 
 
 def _try(way: str) -> int:
-    """What ``netns.py WAY`` does: exit status 0, or 1 and a line that says why not."""
+    """What ``hosts.py WAY`` does: exit status 0, or 1 and a line that says why not."""
     try:
         _isolate(way)
     except Refused as refused:

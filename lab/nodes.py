@@ -1,4 +1,4 @@
-"""A node as users run it: ``cryprq-node`` in a namespace, known by its log, its metrics and its control socket."""
+"""A node as users run it: ``cryprq-node`` in a namespace, known by its log, its metrics and its admin socket."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Event = dict[str, Any]
 class Node:
     """A node of a test: its files are ``NAME.*`` in the lab's directory, its log is JSON.
 
-    Flags are added by the caller, except for identity, control socket, metrics and log format.
+    Flags are added by the caller, except for identity, admin socket, metrics and log format.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ class DockerSite(Site):
     lab: DockerLab
 
     def _make_lab(self) -> Lab:
-        # Nodes make their control sockets here, and the harness its own files.
+        # Nodes make their admin sockets here, and the harness its own files.
         os.chown(self.directory, USER_ID, USER_ID)
         return DockerLab(self.directory)
 

@@ -8,23 +8,11 @@
 # Environment: CC, AR, RANLIB, JOBS (default: all processors). Needs perl and make, and cargo to fetch.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=$top/build/openssl
 
 die() { printf 'build_openssl: %s\n' "$*" >&2; exit 1; }
 
-fetch() {
-    command -v cargo >/dev/null || die "cargo is needed to fetch the source"
-    mkdir -p "$cache"
-    cargo vendor --quiet --locked --versioned-dirs --manifest-path "$top/release/openssl/Cargo.toml" "$cache/vendor" >/dev/null
-}
-
-# The folder of the version that Cargo.lock names.
-source_folder() {
-    local version
-    version=$(awk '$1 == "name" { name = $3 } $1 == "version" && name == "\"openssl-src\"" { gsub(/"/, "", $3); print $3 }' \
-        "$top/release/openssl/Cargo.lock")
-    echo "$cache/vendor/openssl-src-$version/openssl"
-}
+# Prints the folder of the pinned crate, fetched if need be.
+crate() { "$top/scripts/crate_source.sh" "$top/release/openssl" openssl-src "$top/build/openssl/vendor"; }
 
 # Two ciphers and what they need.
 # - no configuration file and no module: an attacker who can write to a compiled-in path would get code into the node
@@ -41,8 +29,7 @@ options=(
 
 build() {
     local prefix=$1 target=${2:-linux-$(uname -m)} source work
-    source=$(source_folder)
-    [[ -d $source ]] || fetch
+    source=$(crate)/openssl
     mkdir -p "$prefix"
     prefix=$(cd "$prefix" && pwd)
     work=$prefix/work
@@ -62,7 +49,7 @@ build() {
 }
 
 case ${1:-} in
-    --fetch) fetch ;;
+    --fetch) crate >/dev/null ;;
     "" | -*) die "usage: $0 --fetch | PREFIX [TARGET]" ;;
     *) build "$@" ;;
 esac

@@ -13,7 +13,7 @@ TIMEOUT: Final = 5.0
 
 
 def request(path: Path, command: str, **arguments: object) -> Any:
-    """Asks the node behind a control socket and returns the result. MachineError, one line, if it cannot or says no."""
+    """Asks the node behind an admin socket and returns the result. MachineError, one line, if it cannot or says no."""
     message = json.dumps({"command": command, **arguments}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

@@ -15,6 +15,6 @@ def default_identity(environ: Mapping[str, str]) -> Path:
 
 
 def default_control_socket(environ: Mapping[str, str], tun_name: str) -> Path:
-    """Where the control socket of the node with that TUN is."""
+    """Where the admin socket (``--control-socket``) of the node with that TUN is."""
     runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     return (Path(runtime) if runtime else RUNTIME_DIRECTORY) / f"{tun_name}.sock"

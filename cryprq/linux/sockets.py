@@ -71,7 +71,7 @@ class SocketGroup:
 def open_group(
     listen: "Multiaddr | None", lanes: int, *, udp_gro: bool = True, udp_segment: bool = True
 ) -> SocketGroup:
-    """Binds the port of ``listen`` with one control socket and ``lanes`` data sockets.
+    """Binds the port of ``listen`` with socket 0 and ``lanes`` data sockets.
 
     ``/ip6/::`` is dual-stack, any other ``/ip6`` and ``/ip4`` are what they say. Without ``listen`` (a pure dialer) it
     is an ephemeral dual-stack port, or IPv4 where IPv6 is off. Offloads that are wanted are tried on loopback first.
@@ -167,7 +167,7 @@ def _bind_hint(error: OSError, host: str, port: int) -> str:
 
 def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
     """What every member of the group has: offloads, the address that a datagram came to, and big buffers."""
-    # Every member, the control socket too: GRO may merge a QUIC packet and records before the program sees them.
+    # Every member, socket 0 too: GRO may merge a QUIC packet and records before the program sees them.
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)

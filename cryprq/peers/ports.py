@@ -9,7 +9,7 @@ from cryprq.protocol.frames import CloseCode
 
 
 class Carrier(Protocol):
-    """What a peer needs of a QUIC connection (``cryprq.quic.endpoint.Connection``)."""
+    """What a peer needs of a QUIC connection (``cryprq.quic.connection.Connection``)."""
 
     @property
     def remote(self) -> Address: ...

@@ -57,7 +57,7 @@ class Ephemeral:
 
     @classmethod
     def generate(cls, kem: int) -> Self:
-        """Fresh keys. KeyError for a KEM that is not one of ``limits.KEMS``."""
+        """Fresh keys. KeyError for a KEM that is not one of ``constants.KEMS``."""
         return cls(kem, _PRIVATE[kem].generate(), X25519PrivateKey.generate())
 
     @classmethod
@@ -97,7 +97,7 @@ class Encapsulation:
 def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
     """Answers a dialer's half. KemError if its ek fails FIPS 203's check or the X25519 result is all zero.
 
-    KeyError for a KEM that is not one of ``limits.KEMS``.
+    KeyError for a KEM that is not one of ``constants.KEMS``.
     """
     own = X25519PrivateKey.generate()
     try:

@@ -34,7 +34,7 @@ class ControlChannel:
     """Seals and opens control frames, and carries the root from epoch to epoch."""
 
     def __init__(self, root: bytearray, *, dials: bool, kem: int) -> None:
-        """``root`` is root_0, which is copied. ``dials``: this is the initiator. ``kem``: one of ``limits.KEMS``."""
+        """``root`` is root_0, which is copied. ``dials``: this is the initiator. ``kem``: one of ``constants.KEMS``."""
         self.tx, self.rx = (key_schedule.I2R, key_schedule.R2I) if dials else (key_schedule.R2I, key_schedule.I2R)
         self.root = bytearray(root)
         """Of the newest confirmed epoch."""

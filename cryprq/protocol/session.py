@@ -89,9 +89,9 @@ class SessionSetup:
     role: Role
     peer_id: PeerId
     suite: int
-    """AEAD of the data plane (``limits.AEADS``)."""
+    """AEAD of the data plane (``constants.AEADS``)."""
     kem: int
-    """``limits.KEMS``; rotations use the same."""
+    """``constants.KEMS``; rotations use the same."""
     rotate_secs: int
     """The smaller of both ends' values."""
     tx_lanes: int

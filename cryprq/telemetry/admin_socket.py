@@ -26,7 +26,7 @@ TIMEOUT: Final = 5.0
 
 
 class AdminSocket:
-    """Answers on the control socket until it is closed."""
+    """Answers on the admin socket until it is closed."""
 
     def __init__(
         self, path: Path, status: Callable[[], NodeStatus], rotate: Callable[[PeerId | None], Sequence[PeerId]]

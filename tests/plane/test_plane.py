@@ -353,7 +353,7 @@ def test_last_record_of_a_batch_is_not_padded(bench: Bench) -> None:
 
 
 def test_changes_under_load_lose_nothing(bench: Bench) -> None:
-    """The snapshot is swapped all the time while records are opened: each must find its key."""
+    """The table is swapped all the time while records are opened: each must find its key."""
     for round_number in range(200):
         index = 1000 + round_number
         sealer, _ = bench.install(index, index, 3)

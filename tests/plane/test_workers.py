@@ -314,7 +314,7 @@ def test_nothing_is_lost_while_the_control_thread_changes_everything(workers: tu
                 pair.install(number)
                 change_everything(pair, number)
                 pair.switch(number)
-                if number == 1:  # a second epoch of the same peer, whose records come by the control socket, too
+                if number == 1:  # a second epoch of the same peer, whose records come by socket 0, too
                     first.plane.install(
                         first.peer, number=99, suite=AES, rx_index=GUEST_INDEX, tx_index=1,
                         tx_secrets=bytearray(secret(201) * workers[0]), rx_secrets=bytearray(guest), lifetime=600,

@@ -12,7 +12,7 @@ STEPS = st.lists(st.tuples(KEYS, TIMES) | st.integers(0, 60).map(float), max_siz
 
 
 @given(STEPS)
-def test_agenda_agrees_with_a_dict(steps: list[tuple[int, float | None] | float]) -> None:
+def test_timers_agree_with_a_dict(steps: list[tuple[int, float | None] | float]) -> None:
     timers, model = Timers[int](), dict[int, float]()
     for step in steps:
         if isinstance(step, float):
