@@ -22,6 +22,7 @@ _Number = tuple[int, int]
 """An address as IP version and integer: far quicker to look up."""
 
 _VERSION: Final = 1
+_FRAME_SIZE: Final = 256  # what is around the leases, and room for one more
 _FILE_MAX: Final = 16 * 1024 * 1024  # a file that is larger is not ours
 LEASES_MAX: Final = 65_536
 """Peers that have a lease; as many as the data plane has room for. An IPv6 network has no bound of its own, and where
@@ -93,6 +94,18 @@ class Leases:
             self._change(peer, addresses, reclaimed)
         self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
+
+    def try_to_write(self) -> None:
+        """LeaseError if the next lease could not be written: the directory is read-only, full, or not ours."""
+        temporary = _temporary(self._path)
+        try:
+            # As large as the file, and not synced: it is gone before the disk has to know of it.
+            _write_new(temporary, "\n" * (_FRAME_SIZE + sum(len(line) + 2 for line in self._lines.values())))
+            os.unlink(temporary)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise LeaseError(f"cannot write the leases {self._path}: {error.strerror}") from None
 
     def _change(self, peer: PeerId, addresses: tuple[InnerAddress, ...], reclaimed: Collection[PeerId]) -> None:
         """The file first: if it cannot be written, nothing has changed. Lines that stay are not made again, so that a
@@ -187,16 +200,25 @@ def _line(peer: PeerId, addresses: Iterable[InnerAddress]) -> str:
     return f"  {json.dumps(str(peer))}: {json.dumps([str(address) for address in addresses])}"
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _write_new(path: Path, text: str, *, sync: bool = False) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(descriptor)
+
+
 def _write(path: Path, lines: Iterable[str]) -> None:
     document = f'{{\n "version": {_VERSION},\n "leases": {{\n' + ",\n".join(lines) + "\n }\n}\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = _temporary(path)
     try:
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(document)
-                file.flush()
-                os.fsync(descriptor)
+            _write_new(temporary, document, sync=True)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):

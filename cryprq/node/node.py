@@ -26,6 +26,7 @@ from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
 from cryprq.node.roster import Roster
@@ -163,6 +164,9 @@ class Node:
         self._undo.append(control.close)
         self._roster.apply(boottime())
         self.health.watch(self._machine.failure)
+        if leases is not None:
+            check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
+            self.health.watch(check, restart_helps=False)
         self.health.ready()
         self._undo.append(self._stop_timers)
         self._announce()
@@ -343,7 +347,9 @@ class Node:
             self._told_failure = failure
             if failure is not None:
                 self._log.error("node_failed", reason=failure)
-        if failure is None:  # else the manager's watchdog restarts the node
+            else:
+                self._log.info("node_recovered")
+        if not self.health.wants_restart():  # else the manager's watchdog restarts the node
             self._notifier.alive(now)
         self._notifier.status(failure or f"{sum(peer.current is not None for peer in self._peers)} peers connected")
         self._changed()

@@ -83,6 +83,11 @@ class Roster:
         """The peer of an ID that is permitted, with its networks. LeaseError where there is no address for it."""
         return self._peers.obtain(peer_id, self.networks(peer_id))
 
+    def gives_addresses(self) -> bool:
+        """Whether this node has to give an address to any peer that may come."""
+        asking = (peer_id for peer_id, networks in self.config.allow_peers.items() if not networks)
+        return self.config.allow_any or any(peer_id not in self.allowlist.dialled for peer_id in asking)
+
     def leased_to(self, peer_id: PeerId) -> tuple[str, ...]:
         """The tunnel addresses that this node has given the peer."""
         if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:

@@ -188,6 +188,31 @@ def test_unreadable_and_unwritable_files_say_so(tmp_path: Path) -> None:
         leases.address_for(A)
 
 
+def test_trying_to_write_leaves_nothing_and_says_what_is_in_the_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(path, [V4])
+    leases.try_to_write()
+    assert os.listdir(path.parent) == []
+    leases.address_for(A)
+    before = path.read_bytes()
+    leases.try_to_write()
+    assert (path.read_bytes(), os.listdir(path.parent)) == (before, [path.name])
+
+    def refuse(descriptor: int, *_: object, **__: object) -> None:
+        os.close(descriptor)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cryprq.inner.leases.open", refuse, raising=False)
+        with pytest.raises(LeaseError, match=r"cannot write the leases .*: No space left on device"):
+            leases.try_to_write()
+    assert os.listdir(path.parent) == [path.name]
+    missing = Leases(path.parent / "missing" / "leases.json", [V4])
+    with pytest.raises(LeaseError, match="No such file or directory"):
+        missing.try_to_write()
+
+
 def test_failed_write_leaves_the_old_file_and_no_rubbish(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leases = Leases(path, [V4])
     leases.address_for(A)

@@ -442,6 +442,10 @@ def test_health_follows_start_failure_and_stop(lab: Lab, monkeypatch: pytest.Mon
             await asyncio.sleep(0.1)
             assert len(lab.events(node, "node_failed")) == 1
             assert not node.status().healthy
+            assert not lab.events(node, "node_recovered")
+            FakeMachine.opened[0].plane.dead = None
+            await lab.event(node, "node_recovered")
+            assert node.status().healthy
 
     run(scenario())
 
