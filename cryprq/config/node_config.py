@@ -15,7 +15,14 @@ from typing import Any, Final, Self
 from cryprq.config import allow_entries, checks, sources, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
-from cryprq.config.paths import DEFAULT_IDENTITY, RUNTIME_DIRECTORY, default_control_socket, default_identity
+from cryprq.config.paths import (
+    DEFAULT_IDENTITY,
+    RUNTIME_DIRECTORY,
+    default_control_socket,
+    default_identity,
+    is_credential,
+    state_directory,
+)
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
@@ -236,6 +243,9 @@ class NodeConfig:
         check=one_of(OFFLOAD_NAMES),
         into=frozenset,
     )
+    lease_dir: Path | None = None
+    """Where the leases lie; None: beside the identity. No option: an identity that is a systemd credential has nothing
+    beside it, and the leases are in the state directory then."""
     qlog_dir: Path | None = None
     """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26
@@ -255,6 +265,8 @@ class NodeConfig:
         tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
         found.setdefault("identity", default_identity(environ))
         found.setdefault("control_socket", default_control_socket(environ, tun_name))
+        if is_credential(found["identity"], environ):
+            found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
         return cls(**found)

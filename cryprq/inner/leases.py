@@ -33,9 +33,10 @@ class LeaseError(MachineError):
     """A network is full, or the lease file is damaged or cannot be written; one line."""
 
 
-def lease_path(identity: Path, tun_name: str) -> Path:
-    """Where the leases of a node lie: beside its identity, one file for each tunnel."""
-    return identity.with_name(f"{identity.name}.{tun_name}.leases.json")
+def lease_path(identity: Path, tun_name: str, directory: Path | None = None) -> Path:
+    """Where the leases of a node lie: one file for each tunnel, beside its identity or in a directory."""
+    name = f"{identity.name}.{tun_name}.leases.json"
+    return identity.with_name(name) if directory is None else directory / name
 
 
 class Leases:

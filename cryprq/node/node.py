@@ -143,7 +143,8 @@ class Node:
         self._names = NameService()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
-        leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
+        path = lease_path(config.identity, config.tun_name, config.lease_dir)
+        leases = Leases(path, config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
         self._make_parts(leases)

@@ -230,7 +230,9 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(path: Path, monkeypatch
     assert text(leases.address_for(B)) == ["10.9.0.3/24"]
 
 
-def test_lease_path_lies_beside_the_identity() -> None:
+def test_lease_path_lies_beside_the_identity_or_where_it_can_be_written() -> None:
+    credential = Path("/run/credentials/cryprq-node.service/identity")
+    assert lease_path(credential, "tun1", Path("/var/lib/x")) == Path("/var/lib/x/identity.tun1.leases.json")
     assert lease_path(Path("/var/lib/cryprq/identity"), "tun1") == Path("/var/lib/cryprq/identity.tun1.leases.json")
 
 
