@@ -7,12 +7,12 @@ in ``cryprq.config.checks``.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, sources, values
+from cryprq.config import allow_entries, checks, doubts, sources, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
@@ -251,6 +251,9 @@ class NodeConfig:
     rotate_records: int = 2**26
     """Records under one key after which it is rotated early. No option: tests make it small."""
 
+    doubts: tuple[str, ...] = field(default=(), compare=False)
+    """What is odd about how ``load`` was given all this; no setting."""
+
     @classmethod
     def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Self:
         """The configuration that flags, environment and file give together. Called again on SIGHUP with the same
@@ -260,8 +263,9 @@ class NodeConfig:
         ConfigError, one line that names flag, variable or key; MachineError if the file cannot be read.
         """
         rows = table(cls)
-        given = sources.collect(rows.values(), parser(cls).parse_args(argv), environ)
-        found: dict[str, Any] = {field: row.read(given[row.name]) for field, row in rows.items() if row.name in given}
+        arguments = parser(cls).parse_args(argv)
+        given = sources.collect(rows.values(), arguments, environ)
+        found: dict[str, Any] = {name: row.read(given[row.name]) for name, row in rows.items() if row.name in given}
         tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
         found.setdefault("identity", default_identity(environ))
         found.setdefault("control_socket", default_control_socket(environ, tun_name))
@@ -269,7 +273,7 @@ class NodeConfig:
             found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        return cls(**found)
+        return cls(**found, doubts=tuple(doubts.of_sources(rows.values(), arguments, environ)))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
@@ -279,8 +283,8 @@ class NodeConfig:
 
     def validate(self) -> None:
         """ConfigError for the first thing that is wrong."""
-        for field, row in table(self).items():
-            row.validate(getattr(self, field))
+        for name, row in table(self).items():
+            row.validate(getattr(self, name))
         checks.check_purpose(self.listen, self.peers, self.routes)
         if self.listen is not None:
             checks.check_announced(self.tun_addresses, self.routes)
@@ -292,4 +296,4 @@ class NodeConfig:
 
     def describe(self) -> str:
         """The effective configuration, one ``name = value`` a line, names as in the file (for ``--check``)."""
-        return "\n".join(line for field, row in table(self).items() for line in row.lines(getattr(self, field)))
+        return "\n".join(line for name, row in table(self).items() for line in row.lines(getattr(self, name)))

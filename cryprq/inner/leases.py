@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cryprq.errors import MachineError
-from cryprq.networks import Interface, Network, covering
+from cryprq.networks import Interface, Network, covering, overlapping, within
 from cryprq.peer_id import PeerId
 
 InnerAddress = IPv4Address | IPv6Address
@@ -37,6 +37,25 @@ def lease_path(identity: Path, tun_name: str, directory: Path | None = None) -> 
     """Where the leases of a node lie: one file for each tunnel, beside its identity or in a directory."""
     name = f"{identity.name}.{tun_name}.leases.json"
     return identity.with_name(name) if directory is None else directory / name
+
+
+def capacity(gateway: Interface, avoid: Iterable[Network]) -> int:
+    """How many peers can have an address in the network of ``gateway``: every host but itself and what is inside
+    ``avoid``."""
+    network = gateway.network
+    blocks: list[Network] = []
+    for block in sorted(set(avoid), key=lambda block: (block.version, block.prefixlen)):
+        if overlapping(network, [block]) is not None and not any(within(block, wider) for wider in blocks):
+            blocks.append(block)
+    if any(within(network, block) for block in blocks):
+        return 0
+    never = {gateway.ip}
+    if network.max_prefixlen - network.prefixlen >= 2:
+        never.add(network.network_address)
+        if network.version == 4:
+            never.add(network.broadcast_address)
+    never = {address for address in never if covering(blocks, str(address)) is None}
+    return network.num_addresses - len(never) - sum(block.num_addresses for block in blocks)
 
 
 class Leases:

@@ -26,10 +26,11 @@ from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
-from cryprq.node.roster import Roster
+from cryprq.node.roster import Changes, Roster
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer
@@ -109,6 +110,7 @@ class Node:
         self._ticker: asyncio.TimerHandle | None = None
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
+        self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
 
     # ---- life ----
@@ -143,6 +145,8 @@ class Node:
         self._names = NameService()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
+        self._tell_doubts(of_machine(config))
+        self._tell_doubts(of_configuration(config))
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
         leases = Leases(path, config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
@@ -305,6 +309,13 @@ class Node:
             offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
         )
 
+    def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
+        """Those that were not told the last time."""
+        for doubt in doubts:
+            if doubt not in self._told_doubts:
+                self._log.warning("config_doubtful", doubt=doubt)
+        self._told_doubts = doubts
+
     # ---- what drives it ----
 
     def _plane_ready(self) -> None:
@@ -438,15 +449,41 @@ class Node:
     def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
         try:
             config, kept = merge(self.config, read_config())
-            added, removed = self._roster.change(config, boottime())
+            changes = self._roster.change(config, boottime())
         except CryprqError as error:
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
             return
-        self.config = config
-        self._admittance.reconfigure(self._roster.allowlist, _announced(config), config.rotate_secs)
         self._log.set_level(config.log_level)
-        self._log.info("config_reloaded", added=added, removed=removed, needs_restart=",".join(kept) or None)
+        self.config = config
+        self._announce_routes(_announced(config))
+        self._tell_doubts(of_configuration(config))
+        self._tell_changes(changes)
+        self._log.info(
+            "config_reloaded",
+            added=len(changes.added),
+            removed=len(changes.removed),
+            changed=len(changes.changed),
+            needs_restart=",".join(kept) or None,
+        )
         self._changed()
+
+    def _announce_routes(self, announced: tuple[Network, ...]) -> None:
+        """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
+        under the keys that they have, and are told by a new M4."""
+        before = self._admittance.announced
+        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs)
+        if announced != before:
+            self._network.check_forwarding(self.config.routes)
+            for peer in self._peers:
+                peer.renew("routes_changed", boottime())
+
+    def _tell_changes(self, changes: Changes) -> None:
+        for peer_id in sorted(changes.added):
+            self._reporter.peer_added(peer_id, self.config.allow_peers.get(peer_id, ()))
+        for peer_id in sorted(changes.removed):
+            self._reporter.peer_removed(peer_id)
+        for peer_id in sorted(changes.changed):
+            self._reporter.peer_changed(peer_id, self.config.allow_peers.get(peer_id, ()))
 
 
 def _aeads(name: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.config.node_config import NodeConfig
-from cryprq.inner.leases import LeaseError, Leases, lease_path
+from cryprq.inner.leases import LeaseError, Leases, capacity, lease_path
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import allowlist_of
 from cryprq.peer_id import PeerId
@@ -236,6 +236,23 @@ def test_lease_path_lies_beside_the_identity_or_where_it_can_be_written() -> Non
     assert lease_path(Path("/var/lib/cryprq/identity"), "tun1") == Path("/var/lib/cryprq/identity.tun1.leases.json")
 
 
+@pytest.mark.parametrize(
+    ("gateway", "avoid", "room"),
+    [
+        ("10.9.0.1/24", [], 253),
+        ("10.9.0.1/30", [], 1),
+        ("10.9.0.0/31", [], 1),
+        ("10.9.0.1/32", [], 0),
+        ("10.9.0.1/24", ["10.9.0.0/25", "10.9.0.4/32", "192.168.0.0/16"], 127),
+        ("10.9.0.1/24", ["10.0.0.0/8"], 0),
+        ("fd00:9::1/120", [], 254),
+        ("fd00:9::1/64", ["fd00:9::/65"], 2**63),
+    ],
+)
+def test_capacity_is_every_host_that_can_be_given(gateway: str, avoid: list[str], room: int) -> None:
+    assert capacity(ip_interface(gateway), [ip_network(block) for block in avoid]) == room
+
+
 @given(st.data())
 def test_addresses_are_unique_hosts_outside_what_is_avoided(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -259,6 +276,7 @@ def test_addresses_are_unique_hosts_outside_what_is_avoided(
             given_out.append(leases.address_for(peer(number), avoid=avoid)[0].ip)
     assert len(set(given_out)) == len(given_out)
     assert set(given_out) <= set(free)
+    assert capacity(gateway, avoid) == len(free)
     order = sorted(free, key=lambda address: (address < gateway.ip, address))
     assert given_out == order[: len(given_out)]
 

@@ -176,6 +176,7 @@ def test_readme_has_the_table() -> None:
 
 def test_every_field_but_two_is_an_option() -> None:
     assert {field.name for field in fields(NodeConfig)} - set(table(NodeConfig)) == {
+        "doubts",
         "lease_dir",
         "qlog_dir",
         "rotate_records",
