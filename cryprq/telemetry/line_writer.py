@@ -28,7 +28,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int, *, capacity: int = QUEUE_MAX) -> None:
         """The descriptor stays the caller's."""
-        self._descriptor = descriptor
+        self.descriptor: Final = descriptor
         self._capacity = capacity
         self._changed = threading.Condition()
         self._queue: deque[bytes] = deque()
@@ -104,10 +104,10 @@ class LineWriter:
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[os.write(self.descriptor, rest) :]
             except BlockingIOError:  # somebody who shares the open file made it so
                 poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
+                poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
             except OSError:  # the reader is gone, or the disk is full
                 with self._changed:
