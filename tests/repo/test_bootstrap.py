@@ -49,12 +49,12 @@ class Machine:
         )
 
     def bootstrap(self, *arguments: str, wrapper: tuple[str, ...] = AS_ROOT) -> subprocess.CompletedProcess[str]:
-        return self.run("bootstrap.sh", *arguments, wrapper=wrapper)
+        return self.run("scripts/bootstrap.sh", *arguments, wrapper=wrapper)
 
     def run(self, script: str, *arguments: str, wrapper: tuple[str, ...] = AS_ROOT) -> subprocess.CompletedProcess[str]:
         environ = {"PATH": str(self.programs), "PYTHON": "none", "VENV": str(self.directory / "venv")}
         settings = [f"{name}={value}" for name, value in environ.items()]
-        command = [*wrapper, "env", *settings, str(ROOT / "scripts" / script), *arguments]
+        command = [*wrapper, "env", *settings, str(ROOT / script), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     def installed(self) -> str:
@@ -141,14 +141,14 @@ def test_base_image_is_made_where_debootstrap_was_missing(machine: Machine) -> N
         machine.write(name, "exit 0")
     machine.apt(then=f'echo "exit 9" >{machine.programs}/debootstrap; chmod +x {machine.programs}/debootstrap')
     machine.link("chmod")
-    done = machine.run("make_base_image.sh")
+    done = machine.run("release/make_base_image.sh")
     assert machine.installed() == "debootstrap debian-archive-keyring"
     assert (done.returncode, done.stderr.splitlines()[-1][:33]) == (2, "make_base_image: debootstrap fail")
 
 
 def test_who_cannot_make_an_image_is_told_what_to_install(machine: Machine) -> None:
     machine.write("docker", "exit 0")
-    for script in ("docker_vpn_test.sh", "make_base_image.sh"):
+    for script in ("scripts/docker_vpn_test.sh", "release/make_base_image.sh"):
         done = machine.run(script, wrapper=AS_USER)
         said = "bootstrap: not root: please run  sudo apt-get install debootstrap debian-archive-keyring\n"
         assert (done.returncode, done.stderr) == (2, said)
