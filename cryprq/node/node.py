@@ -37,6 +37,7 @@ from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint
@@ -323,7 +324,7 @@ class Node:
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
-            times = [now + TICK]
+            times = [Boottime(now + TICK)]
         due = min((at for at in times if at is not None), default=None)
         if self._timer is not None:
             self._timer.cancel()

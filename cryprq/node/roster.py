@@ -16,6 +16,7 @@ from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObser
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
 
@@ -101,7 +102,7 @@ class Roster:
 
     # ---- changes ----
 
-    def change(self, config: NodeConfig, now: float) -> tuple[int, int]:
+    def change(self, config: NodeConfig, now: Boottime) -> tuple[int, int]:
         """Goes over to another configuration: who is not permitted any more is cut off. Returns how many peers were
         added and removed by name. ConfigError, with nothing changed."""
         _refuse_own_id(config, self._own_id)
@@ -111,7 +112,7 @@ class Roster:
         after = self.allowlist.named
         return len(after - before), len(before - after)
 
-    def apply(self, now: float) -> None:
+    def apply(self, now: Boottime) -> None:
         """Makes peers and dialers what the configuration says."""
         for known in self._peers:
             if not self.permits(known.peer_id):
@@ -149,7 +150,7 @@ class Roster:
             with suppress(MachineError):  # ``_place`` meets it again
                 self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
 
-    def _place(self, peer_id: PeerId, now: float) -> None:
+    def _place(self, peer_id: PeerId, now: Boottime) -> None:
         try:
             self.obtain(peer_id)
         except MachineError as error:  # there is no address for it any more
@@ -158,7 +159,7 @@ class Roster:
             if (dialer := self._dialers.pop(peer_id, None)) is not None:
                 dialer.stop()  # it would go on dialling for a peer that is no more
 
-    def forget_idle(self, now: float) -> None:
+    def forget_idle(self, now: Boottime) -> None:
         """Peers that only --allow-any let in leave the table when their last session is over."""
         for peer in self._peers:
             if peer.idle and peer.peer_id not in self.allowlist.named:
@@ -166,17 +167,17 @@ class Roster:
 
     # ---- dialling ----
 
-    def poll(self, now: float) -> float | None:
+    def poll(self, now: Boottime) -> Boottime | None:
         """Dials whoever is due; returns when to call again at the latest."""
         times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
         return min((at for at in times if at is not None), default=None)
 
-    def _poll_one(self, dialer: Dialer, now: float) -> float | None:
+    def _poll_one(self, dialer: Dialer, now: Boottime) -> Boottime | None:
         try:
             return dialer.poll(now)
         except Exception as error:  # a fault with one peer must not keep the others from being dialled
             self._observer.internal_error(error, peer_id=dialer.target.peer_id)
-            return now + REDIAL_FAST_INTERVAL
+            return Boottime(now + REDIAL_FAST_INTERVAL)
 
     def stop(self) -> None:
         """Nobody is dialled any more."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
+from cryprq.protocol.clock import Boottime
 
 REFRESH_AFTER: Final = 30.0
 """Seconds after which an answer is looked up again when the peer is dialled."""
@@ -23,7 +24,7 @@ GetAddrInfo = Callable[[str, int, int], Awaitable[Sequence[tuple[Any, ...]]]]
 @dataclass
 class _Entry:
     addresses: tuple[Address, ...] = ()
-    looked_up: float | None = None
+    looked_up: Boottime | None = None
     error: str | None = None
     task: "asyncio.Task[None] | None" = None
 
@@ -35,7 +36,7 @@ class Resolver:
     A look-up runs in a thread of the resolver library and cannot be interrupted, so there is one at a time for a name.
     """
 
-    def __init__(self, getaddrinfo: GetAddrInfo, changed: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(self, getaddrinfo: GetAddrInfo, changed: Callable[[], None], clock: Callable[[], Boottime]) -> None:
         """``changed`` is called when a look-up has ended, ``getaddrinfo`` gets (host, port, family)."""
         self._getaddrinfo = getaddrinfo
         self._changed = changed

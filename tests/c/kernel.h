@@ -129,13 +129,6 @@ static inline void add(const struct spec *s, bool vouched)
     add_bytes(p, build(p, s), vouched);
 }
 
-/* The next packet of the same flow. */
-static inline void advance(struct spec *s)
-{
-    s->sequence += (uint32_t)s->payload;
-    s->id++;
-}
-
 static inline unsigned flush(void)
 {
     cq_coalesce_flush(coalesce);

@@ -49,7 +49,7 @@ def _wrap(
 
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
-            await asyncio.wait_for(test(), 15)
+            await asyncio.wait_for(test(), 70)
 
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(main())
