@@ -45,7 +45,7 @@ _PROBE = """set -e
 ip netns add probe
 ip link add probe0 type veth peer name probe1 netns probe
 test -c /dev/net/tun || { echo "no /dev/net/tun: modprobe tun, or give the container that device" >&2; exit 1; }
-test -w /dev/net/tun || { echo "no right to open /dev/net/tun" >&2; exit 1; }
+test -w /dev/net/tun || { echo "no right to open /dev/net/tun: chmod 666, as udev has it" >&2; exit 1; }
 ip tuntap add dev probe2 mode tun
 echo 0 > /proc/sys/net/ipv4/ip_forward
 """
@@ -79,7 +79,7 @@ def _enter() -> str | None:
             return f"no {tool} (packages iproute2 and util-linux)"
     reasons = []
     for way in ("root", "user") if os.geteuid() == 0 else ("user",):
-        tried = subprocess.run([sys.executable, "-I", "-S", __file__, way], capture_output=True, text=True, timeout=20)
+        tried = subprocess.run([sys.executable, "-I", "-S", __file__, way], capture_output=True, text=True, timeout=60)
         if tried.returncode == 0:
             try:
                 _isolate(way)
@@ -303,7 +303,7 @@ class CommandError(Exception):
     """A command failed; the text has its output."""
 
 
-def _run(command: list[str], timeout: float = 20.0) -> str:
+def _run(command: list[str], timeout: float = 60.0) -> str:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
     if done.returncode != 0:
         raise CommandError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}")
