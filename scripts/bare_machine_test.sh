@@ -182,8 +182,10 @@ settings=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 while IFS= read -r name; do
     settings+=("$name=${!name}")
 done < <(compgen -e | grep -Ei '^(pip_.*|.*_proxy|ssl_cert_file|requests_ca_bundle)$' | grep -vx PIP_FIND_LINKS)
-unshare --mount --propagation private --uts --ipc --pid --fork --kill-child env -i "${settings[@]}" \
-    "$top/scripts/bare_machine_test.sh" inside "$root" "$suite" "$user" "$@" &
+# In the background, so that a signal is heeded at once; bash lets what is there ignore two of them.
+again=("$top/scripts/bare_machine_test.sh" inside "$root" "$suite" "$user" "$@")
+unshare --mount --propagation private --uts --ipc --pid --fork --kill-child \
+    env -i --default-signal=INT,QUIT "${settings[@]}" "${again[@]}" &
 runner=$!
 status=0
 wait "$runner" || status=$?
