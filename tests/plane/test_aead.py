@@ -68,6 +68,10 @@ def present_or_skip(name: str, present: list[str]) -> str:
     return name
 
 
+def test_every_back_end_of_this_cpu_is_in_the_lists(present: list[str]) -> None:
+    assert set(present) <= set(SUITES)
+
+
 def vector_blocks(name: str) -> Iterator[dict[str, str]]:
     """The ``name = value`` blocks of a vector file, names in lower case, with the ``[sections]`` before them."""
     section: dict[str, str] = {}
