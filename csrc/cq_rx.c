@@ -281,15 +281,19 @@ static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, si
 
 /* ---- 6. write ---- */
 
-static void write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+static enum cq_written write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
 {
     struct cq_rx *rx = arg;
     ssize_t n;
     do
         n = writev(rx->tun, iov, iovcnt);
     while (n < 0 && errno == EINTR);
-    if (n < 0)
-        cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
+    if (n >= 0)
+        return CQ_WRITTEN;
+    if (errno == EINVAL && packets > 1) /* some kernels take the offload and not the packet */
+        return CQ_WRITE_REFUSED;
+    cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
+    return CQ_WRITE_LOST;
 }
 
 /* ---- life ---- */
@@ -302,6 +306,7 @@ static struct cq_coalesce *coalesce_new(struct cq_rx *rx, const struct cq_worker
         .tcp6 = merges && o->tso6,
         .uso = merges && o->uso,
         .vnet = o->vnet_hdr,
+        .refused = &rx->worker.shared->merge_refused,
         .max_size = CQ_COALESCE_SIZE_MAX,
         .max_segments = SUPER_SEGMENTS_MAX,
     };

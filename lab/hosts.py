@@ -171,6 +171,17 @@ def _run(command: list[str], timeout: float = 60.0) -> str:
     return done.stdout
 
 
+@contextlib.contextmanager
+def tmpfs(path: Path, options: str) -> Iterator[None]:
+    """A file system of its own on a new directory, with options of mount(8), for as long as the context lasts."""
+    path.mkdir()
+    _run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)])
+    try:
+        yield
+    finally:
+        _run(["umount", "--lazy", str(path)])
+
+
 class Lab:
     """Hosts and the links between them; leaving it stops every process and removes every namespace."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryprq.address import Address
@@ -37,6 +38,35 @@ def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
         tunnel_networks=(interface.network for interface in config.tun_addresses),
         leases=leases,
     )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What another configuration means for the peers that are named."""
+
+    added: frozenset[PeerId]
+    removed: frozenset[PeerId]
+    changed: frozenset[PeerId]
+    """Other networks, or dialled at another address, or no longer, or now."""
+
+
+def changes(before: NodeConfig, after: NodeConfig) -> Changes:
+    """From one configuration to the other."""
+    old, new = _named(before), _named(after)
+    return Changes(
+        frozenset(new.keys() - old.keys()),
+        frozenset(old.keys() - new.keys()),
+        frozenset(peer_id for peer_id in old.keys() & new.keys() if old[peer_id] != new[peer_id]),
+    )
+
+
+def _named(config: NodeConfig) -> dict[PeerId, tuple[object, ...]]:
+    """Every peer that is named, and what is said of it."""
+    dialled = {peer.peer_id: peer for peer in config.peers if peer.peer_id is not None}
+    return {
+        peer_id: (frozenset(config.allow_peers.get(peer_id, ())), dialled.get(peer_id))
+        for peer_id in config.allow_peers.keys() | dialled.keys()
+    }
 
 
 class Roster:
@@ -83,6 +113,11 @@ class Roster:
         """The peer of an ID that is permitted, with its networks. LeaseError where there is no address for it."""
         return self._peers.obtain(peer_id, self.networks(peer_id))
 
+    def gives_addresses(self) -> bool:
+        """Whether this node has to give an address to any peer that may come."""
+        asking = (peer_id for peer_id, networks in self.config.allow_peers.items() if not networks)
+        return self.config.allow_any or any(peer_id not in self.allowlist.dialled for peer_id in asking)
+
     def leased_to(self, peer_id: PeerId) -> tuple[str, ...]:
         """The tunnel addresses that this node has given the peer."""
         if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:
@@ -102,15 +137,14 @@ class Roster:
 
     # ---- changes ----
 
-    def change(self, config: NodeConfig, now: Boottime) -> tuple[int, int]:
-        """Goes over to another configuration: who is not permitted any more is cut off. Returns how many peers were
-        added and removed by name. ConfigError, with nothing changed."""
+    def change(self, config: NodeConfig, now: Boottime) -> "Changes":
+        """Goes over to another configuration: who is not permitted any more is cut off. ConfigError, with nothing
+        changed."""
         _refuse_own_id(config, self._own_id)
-        before, self.allowlist = self.allowlist.named, allowlist_of(config, self._leases)
-        self.config = config
+        before, self.config = self.config, config
+        self.allowlist = allowlist_of(config, self._leases)
         self.apply(now)
-        after = self.allowlist.named
-        return len(after - before), len(before - after)
+        return changes(before, config)
 
     def apply(self, now: Boottime) -> None:
         """Makes peers and dialers what the configuration says."""

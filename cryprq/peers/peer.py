@@ -173,6 +173,14 @@ class Peer:
         self._execute(self.current, self.current.session.rotate(now), now)
         return True
 
+    def renew(self, reason: str, now: Boottime) -> None:
+        """Makes the peer that dialled connect again, to be told something new: the connections of its sessions are
+        closed, their keys live on until the new session replaces them."""
+        for link in tuple(self.links):
+            if not link.dialled and (carrier := link.carrier) is not None:
+                self.carrier_lost(link, reason, now)
+                carrier.close(CloseCode.OK, reason)
+
     def look(self, now: Boottime) -> None:
         """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
         if self.current is None:

@@ -33,7 +33,7 @@ class Resolver:
     """Answers at once with what is known, and looks names up meanwhile.
 
     The last good answer is kept when a look-up fails: the name server may be behind the very tunnel that is down.
-    A look-up runs in a thread of the resolver library and cannot be interrupted, so there is one at a time for a name.
+    A look-up cannot be interrupted, so there is one at a time for a name.
     """
 
     def __init__(self, getaddrinfo: GetAddrInfo, changed: Callable[[], None], clock: Callable[[], Boottime]) -> None:

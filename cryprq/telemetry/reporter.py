@@ -147,6 +147,20 @@ class Reporter:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
         self._log.warning("key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
 
+    # ---- the configuration ----
+
+    def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """A reload names this peer for the first time; without networks it gets an address, or is dialled."""
+        self._log.info("peer_added", peer_id=peer_id, networks=_joined(networks))
+
+    def peer_removed(self, peer_id: PeerId) -> None:
+        """A reload does not name this peer any more."""
+        self._log.info("peer_removed", peer_id=peer_id)
+
+    def peer_changed(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """A reload gives the peer other networks, these, or has it dialled otherwise."""
+        self._log.info("peer_changed", peer_id=peer_id, networks=_joined(networks))
+
     # ---- the tunnel ----
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
@@ -205,6 +219,10 @@ class Reporter:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+def _joined(values: Sequence[object]) -> str | None:
+    return ",".join(map(str, values)) or None
 
 
 def _given(**fields: object) -> dict[str, object]:

@@ -14,7 +14,7 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.protocol.identity import Identity
 from cryprq.telemetry.metrics import Metrics
 from lab import ROOT
-from lab.hosts import Lab, Namespace
+from lab.hosts import Lab, Namespace, tmpfs
 from lab.nodes import PORT, PROGRAMS, Node
 from lab.tunnels import GATEWAY, LISTEN_FLAGS, OUTER, listen_address, make_tunnel
 
@@ -124,6 +124,18 @@ def provoke_lost_tun(lab: Lab) -> str:
     return f"{node.running().output()} {status} from `/healthz`"
 
 
+def provoke_full_disk(lab: Lab) -> str:
+    state = lab.directory / "state"
+    with tmpfs(state, "size=4k"):  # the identity fills it
+        flags = ("--listen", listen_address(4), *LISTEN_FLAGS, "--allow-any", *LOGFMT)
+        node = Node(lab.namespace("listener"), *flags).start("--identity", str(state / "identity"))
+        wait_line(node, "event=node_failed")
+        status, reason = node.http("/healthz")
+        assert "No space left" in reason
+        node.stop()
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
 def provoke_forwarding_off(lab: Lab) -> str:
     here = lab.namespace("listener")
     here.sysctl("net.ipv4.ip_forward", 0)
@@ -159,6 +171,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_port_in_use,
     provoke_no_right,
     provoke_lost_tun,
+    provoke_full_disk,
     provoke_forwarding_off,
     provoke_debug_logs,
 ]
