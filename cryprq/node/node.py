@@ -147,8 +147,7 @@ class Node:
         self._names = NameService()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
-        self._tell_doubts(of_machine(config))
-        self._tell_doubts(of_configuration(config))
+        doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
         leases = Leases(path, config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
@@ -178,6 +177,7 @@ class Node:
         self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
         self._announce()
+        self._tell_doubts(doubts)
         self._notifier.ready()
         self._tick()
 

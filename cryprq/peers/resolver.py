@@ -13,7 +13,7 @@ from cryprq.protocol.clock import Boottime
 
 REFRESH_AFTER: Final = 30.0
 """Seconds after which an answer is looked up again when the peer is dialled."""
-ADDRESSES_MAX: Final = 8
+ADDRESSES_TRIED_MAX: Final = 8
 """Addresses of one name that are tried."""
 
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -96,4 +96,4 @@ def _in_turn(found: dict[Address, None]) -> tuple[Address, ...]:
     preferred = [address for address in addresses if address.is_ipv6 is first]
     others = [address for address in addresses if address.is_ipv6 is not first]
     mixed = (address for pair in zip_longest(preferred, others) for address in pair if address is not None)
-    return tuple(mixed)[:ADDRESSES_MAX]
+    return tuple(mixed)[:ADDRESSES_TRIED_MAX]

@@ -43,7 +43,7 @@ def test_unit_has_what_operators_rely_on() -> None:
     }.items():
         assert found[name] == [value]
     check, signal = found["ExecReload"]
-    assert check == f"{found['ExecStart'][0]} --check" and signal == "/bin/kill -HUP $MAINPID"
+    assert check == f"{found['ExecStart'][0]} --check" and signal == "/bin/sh -c 'kill -HUP $MAINPID'"
     assert check in (DEPLOY / "notify-reload.conf").read_text()
     assert "PrivateDevices" not in found  # it would hide the TUN
     assert int(found["WatchdogSec"][0]) >= 3  # the node looks after itself once a second

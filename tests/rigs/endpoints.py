@@ -1,4 +1,4 @@
-"""What the tests of the control plane share: endpoints on loopback, handlers that take notes, a relay in between."""
+"""What the tests of the QUIC endpoint share: endpoints on loopback, handlers that take notes, a relay in between."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The control plane's endpoint with more dialers than places: the others wait in line. See also the storm tests."""
+"""The QUIC endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
 from cryprq.protocol.frames import CloseCode
 from cryprq.quic.token_bucket import TokenBucket

@@ -1,4 +1,4 @@
-"""The control plane's endpoint against strangers: limits, Retry, backoff, foreign QUIC, garbage."""
+"""The QUIC endpoint against strangers: limits, Retry, backoff, foreign QUIC, garbage."""
 
 import asyncio
 import os

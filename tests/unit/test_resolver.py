@@ -6,7 +6,7 @@ from typing import Any
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
-from cryprq.peers.resolver import ADDRESSES_MAX, REFRESH_AFTER, Resolver
+from cryprq.peers.resolver import ADDRESSES_TRIED_MAX, REFRESH_AFTER, Resolver
 from cryprq.protocol.clock import Boottime
 
 GATEWAY = Multiaddr("dns", "gateway.example", 9999)
@@ -120,7 +120,7 @@ def test_name_that_gives_no_or_too_many_addresses() -> None:
         rig.answer = many + many
         rig.resolver.addresses(GATEWAY)
         await settle()
-        assert len(set(rig.resolver.addresses(GATEWAY))) == ADDRESSES_MAX
+        assert len(set(rig.resolver.addresses(GATEWAY))) == ADDRESSES_TRIED_MAX
 
     asyncio.run(scenario())
 
