@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
+from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
@@ -25,6 +26,7 @@ from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.keeper import Keeper
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
 from cryprq.node.roster import Roster
@@ -97,6 +99,7 @@ class Node:
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
+            routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -141,6 +144,7 @@ class Node:
         leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
+        self._machine.interface.observer = self._reporter
         self._make_parts(leases)
         self._machine.start()
         self._plane = self._machine.plane
@@ -154,11 +158,16 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = AdminSocket(config.control_socket, self.status, self.rotate)
+        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
         await control.start()
         self._undo.append(control.close)
         self._roster.apply(boottime())
+        self._machine.interface.settle()
+        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper.start()
+        self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
+        self.health.watch(self._machine.interface.failure, restart=False)
         self.health.ready()
         self._undo.append(self._stop_timers)
         self._announce()
@@ -167,7 +176,7 @@ class Node:
 
     def _make_parts(self, leases: Leases | None) -> None:
         config, plane = self.config, self._machine.plane
-        self._network = InnerNetwork(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._network = InnerNetwork(self._machine.interface, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
         self._peers = PeerTable(
             own_id=self.peer_id,
@@ -205,6 +214,7 @@ class Node:
             announced=_announced(config),
             obtain=self._roster.obtain,
             allowed=self._network.allowed,
+            spares_endpoint=self._spares_endpoint,
             allow_m2=self._allow_m2,
             reporter=self._reporter,
             clock=boottime,
@@ -339,7 +349,7 @@ class Node:
             self._told_failure = failure
             if failure is not None:
                 self._log.error("node_failed", reason=failure)
-        if failure is None:  # else the manager's watchdog restarts the node
+        if self.health.restart_reason() is None:  # else the manager's watchdog restarts the node
             self._notifier.alive(now)
         self._notifier.status(failure or f"{sum(peer.current is not None for peer in self._peers)} peers connected")
         self._changed()
@@ -352,10 +362,14 @@ class Node:
     def _allow_m2(self) -> bool:
         return self._endpoint.allow_m2()
 
+    def _spares_endpoint(self, network: Network) -> bool:
+        return spares_endpoint(network, self.config.route_table)
+
     def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
         if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
             raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
-        if (network := covering(self._network.allowed(peer.peer_id), remote.host)) is not None:
+        swallowing = (n for n in self._network.allowed(peer.peer_id) if not self._spares_endpoint(n))
+        if (network := covering(swallowing, remote.host)) is not None:
             raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
         outbound = Outbound(
             peer,
@@ -410,6 +424,12 @@ class Node:
                 raise LookupError(f"no session with {peer_id} to rotate")
             return (peer_id,)
         return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))
+
+    def down(self) -> None:
+        """Stops, as ``request_stop`` does, and lifts the kill switch. RuntimeError outside the context."""
+        self._running()
+        self._machine.interface.release = True
+        self.request_stop()
 
     def reload(self) -> None:
         """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at
