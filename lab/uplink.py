@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lab.capture import Capture
 from lab.hosts import Lab, Namespace
 from lab.nodes import Node
+from lab.traffic import ping
 from lab.tunnels import LISTEN_FLAGS, listen_address
 
 NETWORK = {4: "192.168.50.0/24", 6: "fd50::/64"}
@@ -82,6 +83,15 @@ def make_uplink(lab: Lab) -> Uplink:
         listener.arguments += ["--route", NETWORK[version]]
     listener.start().wait_event("listener_ready")
     return Uplink(lab, hosts["dialer"], gateway, router, hosts["server"], listener)
+
+
+def answers(host: Namespace, address: str) -> bool:
+    """Whether a ping from a host comes back."""
+    try:
+        with host.entered():
+            return bool(ping(address, count=1, interval=0, timeout=0.3, size=56)["received"])
+    except OSError:
+        return False  # there is no way at the moment
 
 
 def soon(check: Callable[[], bool], seconds: float = 5.0) -> bool:

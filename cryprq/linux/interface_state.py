@@ -11,15 +11,17 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from typing import Final, NamedTuple, Protocol
 
 from cryprq.errors import MachineError
 from cryprq.linux.netlink import NetlinkError
-from cryprq.linux.route_plan import Numbers, RoutePlan
+from cryprq.linux.route_plan import Endpoint, Numbers, RoutePlan
 from cryprq.linux.rtnetlink import PROTOCOL, TABLE_MAIN, Held, Link, Route, RtNetlink, Rule
 from cryprq.networks import Interface, Network, within
 
 _ABSENT: Final = (errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENOENT)
+_ENDPOINTS_MAX: Final = 64  # those dialled last; a name may yield ever new ones
 _MTU_IPV6: Final = 1280  # RFC 8200; below it the kernel takes IPv6 off the interface
 
 
@@ -76,6 +78,7 @@ class InterfaceState:
         self._networks: set[Network] = set()
         self._by_policy: set[Network] = set()
         self._rules: tuple[Rule, ...] = ()
+        self._endpoints: dict[Endpoint, None] = {}
         self._locals: dict[Network, int] = {}
         self._told_overlaps: set[tuple[Network, Network]] = set()
         self._faults: dict[Part, str] = {}
@@ -195,6 +198,16 @@ class InterfaceState:
         for network in added:
             self._add_guard(network)
             self._add_route(network)
+        self._set_rules()
+        self._tell_faults()
+
+    def spare(self, host: str, port: int) -> None:
+        """A peer is dialled there: the way to it is outside the tunnel, whatever networks it has. MachineError."""
+        endpoint = ip_address(host.partition("%")[0]), port
+        self._endpoints.pop(endpoint, None)
+        self._endpoints[endpoint] = None
+        while len(self._endpoints) > _ENDPOINTS_MAX:
+            self._endpoints.pop(next(iter(self._endpoints)))
         self._set_rules()
         self._tell_faults()
 
@@ -346,7 +359,7 @@ class InterfaceState:
         self._remove_guard(network)
 
     def _set_rules(self) -> None:
-        wanted = self._plan.rules(self._by_policy)
+        wanted = self._plan.rules(self._by_policy, self._endpoints)
         if wanted == self._rules:
             return
         if wanted:
@@ -494,4 +507,6 @@ def _shown(rule: Rule) -> str:
     which = "" if rule.unmarked is None else f" not fwmark {rule.unmarked:#x}"
     less = "" if rule.suppressed is None else f" suppress_prefixlength {rule.suppressed}"
     family = " (IPv6)" if rule.version == 6 else ""
+    if rule.endpoint is not None:
+        which = f" to {rule.endpoint[0]} ipproto udp dport {rule.endpoint[1]}"
     return f"{rule.priority}: from all{which} lookup {rule.table}{less}{family}"

@@ -36,7 +36,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _RTN_UNICAST, _RTN_UNREACHABLE, _RTM_F_CLONED = 1, 7, 0x200
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
-_FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL = 6, 10, 14, 15, 21
+_FRA_DST, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE = 1, 6, 10, 14, 15
+_FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 21, 22, 24
+_PORTS = struct.Struct("=HH")  # first and last
 _FR_ACT_TO_TBL, _FIB_RULE_INVERT, _NO_SUPPRESSION = 1, 2, 0xFFFFFFFF
 
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)  # a kernel without IPv6, or without rules
@@ -86,6 +88,8 @@ class Rule:
     """Only for packets that do not have this mark."""
     suppressed: int | None = None
     """An answer with a prefix of this length, or a shorter one, does not count."""
+    endpoint: tuple[IPv4Address | IPv6Address, int] | None = None
+    """Only for UDP to this address and port."""
     protocol: int = PROTOCOL
 
 
@@ -265,13 +269,20 @@ def _parse_route(body: bytes) -> Route | None:
 def _pack_rule(rule: Rule) -> bytes:
     flags = 0 if rule.unmarked is None else _FIB_RULE_INVERT
     table = rule.table if rule.table < 256 else 0
-    body = _RULE_HEADER.pack(_family(rule.version), 0, 0, 0, table, 0, 0, _FR_ACT_TO_TBL, flags)
+    length = 0 if rule.endpoint is None else rule.endpoint[0].max_prefixlen
+    body = _RULE_HEADER.pack(_family(rule.version), length, 0, 0, table, 0, 0, _FR_ACT_TO_TBL, flags)
     body += u32(_FRA_PRIORITY, rule.priority) + u32(_FRA_TABLE, rule.table)
     body += attribute(_FRA_PROTOCOL, bytes([rule.protocol]))
     if rule.unmarked is not None:
         body += u32(_FRA_FWMARK, rule.unmarked)
     if rule.suppressed is not None:
         body += u32(_FRA_SUPPRESS_PREFIXLEN, rule.suppressed)
+    if rule.endpoint is not None:
+        address, port = rule.endpoint
+        body += attribute(_FRA_DST, address.packed)
+        body += attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(
+            _FRA_DPORT_RANGE, _PORTS.pack(port, port)
+        )
     return body
 
 
@@ -281,12 +292,16 @@ def _parse_rule(body: bytes) -> Rule | None:
         return None
     values = dict(_attributes(body[_RULE_HEADER.size :]))
     suppressed = _number(values.get(_FRA_SUPPRESS_PREFIXLEN), _NO_SUPPRESSION)
+    endpoint = None
+    if _FRA_DST in values and _FRA_DPORT_RANGE in values:
+        endpoint = ip_address(values[_FRA_DST]), _PORTS.unpack_from(values[_FRA_DPORT_RANGE])[0]
     return Rule(
         _version(family),
         _number(values.get(_FRA_PRIORITY)),
         _number(values.get(_FRA_TABLE), table),
         _number(values.get(_FRA_FWMARK)) if flags & _FIB_RULE_INVERT else None,
         None if suppressed == _NO_SUPPRESSION else suppressed,
+        endpoint,
         values.get(_FRA_PROTOCOL, b"\0")[0],
     )
 

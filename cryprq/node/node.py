@@ -371,6 +371,7 @@ class Node:
         swallowing = (n for n in self._network.allowed(peer.peer_id) if not self._spares_endpoint(n))
         if (network := covering(swallowing, remote.host)) is not None:
             raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
+        self._machine.interface.spare(remote.host, remote.port)
         outbound = Outbound(
             peer,
             remote,

@@ -9,7 +9,7 @@ import pytest
 from lab.hosts import Lab, Namespace
 from lab.nodes import Node
 from lab.tunnels import GATEWAY
-from lab.uplink import BEHIND, NETWORK, SERVER, Uplink, make_uplink, soon
+from lab.uplink import BEHIND, NETWORK, SERVER, Uplink, answers, make_uplink, soon
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,6 @@ def dialer(uplink: Uplink) -> Node:
     node.wait_event("peer_connected")
     assert soon(lambda: answers(node.namespace, BEHIND[4]))
     return node
-
-
-def answers(host: Namespace, address: str, *, mark: int | None = None) -> bool:
-    """Whether a ping comes back."""
-    return bool(host.measure("ping", address, count=1, timeout=0.3)["received"])
 
 
 def way(host: Namespace, address: str) -> str:

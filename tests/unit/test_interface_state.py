@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, cast
 
 import pytest
@@ -380,11 +380,27 @@ def test_other_ways_have_no_rules(way: Any, table: int | None) -> None:
     assert rig.state.failure() is None
 
 
+def test_way_to_a_gateway_is_spared_for_answers_too() -> None:
+    rig = Rig()
+    rig.state.spare("192.0.2.1", 9999)
+    assert rig.kernel.policy == set()  # nothing is drawn into the tunnel yet
+    rig.state.set_routes(nets("0.0.0.0/0", "::/0"))
+    rig.state.spare("2001:db8::1", 9999)
+    first = next(rig.kernel.rules())
+    assert first.endpoint == (ip_address("192.0.2.1"), 9999) and first.table == TABLE_MAIN
+    assert [rule.version for rule in rig.kernel.rules()] == [4, 4, 4, 6, 6]
+    for number in range(100):
+        rig.state.spare(f"192.0.2.{number}", 9999)
+    assert sum(rule.endpoint is not None for rule in rig.kernel.policy) == 64
+    rig.state.close()
+    assert rig.kernel.policy == set()
+
+
 def test_rules_go_with_the_node_and_those_of_a_killed_one_at_the_next_start() -> None:
     rig = Rig()
     rig.state.set_routes(nets("0.0.0.0/0", "::/0"))
     assert len(rig.kernel.policy) == 4
-    other = Rule(4, 28_000 + 1, 99, unmarked=99, protocol=4)
+    other = Rule(4, rig.plan.numbers.priority, 99, unmarked=99, protocol=4)
     rig.kernel.policy.add(other)
     after = Rig(rig.kernel.remove_tun())
     assert rig.kernel.policy == {other}

@@ -3,7 +3,7 @@
 import errno
 import json
 import socket
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -136,6 +136,7 @@ def test_what_was_added_is_read_again(host: hosts.Namespace) -> None:
         Route(ip_network("::/0"), None, table=14000, metric=2_000_000_007),
     }
     rules = [
+        Rule(4, 27999, 254, endpoint=(ip_address("192.0.2.1"), 9999)),
         Rule(4, 28000, 254, suppressed=0),
         Rule(4, 28001, 14000, unmarked=0x3401),
         Rule(6, 28001, 14000, unmarked=0x3401),
@@ -154,6 +155,7 @@ def test_what_was_added_is_read_again(host: hosts.Namespace) -> None:
             client.add_rule(rule)
         assert [rule for rule in client.rules() if rule.protocol == PROTOCOL] == rules
         shown_rules = host.ip("rule show")
+        assert "27999:\tfrom all to 192.0.2.1 ipproto udp dport 9999 lookup main proto 113" in shown_rules
         assert "28000:\tfrom all lookup main suppress_prefixlength 0 proto 113" in shown_rules
         assert "28001:\tnot from all fwmark 0x3401 lookup 14000 proto 113" in shown_rules
         for rule in rules:

@@ -97,6 +97,9 @@ class FakeInterface(FakeDevice):
     def settle(self) -> None:
         self.settled = True
 
+    def spare(self, host: str, port: int) -> None:
+        self.spared = (host, port)
+
     def compare(self) -> None:
         self.compared += 1
 
