@@ -123,6 +123,22 @@ def provoke_lost_tun(lab: Lab) -> str:
     return f"{node.running().output()} {status} from `/healthz`"
 
 
+def provoke_route_failed(lab: Lab) -> str:
+    here = lab.namespace("listener")
+    here.ip("link add cafe type bridge")
+    here.ip("link set cafe up")
+    here.ip("address add 192.168.50.7/24 dev cafe")
+    owner = f"{Identity.generate().peer_id}=192.168.50.0/24"
+    node = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-peer", owner, *LOGFMT).start()
+    wait_line(node, "event=route_failed")
+    wait_line(node, "event=node_failed")
+    status, reason = node.http("/healthz")
+    assert "network of cafe" in reason
+    here.ip("link delete cafe")
+    wait_line(node, "event=route_restored")
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
 def provoke_forwarding_off(lab: Lab) -> str:
     here = lab.namespace("listener")
     here.sysctl("net.ipv4.ip_forward", 0)
@@ -158,6 +174,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_port_in_use,
     provoke_no_right,
     provoke_lost_tun,
+    provoke_route_failed,
     provoke_forwarding_off,
     provoke_debug_logs,
 ]
