@@ -130,14 +130,20 @@ class InterfaceState:
 
     def begin(self) -> None:
         """Looks at what is there: this host's networks, and what an earlier run with this TUN left behind. Without the
-        kill switch that goes; with it, it stays until its place is taken (``settle``)."""
+        kill switch that goes; with it, it stays until its place is taken (``settle``). Raises MachineError."""
+        self._do(self._look_around, "cannot read this host's networks and routes")
+
+    def _look_around(self) -> None:
         self._locals = self._local_networks(self._kernel.addresses())
         if not self._plan.kill_switch:
             remove_leftovers(self._kernel, self._plan.numbers)
 
     def settle(self) -> None:
         """The configured networks are known: what an earlier run left for others, that would draw everything into the
-        tunnel, goes. Networks that a gateway has yet to announce stay blocked."""
+        tunnel, goes. Networks that a gateway has yet to announce stay blocked. Raises MachineError."""
+        self._do(self._remove_stale, "cannot read this host's rules")
+
+    def _remove_stale(self) -> None:
         for rule in tuple(self._kernel.rules()):
             if self._plan.numbers.owns_rule(rule) and rule not in self._rules:
                 self._without(partial(self._kernel.remove_rule, rule), "remove a rule")

@@ -31,8 +31,11 @@ class Keeper:
         self._not_before = 0.0
 
     def start(self) -> None:
-        """Looks once, and goes on to. OSError where the kernel cannot be asked."""
-        self._monitor = Monitor()
+        """Looks once, and goes on to. Raises MachineError."""
+        try:
+            self._monitor = Monitor()
+        except OSError as error:
+            raise MachineError(f"cannot listen to the kernel's notices of changed routes: {error.strerror}") from error
         self._loop.add_reader(self._monitor.fileno(), self._told)
         self._look()
 
