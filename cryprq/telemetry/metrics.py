@@ -64,6 +64,7 @@ class Metrics:
         log_lines_dropped: Callable[[], int] = lambda: 0,
         allowed_peers: Callable[[], int] = lambda: 0,
         pools: Callable[[], Iterable[PoolSample]] = lambda: (),
+        routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
@@ -105,6 +106,9 @@ class Metrics:
             registry=self.registry,
         )
         self._gauge("cryprq_healthy", "1 while /healthz says ok, else 0.", healthy)
+        self._gauge(
+            "cryprq_routes_missing", "Routes that the kernel should have for the tunnel and does not.", routes_missing
+        )
         self._gauge(
             "cryprq_rotation_interval_configured_seconds",
             "This node's --rotate-secs; with each peer the smaller of both ends' counts.",

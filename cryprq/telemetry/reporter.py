@@ -19,6 +19,22 @@ SELECT_FAILED: Final = "Select(Failed)"
 """How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
 
 
+_FAILED: Final = {
+    "link": "link_failed",
+    "address": "address_failed",
+    "route": "route_failed",
+    "guard": "route_failed",
+    "rule": "rule_failed",
+}
+_RESTORED: Final = {
+    "link": "link_restored",
+    "address": "address_restored",
+    "route": "route_restored",
+    "guard": "route_restored",
+    "rule": "rule_restored",
+}
+
+
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -201,9 +217,36 @@ class Reporter:
         """A reload leaves an allowed peer without any address; it is cut off."""
         self._log.limited("error", "peer_misplaced", peer_id=peer_id, error=error)
 
-    def route_failed(self, network: Network, error: str) -> None:
-        """The kernel did not take a route to the TUN."""
-        self._log.limited("error", "route_failed", network=network, error=error)
+    def part_failed(self, kind: str, what: str, error: str) -> None:
+        """The kernel does not have something that the tunnel needs, and does not take it."""
+        self._log.limited("error", _FAILED[kind], **_part(kind, what), error=error)
+
+    def part_restored(self, kind: str, what: str) -> None:
+        """It does again: somebody had removed it, or what was in its way is gone."""
+        self._log.limited("warning", _RESTORED[kind], **_part(kind, what))
+
+    def network_overlaps(self, network: Network, local: Network, interface: str) -> None:
+        """A network of the tunnel lies in one of this host."""
+        what = "is the same as" if network == local else "takes a part of"
+        self._log.warning(
+            "network_overlaps",
+            network=network,
+            local=local,
+            interface=interface,
+            hint=f"{network} of the tunnel {what} {local} of {interface}: give one of them other addresses",
+        )
+
+    def tun_renamed(self, name: str) -> None:
+        """Somebody gave the TUN another name; everything goes on."""
+        self._log.warning("tun_renamed", name=name)
+
+    def tun_moved(self, *, away: bool) -> None:
+        """Somebody put the TUN into another network namespace, or back."""
+        if away:
+            hint = "the tunnel works on there; addresses and routes are up to whoever moved it"
+            self._log.warning("tun_moved", hint=hint)
+        else:
+            self._log.warning("tun_moved", hint="it is back, and gets its addresses and routes again")
 
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None:
         """A gateway assigned addresses, or took them back."""
@@ -234,6 +277,13 @@ class Reporter:
     ) -> None:
         """An exception that should not have been; the node goes on."""
         self._log.defect("error", "internal_error", error, **_given(peer_id=peer_id, remote=remote))
+
+
+def _part(kind: str, what: str) -> dict[str, object]:
+    """The fields of an event about what the kernel is to have."""
+    if kind == "route":
+        return {"network": what}
+    return {"network": what, "kind": "unreachable"} if kind == "guard" else {kind: what}
 
 
 def _ms(seconds: float) -> float:

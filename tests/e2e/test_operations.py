@@ -136,6 +136,22 @@ def provoke_full_disk(lab: Lab) -> str:
     return f"{node.running().output()} {status} from `/healthz`"
 
 
+def provoke_route_failed(lab: Lab) -> str:
+    here = lab.namespace("listener")
+    here.ip("link add cafe type bridge")
+    here.ip("link set cafe up")
+    here.ip("address add 192.168.50.7/24 dev cafe")
+    owner = f"{Identity.generate().peer_id}=192.168.50.0/24"
+    node = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-peer", owner, *LOGFMT).start()
+    wait_line(node, "event=route_failed")
+    wait_line(node, "event=node_failed")
+    status, reason = node.http("/healthz")
+    assert "network of cafe" in reason
+    here.ip("link delete cafe")
+    wait_line(node, "event=route_restored")
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
 def provoke_forwarding_off(lab: Lab) -> str:
     here = lab.namespace("listener")
     here.sysctl("net.ipv4.ip_forward", 0)
@@ -172,6 +188,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_no_right,
     provoke_lost_tun,
     provoke_full_disk,
+    provoke_route_failed,
     provoke_forwarding_off,
     provoke_debug_logs,
 ]
@@ -203,16 +220,26 @@ def test_metrics_that_are_named_are_those_that_there_are() -> None:
 
 def logged(source: str) -> set[str]:
     """The events that a source gives to the log, whatever it does so by: ``log.info("name", ...)``,
-    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``."""
-    found = set()
-    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``, or one of a table's:
+    ``log.info(NAMES[kind], ...)``."""
+    module = ast.parse(source)
+    tables = {
+        ast.unparse(each.target): {ast.unparse(value).strip("'") for value in each.value.values}
+        for each in module.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.value, ast.Dict)
+    }
+    found: set[str] = set()
+    for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
         functions = [call.func.body, call.func.orelse] if isinstance(call.func, ast.IfExp) else [call.func]
         names = {function.attr for function in functions if isinstance(function, ast.Attribute)}
         on_log = all("log" in ast.unparse(function).rpartition(".")[0] for function in functions)
         if on_log and names & {"debug", "info", "warning", "error"}:
-            found.add(ast.unparse(call.args[0]).strip("'"))
+            name = call.args[0]
         elif on_log and names & {"limited", "defect"}:
-            found.add(ast.unparse(call.args[1]).strip("'"))
+            name = call.args[1]
+        else:
+            continue
+        found |= tables[ast.unparse(name.value)] if isinstance(name, ast.Subscript) else {ast.unparse(name).strip("'")}
     return found
 
 
