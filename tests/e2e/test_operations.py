@@ -220,8 +220,8 @@ def test_metrics_that_are_named_are_those_that_there_are() -> None:
 
 def logged(source: str) -> set[str]:
     """The events that a source gives to the log, whatever it does so by: ``log.info("name", ...)``,
-    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``, or one of a table's:
-    ``log.info(NAMES[kind], ...)``."""
+    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``; or one of a
+    table's, ``log.info(NAMES[kind], ...)``."""
     module = ast.parse(source)
     tables = {
         ast.unparse(each.target): {ast.unparse(value).strip("'") for value in each.value.values}
