@@ -26,7 +26,7 @@ from bench.figures import BY_KEY, Result, Round, environment, summarise, table
 from bench.loads import LOADS, Ends, Plan, build, measure
 from bench.options import amount, count, positive
 from bench.paths import LEFT, RIGHT, Cryprq
-from lab import ROOT, hosts
+from lab import ROOT, hosts, sandbox
 
 BASE, CHANGE = "base", "change"
 GATES = ("tcp_1_bits_per_second", "udp_64_per_second", "udp_1400_per_second", "p50_us", "cpu_seconds_per_gigabyte")
@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=positive, default=1.0, help="of each run")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=["rtt", "tcp1", "udp1400", "udp64"])
     options = parser.parse_args()
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"compare: no network namespaces: {reason}", file=sys.stderr)
         return 2
     try:

@@ -27,7 +27,7 @@ from bench.figures import environment
 from bench.options import amount, count
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
-from lab import hosts
+from lab import hosts, sandbox
 from lab.dialers import Dialers, identity_of
 from lab.nodes import PORT, Node
 from lab.probe import cpu_seconds
@@ -133,7 +133,7 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(generate(options))
         return 0
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
     try:

@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from bench.figures import environment
 from bench.options import amount, count, positive
-from lab import hosts
+from lab import hosts, sandbox
 from lab.crowd import Crowd, Storm
 from lab.nodes import METRICS, PORT, Node
 from lab.probe import Probe, cpu_seconds
@@ -238,7 +238,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.figures import environment
 from bench.options import amount, count, positive
-from lab import hosts
+from lab import hosts, sandbox
 from lab.nodes import Node
 from lab.tunnels import DIALER, GATEWAY, Tunnel, make_tunnel
 
@@ -126,7 +126,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from cryprq.protocol.clock import Boottime as at
 from cryprq.protocol.constants import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024
 from cryprq.protocol.identity import Identity
 from tests.rigs.handshake_pair import Pair
@@ -34,12 +35,12 @@ def test_rotation(benchmark: BenchmarkFixture, kem: int) -> None:
 
     def rotation() -> int:
         now = float(next(times))
-        answer = responder.receive_frame(*frame(initiator.rotate(now)), now)
-        done = initiator.receive_frame(*frame(answer), now)
-        responder.receive_frame(*frame(done), now)
-        initiator.first_record(install(done).keys.rx_index, now)
+        answer = responder.receive_frame(*frame(initiator.rotate(at(now))), at(now))
+        done = initiator.receive_frame(*frame(answer), at(now))
+        responder.receive_frame(*frame(done), at(now))
+        initiator.first_record(install(done).keys.rx_index, at(now))
         for session in (initiator, responder):
-            session.handle_timer(now + 30)  # the grace of the epoch before is over
+            session.handle_timer(at(now + 30))  # the grace of the epoch before is over
         return initiator.number
 
     run: Callable[..., int] = benchmark.pedantic  # without types of its own

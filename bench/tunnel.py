@@ -26,7 +26,7 @@ from bench.figures import Result, Round, environment, summarise, table
 from bench.loads import LOADS, Plan, build, measure
 from bench.options import amount, count, package, positive
 from bench.paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers
-from lab import hosts
+from lab import hosts, sandbox
 
 Variant = tuple[str, list[str], dict[str, str]]
 
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace, lab: hosts.Lab) -> tuple[list[Round], Resul
 
 def main() -> int:
     options = parse()
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
     try:

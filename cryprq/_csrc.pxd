@@ -24,6 +24,13 @@ cdef extern from "cq_wire.h" nogil:
     const uint64_t CQ_BLOCKS_SOFT
 
 
+cdef extern from "cq_vnet.h" nogil:
+    enum:
+        CQ_GSO_TCPV4
+        CQ_GSO_TCPV6
+        CQ_GSO_UDP_L4
+
+
 cdef extern from "cq_wipe.h" nogil:
     void cq_wipe(void *p, size_t n)
 
@@ -192,6 +199,7 @@ cdef extern from "cq_worker.h" nogil:
         cq_tables tables
         int event_fd
         bint segment_refused
+        uint32_t merge_refused
         int failure
         const char *failure_what
 

@@ -151,6 +151,10 @@ class Plane:
     def udp_segment_active(self) -> bool:
         """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
 
+    def merges_refused(self) -> tuple[str, ...]:
+        """Of ``tso4``, ``tso6`` and ``uso``, those whose super-packets the TUN refused when they were written; packets
+        are written singly since."""
+
     def live_epochs(self) -> int:
         """Epochs whose keys are still in memory, those that wait for a worker to let go included."""
 

@@ -541,6 +541,12 @@ cdef class Plane:
         """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
         return not self.live().shared.segment_refused
 
+    def merges_refused(self):
+        """What the TUN took the offload for and then refused to be written as super-packets."""
+        cdef uint32_t kinds = self.live().shared.merge_refused
+        names = (("tso4", CQ_GSO_TCPV4), ("tso6", CQ_GSO_TCPV6), ("uso", CQ_GSO_UDP_L4))
+        return tuple(name for name, kind in names if kinds >> kind & 1)
+
     def live_epochs(self):
         """Epochs whose keys are still in memory."""
         cq_table_reclaim(&self.live().shared.tables)

@@ -6,6 +6,12 @@
  */
 #include "cq_checksum.h"
 
+static uint64_t fold32(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    return (sum & 0xffffffff) + (sum >> 32);
+}
+
 uint64_t cq_checksum_add(const uint8_t *p, size_t n, uint64_t sum)
 {
     uint64_t words = 0;
@@ -19,9 +25,16 @@ uint64_t cq_checksum_add(const uint8_t *p, size_t n, uint64_t sum)
         rest[i] = p[i];
     uint32_t word;
     memcpy(&word, rest, sizeof word);
-    words = cq_checksum_fold32(words + word);
+    words = fold32(words + word);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     words = (words >> 8 & 0x00ff00ff) + (words << 8 & 0xff00ff00);
 #endif
     return sum + words;
+}
+
+uint16_t cq_checksum_fold(uint64_t sum)
+{
+    sum = fold32(sum);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)((sum & 0xffff) + (sum >> 16));
 }

@@ -11,19 +11,8 @@
  * n is below 2^34. */
 uint64_t cq_checksum_add(const uint8_t *p, size_t n, uint64_t sum);
 
-static inline uint64_t cq_checksum_fold32(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    return (sum & 0xffffffff) + (sum >> 32);
-}
-
 /* Folded to 16 bits, in host order: complemented, it is the checksum. */
-static inline uint16_t cq_checksum_fold(uint64_t sum)
-{
-    sum = cq_checksum_fold32(sum);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)((sum & 0xffff) + (sum >> 16));
-}
+uint16_t cq_checksum_fold(uint64_t sum);
 
 /* Writes the checksum that a complemented sum gives; 0 becomes 0xffff, the same number in one's complement, because
  * a 0 in UDP means that there is none (RFC 768). */

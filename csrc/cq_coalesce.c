@@ -50,11 +50,12 @@ struct cq_coalesce {
 
 /* ---- writing ---- */
 
-static void write_out(struct cq_coalesce *c, struct cq_vnet *vnet, struct iovec *iov, int count, unsigned packets)
+static enum cq_written write_out(struct cq_coalesce *c, struct cq_vnet *vnet, struct iovec *iov, int count,
+                                 unsigned packets)
 {
     iov[0] = (struct iovec){.iov_base = vnet, .iov_len = CQ_VNET_SIZE};
     int skip = c->options.vnet ? 0 : 1;
-    c->write(c->arg, iov + skip, count - skip, packets);
+    return c->write(c->arg, iov + skip, count - skip, packets);
 }
 
 static void set_needs_checksum(struct cq_vnet *vnet, const struct cq_packet *h)
@@ -65,7 +66,8 @@ static void set_needs_checksum(struct cq_vnet *vnet, const struct cq_packet *h)
     vnet->csum_offset = cq_packet_checksum_offset(h);
 }
 
-static void write_single(struct cq_coalesce *c, const struct cq_packet *h, uint8_t *p, size_t n, bool vouched)
+static enum cq_written write_single(struct cq_coalesce *c, const struct cq_packet *h, uint8_t *p, size_t n,
+                                    bool vouched)
 {
     struct cq_vnet vnet = {0};
     struct iovec iov[2] = {[1] = {.iov_base = p, .iov_len = n}};
@@ -77,29 +79,59 @@ static void write_single(struct cq_coalesce *c, const struct cq_packet *h, uint8
         else
             cq_checksum_put(field, cq_checksum_add(p + h->transport, n - h->transport, 0));
     }
-    write_out(c, &vnet, iov, 2, 1);
+    return write_out(c, &vnet, iov, 2, 1);
+}
+
+static uint8_t gso_type(const struct cq_packet *h)
+{
+    if (h->protocol == CQ_PROTOCOL_UDP)
+        return CQ_GSO_UDP_L4;
+    return h->version == 4 ? CQ_GSO_TCPV4 : CQ_GSO_TCPV6;
+}
+
+/* The headers of a packet of n bytes say so: that of IP with its checksum, and that of UDP. */
+static void put_length(const struct cq_packet *h, uint8_t *p, size_t n)
+{
+    if (h->version == 4) {
+        cq_put16(p + 2, (uint16_t)n);
+        cq_packet_put_ip_checksum(h, p);
+    } else {
+        cq_put16(p + 4, (uint16_t)(n - 40));
+    }
+    if (h->protocol == CQ_PROTOCOL_UDP)
+        cq_put16(p + h->transport + 4, (uint16_t)(n - h->transport));
+}
+
+/* The packets of a super-packet that was refused, one by one. All but the first lie where they came, untouched; the
+ * first has lost its length, its checksum and the PSH that it did not have. */
+static void write_apart(struct cq_coalesce *c, struct flow *f)
+{
+    const struct cq_packet *h = &f->headers;
+    bool written = false;
+    put_length(h, f->packet, h->headers + f->payload);
+    if (h->protocol == CQ_PROTOCOL_TCP)
+        f->packet[h->transport + CQ_TCP_FLAGS] &= (uint8_t)~CQ_TCP_PSH;
+    for (unsigned i = 0; i < f->packets; i++) {
+        const struct iovec *part = &f->iov[i + 1];
+        uint8_t *p = i == 0 ? f->packet : (uint8_t *)part->iov_base - h->headers;
+        size_t n = i == 0 ? part->iov_len : part->iov_len + h->headers;
+        if (write_single(c, h, p, n, f->vouched || i == 0) == CQ_WRITTEN)
+            written = true;
+    }
+    if (written && c->options.refused != NULL) /* else it was not the merging */
+        atomic_fetch_or_explicit(c->options.refused, (uint32_t)1 << gso_type(h), memory_order_relaxed);
 }
 
 static void write_super(struct cq_coalesce *c, struct flow *f)
 {
     const struct cq_packet *h = &f->headers;
     uint8_t *p = f->packet;
-    struct cq_vnet vnet = {.gso_size = (uint16_t)f->payload};
+    struct cq_vnet vnet = {.gso_size = (uint16_t)f->payload, .gso_type = gso_type(h)};
     set_needs_checksum(&vnet, h);
-    if (h->version == 4) {
-        cq_put16(p + 2, (uint16_t)f->length);
-        cq_packet_put_ip_checksum(h, p);
-    } else {
-        cq_put16(p + 4, (uint16_t)(f->length - 40));
-    }
-    if (h->protocol == CQ_PROTOCOL_TCP) {
-        vnet.gso_type = h->version == 4 ? CQ_GSO_TCPV4 : CQ_GSO_TCPV6;
-    } else {
-        vnet.gso_type = CQ_GSO_UDP_L4;
-        cq_put16(p + h->transport + 4, (uint16_t)(f->length - h->transport));
-    }
+    put_length(h, p, f->length);
     cq_put16(cq_packet_checksum_field(h, p), cq_checksum_fold(cq_packet_pseudo(h, p, f->length)));
-    write_out(c, &vnet, f->iov, (int)f->packets + 1, f->packets);
+    if (write_out(c, &vnet, f->iov, (int)f->packets + 1, f->packets) == CQ_WRITE_REFUSED)
+        write_apart(c, f);
 }
 
 static void flush_flow(struct cq_coalesce *c, struct flow *f)
@@ -108,7 +140,7 @@ static void flush_flow(struct cq_coalesce *c, struct flow *f)
     if (f->packets > 1)
         write_super(c, f);
     else
-        write_single(c, &f->headers, f->packet, f->length, f->vouched);
+        (void)write_single(c, &f->headers, f->packet, f->length, f->vouched);
 }
 
 void cq_coalesce_flush(struct cq_coalesce *c)
@@ -179,6 +211,9 @@ static struct flow *make_room(struct cq_coalesce *c, struct flow *set)
 static bool mergeable(const struct cq_coalesce *c, const struct cq_packet *h, const uint8_t *p, size_t n, bool vouched)
 {
     if (!h->plain || !h->exact || h->transport != h->ip_header || n <= h->headers)
+        return false;
+    if (c->options.refused != NULL &&
+        (atomic_load_explicit(c->options.refused, memory_order_relaxed) >> gso_type(h) & 1) != 0)
         return false;
     if (h->protocol == CQ_PROTOCOL_UDP)
         return c->options.uso && (vouched || cq_get16(p + h->transport + CQ_UDP_CHECKSUM) != 0);
@@ -261,7 +296,7 @@ void cq_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
     if (h.protocol == 0) {
         if (h.fragment) /* its flow may be any: only the first fragment has ports */
             cq_coalesce_flush(c);
-        write_single(c, &h, p, n, vouched);
+        (void)write_single(c, &h, p, n, vouched);
         return;
     }
     struct key key = key_of(&h, p);
@@ -273,7 +308,7 @@ void cq_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
         flush_flow(c, f);
     }
     if (!can || (h.protocol == CQ_PROTOCOL_TCP && (p[h.transport + CQ_TCP_FLAGS] & CQ_TCP_PSH) != 0)) {
-        write_single(c, &h, p, n, vouched);
+        (void)write_single(c, &h, p, n, vouched);
         return;
     }
     f = make_room(c, set);

@@ -5,6 +5,7 @@
 #ifndef CQ_COALESCE_H
 #define CQ_COALESCE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,15 +15,23 @@
 #define CQ_COALESCE_SEGMENTS_MAX 1022u /* and a vnet header: below Linux's IOV_MAX of 1,024 */
 
 struct cq_coalesce_options {
-    bool tcp4, tcp6, uso;  /* what the TUN takes as super-packets */
-    bool vnet;             /* the TUN has IFF_VNET_HDR: iov[0] of each write is a struct cq_vnet */
-    size_t max_size;       /* of a super-packet in bytes, headers included; CQ_COALESCE_SIZE_MAX if more */
-    unsigned max_segments; /* of a super-packet; CQ_COALESCE_SEGMENTS_MAX if more, 1 if 0 */
+    bool tcp4, tcp6, uso;      /* what the TUN takes as super-packets */
+    bool vnet;                 /* the TUN has IFF_VNET_HDR: iov[0] of each write is a struct cq_vnet */
+    _Atomic uint32_t *refused; /* bits 1 << gso_type: such super-packets it refused after all, so none is made */
+    size_t max_size;           /* of a super-packet in bytes, headers included; CQ_COALESCE_SIZE_MAX if more */
+    unsigned max_segments;     /* of a super-packet; CQ_COALESCE_SEGMENTS_MAX if more, 1 if 0 */
+};
+
+enum cq_written {
+    CQ_WRITTEN,
+    CQ_WRITE_LOST,
+    CQ_WRITE_REFUSED, /* a super-packet, and maybe because it is one */
 };
 
 /* Called once per packet or super-packet to write; iov[0] is the vnet header if there is one, then the first packet and
- * the payloads of the others follow. packets is how many went in. The memory is valid during the call only. */
-typedef void cq_coalesce_write(void *arg, const struct iovec *iov, int iovcnt, unsigned packets);
+ * the payloads of the others follow. packets is how many went in. The memory is valid during the call only. What it
+ * refuses it gets again, packet by packet; if that works, no more of its kind are made. */
+typedef enum cq_written cq_coalesce_write(void *arg, const struct iovec *iov, int iovcnt, unsigned packets);
 
 struct cq_coalesce; /* a bounded table of open flows */
 

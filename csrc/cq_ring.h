@@ -7,6 +7,7 @@
 #ifndef CQ_RING_H
 #define CQ_RING_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 
 #define CQ_RING_ENTRIES 256u   /* several handshakes' worth between two looks of the control thread */
 #define CQ_RING_DATAGRAM 2048u /* QUIC keeps to what paths carry without fragments */
+
+static_assert((CQ_RING_ENTRIES & (CQ_RING_ENTRIES - 1)) == 0, "indices wrap around at 2^32");
 
 struct cq_ring_entry {
     struct cq_endpoint from;

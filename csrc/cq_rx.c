@@ -248,11 +248,11 @@ static size_t message_length(const uint8_t *p, size_t n)
     return length <= n ? length : 0;
 }
 
-static void packet(struct cq_rx *rx, struct cq_peer *peer, uint8_t *p, size_t n, bool vouched)
+static void packet(struct cq_rx *rx, const struct cq_route_table *routes, uint32_t sender, uint8_t *p, size_t n,
+                   bool vouched)
 {
-    const struct cq_route_table *routes = rx->worker.table->routes->table;
     uint32_t owner = p[0] >> 4 == 4 ? cq_route_lookup4(routes, p + 12) : cq_route_lookup6(routes, p + 8);
-    if (owner != peer->handle) {
+    if (owner != sender) {
         cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
         return;
     }
@@ -263,6 +263,8 @@ static void packet(struct cq_rx *rx, struct cq_peer *peer, uint8_t *p, size_t n,
 
 static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched)
 {
+    const struct cq_route_table *routes = rx->worker.table->routes->table;
+    const uint32_t sender = peer->handle;
     while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
         const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE; /* there is none yet that means anything */
         const size_t length = is_message ? message_length(payload, n) : cq_packet_length(payload, n);
@@ -271,7 +273,7 @@ static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, si
             return;
         }
         if (!is_message)
-            packet(rx, peer, payload, length, vouched);
+            packet(rx, routes, sender, payload, length, vouched);
         payload += length;
         n -= length;
     }
@@ -279,15 +281,19 @@ static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, si
 
 /* ---- 6. write ---- */
 
-static void write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+static enum cq_written write_packet(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
 {
     struct cq_rx *rx = arg;
     ssize_t n;
     do
         n = writev(rx->tun, iov, iovcnt);
     while (n < 0 && errno == EINTR);
-    if (n < 0)
-        cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
+    if (n >= 0)
+        return CQ_WRITTEN;
+    if (errno == EINVAL && packets > 1) /* some kernels take the offload and not the packet */
+        return CQ_WRITE_REFUSED;
+    cq_worker_drop(&rx->worker, CQ_DROP_RX_TUN_WRITE, packets);
+    return CQ_WRITE_LOST;
 }
 
 /* ---- life ---- */
@@ -300,6 +306,7 @@ static struct cq_coalesce *coalesce_new(struct cq_rx *rx, const struct cq_worker
         .tcp6 = merges && o->tso6,
         .uso = merges && o->uso,
         .vnet = o->vnet_hdr,
+        .refused = &rx->worker.shared->merge_refused,
         .max_size = CQ_COALESCE_SIZE_MAX,
         .max_segments = SUPER_SEGMENTS_MAX,
     };

@@ -39,8 +39,9 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool empties_wanted;
-    _Atomic bool segment_refused; /* EIO: no path of these sockets takes UDP_SEGMENT */
-    _Atomic int failure;          /* errno of a worker that gave up, 0 for none */
+    _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
+    _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */
+    _Atomic int failure;            /* errno of a worker that gave up, 0 for none */
     _Atomic(const char *) failure_what;
 };
 

@@ -23,6 +23,7 @@ import uvloop
 
 from cryprq.address import Address
 from cryprq.config.node_config import NodeConfig
+from cryprq.linux.clock import boottime
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer, DialSchedule
@@ -180,7 +181,7 @@ class Member:
         self._soon = None
         if self._timer is not None:
             self._timer.cancel()
-        now = time.monotonic()
+        now = boottime()
         due = self._dialer.poll(now)
         self._timer = None if due is None else self._host.loop.call_later(max(0.0, due - now), self.poll)
 
@@ -206,7 +207,7 @@ class Member:
         elif dial.outcome is not None and not attempt.given_up:
             self._host.storm.failures[dial.outcome] += 1
             if dial.answered:
-                self._dialer.schedule.failed(time.monotonic(), refused=dial.outcome == "refused")
+                self._dialer.schedule.failed(boottime(), refused=dial.outcome == "refused")
         if self._soon is None:
             self._soon = self._host.loop.call_soon(self.poll)
 

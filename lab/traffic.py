@@ -1,6 +1,6 @@
 """Traffic programs for the inside of a namespace: each is one command, and prints one JSON object when it ends.
 
-    traffic.py ping ADDRESS                     ICMP echo
+    traffic.py ping / await-ping ADDRESS        ICMP echo
     traffic.py tcp-serve / tcp-transfer         bytes both ways at once, checked by SHA-256 at either end
     traffic.py tcp-sink / tcp-blast             as fast as it goes one way, counted at the receiver
     traffic.py udp-receive / udp-send           numbered datagrams at a constant rate, losses counted
@@ -71,36 +71,72 @@ def _checksum(data: bytes) -> int:
     return int(~(total + (total >> 16)) & 0xFFFF)
 
 
+class _Echo:
+    """Sends ICMP echo requests (RFC 792, RFC 4443) to an address, one after another; a context manager."""
+
+    def __init__(self, address: str) -> None:
+        self._v6 = family_of(address) == socket.AF_INET6
+        self._request, self._reply = (128, 129) if self._v6 else (8, 0)
+        self._sock = socket.socket(
+            family_of(address), socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if self._v6 else socket.IPPROTO_ICMP
+        )
+        self._sock.connect((address, 0))
+        self._number = 0
+
+    def __enter__(self) -> "_Echo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def trip(self, timeout: float, size: int = 56) -> float | None:
+        """Seconds until the answer to a request with ``size`` bytes of payload; None if none comes in time."""
+        self._number = self._number + 1 & 0xFFFF
+        body = struct.pack("!HH", os.getpid() & 0xFFFF, self._number) + random.randbytes(size & ~1)
+        head = struct.pack("!BBH", self._request, 0, 0)
+        if not self._v6:  # for ICMPv6 the kernel computes it
+            head = struct.pack("!BBH", self._request, 0, _checksum(head + body))
+        start = time.monotonic()
+        self._sock.send(head + body)
+        while (left := start + timeout - time.monotonic()) > 0:
+            self._sock.settimeout(left)
+            try:
+                data = self._sock.recv(65535)
+            except TimeoutError:
+                break
+            if not self._v6:
+                data = data[(data[0] & 15) * 4 :]
+            if data[0] == self._reply and data[4:] == body:
+                return time.monotonic() - start
+        return None
+
+
 def ping(address: str, count: int, interval: float, timeout: float, size: int) -> Result:
-    """ICMP echo requests one after another (RFC 792, RFC 4443), ``size`` bytes of payload each."""
-    v6 = family_of(address) == socket.AF_INET6
-    protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
-    request, reply = (128, 129) if v6 else (8, 0)
-    identifier = os.getpid() & 0xFFFF
+    """Echo requests at an interval, each waited for."""
     times: list[float] = []
-    with socket.socket(family_of(address), socket.SOCK_RAW, protocol) as sock:
-        sock.connect((address, 0))
-        for number in range(count):
-            payload = random.randbytes(size & ~1)
-            body = struct.pack("!HH", identifier, number) + payload
-            head = struct.pack("!BBH", request, 0, 0)
-            if not v6:  # for ICMPv6 the kernel computes it
-                head = struct.pack("!BBH", request, 0, _checksum(head + body))
+    with _Echo(address) as echo:
+        for _ in range(count):
             start = time.monotonic()
-            sock.send(head + body)
-            while (left := start + timeout - time.monotonic()) > 0:
-                sock.settimeout(left)
-                try:
-                    data = sock.recv(65535)
-                except TimeoutError:
-                    break
-                if not v6:
-                    data = data[(data[0] & 15) * 4 :]
-                if data[0] == reply and data[4:] == body:
-                    times.append(time.monotonic() - start)
-                    break
+            if (seconds := echo.trip(timeout, size)) is not None:
+                times.append(seconds)
             time.sleep(max(0.0, start + interval - time.monotonic()))
     return {"sent": count, "received": len(times), **_summary(times)}
+
+
+def await_ping(address: str, seconds: float) -> Result:
+    """Echo requests until one is answered: how long that took, or null. How long this program takes to start is not
+    part of it."""
+    start = time.monotonic()
+    with _Echo(address) as echo:
+        while (left := start + seconds - time.monotonic()) > 0:
+            try:
+                answered = echo.trip(min(0.2, left)) is not None
+            except OSError:  # no way there at the moment
+                time.sleep(0.02)
+                continue
+            if answered:
+                return {"seconds": time.monotonic() - start}
+    return {"seconds": None}
 
 
 def _summary(times: list[float]) -> Result:
@@ -466,6 +502,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(f"--{name}", default=default, type=kind)
 
     command(ping, "address", count=3, interval=0.2, timeout=2.0, size=56)
+    command(await_ping, "address", seconds=10.0)
     command(tcp_serve, "address", "port", size=16 << 20, rate=None, connections=1)
     command(tcp_transfer, "address", "port", size=16 << 20, rate=None, timeout=60.0)
     command(tcp_sink, "address", "port", connections=1)

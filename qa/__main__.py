@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import hosts
+from lab import sandbox
 from qa.report import Report
 from qa.scenarios import SCENARIOS, setting
 from qa.site import FAULTS, Site
@@ -67,7 +67,7 @@ def make_site(runtime: str, directory: Path, fault: str | None) -> Site:
 def obstacle(runtime: str) -> str | None:
     """Why the runtime cannot be used here, or None."""
     if runtime == "netns":
-        reason = hosts.enter()
+        reason = sandbox.enter()
         return None if reason is None else f"no network namespaces: {reason}"
     from qa.containers import obstacle
 

@@ -63,7 +63,7 @@ class Notifications:
 
 
 class Site:
-    """Hosts and nodes of one scenario; leaving it removes all of them. ``hosts.enter`` must have succeeded."""
+    """Hosts and nodes of one scenario; leaving it removes all of them. ``sandbox.enter`` must have succeeded."""
 
     runtime = "netns"
 

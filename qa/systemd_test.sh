@@ -25,7 +25,7 @@ docker info >/dev/null 2>&1 || die "no Docker engine answers here"
 wheel=$(compgen -G "$WHEELS/cryprq-*.whl") || die "no wheel in $WHEELS: release/build_image.sh makes one"
 [[ -x $PYTHON ]] || die "no $PYTHON: run  make build  first"
 if ! docker image inspect "$SYSTEMD_IMAGE" >/dev/null 2>&1; then
-    SUITE=$suite INCLUDE=systemd,systemd-sysv,dbus,iproute2,kmod,procps release/make_base_image.sh "$SYSTEMD_IMAGE"
+    SUITE=$suite INCLUDE=systemd,systemd-sysv,dbus,iproute2,kmod release/make_base_image.sh "$SYSTEMD_IMAGE"
 fi
 
 files=$(mktemp -d)

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import ROOT, hosts, nodes
+from lab import ROOT, nodes, sandbox
 from lab.nodes import Node
 from qa.flows import Conversation, Probe, ping, transfer
 from qa.report import Report
@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
     if (fault := wrong(arguments)) is not None:
         print(f"upgrade_test: {fault}", file=sys.stderr)
         return 2
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"upgrade_test: no network namespaces: {reason}", file=sys.stderr)
         return 2
     report = Report("upgrade-rollback", "netns", None)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import hosts
+from lab import hosts, sandbox
 from lab.nodes import PORT, Node
 
 PATIENCE = 90.0
@@ -69,7 +69,7 @@ def run(lab: hosts.Lab, foreign_listens: bool) -> None:
 
 
 def main() -> int:
-    if reason := hosts.enter():
+    if reason := sandbox.enter():
         print(f"foreign_tunnel: no network namespaces: {reason}", file=sys.stderr)
         return 2
     for foreign_listens in (False, True):

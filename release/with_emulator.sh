@@ -28,21 +28,30 @@ fi
 [[ $EUID -eq 0 ]] || die "not root: the kernel lets only root register an interpreter"
 [[ ! -e $entry ]] || die "$entry is there, but without the flag F: qemu would not be found in a container"
 
+# unpack FOLDER PACKAGE...
+unpack() {
+    local folder=$1 package
+    shift
+    (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$@") >&2 ||
+        die "no $*: apt-get could not download it"
+    for package in "$folder"/*.deb; do
+        dpkg-deb -x "$package" "$folder"
+        rm -f "$package"
+    done
+}
+
 # Where Debian's qemu-user-static is: of this machine, or unpacked.
 qemu_root() {
-    local root=$top/build/qemu-user-static package
+    local root=$top/build/qemu-user-static
     if [[ -e /usr/lib/binfmt.d/qemu-$machine.conf ]]; then
         return
     fi
     if [[ ! -e $root/complete ]]; then
         rm -rf "$root"
         mkdir -p "$root"
-        (cd "$root" && apt-get download -qq -o APT::Sandbox::User=root qemu-user-static) >&2 ||
-            die "no qemu-user-static: apt-get could not download it"
-        for package in "$root"/qemu-user-static_*.deb; do
-            dpkg-deb -x "$package" "$root"
-            rm -f "$package"
-        done
+        unpack "$root" qemu-user-static
+        # From Debian 13 on qemu-user is static itself, and that is but another name of it.
+        [[ -e $root/usr/lib/binfmt.d/qemu-$machine.conf ]] || unpack "$root" qemu-user qemu-user-binfmt
         : >"$root/complete"
     fi
     printf '%s' "$root"

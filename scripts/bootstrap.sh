@@ -100,8 +100,12 @@ unpack_prometheus() {
     mkdir -p "$directory"
     (
         cd "$directory"
-        apt-get download -qq -o APT::Sandbox::User=root prometheus &&
-            dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb
+        # From Debian 13 on promtool is a package of its own.
+        mapfile -t packages < <(apt-cache search --names-only '^promtool$' | cut -d' ' -f1)
+        apt-get download -qq -o APT::Sandbox::User=root prometheus "${packages[@]}" || exit
+        for package in ./*.deb; do
+            dpkg-deb -x "$package" . && rm -f "$package" || exit
+        done
     ) || say "could not download prometheus; its tests will say so"
 }
 

@@ -16,7 +16,7 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from lab import hosts
+from lab import hosts, sandbox
 from lab.capture import ETHERNET, tap
 from lab.nodes import PORT, Node
 
@@ -199,7 +199,7 @@ def demo(lab: hosts.Lab) -> None:
 
 
 def main() -> int:
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         print(f"demo: no network namespaces here: {reason}", file=sys.stderr)
         return 1
     start = time.monotonic()

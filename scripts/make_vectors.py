@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from cryprq.protocol import frames, key_schedule
 from cryprq.protocol.actions import SendFrame
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
@@ -206,8 +207,8 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         m2 = responder.receive_message1(m1)
     m3 = initiator.receive_message2(m2)
     responder.receive_message3(m3, lambda _: True)
-    m4, session_r = responder.message4(STATUS_ACCEPTED, PARAMETERS_R, 0.0)
-    session_i = initiator.receive_message4(m4, 0.0).session
+    m4, session_r = responder.message4(STATUS_ACCEPTED, PARAMETERS_R, Boottime(0.0))
+    session_i = initiator.receive_message4(m4, Boottime(0.0)).session
     assert session_i is not None
     assert session_r is not None
 
@@ -275,18 +276,18 @@ def rotation_values(
 
     def deliver(session: Session, data: bytes) -> list[Any]:
         (received,) = frames.FrameReader().feed(data)
-        return list(session.receive_frame(*received, 2.0))
+        return list(session.receive_frame(*received, Boottime(2.0)))
 
     index_i, index_r = session_i.rx_indices().pop(), session_r.rx_indices().pop()
-    session_i.start(0.0), session_r.start(0.0)
-    session_r.first_record(index_r, 0.0)
-    session_i.first_record(index_i, 0.0)
+    session_i.start(Boottime(0.0)), session_r.start(Boottime(0.0))
+    session_r.first_record(index_r, Boottime(0.0))
+    session_i.first_record(index_i, Boottime(0.0))
     with fixed_entropy(name, kem, draw):
-        frame1 = sent(session_i.rotate(2.0))
+        frame1 = sent(session_i.rotate(Boottime(2.0)))
         frame2 = sent(deliver(session_r, frame1))
         frame3 = sent(deliver(session_i, frame2))
         deliver(session_r, frame3)
-    close = sent(session_r.close("shutdown", 3.0))
+    close = sent(session_r.close("shutdown", Boottime(3.0)))
 
     def opened(direction: bytes, frame: bytes) -> bytes:
         body = key_schedule.ControlKey(root, direction).open(frame[:4], frame[4:])

@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lab import hosts
+from lab import hosts, sandbox
 from tests.rigs import planes
 
 # How long an example takes is the machine's affair: some of them wait for the disk.
@@ -16,12 +16,12 @@ hypothesis.settings.load_profile("suite")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything starts a thread: the whole run gets a network and a /run of its own, where that is allowed."""
-    hosts.enter()
+    sandbox.enter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with the mark ``netns``, or with the ``lab`` fixture, are skipped where namespaces are refused."""
-    reason = hosts.enter()
+    reason = sandbox.enter()
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.netns)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from cryprq.errors import CryprqError
 from cryprq.telemetry.defects import describe_exception
+from cryprq.telemetry.journal import PRIORITIES, is_journal
 
 
 def run_program(name: str, body: Callable[[], int]) -> int:
@@ -28,5 +29,13 @@ def run_program(name: str, body: Callable[[], int]) -> int:
 
 
 def _complain(name: str, message: str, status: int) -> int:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    priority = PRIORITIES["error"] if _stderr_is_journal() else ""
+    print(f"{priority}{name}: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _stderr_is_journal() -> bool:
+    try:
+        return is_journal(sys.stderr.fileno(), os.environ)
+    except (AttributeError, OSError, ValueError):  # a program has put something else there
+        return False

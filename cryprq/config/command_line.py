@@ -1,6 +1,7 @@
 """The command line: a flag for each option. Values stay text, which ``Option.read`` checks wherever it came from."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cryprq.config.options import Option, table
@@ -20,12 +21,29 @@ class OneLineParser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+class _StoreLast(argparse.Action):
+    """Keeps the last of several values, as ``store`` does, and remembers that there were others."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            namespace.given_again = {*namespace.given_again, self.dest}
+        setattr(namespace, self.dest, values)
+
+
 def parser(config: "type[DataclassInstance]") -> OneLineParser:
-    """The parser of ``cryprq-node``, which takes the options of this class. What it parses has them by name."""
+    """The parser of ``cryprq-node``, which takes the options of this class. What it parses has them by name, and in
+    ``given_again`` the names of those that were given in vain before."""
     result = OneLineParser(
         prog="cryprq-node",
         description="A post-quantum VPN node. A flag beats the environment, which beats the file.",
     )
+    result.set_defaults(given_again=frozenset())
     for option in table(config).values():
         if option.metavar is None:
             result.add_argument(option.flag, dest=option.name, action="store_true", help=_help(option))
@@ -33,7 +51,7 @@ def parser(config: "type[DataclassInstance]") -> OneLineParser:
             result.add_argument(
                 option.flag,
                 dest=option.name,
-                action="append" if option.many else "store",
+                action="append" if option.many else _StoreLast,
                 metavar=option.metavar,
                 help=_help(option),
             )

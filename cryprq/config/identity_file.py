@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from cryprq.config import file_access
 from cryprq.errors import MachineError
 from cryprq.protocol.identity import SEED_SIZE, Identity
 from cryprq.protocol.key_schedule import wipe
@@ -30,7 +31,7 @@ def load_identity(path: Path) -> Identity:
     """The identity in a file. IdentityError if it is absent, damaged, or open to anyone but its owner.
 
     A symbolic link is followed; what counts is the file that was opened: a regular one, of this user or root
-    (root may use any user's), with no access for group and others.
+    (root may use any user's), with no access for anybody else.
     """
     try:
         data = _read_private(path)
@@ -120,11 +121,9 @@ def _read_private(path: Path) -> bytearray:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError(f"the identity {path} is not a regular file")
-        if status.st_mode & 0o077:
-            mode = stat.S_IMODE(status.st_mode)
-            raise IdentityError(
-                f"the identity file {path} is open to others (mode {mode:04o}); if it is still secret, chmod 600 {path}"
-            )
+        if (who := file_access.others(descriptor)) is not None:
+            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
+            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
         if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
             raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
         data = bytearray(_FILE_SIZE_MAX + 1)  # one more than a good file, so that a longer one is noticed

@@ -7,15 +7,22 @@ in ``cryprq.config.checks``.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, sources, values
+from cryprq.config import allow_entries, checks, doubts, sources, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
-from cryprq.config.paths import DEFAULT_IDENTITY, RUNTIME_DIRECTORY, default_control_socket, default_identity
+from cryprq.config.paths import (
+    DEFAULT_IDENTITY,
+    RUNTIME_DIRECTORY,
+    default_control_socket,
+    default_identity,
+    is_credential,
+    state_directory,
+)
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
@@ -264,10 +271,16 @@ class NodeConfig:
         check=one_of(OFFLOAD_NAMES),
         into=frozenset,
     )
+    lease_dir: Path | None = None
+    """Where the leases lie; None: beside the identity. No option: an identity that is a systemd credential has nothing
+    beside it, and the leases are in the state directory then."""
     qlog_dir: Path | None = None
     """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26
     """Records under one key after which it is rotated early. No option: tests make it small."""
+
+    doubts: tuple[str, ...] = field(default=(), compare=False)
+    """What is odd about how ``load`` was given all this; no setting."""
 
     @classmethod
     def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Self:
@@ -278,14 +291,17 @@ class NodeConfig:
         ConfigError, one line that names flag, variable or key; MachineError if the file cannot be read.
         """
         rows = table(cls)
-        given = sources.collect(rows.values(), parser(cls).parse_args(argv), environ)
-        found: dict[str, Any] = {field: row.read(given[row.name]) for field, row in rows.items() if row.name in given}
+        arguments = parser(cls).parse_args(argv)
+        given = sources.collect(rows.values(), arguments, environ)
+        found: dict[str, Any] = {name: row.read(given[row.name]) for name, row in rows.items() if row.name in given}
         tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
         found.setdefault("identity", default_identity(environ))
         found.setdefault("control_socket", default_control_socket(environ, tun_name))
+        if is_credential(found["identity"], environ):
+            found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        return cls(**found)
+        return cls(**found, doubts=tuple(doubts.of_sources(rows.values(), arguments, environ)))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
@@ -295,8 +311,8 @@ class NodeConfig:
 
     def validate(self) -> None:
         """ConfigError for the first thing that is wrong."""
-        for field, row in table(self).items():
-            row.validate(getattr(self, field))
+        for name, row in table(self).items():
+            row.validate(getattr(self, name))
         checks.check_purpose(self.listen, self.peers, self.routes)
         if self.listen is not None:
             checks.check_announced(self.tun_addresses, self.routes)
@@ -308,4 +324,4 @@ class NodeConfig:
 
     def describe(self) -> str:
         """The effective configuration, one ``name = value`` a line, names as in the file (for ``--check``)."""
-        return "\n".join(line for field, row in table(self).items() for line in row.lines(getattr(self, field)))
+        return "\n".join(line for name, row in table(self).items() for line in row.lines(getattr(self, name)))

@@ -10,8 +10,19 @@ RUNTIME_DIRECTORY: Final = Path("/run/cryprq")
 
 def default_identity(environ: Mapping[str, str]) -> Path:
     """Where the identity lies: in the service's state directory, or in /var/lib/cryprq."""
+    return state_directory(environ) / "identity"
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Where a node may write what is to last."""
     state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd gives a list
-    return Path(state) / "identity" if state else DEFAULT_IDENTITY
+    return Path(state) if state else DEFAULT_IDENTITY.parent
+
+
+def is_credential(identity: Path, environ: Mapping[str, str]) -> bool:
+    """Whether the file is one that systemd hands to the service: nothing can be written beside it."""
+    credentials = environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(credentials) and identity.is_relative_to(credentials)
 
 
 def default_control_socket(environ: Mapping[str, str], tun_name: str) -> Path:

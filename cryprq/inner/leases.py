@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cryprq.errors import MachineError
-from cryprq.networks import Interface, Network, covering
+from cryprq.networks import Interface, Network, covering, overlapping, within
 from cryprq.peer_id import PeerId
 
 InnerAddress = IPv4Address | IPv6Address
@@ -22,6 +22,7 @@ _Number = tuple[int, int]
 """An address as IP version and integer: far quicker to look up."""
 
 _VERSION: Final = 1
+_FRAME_SIZE: Final = 256  # what is around the leases, and room for one more
 _FILE_MAX: Final = 16 * 1024 * 1024  # a file that is larger is not ours
 LEASES_MAX: Final = 65_536
 """Peers that have a lease; as many as the data plane has room for. An IPv6 network has no bound of its own, and where
@@ -32,9 +33,29 @@ class LeaseError(MachineError):
     """A network is full, or the lease file is damaged or cannot be written; one line."""
 
 
-def lease_path(identity: Path, tun_name: str) -> Path:
-    """Where the leases of a node lie: beside its identity, one file for each tunnel."""
-    return identity.with_name(f"{identity.name}.{tun_name}.leases.json")
+def lease_path(identity: Path, tun_name: str, directory: Path | None = None) -> Path:
+    """Where the leases of a node lie: one file for each tunnel, beside its identity or in a directory."""
+    name = f"{identity.name}.{tun_name}.leases.json"
+    return identity.with_name(name) if directory is None else directory / name
+
+
+def capacity(gateway: Interface, avoid: Iterable[Network]) -> int:
+    """How many peers can have an address in the network of ``gateway``: every host but itself and what is inside
+    ``avoid``."""
+    network = gateway.network
+    blocks: list[Network] = []
+    for block in sorted(set(avoid), key=lambda block: (block.version, block.prefixlen)):
+        if overlapping(network, [block]) is not None and not any(within(block, wider) for wider in blocks):
+            blocks.append(block)
+    if any(within(network, block) for block in blocks):
+        return 0
+    never = {gateway.ip}
+    if network.max_prefixlen - network.prefixlen >= 2:
+        never.add(network.network_address)
+        if network.version == 4:
+            never.add(network.broadcast_address)
+    never = {address for address in never if covering(blocks, str(address)) is None}
+    return network.num_addresses - len(never) - sum(block.num_addresses for block in blocks)
 
 
 class Leases:
@@ -93,6 +114,18 @@ class Leases:
             self._change(peer, addresses, reclaimed)
         self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
+
+    def try_to_write(self) -> None:
+        """LeaseError if the next lease could not be written: the directory is read-only, full, or not ours."""
+        temporary = _temporary(self._path)
+        try:
+            # As large as the file, and not synced: it is gone before the disk has to know of it.
+            _write_new(temporary, "\n" * (_FRAME_SIZE + sum(len(line) + 2 for line in self._lines.values())))
+            os.unlink(temporary)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise LeaseError(f"cannot write the leases {self._path}: {error.strerror}") from None
 
     def _change(self, peer: PeerId, addresses: tuple[InnerAddress, ...], reclaimed: Collection[PeerId]) -> None:
         """The file first: if it cannot be written, nothing has changed. Lines that stay are not made again, so that a
@@ -187,16 +220,25 @@ def _line(peer: PeerId, addresses: Iterable[InnerAddress]) -> str:
     return f"  {json.dumps(str(peer))}: {json.dumps([str(address) for address in addresses])}"
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _write_new(path: Path, text: str, *, sync: bool = False) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(descriptor)
+
+
 def _write(path: Path, lines: Iterable[str]) -> None:
     document = f'{{\n "version": {_VERSION},\n "leases": {{\n' + ",\n".join(lines) + "\n }\n}\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = _temporary(path)
     try:
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(document)
-                file.flush()
-                os.fsync(descriptor)
+            _write_new(temporary, document, sync=True)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from cryprq.errors import MachineError
+from cryprq.protocol.constants import QUIC_FIRST_BYTE
 
 if TYPE_CHECKING:
     from cryprq.multiaddr import Multiaddr
@@ -32,7 +33,6 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 
 # <linux/bpf_common.h>
 _BPF_LD_B_ABS, _BPF_JGE_K, _BPF_MOD_K, _BPF_ADD_K, _BPF_RET_K, _BPF_RET_A = 0x30, 0x35, 0x94, 0x04, 0x06, 0x16
-_QUIC_FIRST_BYTE = 0x40  # RFC 9000, section 17: the fixed bit; RFC 9287 is not negotiated
 
 _TEST_TIMEOUT_SECS = 0.25
 _TEST_SEGMENT, _TEST_TAIL, _TEST_SEGMENTS = 1000, 123, 16
@@ -196,7 +196,7 @@ def steering_program(lanes: int) -> list[tuple[int, int, int, int]]:
     first byte; a load past the end of a short datagram ends the program with 0, so what is no record goes to QUIC."""
     return [
         (_BPF_LD_B_ABS, 0, 0, 0),
-        (_BPF_JGE_K, 4, 0, _QUIC_FIRST_BYTE),
+        (_BPF_JGE_K, 4, 0, QUIC_FIRST_BYTE),
         (_BPF_LD_B_ABS, 0, 0, 1),
         (_BPF_MOD_K, 0, 0, lanes),
         (_BPF_ADD_K, 0, 0, 1),

@@ -10,19 +10,22 @@ import uvloop
 from cryprq.config.node_config import NodeConfig
 from cryprq.linux.systemd import Notifier
 from cryprq.node.node import Node
-from cryprq.telemetry.logs import setup
+from cryprq.telemetry.logs import Log, setup
 
 
 def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
     """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration.
     ConfigError or MachineError, one line, if it cannot start."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, reload))
-
-
-async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None) -> int:
-    loop = asyncio.get_running_loop()
     log = setup(config.log_level, config.log_format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, reload, log))
+    finally:
+        log.flush()  # before the one line that says why it ended
+
+
+async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None, log: Log) -> int:
+    loop = asyncio.get_running_loop()
     node = Node(config, reload=reload, log=log, notifier=Notifier.from_environ(os.environ))
     task = asyncio.current_task()
     assert task is not None

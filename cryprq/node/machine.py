@@ -84,6 +84,8 @@ class Machine:
         states |= {name: state for name, state in self.sockets.offloads.items() if states[name] == "unavailable"}
         if states["udp_segment"] == "on" and not self.plane.udp_segment_active():
             states["udp_segment"] = "refused by the path"
+        if states["coalesce"] == "on" and (kinds := self.plane.merges_refused()):
+            states["coalesce"] = f"refused by the TUN: {', '.join(kinds)}"
         return states | {"rcvbuf": str(self.sockets.rcvbuf)}
 
     def _usable(self, wanted: frozenset[str]) -> frozenset[str]:

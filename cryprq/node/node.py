@@ -22,14 +22,17 @@ from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
+from cryprq.linux.name_service import NameService
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.keeper import Keeper
+from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
-from cryprq.node.roster import Roster
+from cryprq.node.roster import Changes, Roster
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer
@@ -39,6 +42,7 @@ from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint
@@ -100,6 +104,7 @@ class Node:
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
             routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
+            log_lines_dropped=lambda: self._log.lines_dropped,
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -108,6 +113,7 @@ class Node:
         self._ticker: asyncio.TimerHandle | None = None
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
+        self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
 
     # ---- life ----
@@ -139,9 +145,12 @@ class Node:
         """The TUN, which needs privilege, comes first, then the port: what is wrong with a new set-up shows at once."""
         config = self.config
         self._loop = asyncio.get_running_loop()
+        self._names = NameService()
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
-        leases = Leases(lease_path(config.identity, config.tun_name), config.tun_addresses) if config.listen else None
+        doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
+        path = lease_path(config.identity, config.tun_name, config.lease_dir)
+        leases = Leases(path, config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
         self._machine.interface.observer = self._reporter
@@ -154,7 +163,7 @@ class Node:
         self._undo.append(self._resolver.close)
         self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
         if config.metrics_addr is not None:
-            http = HttpServer(self._metrics, self.health)
+            http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
@@ -167,10 +176,14 @@ class Node:
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
-        self.health.watch(self._machine.interface.failure, restart=False)
+        self.health.watch(self._machine.interface.failure, restart_helps=False)
+        if leases is not None:
+            check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
+            self.health.watch(check, restart_helps=False)
         self.health.ready()
         self._undo.append(self._stop_timers)
         self._announce()
+        self._tell_doubts(doubts)
         self._notifier.ready()
         self._tick()
 
@@ -306,6 +319,13 @@ class Node:
             offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
         )
 
+    def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
+        """Those that were not told the last time."""
+        for doubt in doubts:
+            if doubt not in self._told_doubts:
+                self._log.warning("config_doubtful", doubt=doubt)
+        self._told_doubts = doubts
+
     # ---- what drives it ----
 
     def _plane_ready(self) -> None:
@@ -333,7 +353,7 @@ class Node:
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
-            times = [now + TICK]
+            times = [Boottime(now + TICK)]
         due = min((at for at in times if at is not None), default=None)
         if self._timer is not None:
             self._timer.cancel()
@@ -349,7 +369,9 @@ class Node:
             self._told_failure = failure
             if failure is not None:
                 self._log.error("node_failed", reason=failure)
-        if self.health.restart_reason() is None:  # else the manager's watchdog restarts the node
+            else:
+                self._log.info("node_recovered")
+        if not self.health.wants_restart():  # else the manager's watchdog restarts the node
             self._notifier.alive(now)
         self._notifier.status(failure or f"{sum(peer.current is not None for peer in self._peers)} peers connected")
         self._changed()
@@ -392,7 +414,7 @@ class Node:
         self._changed()
 
     async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        return await self._loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
+        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
@@ -448,15 +470,41 @@ class Node:
     def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
         try:
             config, kept = merge(self.config, read_config())
-            added, removed = self._roster.change(config, boottime())
+            changes = self._roster.change(config, boottime())
         except CryprqError as error:
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
             return
-        self.config = config
-        self._admittance.reconfigure(self._roster.allowlist, _announced(config), config.rotate_secs)
         self._log.set_level(config.log_level)
-        self._log.info("config_reloaded", added=added, removed=removed, needs_restart=",".join(kept) or None)
+        self.config = config
+        self._announce_routes(_announced(config))
+        self._tell_doubts(of_configuration(config))
+        self._tell_changes(changes)
+        self._log.info(
+            "config_reloaded",
+            added=len(changes.added),
+            removed=len(changes.removed),
+            changed=len(changes.changed),
+            needs_restart=",".join(kept) or None,
+        )
         self._changed()
+
+    def _announce_routes(self, announced: tuple[Network, ...]) -> None:
+        """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
+        under the keys that they have, and are told by a new M4."""
+        before = self._admittance.announced
+        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs)
+        if announced != before:
+            self._network.check_forwarding(self.config.routes)
+            for peer in self._peers:
+                peer.renew("routes_changed", boottime())
+
+    def _tell_changes(self, changes: Changes) -> None:
+        for peer_id in sorted(changes.added):
+            self._reporter.peer_added(peer_id, self.config.allow_peers.get(peer_id, ()))
+        for peer_id in sorted(changes.removed):
+            self._reporter.peer_removed(peer_id)
+        for peer_id in sorted(changes.changed):
+            self._reporter.peer_changed(peer_id, self.config.allow_peers.get(peer_id, ()))
 
 
 def _aeads(name: str) -> tuple[int, ...]:

@@ -16,6 +16,6 @@ def merge(running: NodeConfig, wanted: NodeConfig) -> tuple[NodeConfig, list[str
     kept = {
         field.name: getattr(running, field.name)
         for field in fields(running)
-        if field.name not in reloaded and getattr(running, field.name) != getattr(wanted, field.name)
+        if field.compare and field.name not in reloaded and getattr(running, field.name) != getattr(wanted, field.name)
     }
     return replace(wanted, **kept), [rows[field].name if field in rows else field for field in kept]

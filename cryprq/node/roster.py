@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryprq.address import Address
@@ -16,6 +17,7 @@ from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObser
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
 
@@ -36,6 +38,35 @@ def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
         tunnel_networks=(interface.network for interface in config.tun_addresses),
         leases=leases,
     )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What another configuration means for the peers that are named."""
+
+    added: frozenset[PeerId]
+    removed: frozenset[PeerId]
+    changed: frozenset[PeerId]
+    """Other networks, or dialled at another address, or no longer, or now."""
+
+
+def changes(before: NodeConfig, after: NodeConfig) -> Changes:
+    """From one configuration to the other."""
+    old, new = _named(before), _named(after)
+    return Changes(
+        frozenset(new.keys() - old.keys()),
+        frozenset(old.keys() - new.keys()),
+        frozenset(peer_id for peer_id in old.keys() & new.keys() if old[peer_id] != new[peer_id]),
+    )
+
+
+def _named(config: NodeConfig) -> dict[PeerId, tuple[object, ...]]:
+    """Every peer that is named, and what is said of it."""
+    dialled = {peer.peer_id: peer for peer in config.peers if peer.peer_id is not None}
+    return {
+        peer_id: (frozenset(config.allow_peers.get(peer_id, ())), dialled.get(peer_id))
+        for peer_id in config.allow_peers.keys() | dialled.keys()
+    }
 
 
 class Roster:
@@ -82,6 +113,11 @@ class Roster:
         """The peer of an ID that is permitted, with its networks. LeaseError where there is no address for it."""
         return self._peers.obtain(peer_id, self.networks(peer_id))
 
+    def gives_addresses(self) -> bool:
+        """Whether this node has to give an address to any peer that may come."""
+        asking = (peer_id for peer_id, networks in self.config.allow_peers.items() if not networks)
+        return self.config.allow_any or any(peer_id not in self.allowlist.dialled for peer_id in asking)
+
     def leased_to(self, peer_id: PeerId) -> tuple[str, ...]:
         """The tunnel addresses that this node has given the peer."""
         if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:
@@ -101,17 +137,16 @@ class Roster:
 
     # ---- changes ----
 
-    def change(self, config: NodeConfig, now: float) -> tuple[int, int]:
-        """Goes over to another configuration: who is not permitted any more is cut off. Returns how many peers were
-        added and removed by name. ConfigError, with nothing changed."""
+    def change(self, config: NodeConfig, now: Boottime) -> "Changes":
+        """Goes over to another configuration: who is not permitted any more is cut off. ConfigError, with nothing
+        changed."""
         _refuse_own_id(config, self._own_id)
-        before, self.allowlist = self.allowlist.named, allowlist_of(config, self._leases)
-        self.config = config
+        before, self.config = self.config, config
+        self.allowlist = allowlist_of(config, self._leases)
         self.apply(now)
-        after = self.allowlist.named
-        return len(after - before), len(before - after)
+        return changes(before, config)
 
-    def apply(self, now: float) -> None:
+    def apply(self, now: Boottime) -> None:
         """Makes peers and dialers what the configuration says."""
         for known in self._peers:
             if not self.permits(known.peer_id):
@@ -149,7 +184,7 @@ class Roster:
             with suppress(MachineError):  # ``_place`` meets it again
                 self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
 
-    def _place(self, peer_id: PeerId, now: float) -> None:
+    def _place(self, peer_id: PeerId, now: Boottime) -> None:
         try:
             self.obtain(peer_id)
         except MachineError as error:  # there is no address for it any more
@@ -158,7 +193,7 @@ class Roster:
             if (dialer := self._dialers.pop(peer_id, None)) is not None:
                 dialer.stop()  # it would go on dialling for a peer that is no more
 
-    def forget_idle(self, now: float) -> None:
+    def forget_idle(self, now: Boottime) -> None:
         """Peers that only --allow-any let in leave the table when their last session is over."""
         for peer in self._peers:
             if peer.idle and peer.peer_id not in self.allowlist.named:
@@ -166,17 +201,17 @@ class Roster:
 
     # ---- dialling ----
 
-    def poll(self, now: float) -> float | None:
+    def poll(self, now: Boottime) -> Boottime | None:
         """Dials whoever is due; returns when to call again at the latest."""
         times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
         return min((at for at in times if at is not None), default=None)
 
-    def _poll_one(self, dialer: Dialer, now: float) -> float | None:
+    def _poll_one(self, dialer: Dialer, now: Boottime) -> Boottime | None:
         try:
             return dialer.poll(now)
         except Exception as error:  # a fault with one peer must not keep the others from being dialled
             self._observer.internal_error(error, peer_id=dialer.target.peer_id)
-            return now + REDIAL_FAST_INTERVAL
+            return Boottime(now + REDIAL_FAST_INTERVAL)
 
     def stop(self) -> None:
         """Nobody is dialled any more."""

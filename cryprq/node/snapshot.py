@@ -8,6 +8,7 @@ from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
 from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.samples import NodeStatus, PeerSample
@@ -24,7 +25,7 @@ class Snapshot:
         roster: Roster,
         network: InnerNetwork,
         health: Health,
-        clock: Callable[[], float],
+        clock: Callable[[], Boottime],
     ) -> None:
         """``clock`` is CLOCK_BOOTTIME; the node's uptime begins now."""
         self._machine = machine
@@ -74,7 +75,7 @@ class Snapshot:
             offloads=self.offloads(),
         )
 
-    def _sample(self, peer: Peer, now: float) -> PeerSample:
+    def _sample(self, peer: Peer, now: Boottime) -> PeerSample:
         plane = self._machine.plane
         stats = plane.peer_stats(peer.handle)
         endpoint = plane.endpoint(peer.handle)

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import DIAL_TIMEOUT
 
 REDIAL_FAST_WINDOW: Final = 300.0
@@ -22,6 +23,7 @@ NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
 TELL_EVERY: Final = 30.0
 """Seconds between reports that a peer still does not answer; the first one comes at once."""
+_AT_ONCE: Final = Boottime(float("-inf"))
 
 
 class DialSchedule:
@@ -36,34 +38,34 @@ class DialSchedule:
         self._base = base
         self._maximum = maximum
         self._uniform = uniform
-        self._fast_until: float | None = None
+        self._fast_until: Boottime | None = None
         self._failures = 0
-        self._not_before = float("-inf")
+        self._not_before = _AT_ONCE
 
-    def fast(self, now: float) -> bool:
+    def fast(self, now: Boottime) -> bool:
         """True for five minutes after a tunnel was up."""
         return self._fast_until is not None and now < self._fast_until
 
-    def timeout(self, now: float) -> float:
+    def timeout(self, now: Boottime) -> float:
         """For how many seconds a dial that starts now waits for an answer."""
         return REDIAL_FAST_TIMEOUT if self.fast(now) else DIAL_TIMEOUT
 
     @property
-    def due(self) -> float:
+    def due(self) -> Boottime:
         """The earliest start of the next dial."""
         return self._not_before
 
-    def tunnel_up(self, now: float) -> None:
+    def tunnel_up(self, now: Boottime) -> None:
         """A tunnel is up, or was until now."""
-        self._fast_until = now + REDIAL_FAST_WINDOW
+        self._fast_until = Boottime(now + REDIAL_FAST_WINDOW)
         self._failures = 0
-        self._not_before = float("-inf")
+        self._not_before = _AT_ONCE
 
-    def started(self, now: float) -> None:
+    def started(self, now: Boottime) -> None:
         """A dial starts."""
-        self._not_before = now + REDIAL_FAST_INTERVAL * self._uniform(1 - BACKOFF_JITTER, 1)
+        self._not_before = Boottime(now + REDIAL_FAST_INTERVAL * self._uniform(1 - BACKOFF_JITTER, 1))
 
-    def failed(self, now: float, *, refused: bool = False) -> float:
+    def failed(self, now: Boottime, *, refused: bool = False) -> float:
         """A dial came to nothing. Returns the seconds to wait from now; ``refused``: by a peer that is there, so
         that hurrying helps nobody."""
         if refused:
@@ -73,7 +75,7 @@ class DialSchedule:
         wait = min(self._base * 2.0 ** min(self._failures, 32), self._maximum)
         wait *= self._uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)
         self._failures += 1
-        self._not_before = now + wait
+        self._not_before = Boottime(now + wait)
         return wait
 
 
@@ -125,7 +127,7 @@ class _Volley:
 
     timeout: float
     waiting: list[Address]
-    next_at: float
+    next_at: Boottime
     attempts: list[Attempt] = field(default_factory=list)
     tried: list[Address] = field(default_factory=list)
     detail: str = "no answer"
@@ -162,7 +164,7 @@ class Dialer:
         self._volleys: list[_Volley] = []
         self._stopped = False
         self._again = False
-        self._told_at: float | None = None
+        self._told_at: Boottime | None = None
 
     @property
     def dialling(self) -> bool:
@@ -174,7 +176,7 @@ class Dialer:
         self._stopped = True
         self._abandon(lambda attempt: True)
 
-    def poll(self, now: float) -> float | None:
+    def poll(self, now: Boottime) -> Boottime | None:
         """Starts and ends attempts as due. Returns when to call again at the latest; None: when something changes."""
         if self._stopped:
             return None
@@ -195,7 +197,7 @@ class Dialer:
         self._reap(now)  # those of whose addresses none could even be tried
         return self._next(now)
 
-    def _start(self, now: float) -> None:
+    def _start(self, now: Boottime) -> None:
         addresses = self._addresses(self.multiaddr)
         if addresses:
             self.schedule.started(now)
@@ -204,7 +206,7 @@ class Dialer:
             self._observer.dial_unresolved(self.target.peer_id, self.multiaddr, error)
             self.schedule.failed(now)
 
-    def _advance(self, volley: _Volley, now: float) -> None:
+    def _advance(self, volley: _Volley, now: Boottime) -> None:
         while volley.waiting and now >= volley.next_at:
             remote = volley.waiting.pop(0)
             volley.tried.append(remote)
@@ -215,9 +217,9 @@ class Dialer:
             except OSError as error:
                 volley.detail = error.strerror or str(error)
                 continue  # of a family that this host does not have: the next one at once
-            volley.next_at = now + NEXT_ADDRESS_AFTER
+            volley.next_at = Boottime(now + NEXT_ADDRESS_AFTER)
 
-    def _reap(self, now: float) -> None:
+    def _reap(self, now: Boottime) -> None:
         """Forgets dials that came to an end."""
         for volley in tuple(self._volleys):
             volley.answered = volley.answered or any(attempt.answered for attempt in volley.attempts)
@@ -243,9 +245,9 @@ class Dialer:
             if all(attempt.over for attempt in volley.attempts):
                 self._volleys.remove(volley)
 
-    def _next(self, now: float) -> float | None:
+    def _next(self, now: Boottime) -> Boottime | None:
         times = [volley.next_at for volley in self._volleys if volley.waiting]
         if not self._volleys or self.schedule.fast(now):
             # A dial that was due and did not start waits for a name to be looked up, which calls ``poll`` again.
-            times.append(self.schedule.due if self.schedule.due > now else now + REDIAL_FAST_INTERVAL)
+            times.append(self.schedule.due if self.schedule.due > now else Boottime(now + REDIAL_FAST_INTERVAL))
         return min(times, default=None)

@@ -8,6 +8,7 @@ from cryprq.errors import MachineError
 from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import KEEPALIVE_DEFAULT
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
@@ -39,7 +40,7 @@ class Admittance:
     allow_m2: Callable[[], bool]
     """Takes a token for the work of one M2; False: there is too much to do."""
     reporter: "Reporter"
-    clock: Callable[[], float]
+    clock: Callable[[], Boottime]
     stopping: bool = False
     """The node stops: whoever comes now has to wait for the next one."""
 

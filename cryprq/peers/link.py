@@ -7,6 +7,7 @@ from cryprq.address import Address
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.ports import Carrier
 from cryprq.protocol.actions import Action, Established, Promote
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.session import Role, Session
 
 
@@ -22,8 +23,8 @@ class Link:
     serial: int
     """Links are numbered in the order in which their handshakes completed: of two dialled by the same side the later
     one wins, whichever proves itself first."""
-    created: float
-    epoch_since: float
+    created: Boottime
+    epoch_since: Boottime
     promoted_index: int | None = None
     established: bool = False
     endpoint_set: bool = False

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Final
 
 from cryprq._fastpath import PeerStats
+from cryprq.protocol.clock import Boottime
 
 SILENCE_PROBE: Final = 5.0
 """Data was sent and nothing authenticated came back for so long: send an empty record; ..."""
@@ -32,11 +33,11 @@ class Liveness:
     """The silence rule for one peer. Times are seconds of CLOCK_BOOTTIME, like those of ``PeerStats``."""
 
     rx_packets: int = 0
-    unheard_since: float | None = None
+    unheard_since: Boottime | None = None
     """When data was first seen to go out after the last authenticated record."""
     unheard_after_ns: int = 0
     probed: bool = False
-    owes_since: float | None = None
+    owes_since: Boottime | None = None
     """When received data was first seen that nothing was sent after."""
     silent: bool = False
     """True from the moment a look said SILENT until the peer is heard again."""
@@ -46,7 +47,7 @@ class Liveness:
         self.unheard_since = self.owes_since = None
         self.probed = self.silent = False
 
-    def look(self, stats: PeerStats, now: float, keepalive: int | None = None) -> Verdict:
+    def look(self, stats: PeerStats, now: Boottime, keepalive: int | None = None) -> Verdict:
         """Judges the counters of one second. SEND_EMPTY is said once per silence, once per unanswered burst, and when
         nothing was sent for ``keepalive`` seconds (the peer's wish; 0 or None: never)."""
         if stats.last_tx_data_ns <= stats.last_rx_ns or stats.last_rx_ns != self.unheard_after_ns:
@@ -67,7 +68,7 @@ class Liveness:
             return Verdict.SEND_EMPTY
         return Verdict.SEND_EMPTY if owed else Verdict.QUIET
 
-    def _owes_answer(self, stats: PeerStats, now: float) -> bool:
+    def _owes_answer(self, stats: PeerStats, now: Boottime) -> bool:
         arrived, self.rx_packets = stats.rx_packets != self.rx_packets, stats.rx_packets
         if self.owes_since is not None and stats.last_tx_ns > self.owes_since * 1e9:
             self.owes_since = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cryprq.address import Address
 from cryprq.peers.indices import IndexLease, IndexPool
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import KEM_X25519_MLKEM768
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
@@ -68,7 +69,7 @@ class Outbound:
         take: Callable[["Peer", Parameters, Address], str | None],
         ended: Callable[[Outcome], None],
         reporter: "Reporter",
-        clock: Callable[[], float],
+        clock: Callable[[], Boottime],
         call_later: Callable[[float, Callable[[], None]], Cancellable],
     ) -> None:
         """``timeout`` is for the handshake, once QUIC is up. ``take`` is asked with M4's parameters and says why they
@@ -78,7 +79,7 @@ class Outbound:
         self._timeout = timeout
         self._call_later = call_later
         self._timer: Cancellable | None = None
-        self._connected_at: float | None = None
+        self._connected_at: Boottime | None = None
         self._peer = peer
         self._settings = settings
         self._take = take

@@ -35,6 +35,7 @@ from cryprq.protocol.actions import (
     SendEmpty,
     SendFrame,
 )
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
@@ -75,7 +76,7 @@ class Peer:
         self.current: Link | None = None
         self.links: list[Link] = []
         self.liveness = Liveness()
-        self.last_handshake: float | None = None
+        self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._own_id = own_id
         self._plane = plane
@@ -112,7 +113,7 @@ class Peer:
         return lives and self.peer_id < self._own_id
 
     def adopt(
-        self, session: Session, carrier: Carrier, lease: IndexLease, now: float, *, keepalive: int | None = None
+        self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, keepalive: int | None = None
     ) -> Link:
         """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
         the peer's parameters ask for.
@@ -135,12 +136,12 @@ class Peer:
 
     # ---- what happens to a session ----
 
-    def receive(self, link: Link, frame_type: FrameType, header: bytes, body: bytes, now: float) -> None:
+    def receive(self, link: Link, frame_type: FrameType, header: bytes, body: bytes, now: Boottime) -> None:
         """A control frame arrived on the link's connection."""
         if not link.ended:
             self._execute(link, link.session.receive_frame(frame_type, header, body, now), now)
 
-    def carrier_lost(self, link: Link, reason: str, now: float) -> None:
+    def carrier_lost(self, link: Link, reason: str, now: Boottime) -> None:
         """The link's QUIC connection ended. Its data keys live on to their limits."""
         if link.carrier is None:
             return
@@ -151,7 +152,7 @@ class Peer:
             self._observer.control_lost(self.peer_id, link.remote, reason)
         self._execute(link, link.session.connection_lost(now), now)
 
-    def event(self, rx_index: int, flags: int, now: float) -> None:
+    def event(self, rx_index: int, flags: int, now: Boottime) -> None:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
             self._endpoint_moved()
@@ -165,14 +166,22 @@ class Peer:
         if flags & EVENT_KEY_EXPIRED and not link.ended:
             self._execute(link, link.session.key_expired(rx_index, now), now)
 
-    def rotate(self, now: float) -> bool:
+    def rotate(self, now: Boottime) -> bool:
         """Rotates the keys now. False if there is no session, or no connection to do it over."""
         if self.current is None or self.current.carrier is None:
             return False
         self._execute(self.current, self.current.session.rotate(now), now)
         return True
 
-    def look(self, now: float) -> None:
+    def renew(self, reason: str, now: Boottime) -> None:
+        """Makes the peer that dialled connect again, to be told something new: the connections of its sessions are
+        closed, their keys live on until the new session replaces them."""
+        for link in tuple(self.links):
+            if not link.dialled and (carrier := link.carrier) is not None:
+                self.carrier_lost(link, reason, now)
+                carrier.close(CloseCode.OK, reason)
+
+    def look(self, now: Boottime) -> None:
         """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
         if self.current is None:
             return
@@ -186,18 +195,18 @@ class Peer:
                 self.doubt()
             self._changed()
 
-    def next_timer(self) -> float | None:
+    def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
         return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
 
-    def handle_timers(self, now: float) -> None:
+    def handle_timers(self, now: Boottime) -> None:
         """Lets every session act whose time has come."""
         for link in tuple(self.links):
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
                 self._execute(link, link.session.handle_timer(now), now)
 
-    def close(self, code: CloseCode, reason: str, now: float) -> None:
+    def close(self, code: CloseCode, reason: str, now: Boottime) -> None:
         """Ends every session: the peer is told by a sealed CLOSE, all keys are wiped at once.
 
         ``reason`` is told too: 1..64 of a-z, 0-9 and _. A connection closes when the peer, which got the CLOSE, closes
@@ -241,7 +250,7 @@ class Peer:
 
     # ---- carrying out actions ----
 
-    def _execute(self, link: Link, actions: Sequence[Action], now: float) -> None:
+    def _execute(self, link: Link, actions: Sequence[Action], now: Boottime) -> None:
         if not link.dialled and not link.established and promotes(actions) and not self._permits(self.peer_id):
             self._observer.peer_denied(self.peer_id, link.remote)
             self._end(link, CloseCode.REFUSED, "not_allowlisted")
@@ -256,7 +265,7 @@ class Peer:
             self._end(link, CloseCode.OK, "closed")
         self._changed()
 
-    def _carry_out(self, link: Link, action: Action, now: float) -> None:
+    def _carry_out(self, link: Link, action: Action, now: Boottime) -> None:
         match action:
             case SendFrame(data):
                 if link.carrier is not None:
@@ -312,7 +321,7 @@ class Peer:
         link.indices.discard(rx_index)
         link.lease.release(rx_index)
 
-    def _established(self, link: Link, now: float) -> None:
+    def _established(self, link: Link, now: Boottime) -> None:
         """The session is proven in both directions. It replaces the current one, unless that one outranks it."""
         if link.established or link.ended:
             return
@@ -341,7 +350,7 @@ class Peer:
         winner_is_own = self._own_id < self.peer_id
         return current.dialled is winner_is_own and current.carrier is not None
 
-    def _retire(self, link: Link, code: CloseCode, now: float) -> None:
+    def _retire(self, link: Link, code: CloseCode, now: Boottime) -> None:
         """A better session is in use: this one only receives, for the grace, and its connection closes."""
         self._hang_up(link, code, code.name.lower())
         self._execute(link, link.session.retire(now), now)

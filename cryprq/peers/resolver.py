@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
+from cryprq.protocol.clock import Boottime
 
 REFRESH_AFTER: Final = 30.0
 """Seconds after which an answer is looked up again when the peer is dialled."""
-ADDRESSES_MAX: Final = 8
+ADDRESSES_TRIED_MAX: Final = 8
 """Addresses of one name that are tried."""
 
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -23,7 +24,7 @@ GetAddrInfo = Callable[[str, int, int], Awaitable[Sequence[tuple[Any, ...]]]]
 @dataclass
 class _Entry:
     addresses: tuple[Address, ...] = ()
-    looked_up: float | None = None
+    looked_up: Boottime | None = None
     error: str | None = None
     task: "asyncio.Task[None] | None" = None
 
@@ -32,10 +33,10 @@ class Resolver:
     """Answers at once with what is known, and looks names up meanwhile.
 
     The last good answer is kept when a look-up fails: the name server may be behind the very tunnel that is down.
-    A look-up runs in a thread of the resolver library and cannot be interrupted, so there is one at a time for a name.
+    A look-up cannot be interrupted, so there is one at a time for a name.
     """
 
-    def __init__(self, getaddrinfo: GetAddrInfo, changed: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(self, getaddrinfo: GetAddrInfo, changed: Callable[[], None], clock: Callable[[], Boottime]) -> None:
         """``changed`` is called when a look-up has ended, ``getaddrinfo`` gets (host, port, family)."""
         self._getaddrinfo = getaddrinfo
         self._changed = changed
@@ -95,4 +96,4 @@ def _in_turn(found: dict[Address, None]) -> tuple[Address, ...]:
     preferred = [address for address in addresses if address.is_ipv6 is first]
     others = [address for address in addresses if address.is_ipv6 is not first]
     mixed = (address for pair in zip_longest(preferred, others) for address in pair if address is not None)
-    return tuple(mixed)[:ADDRESSES_MAX]
+    return tuple(mixed)[:ADDRESSES_TRIED_MAX]

@@ -12,6 +12,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.ports import EpochPlane, PeerObserver
 from cryprq.peers.timers import Timers
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 
 CLOSE_REASONS = {CloseCode.SHUTDOWN: "shutdown", CloseCode.REFUSED: "not_allowlisted"}
@@ -80,7 +81,7 @@ class PeerTable:
             self._network.claim(peer_id, peer.handle, networks)
         return peer
 
-    def remove(self, peer_id: PeerId, code: CloseCode, now: float) -> None:
+    def remove(self, peer_id: PeerId, code: CloseCode, now: Boottime) -> None:
         """Cuts the peer off: it is told, its keys are wiped, its allowed IPs and routes go.
 
         Whatever fails on the way, the rest is done: nobody who was removed may keep a key or a route.
@@ -94,12 +95,12 @@ class PeerTable:
         self._guard(peer, lambda: self._network.release(peer_id))
         self._guard(peer, lambda: self._plane.remove_peer(peer.handle))
 
-    def close(self, now: float) -> None:
+    def close(self, now: Boottime) -> None:
         """The node stops: every peer is told and every key wiped. The peers stay, their routes too."""
         for peer in self:
             self._guard(peer, partial(peer.close, CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now))
 
-    def dispatch(self, events: Iterable[Event], now: float) -> None:
+    def dispatch(self, events: Iterable[Event], now: Boottime) -> None:
         """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
         for event in events:
             peer = self._by_handle.get(event.peer)
@@ -108,12 +109,12 @@ class PeerTable:
 
     # ---- timers: only peers that something happened to are asked for theirs ----
 
-    def next_timer(self) -> float | None:
+    def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
         self._note_timers()
         return self._timers.next()
 
-    def handle_timers(self, now: float) -> None:
+    def handle_timers(self, now: Boottime) -> None:
         """Lets every session act whose time has come."""
         self._note_timers()
         due = []
@@ -134,7 +135,7 @@ class PeerTable:
             if (peer := self._by_id.get(peer_id)) is not None:
                 self._timers.set(peer_id, peer.next_timer())
 
-    def look(self, now: float) -> None:
+    def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""
         for peer in self:
             self._guard(peer, partial(peer.look, now))

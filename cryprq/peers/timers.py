@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
+from cryprq.protocol.clock import Boottime
+
 Key = TypeVar("Key", bound=Hashable)
 
 _STALE_SHARE: Final = 4
@@ -17,12 +19,12 @@ class Timers(Generic[Key]):
     until they are many."""
 
     def __init__(self) -> None:
-        self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, int, Key]] = []
+        self._due: dict[Key, Boottime] = {}
+        self._heap: list[tuple[Boottime, int, Key]] = []
         self._order = itertools.count()  # entries of the same time: first set, first due
 
-    def set(self, key: Key, due: float | None) -> None:
-        """The key's time, on the caller's clock; None: never."""
+    def set(self, key: Key, due: Boottime | None) -> None:
+        """The key's time; None: never."""
         if self._due.get(key) == due:
             return
         if due is None:
@@ -34,7 +36,7 @@ class Timers(Generic[Key]):
             self._heap = [(at, next(self._order), key) for key, at in self._due.items()]
             heapq.heapify(self._heap)
 
-    def next(self) -> float | None:
+    def next(self) -> Boottime | None:
         """The earliest time of all."""
         while self._heap:
             due, _, key = self._heap[0]
@@ -43,7 +45,7 @@ class Timers(Generic[Key]):
             heapq.heappop(self._heap)
         return None
 
-    def take(self, now: float) -> Key | None:
+    def take(self, now: Boottime) -> Key | None:
         """Removes and returns one key that is due, the earliest; None when nothing is."""
         due = self.next()
         if due is None or due > now:

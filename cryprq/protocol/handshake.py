@@ -14,6 +14,7 @@ from typing import Final
 
 from cryprq.peer_id import RECORD_SIZE, PeerId
 from cryprq.protocol import key_schedule
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import (
     AEADS,
     HASH_SIZE,
@@ -153,7 +154,7 @@ class _Machine:
         wipe(self._hs)
         return root
 
-    def _session(self, role: Role, peer_id: PeerId, root: bytearray, other: Parameters, now: float) -> Session:
+    def _session(self, role: Role, peer_id: PeerId, root: bytearray, other: Parameters, now: Boottime) -> Session:
         """The session; takes the root over."""
         if other.rotate_secs is None:
             raise _Failure("parameters", peer_id)
@@ -262,7 +263,7 @@ class Initiator(_Machine):
             self._transcript = key_schedule.transcript3(th2, message3)
         return message3
 
-    def receive_message4(self, body: bytes, now: float) -> Accepted:
+    def receive_message4(self, body: bytes, now: Boottime) -> Accepted:
         """The listener's answer. ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age."""
         with self._step(_State.SENT_M3, _State.OVER):
             root = self._first_root()
@@ -392,7 +393,7 @@ class Responder(_Machine):
             self._transcript = key_schedule.transcript3(th2, body)
         return Auth(claimed, self._peer_parameters)
 
-    def message4(self, status: int, parameters: Parameters, now: float) -> tuple[bytes, Session | None]:
+    def message4(self, status: int, parameters: Parameters, now: Boottime) -> tuple[bytes, Session | None]:
         """M4, and the session if the status is ``STATUS_ACCEPTED``: install it (``Session.start``) before M4 leaves.
 
         ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age. ValueError for a bad argument.

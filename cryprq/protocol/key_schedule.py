@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import IV_SIZE, KEY_SIZE, LANE_SECRET_SIZE
 
 Secret = bytes | bytearray
@@ -214,7 +215,7 @@ class EpochKeys:
     tx_secrets: bytearray
     """Per lane on which we send: key (32) || iv (12)."""
     rx_secrets: bytearray
-    derived_at: float
+    derived_at: Boottime
     """CLOCK_BOOTTIME in seconds when the root was derived: the age that the hard limit counts."""
 
     def wipe(self) -> None:

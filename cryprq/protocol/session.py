@@ -28,6 +28,7 @@ from cryprq.protocol.actions import (
     SendEmpty,
     SendFrame,
 )
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import (
     ANSWER_PERIOD,
     CLOSE_REASON_MAX,
@@ -104,14 +105,14 @@ class _Epoch:
     number: int
     rx_index: int
     tx_index: int
-    derived_at: float
-    expires_at: float
+    derived_at: Boottime
+    expires_at: Boottime
 
 
 class Session:
     """One session. No method raises because of what the peer does or when it does it."""
 
-    def __init__(self, setup: SessionSetup, root: bytearray, rx_index: int, tx_index: int, now: float) -> None:
+    def __init__(self, setup: SessionSetup, root: bytearray, rx_index: int, tx_index: int, now: Boottime) -> None:
         """``root`` is root_0, which is copied; epoch 0 ages from ``now``."""
         self.role = setup.role
         self.peer_id = setup.peer_id
@@ -135,14 +136,14 @@ class Session:
         self._requested = False  # responder: REKEY_REQUEST is sent and not answered
 
         # Timers: when, or None.
-        self._rotation_started: float | None = None
-        self._rotation_wanted: float | None = None
-        self._response_by: float | None = None
-        self._promoted_by: float | None = None
-        self._empty_at: float | None = None
-        self._empty_until: float | None = None  # responder: the last repetition
-        self._grace_until: float | None = None
-        self._retire_at: float | None = None
+        self._rotation_started: Boottime | None = None
+        self._rotation_wanted: Boottime | None = None
+        self._response_by: Boottime | None = None
+        self._promoted_by: Boottime | None = None
+        self._empty_at: Boottime | None = None
+        self._empty_until: Boottime | None = None  # responder: the last repetition
+        self._grace_until: Boottime | None = None
+        self._retire_at: Boottime | None = None
 
     # ---- what the node may ask ----
 
@@ -191,20 +192,20 @@ class Session:
 
     # ---- life ----
 
-    def start(self, now: float) -> list[Action]:
+    def start(self, now: Boottime) -> list[Action]:
         """Installs epoch 0: the responder before it sends M4, the initiator when it has opened it."""
         if self.state is not State.NEW or self._current is None:
             return []
         self.state = State.PROVISIONAL
-        self._promoted_by = now + PROMOTE_TIMEOUT
+        self._promoted_by = Boottime(now + PROMOTE_TIMEOUT)
         epoch = self._current
         actions: list[Action] = [self._install(epoch, self._channel.root, now)]
         if self._dials:
             actions += [Activate(epoch.rx_index), SendEmpty(epoch.rx_index)]
-            self._empty_at = now + EMPTY_INTERVAL
+            self._empty_at = Boottime(now + EMPTY_INTERVAL)
         return actions
 
-    def first_record(self, rx_index: int, now: float) -> list[Action]:
+    def first_record(self, rx_index: int, now: Boottime) -> list[Action]:
         """The first valid record of an epoch came.
 
         A responder's node looks at its allowlist again before it passes on the record that establishes a session.
@@ -216,7 +217,7 @@ class Session:
             return self._confirm(now)
         return []
 
-    def rotate(self, now: float) -> list[Action]:
+    def rotate(self, now: Boottime) -> list[Action]:
         """Asks for a rotation: the initiator starts one, the responder sends REKEY_REQUEST.
 
         Nothing if one is under way or there is no control channel. Within a second of the one before, it waits.
@@ -233,18 +234,18 @@ class Session:
         self._requested = True
         return [SendFrame(self._channel.seal(frames.REKEY_REQUEST, b""))]
 
-    def connection_lost(self, now: float) -> list[Action]:
+    def connection_lost(self, now: Boottime) -> list[Action]:
         """QUIC is gone. Data keys live on to their limits; a pending epoch may still be promoted by a record."""
         if not self._connected:
             return []
         return self._end_channel("connection_lost")
 
-    def retire(self, now: float) -> list[Action]:
+    def retire(self, now: Boottime) -> list[Action]:
         """A newer session has replaced this one: close the connection, receive for the grace, then remove."""
         if self.state not in (State.PROVISIONAL, State.ESTABLISHED):
             return []
         self.state = State.RETIRED
-        self._retire_at = now + GRACE
+        self._retire_at = Boottime(now + GRACE)
         self._promoted_by = self._empty_at = None
         actions: list[Action] = []
         if self._connected:
@@ -254,7 +255,7 @@ class Session:
         self.rotation = Rotation.IDLE
         return actions
 
-    def close(self, reason: str, now: float) -> list[Action]:
+    def close(self, reason: str, now: Boottime) -> list[Action]:
         """Tells the peer with a sealed CLOSE and destroys every key. ``reason``: 1..64 of a-z, 0-9 and _ (ValueError).
 
         Between R2 and R3 a responder has no key that the peer is sure to have; then the closed connection has to do.
@@ -280,7 +281,7 @@ class Session:
         self.state = State.DEAD
         return actions
 
-    def key_expired(self, rx_index: int, now: float) -> list[Action]:
+    def key_expired(self, rx_index: int, now: Boottime) -> list[Action]:
         """The data plane found a key of that epoch at a hard limit: it seals and opens nothing any more."""
         for epoch in self._epochs():
             if epoch.rx_index == rx_index and self.state is not State.NEW:
@@ -289,7 +290,7 @@ class Session:
 
     # ---- timers ----
 
-    def next_timer(self) -> float | None:
+    def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due, None for never."""
         times = [
             self._promoted_by,
@@ -302,7 +303,7 @@ class Session:
         ]
         return min((time for time in times if time is not None), default=None)
 
-    def handle_timer(self, now: float) -> list[Action]:
+    def handle_timer(self, now: Boottime) -> list[Action]:
         """Whatever is due. Harmless when nothing is; a late call (after a suspend, say) does everything in order."""
         actions: list[Action] = []
         if self.state is State.NEW:
@@ -324,7 +325,7 @@ class Session:
 
     # ---- frames from the peer ----
 
-    def receive_frame(self, frame_type: FrameType, header: bytes, body: bytes, now: float) -> list[Action]:
+    def receive_frame(self, frame_type: FrameType, header: bytes, body: bytes, now: Boottime) -> list[Action]:
         """One frame of the control stream, in its order. A bad one ends the connection, never a data key."""
         if not self._connected or self.state not in (State.PROVISIONAL, State.ESTABLISHED):
             return []
@@ -333,7 +334,7 @@ class Session:
         except Refused as refused:
             return self._fail_channel(CloseCode.MALFORMED, str(refused))
 
-    def _dispatch(self, frame_type: FrameType, body: bytes, now: float) -> list[Action]:
+    def _dispatch(self, frame_type: FrameType, body: bytes, now: Boottime) -> list[Action]:
         if frame_type == frames.CLOSE:
             return self._receive_close(body)
         if self._dials:
@@ -348,13 +349,13 @@ class Session:
                 return self._receive_done(body, now)
         raise Refused("order")
 
-    def _receive_request(self, now: float) -> list[Action]:
+    def _receive_request(self, now: Boottime) -> list[Action]:
         """REKEY_REQUEST. One that crossed R1 is answered by that rotation; any other is kept until it can be met."""
         if self.rotation is not Rotation.AWAIT_RESPONSE and self._rotation_wanted is None:
             self._rotation_wanted = now
         return self._start_rotation_if_due(now)
 
-    def _receive_rekey(self, r1: bytes, now: float) -> list[Action]:
+    def _receive_rekey(self, r1: bytes, now: Boottime) -> list[Action]:
         """R1. The pending epoch receives before R2 leaves."""
         number = self._next_number()
         agreed = self._channel.answer_rekey(r1, number, self._setup.new_index)
@@ -362,12 +363,12 @@ class Session:
         self.rotation = Rotation.AWAIT_DONE
         return [self._install_pending(number, agreed, now), SendFrame(agreed.frame)]
 
-    def _receive_response(self, r2: bytes, now: float) -> list[Action]:
+    def _receive_response(self, r2: bytes, now: Boottime) -> list[Action]:
         """R2. The peer has the new epoch for certain: send under it from here on."""
         number = self._next_number()
         agreed = self._channel.finish_rekey(r2, number)
         self._response_by = None
-        self._empty_at = now + EMPTY_INTERVAL
+        self._empty_at = Boottime(now + EMPTY_INTERVAL)
         self._number = number
         self.rotation = Rotation.AWAIT_RECORD
         return [
@@ -377,7 +378,7 @@ class Session:
             SendEmpty(agreed.rx_index),
         ]
 
-    def _receive_done(self, r3: bytes, now: float) -> list[Action]:
+    def _receive_done(self, r3: bytes, now: Boottime) -> list[Action]:
         """R3. The epoch is promoted if no record was faster."""
         epoch = self._pending if self.rotation is Rotation.AWAIT_DONE else self._current
         if epoch is None:
@@ -395,7 +396,7 @@ class Session:
 
     # ---- steps ----
 
-    def _establish(self, now: float) -> list[Action]:
+    def _establish(self, now: Boottime) -> list[Action]:
         assert self._current is not None
         index = self._current.rx_index
         self.state = State.ESTABLISHED
@@ -404,7 +405,7 @@ class Session:
             return [Promote(index), Established(), *self._start_rotation_if_due(now)]
         return [Promote(index), *self._answer(index, now), Established()]
 
-    def _confirm(self, now: float) -> list[Action]:
+    def _confirm(self, now: Boottime) -> list[Action]:
         """The pending epoch becomes the current one, the current one the previous; anything older goes."""
         assert self._pending is not None
         epoch = self._pending
@@ -412,7 +413,7 @@ class Session:
         if self._previous:
             actions.append(self._remove_previous(self._previous))
         self._previous, self._current, self._pending = self._current, epoch, None
-        self._grace_until = now + GRACE if self._previous else None
+        self._grace_until = Boottime(now + GRACE) if self._previous else None
         self._empty_at = None
         self._number = epoch.number
         self._requested = False
@@ -425,22 +426,22 @@ class Session:
         self._since = now
         return actions + self._start_rotation_if_due(now)
 
-    def _answer(self, rx_index: int, now: float) -> list[Action]:
+    def _answer(self, rx_index: int, now: Boottime) -> list[Action]:
         """The responder sends on a new epoch, and at once an empty record, which the initiator waits for."""
-        self._empty_at = now + EMPTY_INTERVAL
-        self._empty_until = now + ANSWER_PERIOD
+        self._empty_at = Boottime(now + EMPTY_INTERVAL)
+        self._empty_until = Boottime(now + ANSWER_PERIOD)
         return [Activate(rx_index), SendEmpty(rx_index)]
 
-    def _repeat_empty(self, now: float) -> list[Action]:
+    def _repeat_empty(self, now: Boottime) -> list[Action]:
         """The initiator goes on until it hears the peer. The responder, which gets no such sign, for a while."""
         index = self.sending_index
         if index is None or (not self._dials and self._empty_until is not None and now > self._empty_until):
             self._empty_at = None
             return []
-        self._empty_at = now + EMPTY_INTERVAL
+        self._empty_at = Boottime(now + EMPTY_INTERVAL)
         return [SendEmpty(index)]
 
-    def _rotation_due(self) -> float | None:
+    def _rotation_due(self) -> Boottime | None:
         """When the initiator starts the next rotation; None while it cannot."""
         epoch = self._current
         if not (self._dials and self._connected and self.state is State.ESTABLISHED and epoch):
@@ -451,16 +452,16 @@ class Session:
         due = epoch.derived_at + self.rotate_secs if wanted is None else wanted
         if self._rotation_started is not None:
             due = max(due, self._rotation_started + ROTATE_MIN_INTERVAL)
-        return due
+        return Boottime(due)
 
-    def _start_rotation_if_due(self, now: float) -> list[Action]:
+    def _start_rotation_if_due(self, now: Boottime) -> list[Action]:
         due = self._rotation_due()
         if due is None or due > now or self._current is None:
             return []
         self._r1_index = self._setup.new_index()
         self._rotation_wanted = None
         self._rotation_started = now
-        self._response_by = now + ROTATE_RESPONSE_TIMEOUT
+        self._response_by = Boottime(now + ROTATE_RESPONSE_TIMEOUT)
         self.rotation = Rotation.AWAIT_RESPONSE
         return [SendFrame(self._channel.start_rekey(self._current.number + 1, self._r1_index))]
 
@@ -514,10 +515,10 @@ class Session:
     def _epochs(self) -> Iterator[_Epoch]:
         return (epoch for epoch in (self._previous, self._current, self._pending) if epoch)
 
-    def _epoch(self, number: int, rx_index: int, tx_index: int, now: float) -> _Epoch:
-        return _Epoch(number, rx_index, tx_index, now, now + hard_age(self.rotate_secs))
+    def _epoch(self, number: int, rx_index: int, tx_index: int, now: Boottime) -> _Epoch:
+        return _Epoch(number, rx_index, tx_index, now, Boottime(now + hard_age(self.rotate_secs)))
 
-    def _install(self, epoch: _Epoch, root: bytearray, now: float) -> Install:
+    def _install(self, epoch: _Epoch, root: bytearray, now: Boottime) -> Install:
         keys = EpochKeys(
             number=epoch.number,
             suite=self.suite,
@@ -529,7 +530,7 @@ class Session:
         )
         return Install(keys, epoch.expires_at - now)
 
-    def _install_pending(self, number: int, agreed: Agreed, now: float) -> Install:
+    def _install_pending(self, number: int, agreed: Agreed, now: Boottime) -> Install:
         self._pending = self._epoch(number, agreed.rx_index, agreed.tx_index, now)
         return self._install(self._pending, agreed.root, now)
 

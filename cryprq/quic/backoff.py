@@ -4,6 +4,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from cryprq.protocol.clock import Monotonic
+
 BACKOFF_TABLE_MAX: Final = 4096
 """Sources that are remembered; the one that failed least recently is forgotten first."""
 BACKOFF_FORGET: Final = 600.0
@@ -15,8 +17,8 @@ BACKOFF_FREE_FAILURES: Final = 3
 @dataclass(slots=True)
 class _Entry:
     failures: int
-    last: float
-    until: float
+    last: Monotonic
+    until: Monotonic
 
 
 class Backoff:
@@ -24,7 +26,7 @@ class Backoff:
 
     Failure number ``free_failures + n`` starts a wait of ``base_ms * 2**(n - 1)``, at most ``max_ms``. A source is
     forgotten ``forget`` seconds after its last failure, or as the least recent one when ``size`` is reached, so
-    memory does not grow with the number of sources. Times are seconds of one monotonic clock.
+    memory does not grow with the number of sources.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Backoff:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def failed(self, source: bytes, now: float) -> float:
+    def failed(self, source: bytes, now: Monotonic) -> float:
         """Counts a failure and returns the wait in seconds that starts now; 0 while failures are still free."""
         self._expire(now)
         entry = self._entries.get(source)
@@ -63,19 +65,19 @@ class Backoff:
         counted = entry.failures - self._free_failures
         # The exponent is bounded: 2**failures of a patient stranger must not become a large number.
         wait = 0.0 if counted <= 0 else min(self._base * 2.0 ** min(counted - 1, 32), self._max)
-        entry.until = now + wait
+        entry.until = Monotonic(now + wait)
         return wait
 
     def succeeded(self, source: bytes) -> None:
         """Somebody there has authenticated: the source starts afresh."""
         self._entries.pop(source, None)
 
-    def remaining(self, source: bytes, now: float) -> float:
+    def remaining(self, source: bytes, now: Monotonic) -> float:
         """Seconds for which the source is still not listened to, 0 if it is."""
         entry = self._entries.get(source)
         return 0.0 if entry is None else max(0.0, entry.until - now)
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, now: Monotonic) -> None:
         while self._entries:
             source, entry = next(iter(self._entries.items()))
             if now - entry.last < self._forget:

@@ -24,7 +24,7 @@ class _Closed:
     """What is left of a connection that ended: its IDs, and the packets that say so to a peer that missed it."""
 
     def __init__(
-        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], until: float
+        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], until: Monotonic
     ) -> None:
         self.cids: Final = tuple(cids)
         self.until: Final = until
@@ -65,7 +65,7 @@ class ClosedTable:
             self._forget()
         if self._timer is None:
             self._timer = self._loop.call_later(CLOSING_PERIOD + _TICK, self._expire)
-        entry = _Closed(cids, remote, local, farewell, now + CLOSING_PERIOD)
+        entry = _Closed(cids, remote, local, farewell, Monotonic(now + CLOSING_PERIOD))
         self._entries.append(entry)
         for cid in entry.cids:
             self._by_cid[cid] = entry

@@ -92,8 +92,8 @@ class Connection:
         is_client: bool,
         validated: bool,
         handler: ConnectionHandler | None,
-        deadline: float,
-        opened_at: float,
+        deadline: Monotonic,
+        opened_at: Monotonic,
     ) -> None:
         self.remote = remote
         """Where the peer is. Follows the QUIC path when a dialer's address changes."""
@@ -119,13 +119,13 @@ class Connection:
         self._handler = handler
         self._reader = FrameReader()
         self._opened_at = opened_at
-        self._deadline: float | None = deadline
+        self._deadline: Monotonic | None = deadline
         self._connected = False
         self._greeted = False
         self._failure_counted = False
         self._close: tuple[Ended, int, str] | None = None
-        self._ping_at: float | None = None
-        self._pong_by: float | None = None
+        self._ping_at: Monotonic | None = None
+        self._pong_by: Monotonic | None = None
 
     # ---- for the handler ----
 
@@ -149,7 +149,7 @@ class Connection:
         many seconds. Once, however often this is called meanwhile."""
         if self._is_closing() or not self._connected:
             return
-        by = self._owner.clock() + within
+        by = Monotonic(self._owner.clock() + within)
         if self._pong_by is None or self._pong_by > by:
             self._pong_by = by
             self.quic.send_ping(0)
@@ -174,7 +174,7 @@ class Connection:
 
     # ---- for the endpoint ----
 
-    def receive(self, data: bytes, remote: Address, local: str | None, now: float) -> None:
+    def receive(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
         """A datagram with one of its connection IDs arrived."""
         opened = self.quic.opened
         self.quic.receive_datagram(data, remote, now)
@@ -185,7 +185,7 @@ class Connection:
             self.process_events(now)
         self._owner.touch(self)
 
-    def process_events(self, now: float) -> None:
+    def process_events(self, now: Monotonic) -> None:
         """Acts on what aioquic reports. Also needed after a flush, which announces connection IDs."""
         while (event := self.quic.next_event()) is not None:
             match event:
@@ -205,12 +205,13 @@ class Connection:
         if remote is not None:
             self.remote = remote
 
-    def timer_at(self) -> float | None:
-        """When ``handle_timer`` is due, on the monotonic clock."""
+    def timer_at(self) -> Monotonic | None:
+        """When ``handle_timer`` is due."""
         times = (self.quic.get_timer(), self._deadline, self._ping_at, self._pong_by)
-        return min((at for at in times if at is not None), default=None)
+        due = min((at for at in times if at is not None), default=None)
+        return None if due is None else Monotonic(due)
 
-    def handle_timer(self, now: float) -> None:
+    def handle_timer(self, now: Monotonic) -> None:
         """Does what is due."""
         quic_at = self.quic.get_timer()
         if self._deadline is not None and now >= self._deadline:
@@ -261,7 +262,7 @@ class Connection:
             if self._handler is None:
                 return
             if self.pending and not self._greeted:
-                self._deadline = self._opened_at + self._owner.times.pending_timeout
+                self._deadline = Monotonic(self._opened_at + self._owner.times.pending_timeout)
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():
@@ -269,12 +270,12 @@ class Connection:
         if event.end_stream:
             self._malformed("stream ended")
 
-    def _handshake_completed(self, now: float) -> None:
+    def _handshake_completed(self, now: Monotonic) -> None:
         self._connected = True
         if self.is_client:
             self.validated = True
             self._deadline = None
-            self._ping_at = now + self._owner.times.keepalive
+            self._ping_at = Monotonic(now + self._owner.times.keepalive)
             self.quic.raise_windows()
             der = self.quic.peer_certificate or b""
         else:
@@ -282,7 +283,7 @@ class Connection:
                 self.validated = True
                 self._owner.became_validated(self)
             times = self._owner.times
-            self._deadline = min(now + times.m1_timeout, self._opened_at + times.pending_timeout)
+            self._deadline = Monotonic(min(now + times.m1_timeout, self._opened_at + times.pending_timeout))
             der = self._owner.certificate_der
         self.channel_binding = hashlib.sha256(der).digest()
         if self._handler is None:
@@ -317,11 +318,11 @@ class Connection:
         self.failed()
         self._end(Ended.LOCAL, CloseCode.TIMEOUT, "")
 
-    def _ping(self, now: float) -> None:
+    def _ping(self, now: Monotonic) -> None:
         times = self._owner.times
-        self._ping_at = now + times.keepalive
+        self._ping_at = Monotonic(now + times.keepalive)
         if self._pong_by is None:
-            self._pong_by = now + times.idle_timeout - times.keepalive
+            self._pong_by = Monotonic(now + times.idle_timeout - times.keepalive)
             self.quic.send_ping(0)
 
     def _end(self, how: Ended, code: CloseCode, reason: str) -> None:

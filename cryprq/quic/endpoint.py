@@ -122,7 +122,7 @@ class Endpoint:
             is_client=True,
             validated=False,
             handler=handler,
-            deadline=now + timeout,
+            deadline=Monotonic(now + timeout),
             opened_at=now,
         )
         self._table.add(conn)
@@ -226,7 +226,7 @@ class Endpoint:
             is_client=False,
             validated=validated,
             handler=None,
-            deadline=now + min(self.times.m1_timeout, self.times.pending_timeout),
+            deadline=Monotonic(now + min(self.times.m1_timeout, self.times.pending_timeout)),
             opened_at=now,
         )
         self._table.add(conn)

@@ -1,8 +1,8 @@
 """qlog of the control connections, for somebody who debugs one: a file for each in a directory (``CRYPRQ_QLOG_DIR``).
 
-The format is qlog 0.3 as a sequence of JSON texts (RFC 7464), which the usual viewers read while the connection lives:
-packets with their frames, losses, round-trip times, key updates by name. No TLS secret is in it, nor what a frame
-carries, nor the tokens with which somebody else could end the connection or open another.
+The format is qlog 0.3 as a sequence of JSON texts (RFC 7464), which can be read while the connection lives: packets
+with their frames, losses, round-trip times, key updates by name. No TLS secret is in it, nor what a frame carries, nor
+the tokens with which somebody else could end the connection or open another.
 
 Files are written from the event loop, so this is not for a gateway under load. The newest ``FILES_MAX`` are kept, of at
 most ``FILE_SIZE_MAX`` bytes each. Who floods a listener with connections pushes older files out.

@@ -8,6 +8,7 @@ from typing import Final
 from aioquic.quic.packet import QuicHeader, QuicProtocolVersion, encode_quic_retry
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic
 from cryprq.quic.adapter import CONNECTION_ID_SIZE
 
 RETRY_TOKEN_LIFETIME: Final = 15.0
@@ -27,7 +28,7 @@ class RetryTokens:
         self._key = os.urandom(32)
         self._lifetime = lifetime
 
-    def packet(self, header: QuicHeader, remote: Address, now: float) -> bytes:
+    def packet(self, header: QuicHeader, remote: Address, now: Monotonic) -> bytes:
         """The Retry packet that answers a first packet (RFC 9000, 17.2.5)."""
         given = os.urandom(CONNECTION_ID_SIZE)
         return encode_quic_retry(
@@ -38,12 +39,12 @@ class RetryTokens:
             retry_token=self.make(remote, header.destination_cid, given, now),
         )
 
-    def make(self, remote: Address, original: bytes, given: bytes, now: float) -> bytes:
+    def make(self, remote: Address, original: bytes, given: bytes, now: Monotonic) -> bytes:
         """For a dialer whose first packet went to ``original`` and that is told to use ``given``."""
         body = int(now * 1000).to_bytes(_TIME_SIZE, "big") + original
         return self._mac(remote, given, body) + body
 
-    def check(self, token: bytes, remote: Address, given: bytes, now: float) -> bytes | None:
+    def check(self, token: bytes, remote: Address, given: bytes, now: Monotonic) -> bytes | None:
         """The original connection ID if the token is good, else None."""
         mac, body = token[:_MAC_SIZE], token[_MAC_SIZE:]
         if len(body) < _TIME_SIZE or not hmac.compare_digest(mac, self._mac(remote, given, body)):

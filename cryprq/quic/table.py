@@ -36,7 +36,7 @@ class ConnectionTable:
         self._fault = fault
         self._qlog = qlog
         self._by_cid: dict[bytes, Connection] = {}
-        self._live: dict[Connection, tuple[float, asyncio.TimerHandle] | None] = {}
+        self._live: dict[Connection, tuple[Monotonic, asyncio.TimerHandle] | None] = {}
         self._closed = ClosedTable(loop, clock, outlet.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None

@@ -65,8 +65,7 @@ class _Place:
 
 
 class WaitingLine:
-    """Beginnings by source (``admission.source_of``), which are served in turn, one of each. Times are seconds of one
-    monotonic clock.
+    """Beginnings by source (``admission.source_of``), which are served in turn, one of each.
 
     When the line is full, the source with the most in it loses its last: however many a few sources send, the others
     get in.
@@ -98,7 +97,7 @@ class WaitingLine:
         self._left(fullest)
         return False
 
-    def take(self, now: float, admissible: Callable[[bytes], bool]) -> Beginning | None:
+    def take(self, now: Monotonic, admissible: Callable[[bytes], bool]) -> Beginning | None:
         """Removes and returns the next one whose source is admissible; None if there is none."""
         for source in tuple(self._by_source):
             if not admissible(source):

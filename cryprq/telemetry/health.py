@@ -18,21 +18,17 @@ class Health:
         """The node works no more, or is stopping; ``reason`` is one line."""
         self._reason = reason
 
-    def watch(self, check: Callable[[], str | None], *, restart: bool = True) -> None:
-        """Adds a check that gives the reason why its part does not work, or None; it is asked at each request.
-        ``restart``: a new start of the node may mend that."""
-        self._checks.append((check, restart))
+    def watch(self, check: Callable[[], str | None], *, restart_helps: bool = True) -> None:
+        """Adds a check that gives the reason why its part does not work, or None; it is asked at each request. Not
+        ``restart_helps``: a new start would find the same, and the tunnels that there are would be lost for nothing."""
+        self._checks.append((check, restart_helps))
 
     def reason(self) -> str | None:
         """Why the node is not healthy, in one line; None if it is."""
-        return self._first(lambda restart: True)
-
-    def restart_reason(self) -> str | None:
-        """Likewise, as far as a restart may help: what a watchdog goes by."""
-        return self._first(lambda restart: restart)
-
-    def _first(self, counts: Callable[[bool], bool]) -> str | None:
         if self._reason is not None:
             return self._reason
-        reasons = (check() for check, restart in self._checks if counts(restart))
-        return next((reason for reason in reasons if reason is not None), None)
+        return next((reason for check, _ in self._checks if (reason := check()) is not None), None)
+
+    def wants_restart(self) -> bool:
+        """Whether there is a reason that a new start may cure."""
+        return self._reason is not None or any(helps and check() is not None for check, helps in self._checks)

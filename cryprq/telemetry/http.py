@@ -4,9 +4,13 @@ One request a connection, GET and HEAD; what a client may cost is bounded in siz
 """
 
 import asyncio
+import contextlib
 import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final
 
 from cryprq.errors import MachineError
 from cryprq.telemetry.health import Health
@@ -24,23 +28,42 @@ _TEXT: Final = "text/plain; charset=utf-8"
 class HttpServer:
     """Serves a node's metrics and health until it is closed."""
 
-    def __init__(self, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Health,
+        getaddrinfo: Callable[[str, int, int, int], Awaitable[Sequence[tuple[Any, ...]]]],
+    ) -> None:
+        """``getaddrinfo`` gets (host, port, family, kind of socket) of a name."""
         self._metrics = metrics
         self._health = health
+        self._getaddrinfo = getaddrinfo
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> list[str]:
         """Listens on HOST:PORT; port 0 lets the system choose. Returns the addresses. MachineError if it cannot."""
         try:
-            self._server = await asyncio.start_server(self._accept, host, port, limit=REQUEST_MAX)
+            hosts = await self._addresses(host, port)
+            self._server = await asyncio.start_server(self._accept, hosts, port, limit=REQUEST_MAX)
+        except UnicodeError:
+            raise MachineError(
+                f"cannot serve metrics on {_join(host, port)}: no such name; see --metrics-addr"
+            ) from None
         except OSError as error:
             # asyncio's own text is a paragraph; a resolver's error has no errno but a number below 0
             reason = error.strerror or str(error)
             if error.errno is not None and error.errno > 0:
                 reason = os.strerror(error.errno).lower()
             raise MachineError(f"cannot serve metrics on {_join(host, port)}: {reason}; see --metrics-addr") from None
-        return [_join(*socket.getsockname()[:2]) for socket in self._server.sockets]
+        return [_join(*sock.getsockname()[:2]) for sock in self._server.sockets]
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        with contextlib.suppress(ValueError):
+            ip_address(host)
+            return [host]
+        found = await self._getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        return list(dict.fromkeys(sockaddr[0] for *_, sockaddr in found))
 
     async def close(self) -> None:
         """Stops listening and ends open connections."""

@@ -1,21 +1,30 @@
 """Log lines on stderr: ``event=NAME key=value`` or JSON. Rate limits for what strangers can trigger."""
 
+import io
 import logging
+import os
 import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 
+from cryprq.address import Address
 from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
+from cryprq.telemetry.journal import PRIORITIES, is_journal
+from cryprq.telemetry.line_writer import FLUSH_TIMEOUT, LineWriter, writer_to
 
 Level = Literal["debug", "info", "warning", "error"]
 
 LIMIT: Final = 10
-"""How often an event that strangers can trigger is logged within ``WINDOW`` seconds."""
+"""How often an event that strangers can trigger is logged about one peer or source within ``WINDOW`` seconds."""
+TOTAL: Final = 100
+"""The same about all together."""
+SUBJECTS_MAX: Final = 1024
+"""Peers and sources that are told apart, times events."""
 WINDOW: Final = 60.0
 VALUE_MAX: Final = 1000
 """Characters of one value, but for a traceback; the rest is cut off."""
@@ -31,33 +40,52 @@ _BARE: Final = re.compile(r"[^\s\"=\\]+")
 
 
 class RateLimiter:
-    """Lets every kind of event pass at most ``limit`` times in any ``window`` seconds, and counts the others.
+    """Lets every kind of event about one subject pass at most ``limit`` times in any ``window`` seconds, and a kind as
+    a whole ``total`` times; counts the others.
 
-    Kinds are names from the program, never from the network, so the table stays small.
+    Kinds are names from the program. Subjects come from the network: of those only the last ``SUBJECTS_MAX`` are known,
+    and whoever has many cannot have more than the total.
     """
 
-    def __init__(self, limit: int = LIMIT, window: float = WINDOW, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: int = LIMIT,
+        window: float = WINDOW,
+        clock: Callable[[], float] = time.monotonic,
+        total: int = TOTAL,
+    ) -> None:
         self._limit = limit
+        self._total = total
         self._window = window
         self._clock = clock
-        self._passed: dict[str, deque[float]] = {}
+        self._subjects: dict[tuple[str, str], deque[float]] = {}
+        self._kinds: dict[str, deque[float]] = {}
         self._suppressed: dict[str, int] = {}
 
-    def admit(self, kind: str) -> int | None:
+    def admit(self, kind: str, subject: str = "") -> int | None:
         """None: be silent. Else the number of events of this kind that were suppressed since the last one passed."""
         now = self._clock()
-        passed = self._passed.setdefault(kind, deque(maxlen=self._limit))
-        if len(passed) == self._limit and now - passed[0] < self._window:
+        # Taken out and put in again: the first in the dictionary is the one that was not heard of for the longest time.
+        own = self._subjects.pop((kind, subject), None) or deque(maxlen=self._limit)
+        self._subjects[kind, subject] = own
+        if len(self._subjects) > SUBJECTS_MAX:
+            del self._subjects[next(iter(self._subjects))]
+        whole = self._kinds.setdefault(kind, deque(maxlen=self._total))
+        if self._is_full(own, now) or self._is_full(whole, now):
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return None
-        passed.append(now)
+        own.append(now)
+        whole.append(now)
         return self._suppressed.pop(kind, 0)
+
+    def _is_full(self, passed: deque[float], now: float) -> bool:
+        return len(passed) == passed.maxlen and now - passed[0] < self._window
 
 
 class Log:
     """Where events go. Fields are anything with a ``str()``; numbers, booleans and None stay what they are in JSON.
 
-    Writing never raises: a log that nobody reads any more must not stop a tunnel.
+    Writing never raises, and to stderr it never waits: a log that nobody reads any more must not stop a tunnel.
     """
 
     def __init__(
@@ -67,26 +95,51 @@ class Log:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``level`` and ``log_format`` as in NodeConfig; ``stream`` is stderr by default."""
-        self._sink = _Sink(stream)
+        """``level`` and ``log_format`` as in NodeConfig; ``stream`` is stderr by default, and waits for its reader if
+        it is another one."""
         self._format = log_format
+        self._writer = _stderr_writer() if stream is None else None
+        self._journal = self._writer is not None and is_journal(self._writer.descriptor, os.environ)
+        self._sink = _Sink(self._writer, stream, self._gap)
         self._limiter = RateLimiter(clock=clock)
         self.set_level(level)
+
+    @property
+    def lines_dropped(self) -> int:
+        """Lines that nobody took in time, and that are lost, of all logs that write to stderr."""
+        return 0 if self._writer is None else self._writer.dropped
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
+        """Waits, so long at the most, until all lines are written."""
+        if self._writer is not None:
+            self._writer.flush(timeout)
 
     def set_level(self, level: str) -> None:
         """Drops events below this level (``debug``, ``info``, ``warn``, ``error``, ``off``) from now on."""
         self._debugging = level == "debug"
+        self._logger = self._wrap(self._sink, level)
+
+    def _wrap(self, sink: "_Sink | _Text", level: str) -> Any:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=True) if self._format == "json" else _logfmt
-        self._logger = structlog.wrap_logger(
-            self._sink,
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-                _plain,
-                renderer,
-            ],
+        processors: list[Any] = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _plain,
+            renderer,
+        ]
+        if self._journal:
+            processors.append(_with_priority)
+        return structlog.wrap_logger(
+            sink,
+            processors=processors,
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         )
+
+    def _gap(self, lines: int) -> str:
+        """The line that stands for so many lost ones."""
+        text = _Text()
+        self._wrap(text, "warn").warning("log_lines_dropped", lines=lines)
+        return text.line
 
     def debug(self, event: str, **fields: object) -> None:
         """Details for troubleshooting, each handshake message among them."""
@@ -105,9 +158,10 @@ class Log:
         self._logger.error(event, **fields)
 
     def limited(self, level: Level, event: str, **fields: object) -> None:
-        """An event that a stranger can trigger: at most ``LIMIT`` a minute of each name; the next one that is written
-        says with ``suppressed=N`` how many were not."""
-        suppressed = self._limiter.admit(event)
+        """An event that a stranger can trigger: at most ``LIMIT`` a minute of each name about one peer (``peer_id``) or
+        else one source (``remote``), and ``TOTAL`` in all; the next one that is written says with ``suppressed=N`` how
+        many of this name were not."""
+        suppressed = self._limiter.admit(event, _subject(fields))
         if suppressed is not None:
             if suppressed:
                 fields["suppressed"] = suppressed
@@ -138,12 +192,17 @@ def setup(level: str, log_format: str) -> Log:
 
 
 class _Sink:
-    """The logger that structlog writes to: a line to the stream, or nothing if that fails."""
+    """The logger that structlog writes to: a line to the writer, or else to the stream, or nothing if that fails."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, writer: LineWriter | None, stream: TextIO | None, gap: Callable[[int], str]) -> None:
+        self._writer = writer
         self._stream = stream
+        self._gap = gap
 
     def msg(self, line: str) -> None:
+        if self._writer is not None:
+            self._writer.write(line, self._gap)
+            return
         stream = self._stream if self._stream is not None else sys.stderr
         try:
             stream.write(line + "\n")  # one write, so that lines of several processes do not mix
@@ -152,6 +211,26 @@ class _Sink:
             pass
 
     debug = info = warning = error = msg
+
+
+class _Text:
+    """The same, which keeps the line."""
+
+    def __init__(self) -> None:
+        self.line = ""
+
+    def msg(self, line: str) -> None:
+        self.line = line
+
+    warning = msg
+
+
+def _stderr_writer() -> LineWriter | None:
+    """None where a program has put something else in the place of stderr, which nothing makes wait."""
+    try:
+        return writer_to(sys.stderr.fileno())
+    except (AttributeError, io.UnsupportedOperation, ValueError):  # None, without a descriptor, closed
+        return None
 
 
 class _Forward(logging.Handler):
@@ -168,6 +247,18 @@ class _Forward(logging.Handler):
             self._log.defect(level, "library_message", record.exc_info[1], **fields)
         else:
             self._log.limited(level, "library_message", **fields)
+
+
+def _subject(fields: Mapping[str, object]) -> str:
+    """Whom an event is about. A source is an address without its port, which is the sender's to choose."""
+    if (peer_id := fields.get("peer_id")) is not None:
+        return str(peer_id)
+    remote = fields.get("remote")
+    return remote.host if isinstance(remote, Address) else str(remote or "")
+
+
+def _with_priority(_logger: object, method: str, line: str) -> str:
+    return PRIORITIES[method] + line
 
 
 def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -55,6 +55,7 @@ class Metrics:
         healthy: Callable[[], bool] = lambda: True,
         rotate_secs: Callable[[], float] = lambda: 0.0,
         routes_missing: Callable[[], float] = lambda: 0.0,
+        log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
@@ -104,7 +105,7 @@ class Metrics:
             "This node's --rotate-secs; with each peer the smaller of both ends' counts.",
             rotate_secs,
         )
-        self.registry.register(_StateCollector(peers, drops, offloads))
+        self.registry.register(_StateCollector(peers, drops, offloads, log_lines_dropped))
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value at each scrape."""
@@ -151,10 +152,12 @@ class _StateCollector(Collector):
         peers: Callable[[], Iterable[PeerSample]],
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
+        log_lines_dropped: Callable[[], int],
     ) -> None:
         self._peers = peers
         self._drops = drops
         self._offloads = offloads
+        self._log_lines_dropped = log_lines_dropped
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: the registry would otherwise scrape a node that is only being made."""
@@ -179,6 +182,9 @@ class _StateCollector(Collector):
         for name, state in sorted(self._offloads().items()):
             offload.add_metric([name, state], 1)
         yield offload
+        lines = CounterMetricFamily("cryprq_log_lines_dropped", "Log lines that nobody took in time.")
+        lines.add_metric([], self._log_lines_dropped())
+        yield lines
         build = GaugeMetricFamily("cryprq_build_info", "What runs.", labels=["version", "revision", "python"])
         build.add_metric([VERSION, REVISION, platform.python_version()], 1)
         yield build

@@ -17,21 +17,8 @@ from cryprq.telemetry.metrics import Metrics
 SELECT_FAILED: Final = "Select(Failed)"
 """How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
 
-
-_FAILED: Final = {
-    "link": "link_failed",
-    "address": "address_failed",
-    "route": "route_failed",
-    "guard": "route_failed",
-    "rule": "rule_failed",
-}
-_RESTORED: Final = {
-    "link": "link_restored",
-    "address": "address_restored",
-    "route": "route_restored",
-    "guard": "route_restored",
-    "rule": "rule_restored",
-}
+_ROUTE_KINDS: Final = {"route": "unicast", "guard": "unreachable"}
+"""What ``ip route`` calls them."""
 
 
 class Reporter:
@@ -163,6 +150,20 @@ class Reporter:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
         self._log.warning("key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
 
+    # ---- the configuration ----
+
+    def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """A reload names this peer for the first time; without networks it gets an address, or is dialled."""
+        self._log.info("peer_added", peer_id=peer_id, networks=_joined(networks))
+
+    def peer_removed(self, peer_id: PeerId) -> None:
+        """A reload does not name this peer any more."""
+        self._log.info("peer_removed", peer_id=peer_id)
+
+    def peer_changed(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """A reload gives the peer other networks, these, or has it dialled otherwise."""
+        self._log.info("peer_changed", peer_id=peer_id, networks=_joined(networks))
+
     # ---- the tunnel ----
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
@@ -186,11 +187,27 @@ class Reporter:
 
     def part_failed(self, kind: str, what: str, error: str) -> None:
         """The kernel does not have something that the tunnel needs, and does not take it."""
-        self._log.limited("error", _FAILED[kind], **_part(kind, what), error=error)
+        match kind:
+            case "link":
+                self._log.limited("error", "link_failed", link=what, error=error)
+            case "address":
+                self._log.limited("error", "address_failed", address=what, error=error)
+            case "rule":
+                self._log.limited("error", "rule_failed", rule=what, error=error)
+            case _:
+                self._log.limited("error", "route_failed", network=what, kind=_ROUTE_KINDS[kind], error=error)
 
     def part_restored(self, kind: str, what: str) -> None:
         """It does again: somebody had removed it, or what was in its way is gone."""
-        self._log.limited("warning", _RESTORED[kind], **_part(kind, what))
+        match kind:
+            case "link":
+                self._log.limited("warning", "link_restored", link=what)
+            case "address":
+                self._log.limited("warning", "address_restored", address=what)
+            case "rule":
+                self._log.limited("warning", "rule_restored", rule=what)
+            case _:
+                self._log.limited("warning", "route_restored", network=what, kind=_ROUTE_KINDS[kind])
 
     def network_overlaps(self, network: Network, local: Network, interface: str) -> None:
         """A network of the tunnel lies in one of this host."""
@@ -246,15 +263,12 @@ class Reporter:
         self._log.defect("error", "internal_error", error, **_given(peer_id=peer_id, remote=remote))
 
 
-def _part(kind: str, what: str) -> dict[str, object]:
-    """The fields of an event about what the kernel is to have."""
-    if kind == "route":
-        return {"network": what}
-    return {"network": what, "kind": "unreachable"} if kind == "guard" else {kind: what}
-
-
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+def _joined(values: Sequence[object]) -> str | None:
+    return ",".join(map(str, values)) or None
 
 
 def _given(**fields: object) -> dict[str, object]:

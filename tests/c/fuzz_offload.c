@@ -2,7 +2,7 @@
  * Fuzzing of the offloads. One input is a batch of packets:
  *
  *   byte 0: options of the coalescer; then per packet: control byte (bit 0: vouched, bit 1: run it through split first,
- *   with the 10 bytes of a vnet header before it), u16 length, bytes.
+ *   with the 10 bytes of a vnet header before it, bit 2: from here on super-packets are refused), u16 length, bytes.
  *
  * Whatever the input, nothing outside of the packets' own bytes is touched, segments stay inside of the buffer and are
  * whole IP packets, every packet is written exactly once, and no write is longer than it may be.
@@ -29,10 +29,11 @@ enum { BATCH_MAX = 64 };
 struct sink {
     struct cq_coalesce_options options;
     unsigned packets;
+    bool refuses; /* super-packets */
     volatile uint8_t byte;
 };
 
-static void take(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+static enum cq_written take(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
 {
     struct sink *sink = arg;
     int first = sink->options.vnet ? 1 : 0;
@@ -57,7 +58,10 @@ static void take(void *arg, const struct iovec *iov, int iovcnt, unsigned packet
         HOLDS((v.gso_size != 0) == (packets > 1) && (v.gso_type != 0) == (packets > 1));
         HOLDS(packets == 1 || (v.flags == 1 && v.hdr_len + (size_t)v.gso_size == iov[1].iov_len));
     }
+    if (packets > 1 && sink->refuses)
+        return CQ_WRITE_REFUSED;
     sink->packets += packets;
+    return CQ_WRITTEN;
 }
 
 struct batch {
@@ -124,6 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t n = cq_get16(data + at + 1);
         at += 3;
         n = n < size - at ? n : size - at;
+        sink.refuses |= (control & 4) != 0;
         if (control & 2)
             split_first(&b, data + at, n);
         else
@@ -176,7 +181,7 @@ static size_t append(uint8_t *out, struct spec *flows)
     if (draw(64) == 0) /* cut off */
         n = draw((uint32_t)n + 1);
     n += (size_t)(p - out) - 3;
-    out[0] = (uint8_t)(draw(8) != 0) | (split ? 2 : 0);
+    out[0] = (uint8_t)(draw(8) != 0) | (split ? 2 : 0) | (draw(64) == 0 ? 4 : 0);
     cq_put16(out + 1, (uint16_t)n);
     return 3 + n;
 }

@@ -2,7 +2,8 @@
  * Fuzzing of the two loops: what comes from a TUN goes through a sending plane, and what comes from the network, its
  * records among it, through a receiving one. There is neither kernel nor clock nor thread: cq_io.c is not linked.
  *
- * One input is byte 0 (which of the planes: offloads) and then steps: a control byte, u16 length, bytes.
+ * One input is byte 0 (which of the planes: offloads; bit 4: the TUN refuses super-packets) and then steps: a control
+ * byte, u16 length, bytes.
  *
  *   kind 0  one read of the TUN: 10 bytes of a vnet header, then the packet
  *   kind 1  datagrams of a stranger: u16 stride, then the batch that GRO made of them
@@ -22,6 +23,7 @@
 #include <sys/uio.h>
 
 #include "cq_plane.h"
+#include "idle_io.h"
 #include "packets.h"
 
 static ssize_t take(int fd, const struct iovec *iov, int iovcnt);
@@ -62,33 +64,12 @@ static struct {
     int refusal;
     uint8_t *pending[PENDING_MAX]; /* datagrams whose packets wait for the flush, each in a block of its own size */
     unsigned pending_count;
+    bool refuses_super;       /* the TUN */
     uint64_t written;         /* packets */
     uint64_t sent, malformed; /* what the receiving end is to count */
 } world;
 
-/* ---- the stand-in for cq_io.c ---- */
-
-struct cq_udp_batch {
-    int nothing;
-};
-
-struct cq_udp_batch *cq_io_batch_new(unsigned count, size_t size)
-{
-    (void)count;
-    (void)size;
-    return calloc(1, sizeof(struct cq_udp_batch));
-}
-
-void cq_io_batch_free(struct cq_udp_batch *batch) { free(batch); }
-int cq_io_receive(int fd, struct cq_udp_batch *batch) { return (void)fd, (void)batch, 0; }
-void cq_io_message(struct cq_udp_batch *batch, unsigned i, struct cq_udp_message *m) { (void)batch, (void)i, (void)m; }
-bool cq_io_linger(uint64_t until_ns) { return (void)until_ns, false; }
-int cq_io_wait(int fd, int wake, int timeout_ms) { return (void)fd, (void)wake, (void)timeout_ms, 0; }
-void cq_io_wait_writable(int fd, int timeout_ms) { (void)fd, (void)timeout_ms; }
-void cq_io_pause(int ms) { (void)ms; }
-void cq_io_wake(int wake) { (void)wake; }
-unsigned cq_io_max_segments(void) { return 64; }
-uint64_t cq_io_now_ns(void) { return 1; }
+/* ---- in place of the network and the TUN ---- */
 
 static void arrive(const uint8_t *data, size_t n, size_t stride);
 
@@ -176,6 +157,8 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt)
         HOLDS(v.gso_type == 0 && v.gso_size == 0);
     }
     HOLDS(packets == 1 || (size_t)iovcnt == first + packets);
+    if (packets > 1 && world.refuses_super)
+        return errno = EINVAL, -1;
     world.written += packets;
     return (ssize_t)n;
 }
@@ -358,7 +341,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     rig = rig_for(data[0]);
     memset(&world, 0, sizeof world);
+    world.refuses_super = data[0] & 16;
     atomic_store(&rig->sending->shared.segment_refused, false);
+    atomic_store(&rig->receiving->shared.merge_refused, 0);
     atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->segment_off_until_ns, 0);
     uint64_t packets = atomic_load(&rig->peer->rx_packets);
     uint64_t source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE);
@@ -383,6 +368,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     packets = atomic_load(&rig->peer->rx_packets) - packets;
     source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE) - source;
     HOLDS(packets == world.written && packets + source == world.sent);
+    HOLDS(world.refuses_super || atomic_load(&rig->receiving->shared.merge_refused) == 0);
     HOLDS(cq_plane_drop_count(rig->receiving, CQ_DROP_RX_MALFORMED) - malformed == world.malformed);
     return 0;
 }

@@ -21,6 +21,9 @@ static struct {
     bool needs_csum;
 } out[OUT_MAX];
 static unsigned out_count, writes;
+static unsigned refuses_from; /* writes of at least so many packets are refused; 0: none */
+static unsigned refusals;
+static _Atomic uint32_t refused;
 static struct cq_vnet last_vnet;
 static size_t last_length;
 
@@ -41,7 +44,7 @@ static inline void add_out(const uint8_t *p, size_t n, bool needs_csum)
 }
 
 /* Plays the kernel: checks the vnet header, then segments and completes. */
-static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
+static inline enum cq_written receive(void *arg, const struct iovec *iov, int iovcnt, unsigned packets)
 {
     struct cq_vnet v = {0};
     size_t n = 0;
@@ -59,6 +62,8 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
         memcpy(whole + n, iov[i].iov_base, iov[i].iov_len);
         n += iov[i].iov_len;
     }
+    if (refuses_from != 0 && packets >= refuses_from)
+        return refusals++, packets > 1 ? CQ_WRITE_REFUSED : CQ_WRITE_LOST;
     last_vnet = v;
     last_length = n;
     writes++;
@@ -67,7 +72,7 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
         CHECK(v.gso_type == 0 && v.gso_size == 0 && v.csum_start == 0 && v.csum_offset == 0);
         CHECK_EQUAL(packets, 1);
         add_out(whole, n, false);
-        return;
+        return CQ_WRITTEN;
     }
     CHECK_EQUAL(v.flags, 1);
     size_t l4 = transport_of(whole, &protocol);
@@ -79,7 +84,7 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
         CHECK(v.gso_type == 0 && v.gso_size == 0);
         put_checksums(whole, n);
         add_out(whole, n, true);
-        return;
+        return CQ_WRITTEN;
     }
     CHECK_EQUAL(v.gso_type, vnet_of(whole, v.gso_size).gso_type);
     CHECK(n <= options.max_size);
@@ -94,6 +99,7 @@ static inline void receive(void *arg, const struct iovec *iov, int iovcnt, unsig
         segments++;
     }
     CHECK_EQUAL(segments, packets);
+    return CQ_WRITTEN;
 }
 
 static inline void reset(void) { pool_used = out_count = writes = 0; }
@@ -101,6 +107,9 @@ static inline void reset(void) { pool_used = out_count = writes = 0; }
 static inline void start_with(struct cq_coalesce_options o)
 {
     cq_coalesce_free(coalesce);
+    o.refused = &refused;
+    atomic_store(&refused, 0);
+    refuses_from = refusals = 0;
     options = o;
     coalesce = cq_coalesce_new(&o, receive, &coalesce);
     REQUIRE(coalesce != NULL);
@@ -127,13 +136,6 @@ static inline void add(const struct spec *s, bool vouched)
 {
     static uint8_t p[PACKET_MAX];
     add_bytes(p, build(p, s), vouched);
-}
-
-/* The next packet of the same flow. */
-static inline void advance(struct spec *s)
-{
-    s->sequence += (uint32_t)s->payload;
-    s->id++;
 }
 
 static inline unsigned flush(void)

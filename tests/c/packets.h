@@ -178,6 +178,13 @@ static inline size_t build(uint8_t *p, const struct spec *s)
     return n;
 }
 
+/* The next packet of the same flow. */
+static inline void advance(struct spec *s)
+{
+    s->sequence += (uint32_t)s->payload;
+    s->id++;
+}
+
 static inline size_t headers_of(const uint8_t *p)
 {
     int protocol;

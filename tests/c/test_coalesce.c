@@ -297,6 +297,65 @@ static void test_lone_vouched_packet_needs_its_checksum(void)
     }
 }
 
+/* ---- a TUN that takes no super-packets after all ---- */
+
+/* Hands 5 packets over and checks that exactly these come out. */
+static void five_come_out(struct spec *s, bool vouched)
+{
+    struct spec first = *s;
+    static uint8_t p[PACKET_MAX];
+    for (int i = 0; i < 5; i++, advance(s)) {
+        s->fill = (uint8_t)i;
+        s->payload = i == 4 ? 700 : 1000;
+        s->flags = i == 4 ? ACK | PSH : ACK;
+        add(s, vouched);
+    }
+    cq_coalesce_flush(coalesce);
+    CHECK_EQUAL(out_count, 5);
+    for (unsigned i = 0; i < out_count; i++, advance(&first)) {
+        first.fill = (uint8_t)i;
+        first.payload = i == 4 ? 700 : 1000;
+        first.flags = i == 4 ? ACK | PSH : ACK;
+        CHECK_EQUAL(out[i].length, build(p, &first));
+        CHECK(memcmp(out[i].packet, p, out[i].length) == 0);
+    }
+}
+
+static void test_refused_super_packet_comes_packet_by_packet_and_is_the_last_of_its_kind(void)
+{
+    for (int kind = 0; kind < 8; kind++) {
+        const int version = kind & 1 ? 4 : 6, protocol = kind & 2 ? TCP : UDP;
+        const uint32_t bit = 1u << (protocol == UDP ? CQ_GSO_UDP_L4 : version == 4 ? CQ_GSO_TCPV4 : CQ_GSO_TCPV6);
+        struct spec s = spec_of(version, protocol, 1000);
+        start();
+        refuses_from = 2;
+        five_come_out(&s, kind & 4);
+        CHECK_EQUAL(refusals, 1);
+        CHECK_EQUAL(refused, bit);
+        reset();
+        five_come_out(&s, kind & 4);
+        CHECK_EQUAL(refusals, 1); /* it was not asked again */
+        reset();
+        refuses_from = 0;
+        s = spec_of(version, protocol == TCP ? UDP : TCP, 1000);
+        add(&s, true), advance(&s);
+        add(&s, true);
+        CHECK_EQUAL(flush(), 1); /* another kind merges on */
+    }
+}
+
+static void test_refusal_of_the_packets_themselves_says_nothing_of_merging(void)
+{
+    struct spec s = spec_of(4, TCP, 1000);
+    start();
+    refuses_from = 1;
+    for (int i = 0; i < 3; i++, advance(&s))
+        add(&s, true);
+    cq_coalesce_flush(coalesce);
+    CHECK_EQUAL(refusals, 4); /* the three together, and each */
+    CHECK_EQUAL(refused, 0);
+}
+
 static void test_without_vnet_header_checksums_are_made_here(void)
 {
     for (int kind = 0; kind < 4; kind++) {
@@ -443,6 +502,8 @@ int main(void)
     RUN(test_damaged_ip_header_is_not_repaired_by_merging);
     RUN(test_udp_without_checksum_stays_as_it_is);
     RUN(test_lone_vouched_packet_needs_its_checksum);
+    RUN(test_refused_super_packet_comes_packet_by_packet_and_is_the_last_of_its_kind);
+    RUN(test_refusal_of_the_packets_themselves_says_nothing_of_merging);
     RUN(test_without_vnet_header_checksums_are_made_here);
     RUN(test_vouched_without_parsable_headers_is_written_as_it_came);
     RUN(test_pure_acks_keep_their_place);

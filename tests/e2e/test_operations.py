@@ -1,6 +1,7 @@
-"""docs/operations.md keeps its word: every symptom of its table is seen when its cause is there, and every metric,
-event, flag, variable and file that it names exists."""
+"""docs/operations.md keeps its word: every symptom of its table is seen when its cause is there, every metric, event,
+flag, variable and file that it names exists, and every metric and event that there is has its place."""
 
+import ast
 import re
 import subprocess
 import time
@@ -13,7 +14,7 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.protocol.identity import Identity
 from cryprq.telemetry.metrics import Metrics
 from lab import ROOT
-from lab.hosts import Lab, Namespace
+from lab.hosts import Lab, Namespace, tmpfs
 from lab.nodes import PORT, PROGRAMS, Node
 from lab.tunnels import GATEWAY, LISTEN_FLAGS, OUTER, listen_address, make_tunnel
 
@@ -139,6 +140,18 @@ def provoke_route_failed(lab: Lab) -> str:
     return f"{node.running().output()} {status} from `/healthz`"
 
 
+def provoke_full_disk(lab: Lab) -> str:
+    state = lab.directory / "state"
+    with tmpfs(state, "size=4k"):  # the identity fills it
+        flags = ("--listen", listen_address(4), *LISTEN_FLAGS, "--allow-any", *LOGFMT)
+        node = Node(lab.namespace("listener"), *flags).start("--identity", str(state / "identity"))
+        wait_line(node, "event=node_failed")
+        status, reason = node.http("/healthz")
+        assert "No space left" in reason
+        node.stop()
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
 def provoke_forwarding_off(lab: Lab) -> str:
     here = lab.namespace("listener")
     here.sysctl("net.ipv4.ip_forward", 0)
@@ -175,6 +188,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_no_right,
     provoke_lost_tun,
     provoke_route_failed,
+    provoke_full_disk,
     provoke_forwarding_off,
     provoke_debug_logs,
 ]
@@ -195,13 +209,36 @@ def test_symptom_of_the_table_is_seen(lab: Lab, row: int) -> None:
         assert word in seen, word
 
 
-def test_metrics_that_are_named_exist() -> None:
+def test_metrics_that_are_named_are_those_that_there_are() -> None:
     metrics = Metrics(peers=lambda: (), drops=dict, offloads=dict)
     exposed = metrics.render()[0].decode()
     families = set(re.findall(r"^# TYPE (\S+)", exposed, re.MULTILINE))
     named = set(re.findall(r"\bcryprq_[a-z_]+\b", TEXT))
     assert len(named) >= 15
-    assert named <= families
+    assert named == families
+
+
+def logged(source: str) -> set[str]:
+    """The events that a source gives to the log, whatever it does so by: ``log.info("name", ...)``,
+    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``."""
+    found = set()
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        functions = [call.func.body, call.func.orelse] if isinstance(call.func, ast.IfExp) else [call.func]
+        names = {function.attr for function in functions if isinstance(function, ast.Attribute)}
+        on_log = all("log" in ast.unparse(function).rpartition(".")[0] for function in functions)
+        if on_log and names & {"debug", "info", "warning", "error"}:
+            found.add(ast.unparse(call.args[0]).strip("'"))
+        elif on_log and names & {"limited", "defect"}:
+            found.add(ast.unparse(call.args[1]).strip("'"))
+    return found
+
+
+def test_every_event_has_its_place() -> None:
+    sources = (path.read_text() for path in (ROOT / "cryprq").rglob("*.py") if path.name != "logs.py")
+    events = {"library_message"}.union(*map(logged, sources))
+    assert {"node_started", "dial_started", "internal_error"} < events
+    pages = TEXT + (ROOT / "docs" / "debugging.md").read_text()
+    assert {event for event in events if f"`{event}`" not in pages} == set()
 
 
 def test_events_that_are_named_exist() -> None:

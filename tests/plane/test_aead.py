@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cryptography_vectors
 import pytest
 
+from lab import ROOT
 from lab.oracle import AEADS, AES_256_GCM, CHACHA20_POLY1305
 from tests.rigs.c_programs import build, from_hex, run_lines, to_hex
 
@@ -66,6 +67,17 @@ def present_or_skip(name: str, present: list[str]) -> str:
     if name not in present:
         pytest.skip(f"this CPU has no {name}")
     return name
+
+
+def test_every_back_end_of_this_cpu_is_in_the_lists(present: list[str]) -> None:
+    assert set(present) <= set(SUITES)
+
+
+def test_readme_names_every_back_end() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = re.search(r"`CRYPRQ_AEAD_BACKEND` \((.*?)\)", text, re.DOTALL)
+    assert named is not None
+    assert set(re.findall(r"`(\w+)`", named[1])) == {name.partition("-")[0] for name in SUITES}
 
 
 def vector_blocks(name: str) -> Iterator[dict[str, str]]:

@@ -8,7 +8,6 @@ import pytest
 
 from lab import ROOT
 
-SCRIPT = ROOT / "scripts" / "bootstrap.sh"
 FOR_BUILDING = "python3 python3-dev python3-venv gcc libc6-dev libssl-dev make iproute2 nftables iputils-ping"
 FOR_TESTS = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd tshark"
 HIDE = 'for folder in /usr/sbin /usr/share/keyrings; do mount -t tmpfs tmpfs "$folder"; done; '
@@ -41,15 +40,21 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def apt(self, status: int = 0) -> None:
-        """apt-get, with the exit status of all that it installs."""
-        known = 'case " $* " in *" install "*) echo "E: no such package" >&2; exit %d;; esac' % status  # noqa: UP031
-        self.write("apt-get", f'echo "$DEBIAN_FRONTEND: $*" >>{self.calls}\n{known}')
+    def apt(self, status: int = 0, then: str = ":") -> None:
+        """apt-get, with the exit status of all that it installs, and what it does then."""
+        install = f'echo "E: no such package" >&2; {then}; exit {status}'
+        self.write(
+            "apt-get",
+            f'echo "$DEBIAN_FRONTEND: $*" >>{self.calls}\ncase " $* " in *" install "*) {install};; esac',
+        )
 
     def bootstrap(self, *arguments: str, wrapper: tuple[str, ...] = AS_ROOT) -> subprocess.CompletedProcess[str]:
+        return self.run("scripts/bootstrap.sh", *arguments, wrapper=wrapper)
+
+    def run(self, script: str, *arguments: str, wrapper: tuple[str, ...] = AS_ROOT) -> subprocess.CompletedProcess[str]:
         environ = {"PATH": str(self.programs), "PYTHON": "none", "VENV": str(self.directory / "venv")}
         settings = [f"{name}={value}" for name, value in environ.items()]
-        command = [*wrapper, "env", *settings, str(SCRIPT), *arguments]
+        command = [*wrapper, "env", *settings, str(ROOT / script), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     def installed(self) -> str:
@@ -129,8 +134,30 @@ def test_images_need_debootstrap_and_debians_keys(machine: Machine) -> None:
     assert machine.installed() == "debootstrap debian-archive-keyring"
 
 
+def test_base_image_is_made_where_debootstrap_was_missing(machine: Machine) -> None:
+    for name in ("date", "mktemp", "rm", "tail"):
+        machine.link(name)
+    for name in ("docker", "dpkg"):
+        machine.write(name, "exit 0")
+    machine.apt(then=f'echo "exit 9" >{machine.programs}/debootstrap; chmod +x {machine.programs}/debootstrap')
+    machine.link("chmod")
+    done = machine.run("release/make_base_image.sh")
+    assert machine.installed() == "debootstrap debian-archive-keyring"
+    assert (done.returncode, done.stderr.splitlines()[-1][:33]) == (2, "make_base_image: debootstrap fail")
+
+
+def test_who_cannot_make_an_image_is_told_what_to_install(machine: Machine) -> None:
+    machine.write("docker", "exit 0")
+    for script in ("scripts/docker_vpn_test.sh", "release/make_base_image.sh"):
+        done = machine.run(script, wrapper=AS_USER)
+        said = "bootstrap: not root: please run  sudo apt-get install debootstrap debian-archive-keyring\n"
+        assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_wrong_argument_is_one_line() -> None:
-    done = subprocess.run([SCRIPT, "--everything"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [ROOT / "scripts" / "bootstrap.sh", "--everything"], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "usage: " in done.stderr
 

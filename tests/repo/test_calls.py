@@ -42,6 +42,9 @@ WRONG = [
     ("finish_qa_and_package.sh", (), {"QA_RUNTIME": "cloud"}, 1, "QA_RUNTIME=cloud is neither netns nor docker"),
     ("finish_qa_and_package.sh", (), {"QA_SCENARIOS": "soak cloud"}, 1, "there is no scenario cloud"),
     ("finish_qa_and_package.sh", (), {"SOAK_DURATION": "long"}, 1, "SOAK_DURATION=long is no whole number"),
+    ("scripts/bare_machine_test.sh", ("--suite",), {}, 2, "--suite wants the name of a Debian"),
+    ("scripts/bare_machine_test.sh", ("--quickly",), {}, 2, "usage: "),
+    ("scripts/bare_machine_test.sh", (), {"CACHE": str(ROOT / "build" / "cache")}, 2, "is inside the checkout"),
     ("scripts/bootstrap.sh", ("--everything",), {}, 1, "usage: "),
     ("release/build_image.sh", ("one", "two"), {}, 2, "usage: "),
     ("release/build_image.sh", (), {"PLATFORM": "linux/sparc"}, 2, "PLATFORM=linux/sparc is neither"),
@@ -88,6 +91,7 @@ def test_wheel_for_another_machine_is_told_so(bare: str) -> None:
 
 
 LACKING = [
+    ("scripts/bare_machine_test.sh", ("make", "demo"), {}, 2, "this machine lacks git"),
     ("finish_qa_and_package.sh", (), {}, 1, "this machine lacks python3, git, make, cargo, perl"),
     ("release/build_image.sh", (), {}, 2, "no Docker engine answers"),
     ("release/build_wheels.sh", (), {}, 1, "this machine lacks python3, git, make, perl, cargo"),

@@ -14,7 +14,7 @@ import pytest
 
 from cryprq.address import Address
 from cryprq.quic.adapter import Quic, client_configuration
-from lab import ROOT, hosts
+from lab import ROOT, sandbox
 from lab.oracle import HEADER_SIZE, OVERHEAD, RECORDS_HARD, TAG_SIZE, Header, RecordSealer
 from tests.rigs.planes import RX_INDEX, TX_INDEX, Bench, ipv4
 
@@ -68,7 +68,7 @@ def tshark(tmp_path: Path) -> Tshark:
     if os.geteuid() != 0:
         return Tshark([program], tmp_path)
     # Since version 4.4 it takes no script from root, without a word; in there it is nobody, and may read the files.
-    if (reason := hosts.enter()) is not None:
+    if (reason := sandbox.enter()) is not None:
         pytest.skip(f"tshark is not for root, and there are no namespaces: {reason}")
     return Tshark(["unshare", "--user", program], tmp_path)
 

@@ -86,7 +86,9 @@ def test_lab_links_hosts_and_switch(lab: hosts.Lab) -> None:
     first, *_, last = hosts
     for address in ("10.0.0.3", "fd00::3"):
         assert first.measure("ping", address, count=1)["received"] == 1
+        assert 0 < first.measure("await_ping", address)["seconds"] < 10
     assert first.measure("ping", "10.0.0.9", count=1, timeout=0.2)["received"] == 0
+    assert first.measure("await_ping", "10.0.0.9", seconds=0.3) == {"seconds": None}
     last.ip("link set eth0 down")
     assert first.measure("ping", "10.0.0.3", count=1, timeout=0.2)["received"] == 0
 

@@ -36,6 +36,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_room_without_a_place_is_seen(tree: Path) -> None:
+    room = tree / "cryprq" / "attic"
+    room.mkdir()
+    for name in ("__init__.py", "trunk.py"):
+        (room / name).write_text("")
+    assert [name[:21] for name in broken(tree)] == ["A room of the package"]
+
+
 def test_tree_keeps_every_contract(tree: Path) -> None:
     assert broken(tree) == []
 

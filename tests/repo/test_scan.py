@@ -237,7 +237,7 @@ def test_syft_that_fails_or_answers_nonsense_is_an_error(scan: Scan, output: str
 
 
 def engine() -> Path:
-    """The engine's socket. This run has a /run of its own (hosts.enter): it is where some ancestor sees it."""
+    """The engine's socket. This run has a /run of its own (sandbox.enter): it is where some ancestor sees it."""
     pid = os.getpid()
     while pid > 1:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -43,7 +43,7 @@ def test_unit_has_what_operators_rely_on() -> None:
     }.items():
         assert found[name] == [value]
     check, signal = found["ExecReload"]
-    assert check == f"{found['ExecStart'][0]} --check" and signal == "/bin/kill -HUP $MAINPID"
+    assert check == f"{found['ExecStart'][0]} --check" and signal == "/bin/sh -c 'kill -HUP $MAINPID'"
     assert check in (DEPLOY / "notify-reload.conf").read_text()
     assert "PrivateDevices" not in found  # it would hide the TUN
     assert int(found["WatchdogSec"][0]) >= 3  # the node looks after itself once a second
@@ -55,6 +55,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         return path.read_text().replace("/opt/cryprq/current/bin/cryprq-node", "/bin/true")
 
     unit = tmp_path / UNIT.name
+    unit.write_text(re.sub(r"^#(?=\w+=)", "", installed(UNIT), flags=re.MULTILINE))
+    assert "\nLoadCredentialEncrypted=identity:" in unit.read_text()  # a recipe that is commented out
+    assert analyze("verify", "--man=no", str(unit)) == ""
     unit.write_text(installed(UNIT))
     assert analyze("verify", "--man=no", str(unit)) == ""
     # With the drop-in it is as good, from 253 on; an older one says that it does not know it.

@@ -1,4 +1,4 @@
-"""What the tests of the control plane share: endpoints on loopback, handlers that take notes, a relay in between."""
+"""What the tests of the QUIC endpoint share: endpoints on loopback, handlers that take notes, a relay in between."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ def _wrap(
 
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
-            await asyncio.wait_for(test(), 15)
+            await asyncio.wait_for(test(), 70)
 
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(main())

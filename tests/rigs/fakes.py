@@ -11,6 +11,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
@@ -200,7 +201,7 @@ class World:
     """Two sides and the time. ``connect`` makes a session, ``run`` carries frames and records until all is quiet."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = Boottime(1000.0)
         self.left, self.right = Side(0, 1), Side(1, 0)
         self.left.plane.others, self.right.plane.others = [self.right.plane], [self.left.plane]
         self.wires: list[tuple[Side, FakeConnection, Link, Side, FakeConnection, Link]] = []
@@ -289,7 +290,7 @@ class World:
         """Lets time pass in steps, with timers and traffic."""
         end = self.now + seconds
         while self.now < end:
-            self.now = min(end, self.now + step)
+            self.now = Boottime(min(end, self.now + step))
             for side in (self.left, self.right):
                 side.peer.handle_timers(self.now)
             self.run()

@@ -9,6 +9,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 
 from cryprq.peer_id import PeerId
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, KEMS
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, Accepted, HandshakeError, Initiator, Responder
@@ -74,9 +75,9 @@ class Pair:
             return self.initiator.receive_message2(message)
         if number == 3:
             self.auth = self.responder.receive_message3(message, self.permits)
-            answer, self.session_r = self.responder.message4(STATUS_ACCEPTED, TOLD, 1.0)
+            answer, self.session_r = self.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(1.0))
             return answer
-        self.accepted = self.initiator.receive_message4(message, 2.0)
+        self.accepted = self.initiator.receive_message4(message, Boottime(2.0))
         return b""
 
     def run(self, until: int = 5) -> bytes:

@@ -3,8 +3,7 @@
 Nothing else may ``import oqs``. Where that finds no liboqs, it clones and builds one from the network, and ends the
 process if it cannot. So the library is loaded here first, from the places in which liboqs-python looks.
 
-The wrapper fills keys and ciphertexts that are too short up with zeros, an empty one too, and zeros are a valid key to
-which everybody has the secret: whoever hands it bytes from a peer has to compare their length before.
+The wrapper leaves lengths to its caller: whoever hands it bytes from a peer has to compare their length before.
 """
 
 import ctypes

@@ -23,6 +23,7 @@ from cryprq.protocol.actions import (
     SendEmpty,
     SendFrame,
 )
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, ANSWER_PERIOD, KEM_X25519_MLKEM768
 from cryprq.protocol.frames import FrameReader, FrameType
 from cryprq.protocol.session import Role, Session, SessionSetup
@@ -52,19 +53,19 @@ def sessions(
             rx_lanes=other,
             new_index=lambda: next(indices),
         )
-        made.append(Session(setup, bytearray(root), rx, tx, 0.0))
+        made.append(Session(setup, bytearray(root), rx, tx, Boottime(0.0)))
     return made[0], made[1]
 
 
 def established(rotate_secs: int = 300, kem: int = KEM_X25519_MLKEM768) -> tuple[Session, Session]:
     """The same at time 0, started and promoted on both sides."""
     initiator, responder = sessions(rotate_secs=rotate_secs, kem=kem)
-    initiator.start(0.0)
-    responder.start(0.0)
-    responder.first_record(2, 0.0)
-    initiator.first_record(1, 0.0)
+    initiator.start(Boottime(0.0))
+    responder.start(Boottime(0.0))
+    responder.first_record(2, Boottime(0.0))
+    initiator.first_record(1, Boottime(0.0))
     # The responder's repeated answers, which most tests are not about, are over: a late timer only drops them.
-    assert responder.handle_timer(ANSWER_PERIOD + 0.5) == []
+    assert responder.handle_timer(Boottime(ANSWER_PERIOD + 0.5)) == []
     return initiator, responder
 
 
@@ -120,7 +121,7 @@ class World:
         self.random = random.Random(seed)
         self.loss = loss
         self.latency = latency
-        self.now = 0.0
+        self.now = Boottime(0.0)
         initiator, responder = sessions(rotate_secs=rotate_secs)
         self.initiator, self.responder = End(initiator, "initiator"), End(responder, "responder")
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -151,9 +152,9 @@ class World:
             timer, end = min(timers, key=lambda item: item[0], default=(float("inf"), self.initiator))
             event = self._events[0][0] if self._events else float("inf")
             if min(timer, event) > until:
-                self.now = until
+                self.now = Boottime(until)
                 return
-            self.now = max(self.now, min(timer, event))
+            self.now = Boottime(max(self.now, min(timer, event)))
             if event <= timer:
                 heapq.heappop(self._events)[2]()
             else:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.config.node_config import NodeConfig
-from cryprq.inner.leases import LeaseError, Leases, lease_path
+from cryprq.inner.leases import LeaseError, Leases, capacity, lease_path
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import allowlist_of
 from cryprq.peer_id import PeerId
@@ -188,6 +188,31 @@ def test_unreadable_and_unwritable_files_say_so(tmp_path: Path) -> None:
         leases.address_for(A)
 
 
+def test_trying_to_write_leaves_nothing_and_says_what_is_in_the_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(path, [V4])
+    leases.try_to_write()
+    assert os.listdir(path.parent) == []
+    leases.address_for(A)
+    before = path.read_bytes()
+    leases.try_to_write()
+    assert (path.read_bytes(), os.listdir(path.parent)) == (before, [path.name])
+
+    def refuse(descriptor: int, *_: object, **__: object) -> None:
+        os.close(descriptor)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cryprq.inner.leases.open", refuse, raising=False)
+        with pytest.raises(LeaseError, match=r"cannot write the leases .*: No space left on device"):
+            leases.try_to_write()
+    assert os.listdir(path.parent) == [path.name]
+    missing = Leases(path.parent / "missing" / "leases.json", [V4])
+    with pytest.raises(LeaseError, match="No such file or directory"):
+        missing.try_to_write()
+
+
 def test_failed_write_leaves_the_old_file_and_no_rubbish(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leases = Leases(path, [V4])
     leases.address_for(A)
@@ -205,8 +230,27 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(path: Path, monkeypatch
     assert text(leases.address_for(B)) == ["10.9.0.3/24"]
 
 
-def test_lease_path_lies_beside_the_identity() -> None:
+def test_lease_path_lies_beside_the_identity_or_where_it_can_be_written() -> None:
+    credential = Path("/run/credentials/cryprq-node.service/identity")
+    assert lease_path(credential, "tun1", Path("/var/lib/x")) == Path("/var/lib/x/identity.tun1.leases.json")
     assert lease_path(Path("/var/lib/cryprq/identity"), "tun1") == Path("/var/lib/cryprq/identity.tun1.leases.json")
+
+
+@pytest.mark.parametrize(
+    ("gateway", "avoid", "room"),
+    [
+        ("10.9.0.1/24", [], 253),
+        ("10.9.0.1/30", [], 1),
+        ("10.9.0.0/31", [], 1),
+        ("10.9.0.1/32", [], 0),
+        ("10.9.0.1/24", ["10.9.0.0/25", "10.9.0.4/32", "192.168.0.0/16"], 127),
+        ("10.9.0.1/24", ["10.0.0.0/8"], 0),
+        ("fd00:9::1/120", [], 254),
+        ("fd00:9::1/64", ["fd00:9::/65"], 2**63),
+    ],
+)
+def test_capacity_is_every_host_that_can_be_given(gateway: str, avoid: list[str], room: int) -> None:
+    assert capacity(ip_interface(gateway), [ip_network(block) for block in avoid]) == room
 
 
 @given(st.data())
@@ -232,6 +276,7 @@ def test_addresses_are_unique_hosts_outside_what_is_avoided(
             given_out.append(leases.address_for(peer(number), avoid=avoid)[0].ip)
     assert len(set(given_out)) == len(given_out)
     assert set(given_out) <= set(free)
+    assert capacity(gateway, avoid) == len(free)
     order = sorted(free, key=lambda address: (address < gateway.ip, address))
     assert given_out == order[: len(given_out)]
 

@@ -15,7 +15,7 @@ from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
-from cryprq.telemetry.logs import Log
+from cryprq.telemetry.logs import VALUE_MAX, Log
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
 from tests.rigs import fakes
@@ -62,17 +62,25 @@ def test_traceback_has_causes_and_no_values_and_an_end() -> None:
     assert "ValueError" in text
     assert text.endswith("RuntimeError: at last\n")
 
-    def deep(left: int) -> None:
-        if left:
-            deep_again(left)
-        raise ValueError("x" * 100)
 
-    def deep_again(left: int) -> None:  # Python abbreviates what only repeats itself
-        deep(left - 1)
+def deep(left: int, message: str = "no") -> None:
+    if left:
+        deep_again(left, message)
+    raise ValueError(message)
 
-    long = whole_traceback(raised(lambda: deep(300)))
-    assert len(long) <= TRACEBACK_MAX
-    assert long.endswith("x" * 100 + "\n")
+
+def deep_again(left: int, message: str) -> None:
+    """Python abbreviates what only repeats itself."""
+    deep(left - 1, message)
+
+
+def test_of_a_long_traceback_the_end_is_kept() -> None:
+    frames = whole_traceback(raised(lambda: deep(300)))
+    assert len(re.findall(r", in deep(_again)?\n", frames)) == 60
+    assert frames.endswith("ValueError: no\n")
+    message = "x" * TRACEBACK_MAX + "end"
+    text = whole_traceback(raised(lambda: deep(0, message)))
+    assert text == message[-TRACEBACK_MAX + 1 :] + "\n"
 
 
 def test_log_says_it_in_one_line_and_whole_at_debug_only() -> None:
@@ -89,6 +97,15 @@ def test_log_says_it_in_one_line_and_whole_at_debug_only() -> None:
             assert entry["traceback"].startswith("Traceback (most recent call last):\n  File ")
         elif level == "debug":
             assert ' traceback="Traceback (most recent call last):\\n  File ' in line
+
+
+def test_traceback_is_not_cut_like_other_values() -> None:
+    stream = io.StringIO()
+    error = raised(lambda: deep(300))
+    Log("debug", "json", stream).defect("error", "internal_error", error)
+    entry = json.loads(stream.getvalue())
+    assert entry["traceback"] == whole_traceback(error)
+    assert len(entry["traceback"]) > VALUE_MAX
 
 
 def test_level_decides_at_the_time() -> None:

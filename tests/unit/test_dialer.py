@@ -18,6 +18,7 @@ from cryprq.peers.dialer import (
     Dialer,
     DialSchedule,
 )
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import DIAL_TIMEOUT
 from tests.rigs.fakes import Recorder, identity
 
@@ -51,7 +52,7 @@ class Rig:
     """A dialer whose attempts end when the test, or their timeout, says so."""
 
     def __init__(self, *, base: float = 0.5, maximum: float = 30.0) -> None:
-        self.now = 1000.0
+        self.now = Boottime(1000.0)
         self.target = Target()
         self.observer = Recorder()
         self.found: tuple[Address, ...] = (SECOND,)
@@ -85,7 +86,7 @@ class Rig:
         due = self.dialer.poll(self.now)
         while not until():
             timeouts = [attempt.started + attempt.timeout for attempt in self.running if not attempt.answered]
-            self.now = min(at for at in (due, *timeouts, end) if at is not None)
+            self.now = Boottime(min(at for at in (due, *timeouts, end) if at is not None))
             for attempt in self.running:
                 attempt.over = attempt.over or (not attempt.answered and self.now >= attempt.started + attempt.timeout)
             if self.now >= end:
@@ -112,7 +113,7 @@ def test_backoff_doubles_between_dials_up_to_the_maximum() -> None:
 
 
 def test_jitter_keeps_peers_from_dialling_in_step() -> None:
-    waits = {DialSchedule(10, 100).failed(0.0) for _ in range(50)}
+    waits = {DialSchedule(10, 100).failed(Boottime(0.0)) for _ in range(50)}
     assert len(waits) > 40
     assert all(10 * (1 - BACKOFF_JITTER) <= wait <= 10 * (1 + BACKOFF_JITTER) for wait in waits)
 
@@ -211,7 +212,7 @@ def test_dial_waits_for_a_name_that_is_being_looked_up(rig: Rig) -> None:
     assert due is not None
     assert due > rig.now
     rig.found = (SECOND,)
-    rig.dialer.poll(rig.now + 0.01)  # the look-up has ended
+    rig.dialer.poll(Boottime(rig.now + 0.01))  # the look-up has ended
     assert len(rig.attempts) == 1
     assert "dial_unresolved" not in rig.observer.names
 
@@ -239,5 +240,5 @@ def test_stopped_dialer_gives_everything_up(rig: Rig) -> None:
     rig.attempts[0].answered = True
     rig.dialer.stop()
     assert not rig.running
-    assert rig.dialer.poll(rig.now + 100) is None
+    assert rig.dialer.poll(Boottime(rig.now + 100)) is None
     assert len(rig.attempts) == 1

@@ -1,4 +1,4 @@
-"""The control plane's endpoint on loopback: connecting, frames, closing, paths, timers. See also the hostile tests."""
+"""The QUIC endpoint on loopback: connecting, frames, closing, paths, timers. See also the hostile tests."""
 
 import asyncio
 import hashlib

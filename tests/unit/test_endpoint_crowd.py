@@ -1,4 +1,4 @@
-"""The control plane's endpoint with more dialers than places: the others wait in line. See also the storm tests."""
+"""The QUIC endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
 from cryprq.protocol.frames import CloseCode
 from cryprq.quic.token_bucket import TokenBucket
@@ -9,10 +9,10 @@ from tests.rigs.endpoints import answer, greet, rigs, run, until
 async def test_two_hundred_dialers_at_once() -> None:
     async with rigs() as make:
         # A slow machine may need longer than the usual deadlines for both ends of them all.
-        server = make.make(on_frame=answer, max_inbound=500, m1_timeout=60, pending_timeout=60)
+        server = make.make(on_frame=answer, max_inbound=500, m1_timeout=90, pending_timeout=90)
         clients = [make.make(f"127.0.0.{n}", dial_only=True) for n in range(10, 35)]
-        dialled = [c.dial(server, on_connected=greet, on_frame=answer, timeout=14) for c in clients for _ in range(8)]
-        await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 14)
+        dialled = [c.dial(server, on_connected=greet, on_frame=answer, timeout=60) for c in clients for _ in range(8)]
+        await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 60)
         assert server.endpoint.connections == 200
         assert server.endpoint.pending == 0
         assert server.endpoint.counters["retry"] > 0
@@ -22,10 +22,10 @@ async def test_two_hundred_dialers_at_once() -> None:
 async def test_dialers_behind_one_address_are_served_one_after_another() -> None:
     """Only eight at a time may be pending; the others wait in line, and nobody has to dial again."""
     async with rigs() as make:
-        server = make.make(on_frame=answer, m1_timeout=60, pending_timeout=60)
+        server = make.make(on_frame=answer, m1_timeout=90, pending_timeout=90)
         clients = [make.make(dial_only=True) for _ in range(40)]
-        dialled = [client.dial(server, on_connected=greet, on_frame=answer, timeout=14) for client in clients]
-        await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 14)
+        dialled = [client.dial(server, on_connected=greet, on_frame=answer, timeout=60) for client in clients]
+        await until(lambda: all(len(notes.frames) == 2 for notes in dialled), 60)
         assert server.endpoint.counters["waited"] > 0
         assert server.endpoint.counters["limit"] == 0
         assert server.gate.waiting == 0

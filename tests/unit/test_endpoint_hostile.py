@@ -1,4 +1,4 @@
-"""The control plane's endpoint against strangers: limits, Retry, backoff, foreign QUIC, garbage."""
+"""The QUIC endpoint against strangers: limits, Retry, backoff, foreign QUIC, garbage."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
@@ -192,7 +193,7 @@ async def test_a_validated_source_of_bad_first_packets_is_blamed() -> None:
     async with rigs() as make:
         server = make.make(**FAST)
         here, original, given = Address("127.0.0.1", 4000), os.urandom(8), os.urandom(8)
-        token = server.gate._tokens.make(here, original, given, time.monotonic())
+        token = server.gate._tokens.make(here, original, given, Monotonic(time.monotonic()))
         head = b"\xc0\0\0\0\x01\x08" + given + b"\x08" + bytes(8) + bytes([len(token)]) + token
         server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
         assert server.endpoint.counters["bad_initial"] == 1

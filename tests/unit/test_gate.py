@@ -92,7 +92,7 @@ def door() -> Door:
     [
         pytest.param(initial(size=1199), HERE, id="short"),
         pytest.param(initial(), HERE._replace(port=0), id="port"),
-        pytest.param(b"\xc0" + bytes(1300), HERE, id="version-negotiation"),
+        pytest.param(b"\xc0" + bytes(4) + b"\x08original\x05peer!" + bytes(1200), HERE, id="version-negotiation"),
         pytest.param(b"\xc0\0\0\0\x01\xff" + bytes(1300), HERE, id="no-header"),
         pytest.param(initial(first=0xE0), HERE, id="handshake-packet"),
         pytest.param(initial(bytes(7)), HERE, id="short-connection-id"),

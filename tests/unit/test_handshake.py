@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cryprq.peer_id import PeerId
 from cryprq.protocol import handshake, key_schedule
 from cryprq.protocol.actions import Install
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, KEMS
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
@@ -37,7 +38,7 @@ from tests.rigs.handshake_pair import (
 
 def start(session: Session, now: float) -> EpochKeys:
     """The keys of the epoch that a new session installs before it does anything else."""
-    install = session.start(now)[0]
+    install = session.start(Boottime(now))[0]
     assert isinstance(install, Install)
     return install.keys
 
@@ -101,9 +102,9 @@ def test_sessions_of_two_handshakes_share_nothing() -> None:
 def test_duplicate_makes_no_session_at_either_end() -> None:
     pair = Pair()
     pair.responder.receive_message3(pair.run(until=3), anybody)
-    answer, session = pair.responder.message4(STATUS_DUPLICATE, Parameters(), 1.0)
+    answer, session = pair.responder.message4(STATUS_DUPLICATE, Parameters(), Boottime(1.0))
     assert session is None
-    accepted = pair.initiator.receive_message4(answer, 1.0)
+    accepted = pair.initiator.receive_message4(answer, Boottime(1.0))
     assert accepted.status == STATUS_DUPLICATE
     assert accepted.session is None
 
@@ -219,9 +220,9 @@ def test_repeated_message_is_refused_and_the_session_stays(number: int) -> None:
 def test_machines_refuse_calls_out_of_order() -> None:
     calls: list[Callable[[Pair], object]] = [
         lambda pair: pair.initiator.receive_message2(bytes(6533)),
-        lambda pair: pair.initiator.receive_message4(bytes(45), 0.0),
+        lambda pair: pair.initiator.receive_message4(bytes(45), Boottime(0.0)),
         lambda pair: pair.responder.receive_message3(bytes(5378), anybody),
-        lambda pair: pair.responder.message4(STATUS_ACCEPTED, TOLD, 0.0),
+        lambda pair: pair.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(0.0)),
     ]
     for call in calls:
         with pytest.raises(HandshakeError) as caught:
@@ -475,7 +476,7 @@ def test_bad_parameters_of_a_peer_are_refused_by_both_ends(raw: bytes) -> None:
     assert (error.reason, error.peer_id) == ("parameters", DIALER.peer_id)
     pair = Pair()
     pair.responder.receive_message3(pair.run(until=3), anybody)
-    message4, _ = pair.responder.message4(STATUS_ACCEPTED, babbler, 1.0)
+    message4, _ = pair.responder.message4(STATUS_ACCEPTED, babbler, Boottime(1.0))
     error = refused(pair, 4, message4)
     assert (error.reason, error.peer_id) == ("parameters", LISTENER.peer_id)
 
@@ -521,6 +522,6 @@ def test_bad_m4_arguments_are_value_errors() -> None:
     pair = Pair()
     pair.responder.receive_message3(pair.run(until=3), anybody)
     with pytest.raises(ValueError):
-        pair.responder.message4(2, TOLD, 1.0)
+        pair.responder.message4(2, TOLD, Boottime(1.0))
     with pytest.raises(ValueError):
-        pair.responder.message4(STATUS_ACCEPTED, replace(TOLD, mtu=1), 1.0)
+        pair.responder.message4(STATUS_ACCEPTED, replace(TOLD, mtu=1), Boottime(1.0))

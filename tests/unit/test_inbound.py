@@ -20,6 +20,7 @@ from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
 from cryprq.peers.inbound import Admittance, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.parameters import Parameters
 from tests.rigs.fakes import DIALER, FakeConnection, Side, identity
@@ -55,7 +56,7 @@ class Timer:
 class End(Side):
     """A side that can listen and dial."""
 
-    def __init__(self, number: int, other: int, clock: Callable[[], float]) -> None:
+    def __init__(self, number: int, other: int, clock: Callable[[], Boottime]) -> None:
         super().__init__(number, other)
         self.clock = clock
         self.settings = HandshakeSettings(
@@ -153,12 +154,12 @@ class Net:
     """Two ends; ``run`` carries everything on all paths, in the order that ``choose`` picks."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = Boottime(1000.0)
         self.left, self.right = End(0, 1, self.clock), End(1, 0, self.clock)
         self.left.plane.others, self.right.plane.others = [self.right.plane], [self.left.plane]
         self.paths: list[Path] = []
 
-    def clock(self) -> float:
+    def clock(self) -> Boottime:
         return self.now
 
     def path(self, dialer: End, listener: End) -> Path:
@@ -183,7 +184,7 @@ class Net:
 
     def pass_time(self, seconds: int) -> None:
         for _ in range(seconds):
-            self.now += 1
+            self.now = Boottime(self.now + 1)
             for end in (self.left, self.right):
                 end.peer.handle_timers(self.now)
             self.run()
@@ -426,7 +427,7 @@ def test_peer_removed_at_any_moment_has_no_session(net: Net, steps: int) -> None
     if steps >= 6:
         net.path(left, right)
         net.run()
-        assert left.peer.rotate(net.now + 2)  # and beside it a second handshake
+        assert left.peer.rotate(Boottime(net.now + 2))  # and beside it a second handshake
     path = net.path(left, right)
     for _ in range(steps % 6 if steps < 12 else 20):
         any(each.step() for each in net.paths)

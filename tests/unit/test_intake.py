@@ -95,7 +95,7 @@ def test_errors_of_the_socket_are_counted_and_bounded_too() -> None:
 
 def test_it_is_behind_when_it_has_not_read_everything_for_a_while() -> None:
     sock = Socket()
-    sock.put(*[[b"x"]] * (DATAGRAMS_PER_WAKEUP * 3))
+    sock.put(*[[b"x"]] * (DATAGRAMS_PER_WAKEUP * 2 + 1))
     started = sock.now
     sock.read()
     assert not sock.intake.is_behind(sock.now)
@@ -107,4 +107,11 @@ def test_it_is_behind_when_it_has_not_read_everything_for_a_while() -> None:
     assert not sock.intake.is_behind(sock.now), "the last datagram is read"
     sock.put([b"x"])
     sock.read()
+    assert not sock.intake.is_behind(Monotonic(sock.now + 9))
+
+
+def test_it_is_not_behind_when_the_last_that_a_turn_may_take_was_the_last_of_all() -> None:
+    sock = Socket()
+    sock.put(*[[b"x"]] * DATAGRAMS_PER_WAKEUP)
+    assert sock.read() == DATAGRAMS_PER_WAKEUP
     assert not sock.intake.is_behind(Monotonic(sock.now + 9))

@@ -9,6 +9,7 @@ import pytest
 from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX
 from cryprq.protocol import constants, key_schedule
 from cryprq.protocol.actions import Install
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.identity import Identity
 from cryprq.protocol.kem import Encapsulation
 from cryprq.protocol.key_schedule import ControlKey, EpochKeys, NextRoot, wipe
@@ -121,7 +122,7 @@ def test_wipe_overwrites_in_place() -> None:
 
 
 def test_epoch_keys_wipe_and_keep_quiet() -> None:
-    keys = EpochKeys(3, 1, 0xA, 0xB, bytearray(b"t" * 44), bytearray(b"r" * 44), 0.0)
+    keys = EpochKeys(3, 1, 0xA, 0xB, bytearray(b"t" * 44), bytearray(b"r" * 44), Boottime(0.0))
     assert "ttt" not in repr(keys)
     keys.wipe()
     assert not any(keys.tx_secrets)
@@ -131,7 +132,7 @@ def test_epoch_keys_wipe_and_keep_quiet() -> None:
 def test_nothing_that_holds_a_secret_shows_it() -> None:
     """Logs, tracebacks and failed assertions print reprs."""
     secret = bytes(range(65, 97))
-    keys = EpochKeys(1, 1, 2, 3, bytearray(secret), bytearray(secret), 0.0)
+    keys = EpochKeys(1, 1, 2, 3, bytearray(secret), bytearray(secret), Boottime(0.0))
     holders = (
         NextRoot(bytearray(secret), secret, secret),
         Agreed(1, 2, bytearray(secret), b"a frame"),

@@ -6,6 +6,7 @@ import pytest
 
 from cryprq._fastpath import PeerStats
 from cryprq.peers.liveness import ANSWER_AFTER, SILENCE_PROBE, SILENCE_REDIAL, Liveness, Verdict
+from cryprq.protocol.clock import Boottime as at
 
 
 def stats(*, rx: float = 0, tx: float = 0, data: float | None = None, packets: int = 0) -> PeerStats:
@@ -15,13 +16,13 @@ def stats(*, rx: float = 0, tx: float = 0, data: float | None = None, packets: i
 
 
 def looks(liveness: Liveness, start: int, end: int, **times: int) -> list[Verdict]:
-    return [liveness.look(stats(**times), float(now)) for now in range(start, end)]
+    return [liveness.look(stats(**times), at(float(now))) for now in range(start, end)]
 
 
 def test_answered_traffic_needs_no_empty_records() -> None:
     liveness = Liveness()
     for now in range(100, 160):
-        assert liveness.look(stats(rx=now, tx=now, packets=now), float(now)) is Verdict.QUIET
+        assert liveness.look(stats(rx=now, tx=now, packets=now), at(float(now))) is Verdict.QUIET
 
 
 def test_idle_link_is_not_silent() -> None:
@@ -43,7 +44,7 @@ def test_unanswered_data_is_asked_about_once_and_then_silent() -> None:
 def test_anything_authenticated_ends_the_silence() -> None:
     liveness = Liveness()
     looks(liveness, 100, 115, rx=90, tx=100)
-    assert liveness.look(stats(rx=115, tx=114), 115.0) is Verdict.QUIET
+    assert liveness.look(stats(rx=115, tx=114), at(115.0)) is Verdict.QUIET
     assert not liveness.silent
     # and the next silence is counted from its own beginning
     assert looks(liveness, 116, 116 + int(SILENCE_PROBE), rx=115, tx=116) == [Verdict.QUIET] * int(SILENCE_PROBE)
@@ -63,7 +64,7 @@ def test_one_way_flow_is_answered_with_an_empty_record_now_and_then() -> None:
     liveness = Liveness()
     last_sent, answers = 0.0, []
     for now in range(100, 130):
-        if liveness.look(stats(rx=now, tx=last_sent, data=0, packets=now), float(now)) is Verdict.SEND_EMPTY:
+        if liveness.look(stats(rx=now, tx=last_sent, data=0, packets=now), at(float(now))) is Verdict.SEND_EMPTY:
             answers.append(now)
             last_sent = now
     gaps = [later - earlier for earlier, later in pairwise(answers)]
@@ -73,7 +74,7 @@ def test_one_way_flow_is_answered_with_an_empty_record_now_and_then() -> None:
 
 def test_keepalive_that_arrives_is_not_answered() -> None:
     # Two ends that answered each other's empty records would never stop.
-    verdicts = [Liveness().look(stats(rx=now, tx=50, data=0, packets=0), float(now)) for now in range(100, 130)]
+    verdicts = [Liveness().look(stats(rx=now, tx=50, data=0, packets=0), at(float(now))) for now in range(100, 130)]
     assert set(verdicts) == {Verdict.QUIET}
 
 
@@ -81,7 +82,7 @@ def test_traffic_of_its_own_is_answer_enough() -> None:
     liveness = Liveness()
     for now in range(100, 130):
         tx = now if now % 2 else now - 1
-        verdict = liveness.look(stats(rx=now, tx=tx, data=tx, packets=now), float(now))
+        verdict = liveness.look(stats(rx=now, tx=tx, data=tx, packets=now), at(float(now)))
         assert verdict is Verdict.QUIET, f"at {now}"
     assert ANSWER_AFTER < SILENCE_PROBE
 
@@ -89,7 +90,7 @@ def test_traffic_of_its_own_is_answer_enough() -> None:
 def test_keepalive_comes_when_nothing_was_sent_for_so_long() -> None:
     liveness, last_sent, sent = Liveness(), 95.0, []
     for now in range(100, 140):
-        if liveness.look(stats(rx=now, tx=last_sent, data=0), float(now), 10) is Verdict.SEND_EMPTY:
+        if liveness.look(stats(rx=now, tx=last_sent, data=0), at(float(now)), 10) is Verdict.SEND_EMPTY:
             last_sent = now
             sent.append(now)
     assert sent == [105, 115, 125, 135]
@@ -98,10 +99,10 @@ def test_keepalive_comes_when_nothing_was_sent_for_so_long() -> None:
 @pytest.mark.parametrize("keepalive", [None, 0])
 def test_no_keepalive_where_none_is_wanted(keepalive: int | None) -> None:
     liveness = Liveness()
-    assert {liveness.look(stats(rx=90, tx=80), float(now), keepalive) for now in range(100, 160)} == {Verdict.QUIET}
+    assert {liveness.look(stats(rx=90, tx=80), at(float(now)), keepalive) for now in range(100, 160)} == {Verdict.QUIET}
 
 
 def test_traffic_is_keepalive_enough() -> None:
     liveness = Liveness()
     for now in range(100, 160):
-        assert liveness.look(stats(rx=now - 4, tx=now - 3, packets=now), float(now), 10) is not Verdict.SEND_EMPTY
+        assert liveness.look(stats(rx=now - 4, tx=now - 3, packets=now), at(float(now)), 10) is not Verdict.SEND_EMPTY

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryprq.address import Address
 from cryprq.peer_id import PeerId
-from cryprq.telemetry.logs import LIMIT, VALUE_MAX, WINDOW, Log, RateLimiter, setup
+from cryprq.telemetry.logs import LIMIT, SUBJECTS_MAX, TOTAL, VALUE_MAX, WINDOW, Log, RateLimiter, setup
 
 
 class Clock:
@@ -125,6 +126,54 @@ def test_limit_counts_what_it_suppressed(stream: io.StringIO, clock: Clock) -> N
     log.limited("warning", "peer_denied", number=100)
     assert "number=99 suppressed=25 " in stream.getvalue()
     assert "number=100 level" in stream.getvalue()
+
+
+def test_one_peer_or_source_does_not_silence_the_others(stream: io.StringIO, clock: Clock) -> None:
+    log = Log(stream=stream, clock=clock)
+    one, two = PeerId(bytes(32)), PeerId(b"\x01" * 32)
+    for number in range(LIMIT + 5):
+        log.limited("info", "endpoint_moved", peer_id=one, remote=Address(f"192.0.2.{number}", 1))
+        log.limited("info", "inbound_backoff", remote=Address("192.0.2.7", 1000 + number))
+    log.limited("info", "endpoint_moved", peer_id=two, remote=Address("192.0.2.1", 1))
+    log.limited("info", "inbound_backoff", remote=Address("192.0.2.8", 1))
+    lines = stream.getvalue().splitlines()
+    assert sum(f"peer_id={one}" in line for line in lines) == LIMIT
+    assert sum("remote=192.0.2.7:" in line and "inbound_backoff" in line for line in lines) == LIMIT
+    assert f"event=endpoint_moved peer_id={two} remote=192.0.2.1:1 suppressed=5 " in lines[-2]
+    assert "event=inbound_backoff remote=192.0.2.8:1 suppressed=5 " in lines[-1]
+
+
+def test_many_sources_have_no_more_than_the_total_and_little_memory(stream: io.StringIO, clock: Clock) -> None:
+    log = Log(stream=stream, clock=clock)
+    for number in range(3 * SUBJECTS_MAX):
+        log.limited("info", "inbound_backoff", remote=Address(f"2001:db8::{number:x}", 1))
+    assert len(stream.getvalue().splitlines()) == TOTAL
+    assert len(log._limiter._subjects) == SUBJECTS_MAX
+    log.limited("info", "another_event", remote=Address("2001:db8::1", 1))
+    assert "another_event" in stream.getvalue()
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.sampled_from("abc")), max_size=150))
+def test_never_more_than_the_limit_of_a_subject_nor_than_the_total(steps: list[tuple[float, str]]) -> None:
+    clock = Clock()
+    limiter = RateLimiter(limit=3, window=60.0, clock=clock, total=5)
+    passed: list[tuple[float, str]] = []
+    suppressed = 0
+    for step, subject in steps:
+        clock.now += step
+        count = limiter.admit("kind", subject)
+        if count is None:
+            suppressed += 1
+            recent = [who for at, who in passed if clock.now - at < 60.0]
+            assert recent.count(subject) == 3 or len(recent) == 5  # not for nothing
+        else:
+            assert count == suppressed
+            suppressed = 0
+            passed.append((clock.now, subject))
+    assert all(later - earlier >= 60.0 for (earlier, _), (later, _) in zip(passed, passed[5:], strict=False))
+    for subject in "abc":
+        own = [at for at, who in passed if who == subject]
+        assert all(later - earlier >= 60.0 for earlier, later in zip(own, own[3:], strict=False))
 
 
 @given(st.lists(st.floats(0, 40), max_size=120))

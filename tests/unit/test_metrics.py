@@ -10,6 +10,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq.errors import MachineError
+from cryprq.linux.name_service import NameService
 from cryprq.telemetry import http
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
@@ -58,6 +59,7 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
         "rotation_duration_seconds_count",
         "handshake_duration_seconds_count",
         "rotation_interval_seconds",
+        "log_lines_dropped_total",
     ):
         assert found[(f"cryprq_{name}",)] == 0
     for reason in FAILURE_REASONS:
@@ -68,15 +70,17 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
 
-def test_health_and_the_configured_interval_are_asked_for_at_each_scrape() -> None:
-    now = {"healthy": True, "rotate_secs": 300}
+def test_what_has_a_state_of_its_own_is_asked_for_at_each_scrape() -> None:
+    now = {"healthy": True, "rotate_secs": 300, "lost": 0}
     metrics = Metrics(
         peers=list, drops=dict, offloads=dict,
         healthy=lambda: bool(now["healthy"]), rotate_secs=lambda: now["rotate_secs"],
+        log_lines_dropped=lambda: now["lost"],
     )  # fmt: skip
-    for healthy, seconds in ((True, 300), (False, 60)):
-        now.update(healthy=healthy, rotate_secs=seconds)
+    for healthy, seconds, lost in ((True, 300, 0), (False, 60, 7)):
+        now.update(healthy=healthy, rotate_secs=seconds, lost=lost)
         found = samples(metrics)
+        assert found[("cryprq_log_lines_dropped_total",)] == lost
         assert found[("cryprq_healthy",)] == healthy
         assert found[("cryprq_rotation_interval_configured_seconds",)] == seconds
 
@@ -204,7 +208,7 @@ def serve(node: Node, health: Health, body: Callable[[Exchange, int], Awaitable[
     """Runs a server on a free port and ``body`` with a function that exchanges raw bytes with it."""
 
     async def run() -> None:
-        server = HttpServer(node.metrics, health)
+        server = HttpServer(node.metrics, health, NameService().getaddrinfo)
         address = (await server.start("127.0.0.1", 0))[0]
         port = int(address.rpartition(":")[2])
         assert address == f"127.0.0.1:{port}"
@@ -361,7 +365,7 @@ def test_failing_callback_does_not_keep_the_connection(node: Node) -> None:
 
 def test_port_in_use_is_one_clear_line(node: Node) -> None:
     async def run(port: int) -> None:
-        await HttpServer(node.metrics, Health()).start("127.0.0.1", port)
+        await HttpServer(node.metrics, Health(), NameService().getaddrinfo).start("127.0.0.1", port)
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -372,13 +376,28 @@ def test_port_in_use_is_one_clear_line(node: Node) -> None:
     assert str(caught.value) == f"cannot serve metrics on 127.0.0.1:{port}: address already in use; see --metrics-addr"
 
 
+def test_listens_on_a_name_and_says_when_it_is_none(node: Node) -> None:
+    async def run(host: str) -> list[str]:
+        server = HttpServer(node.metrics, Health(), NameService().getaddrinfo)
+        addresses = await server.start(host, 0)
+        await server.close()
+        return addresses
+
+    addresses = asyncio.run(run("localhost"))
+    assert addresses
+    assert all(address.rpartition(":")[0] in ("127.0.0.1", "[::1]") for address in addresses)
+    for name in ("a name with blanks", "x" * 64 + ".test"):
+        with pytest.raises(MachineError, match=f"cannot serve metrics on {name}:0: .*; see --metrics-addr"):
+            asyncio.run(run(name))
+
+
 def test_close_is_idempotent_and_frees_the_port(node: Node) -> None:
     async def run() -> None:
-        server = HttpServer(node.metrics, Health())
+        server = HttpServer(node.metrics, Health(), NameService().getaddrinfo)
         port = int((await server.start("127.0.0.1", 0))[0].rpartition(":")[2])
         await asyncio.open_connection("127.0.0.1", port)
         await server.close()
         await server.close()
-        await HttpServer(node.metrics, Health()).start("127.0.0.1", port)
+        await HttpServer(node.metrics, Health(), NameService().getaddrinfo).start("127.0.0.1", port)
 
     asyncio.run(run())

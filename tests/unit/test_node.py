@@ -309,6 +309,75 @@ def test_reload_cuts_off_a_removed_peer_and_admits_a_new_one(lab: Lab) -> None:
     run(scenario())
 
 
+def test_reload_names_who_was_added_removed_and_changed(lab: Lab) -> None:
+    async def scenario() -> None:
+        one, two, three = lab.id_of(1), lab.id_of(2), identity(3).peer_id
+        config = lab.listener(allow_peers={one: (), two: (ip_network("10.9.0.9/32"),)})
+        wanted = replace(config, allow_peers={two: (ip_network("10.9.0.8/32"), ip_network("10.8.0.0/16")), three: ()})
+        gateway = lab.node(config, reload=lambda: wanted)
+        async with gateway:
+            gateway.reload()
+            reloaded = await lab.event(gateway, "config_reloaded")
+            assert (reloaded["added"], reloaded["removed"], reloaded["changed"]) == (1, 1, 1)
+            (added,), (removed,), (changed,) = (
+                lab.events(gateway, f"peer_{what}") for what in ("added", "removed", "changed")
+            )
+            assert (added["peer_id"], added["networks"]) == (str(three), None)
+            assert removed["peer_id"] == str(one)
+            assert (changed["peer_id"], changed["networks"]) == (str(two), "10.9.0.8/32,10.8.0.0/16")
+            gateway.reload()
+            reloaded = await lab.event(gateway, "config_reloaded", 2)
+            assert (reloaded["added"], reloaded["removed"], reloaded["changed"]) == (0, 0, 0)
+            assert len(lab.events(gateway, "peer_changed")) == 1
+
+    run(scenario())
+
+
+def test_routes_of_a_reload_reach_a_connected_dialer_while_its_keys_live_on(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()}, routes=(ip_network("192.168.7.0/24"),))
+        wanted = replace(config, routes=(ip_network("192.168.8.0/24"),))
+        gateway = lab.node(config, reload=lambda: wanted)
+        async with gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
+            await lab.event(dialer, "peer_connected")
+            await lab.event(gateway, "peer_connected")
+            gateway.reload()
+            await lab.event(dialer, "handshake_complete", 2)
+            await lab.event(gateway, "handshake_complete", 2)
+            (peer,) = dialer.status().peers
+            assert peer.allowed_ips == ("10.9.0.0/24", "192.168.8.0/24")
+            assert FakeMachine.opened[1].interface.routes == {ip_network("192.168.8.0/24")}
+            assert lab.events(gateway, "control_lost")[0]["reason"] == "routes_changed"
+            for node in (gateway, dialer):
+                assert not lab.events(node, "peer_disconnected")
+            gateway.reload()  # the same again: nobody notices
+            await asyncio.sleep(0.2)
+            assert len(lab.events(dialer, "handshake_complete")) == 2
+
+    run(scenario())
+
+
+def test_doubt_is_told_once_and_again_when_it_comes_back(lab: Lab) -> None:
+    async def scenario() -> None:
+        config = lab.listener()
+        wanted = [config, replace(config, allow_peers={lab.id_of(1): ()}), config]
+        gateway = lab.node(
+            replace(config, doubts=("nobody reads the variable CRYPRQ_X",)), reload=lambda: wanted.pop(0)
+        )
+        async with gateway:
+            told = [entry["doubt"] for entry in lab.events(gateway, "config_doubtful")]
+            assert told == [
+                "nobody reads the variable CRYPRQ_X",
+                "nobody may connect: name the dialers with --allow-peer ID",
+            ]
+            for _ in range(3):
+                gateway.reload()
+            assert len(lab.events(gateway, "config_doubtful")) == 3
+            assert not any(entry["needs_restart"] for entry in lab.events(gateway, "config_reloaded"))
+
+    run(scenario())
+
+
 def test_peer_whose_address_a_reload_gives_away_is_told_the_new_one(lab: Lab) -> None:
     async def scenario() -> None:
         one, two = lab.id_of(1), lab.id_of(2)
@@ -478,6 +547,10 @@ def test_health_follows_start_failure_and_stop(lab: Lab, monkeypatch: pytest.Mon
             await asyncio.sleep(0.1)
             assert len(lab.events(node, "node_failed")) == 1
             assert not node.status().healthy
+            assert not lab.events(node, "node_recovered")
+            FakeMachine.opened[0].plane.dead = None
+            await lab.event(node, "node_recovered")
+            assert node.status().healthy
 
     run(scenario())
 

@@ -152,7 +152,7 @@ def test_key_is_refused_by_both_if_any_coefficient_is_not_reduced(kem: int) -> N
 
 @pytest.mark.parametrize("kem", KEMS)
 def test_kem_values_of_other_sizes_are_refused(kem: int) -> None:
-    """By us: liboqs takes no sizes, and its wrapper fills what is too short up."""
+    """By us alone: liboqs takes no sizes."""
     theirs = Theirs(kem, secrets.token_bytes(64))
     answer = theirs.encapsulated(theirs.ek)
     assert answer is not None
@@ -249,7 +249,7 @@ def test_signatures_of_other_sizes_are_refused_by_both() -> None:
 
 
 def test_keys_of_other_sizes_are_refused() -> None:
-    """By us: the wrapper of liboqs fills what is too short up."""
+    """By us alone: liboqs takes no sizes."""
     for key, signature in signed_by_either(b"message"):
         for other in resized(key):
             assert not we_accept(other, b"message", signature)

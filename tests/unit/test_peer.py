@@ -7,6 +7,7 @@ import pytest
 from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTATE_DUE, PeerStats, PlaneError
 from cryprq.address import Address
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import World
 
@@ -243,13 +244,13 @@ def test_rotation_reaches_both_ends_and_gives_indices_back(world: World) -> None
 def test_rotation_can_be_asked_for_by_either_end_and_by_the_plane(world: World) -> None:
     left, right = world.left, world.right
     world.connect(left, right)
-    world.now += 2
+    world.now = Boottime(world.now + 2)
     assert left.peer.rotate(world.now)
     world.run()
-    world.now += 2
+    world.now = Boottime(world.now + 2)
     assert right.peer.rotate(world.now)
     world.run()
-    world.now += 2
+    world.now = Boottime(world.now + 2)
     left.peer.event(left.active or 0, EVENT_ROTATE_DUE, world.now)
     world.run()
     assert left.peer.rotations == right.peer.rotations == 3
@@ -291,7 +292,7 @@ def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: Wo
         stats = PeerStats(1, 1, 1, 1, int(heard * 1e9), int(world.now * 1e9), int(world.now * 1e9))
         left.plane.stats[left.peer.handle] = stats
         for _ in range(round(seconds)):
-            world.now += 1
+            world.now = Boottime(world.now + 1)
             left.peer.look(world.now)
 
     heard = world.now - 1

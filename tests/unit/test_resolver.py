@@ -6,7 +6,8 @@ from typing import Any
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
-from cryprq.peers.resolver import ADDRESSES_MAX, REFRESH_AFTER, Resolver
+from cryprq.peers.resolver import ADDRESSES_TRIED_MAX, REFRESH_AFTER, Resolver
+from cryprq.protocol.clock import Boottime
 
 GATEWAY = Multiaddr("dns", "gateway.example", 9999)
 V4 = [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (f"192.0.2.{number}", 9999)) for number in (1, 2)]
@@ -18,7 +19,7 @@ class Rig:
         self.answer = answer
         self.asked: list[tuple[str, int, int]] = []
         self.changes = 0
-        self.now = 0.0
+        self.now = Boottime(0.0)
         self.resolver = Resolver(self.getaddrinfo, self.changed, lambda: self.now)
 
     async def getaddrinfo(self, host: str, port: int, family: int) -> Any:
@@ -75,7 +76,7 @@ def test_last_good_answer_survives_a_name_server_that_is_gone() -> None:
         rig.resolver.addresses(GATEWAY)
         await settle()
         rig.answer = socket.gaierror(-3, "Temporary failure in name resolution")
-        rig.now = REFRESH_AFTER
+        rig.now = Boottime(REFRESH_AFTER)
         assert rig.resolver.addresses(GATEWAY)
         await settle()
         assert rig.resolver.error(GATEWAY) == "Temporary failure in name resolution"
@@ -101,7 +102,7 @@ def test_one_look_up_at_a_time_and_not_for_every_dial() -> None:
             rig.resolver.addresses(GATEWAY)
         await settle()
         assert len(rig.asked) == 1
-        rig.now = REFRESH_AFTER
+        rig.now = Boottime(REFRESH_AFTER)
         rig.resolver.addresses(GATEWAY)
         await settle()
         assert len(rig.asked) == 2
@@ -119,7 +120,7 @@ def test_name_that_gives_no_or_too_many_addresses() -> None:
         rig.answer = many + many
         rig.resolver.addresses(GATEWAY)
         await settle()
-        assert len(set(rig.resolver.addresses(GATEWAY))) == ADDRESSES_MAX
+        assert len(set(rig.resolver.addresses(GATEWAY))) == ADDRESSES_TRIED_MAX
 
     asyncio.run(scenario())
 
@@ -140,7 +141,7 @@ def test_close_ends_a_look_up_that_hangs() -> None:
         async def hang(*_: Any) -> Any:
             await asyncio.sleep(3600)
 
-        resolver = Resolver(hang, lambda: None, lambda: 0.0)
+        resolver = Resolver(hang, lambda: None, lambda: Boottime(0.0))
         resolver.addresses(GATEWAY)
         await settle()
         await asyncio.wait_for(resolver.close(), 1)

@@ -3,6 +3,7 @@
 import pytest
 
 from cryprq.address import Address
+from cryprq.protocol.clock import Monotonic as at
 from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME, RetryTokens
 
 HERE = Address("192.0.2.1", 4000)
@@ -12,9 +13,9 @@ ORIGINAL = bytes(range(8))
 
 def test_token_gives_the_original_connection_id_back() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, 1000.0)
-    assert tokens.check(token, HERE, GIVEN, 1000.0) == ORIGINAL
-    assert tokens.check(token, HERE, GIVEN, 1000.0 + RETRY_TOKEN_LIFETIME - 0.1) == ORIGINAL
+    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    assert tokens.check(token, HERE, GIVEN, at(1000.0)) == ORIGINAL
+    assert tokens.check(token, HERE, GIVEN, at(1000.0 + RETRY_TOKEN_LIFETIME - 0.1)) == ORIGINAL
 
 
 @pytest.mark.parametrize(
@@ -22,25 +23,25 @@ def test_token_gives_the_original_connection_id_back() -> None:
 )
 def test_token_is_good_for_one_address_only(remote: Address) -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, 1000.0)
-    assert tokens.check(token, remote, GIVEN, 1000.0) is None
+    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    assert tokens.check(token, remote, GIVEN, at(1000.0)) is None
 
 
 def test_token_is_good_for_one_connection_id_a_short_time_and_one_listener() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, 1000.0)
-    assert tokens.check(token, HERE, ORIGINAL, 1000.0) is None
-    assert tokens.check(token, HERE, GIVEN, 1000.1 + RETRY_TOKEN_LIFETIME) is None
-    assert RetryTokens().check(token, HERE, GIVEN, 1000.0) is None
+    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    assert tokens.check(token, HERE, ORIGINAL, at(1000.0)) is None
+    assert tokens.check(token, HERE, GIVEN, at(1000.1 + RETRY_TOKEN_LIFETIME)) is None
+    assert RetryTokens().check(token, HERE, GIVEN, at(1000.0)) is None
 
 
 def test_every_changed_or_cut_token_is_refused() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, 1000.0)
+    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
     for bit in range(8 * len(token)):
         changed = bytearray(token)
         changed[bit // 8] ^= 1 << bit % 8
-        assert tokens.check(bytes(changed), HERE, GIVEN, 1000.0) is None
+        assert tokens.check(bytes(changed), HERE, GIVEN, at(1000.0)) is None
     for size in range(len(token)):
-        assert tokens.check(token[:size], HERE, GIVEN, 1000.0) is None
-    assert tokens.check(token + b"\0", HERE, GIVEN, 1000.0) is None
+        assert tokens.check(token[:size], HERE, GIVEN, at(1000.0)) is None
+    assert tokens.check(token + b"\0", HERE, GIVEN, at(1000.0)) is None

@@ -20,6 +20,7 @@ from cryprq.protocol.actions import (
     RotationFailed,
     SendFrame,
 )
+from cryprq.protocol.clock import Boottime as at
 from cryprq.protocol.constants import TAG_SIZE
 from cryprq.protocol.frames import FrameType
 from cryprq.protocol.session import Rotation, Session
@@ -32,7 +33,7 @@ def refuse(session: Session, received: Frame, now: float = 20.0) -> str:
     """Delivers a frame that must end the connection and nothing else; the reason."""
     state, sending, indices = session.state, session.sending_index, session.rx_indices()
     awaited = session.rotation is Rotation.AWAIT_RESPONSE
-    actions = session.receive_frame(*received, now)
+    actions = session.receive_frame(*received, at(now))
     assert not [action for action in actions if isinstance(action, TOUCH_KEYS)]
     assert session.state is state
     assert session.sending_index == sending
@@ -40,7 +41,7 @@ def refuse(session: Session, received: Frame, now: float = 20.0) -> str:
     expected: list[type[Action]] = [RotationFailed] if awaited else []
     expected.append(CloseConnection)
     assert kinds(actions) == expected
-    assert session.receive_frame(*received, now) == [], "nothing is read after the end of the connection"
+    assert session.receive_frame(*received, at(now)) == [], "nothing is read after the end of the connection"
     assert not any(session._channel.root)
     (close,) = (action for action in actions if isinstance(action, CloseConnection))
     return close.reason
@@ -57,35 +58,35 @@ class Scene:
 
 def before_request() -> Scene:
     initiator, responder = established()
-    return Scene(initiator, responder, frame(responder.rotate(10.0)))
+    return Scene(initiator, responder, frame(responder.rotate(at(10.0))))
 
 
 def before_r1() -> Scene:
     initiator, responder = established()
-    return Scene(responder, initiator, frame(initiator.rotate(10.0)))
+    return Scene(responder, initiator, frame(initiator.rotate(at(10.0))))
 
 
 def before_r2() -> Scene:
     scene = before_r1()
-    return Scene(scene.sender, scene.target, frame(scene.target.receive_frame(*scene.frame, 10.0)))
+    return Scene(scene.sender, scene.target, frame(scene.target.receive_frame(*scene.frame, at(10.0))))
 
 
 def before_r3() -> Scene:
     scene = before_r2()
-    return Scene(scene.sender, scene.target, frame(scene.target.receive_frame(*scene.frame, 10.0)))
+    return Scene(scene.sender, scene.target, frame(scene.target.receive_frame(*scene.frame, at(10.0))))
 
 
 def before_late_r3() -> Scene:
     scene = before_r3()
     pending = scene.target._pending
     assert pending is not None
-    scene.target.first_record(pending.rx_index, 10.0)
+    scene.target.first_record(pending.rx_index, at(10.0))
     return scene
 
 
 def before_close() -> Scene:
     initiator, responder = established()
-    return Scene(responder, initiator, frame(initiator.close("shutdown", 10.0)))
+    return Scene(responder, initiator, frame(initiator.close("shutdown", at(10.0))))
 
 
 SCENES = [before_request, before_r1, before_r2, before_r3, before_late_r3, before_close]
@@ -95,7 +96,7 @@ scenes = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name
 @scenes
 def test_the_frame_itself_is_accepted(scene: Callable[[], Scene]) -> None:
     here = scene()
-    assert not [a for a in here.target.receive_frame(*here.frame, 10.0) if isinstance(a, RotationFailed)]
+    assert not [a for a in here.target.receive_frame(*here.frame, at(10.0)) if isinstance(a, RotationFailed)]
 
 
 @scenes
@@ -107,8 +108,8 @@ def test_truncated_or_flipped_frame_ends_the_connection_only(scene: Callable[[],
     assert refuse(here.target, (kind, frames.header(kind, len(cut)), cut)) == "tag"
     here = scene()
     kind, header, body = here.frame
-    at = min(int(share * len(body)), len(body) - 1)
-    assert refuse(here.target, (kind, header, body[:at] + bytes((body[at] ^ 0x10,)) + body[at + 1 :])) == "tag"
+    place = min(int(share * len(body)), len(body) - 1)
+    assert refuse(here.target, (kind, header, body[:place] + bytes((body[place] ^ 0x10,)) + body[place + 1 :])) == "tag"
 
 
 @scenes
@@ -123,9 +124,9 @@ def test_frame_under_another_type_ends_the_connection_only(scene: Callable[[], S
 @scenes
 def test_repeated_frame_ends_the_connection_only(scene: Callable[[], Scene]) -> None:
     here = scene()
-    here.target.receive_frame(*here.frame, 10.0)
+    here.target.receive_frame(*here.frame, at(10.0))
     if here.target.drained:
-        assert here.target.receive_frame(*here.frame, 10.0) == []
+        assert here.target.receive_frame(*here.frame, at(10.0)) == []
     else:
         assert refuse(here.target, here.frame) == "tag"
 
@@ -135,9 +136,9 @@ def test_frame_of_another_session_ends_the_connection_only(scene: Callable[[], S
     here = scene()
     others = sessions(root=b"\x55" * 32)
     for other in others:
-        other.start(0.0)
-    others[1].first_record(2, 0.0)
-    others[0].first_record(1, 0.0)
+        other.start(at(0.0))
+    others[1].first_record(2, at(0.0))
+    others[0].first_record(1, at(0.0))
     target = others[0] if here.target._dials else others[1]
     assert refuse(target, here.frame) == "tag"
 
@@ -151,18 +152,18 @@ def test_reflected_frame_ends_the_connection_only(scene: Callable[[], Scene]) ->
 
 def test_swapped_frames_end_the_connection_only() -> None:
     initiator, responder = established()
-    request = frame(responder.rotate(10.0))
-    close = frame(responder.close("shutdown", 10.1))
+    request = frame(responder.rotate(at(10.0)))
+    close = frame(responder.close("shutdown", at(10.1)))
     assert refuse(initiator, close) == "tag"
-    assert initiator.receive_frame(*request, 10.2) == []
+    assert initiator.receive_frame(*request, at(10.2)) == []
 
 
 def test_epoch_keys_do_not_open_frames_of_the_epoch_before() -> None:
     initiator, responder = established()
     old = responder._channel._seal
     stale = bytes(old._key)
-    here_r2 = responder.receive_frame(*frame(initiator.rotate(10.0)), 10.0)
-    initiator.receive_frame(*frame(here_r2), 10.0)
+    here_r2 = responder.receive_frame(*frame(initiator.rotate(at(10.0))), at(10.0))
+    initiator.receive_frame(*frame(here_r2), at(10.0))
     forger = key_schedule.ControlKey(bytes(32), key_schedule.R2I)
     forger._key[:] = stale
     forger._counter = 1
@@ -209,7 +210,7 @@ EPOCH = 4
 @pytest.mark.parametrize("scene", [before_r1, before_r2, before_r3], ids=lambda scene: scene.__name__)
 def test_resealed_frame_is_accepted_so_that_the_refusals_below_mean_something(scene: Callable[[], Scene]) -> None:
     here = scene()
-    assert kinds(here.target.receive_frame(*resaid(here, opened(here)), 10.0))[0] in (Install, Promote)
+    assert kinds(here.target.receive_frame(*resaid(here, opened(here)), at(10.0)))[0] in (Install, Promote)
 
 
 @pytest.mark.parametrize("scene", [before_r1, before_r2, before_r3], ids=lambda scene: scene.__name__)
@@ -232,17 +233,17 @@ def test_rotation_frame_of_another_size_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "reason"),
+    ("place", "value", "reason"),
     [(4, b"\xff\xff\xff", "kem"), (4 + 1184, bytes(32), "kem"), (4 + 1184 + 32, bytes(4), "malformed")],
 )
-def test_r1_with_a_bad_share_or_index_is_refused(at: int, value: bytes, reason: str) -> None:
+def test_r1_with_a_bad_share_or_index_is_refused(place: int, value: bytes, reason: str) -> None:
     here = before_r1()
     body = opened(here)
-    assert refuse(here.target, resaid(here, body[:at] + value + body[at + len(value) :])) == reason
+    assert refuse(here.target, resaid(here, body[:place] + value + body[place + len(value) :])) == reason
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "reason"),
+    ("place", "value", "reason"),
     [
         (4, b"\0\0\0", "tag"),
         (4 + 1088, bytes(32), "kem"),
@@ -252,11 +253,11 @@ def test_r1_with_a_bad_share_or_index_is_refused(at: int, value: bytes, reason: 
         (-32, bytes(32), "tag"),
     ],
 )
-def test_r2_that_does_not_prove_the_new_root_is_refused(at: int, value: bytes, reason: str) -> None:
+def test_r2_that_does_not_prove_the_new_root_is_refused(place: int, value: bytes, reason: str) -> None:
     here = before_r2()
     body = bytearray(opened(here))
-    at %= len(body)
-    body[at : at + len(value)] = value
+    place %= len(body)
+    body[place : place + len(value)] = value
     assert refuse(here.target, resaid(here, bytes(body))) == reason
     assert here.target.number == 0
 
@@ -267,7 +268,7 @@ def test_r3_with_a_wrong_tag_is_refused_and_the_pending_epoch_lives() -> None:
     assert refuse(here.target, resaid(here, body[:-1] + bytes((body[-1] ^ 1,)))) == "tag"
     pending = here.target._pending
     assert pending is not None
-    assert kinds(here.target.first_record(pending.rx_index, 21.0))[:2] == [Promote, Activate]
+    assert kinds(here.target.first_record(pending.rx_index, at(21.0)))[:2] == [Promote, Activate]
 
 
 @pytest.mark.parametrize("kind", [frames.REKEY, frames.REKEY_RESPONSE, frames.REKEY_DONE])
@@ -282,7 +283,7 @@ def test_rotation_frames_that_only_the_other_end_may_send_are_refused(kind: Fram
 def test_second_r1_before_r3_is_refused() -> None:
     here = before_r1()
     again = opened(here)
-    here.target.receive_frame(*here.frame, 10.0)
+    here.target.receive_frame(*here.frame, at(10.0))
     assert refuse(here.target, say(here.sender, frames.REKEY, again)) == "order"
 
 
@@ -293,10 +294,10 @@ def test_r2_that_nobody_asked_for_is_refused() -> None:
 
 def test_r1_before_the_session_is_promoted_is_refused() -> None:
     initiator, responder = sessions()
-    initiator.start(0.0)
-    responder.start(0.0)
-    initiator.first_record(1, 0.0)
-    assert refuse(responder, frame(initiator.rotate(1.0))) == "order"
+    initiator.start(at(0.0))
+    responder.start(at(0.0))
+    initiator.first_record(1, at(0.0))
+    assert refuse(responder, frame(initiator.rotate(at(1.0)))) == "order"
 
 
 @pytest.mark.parametrize("body", [b"\0", b"again"])
@@ -345,10 +346,10 @@ def test_anything_sealed_by_the_peer_never_raises_nor_installs_a_key(
 ) -> None:
     here = scene()
     if here.frame[0] is not frames.REKEY_RESPONSE:
-        here.target.receive_frame(*here.frame, 10.0)
+        here.target.receive_frame(*here.frame, at(10.0))
     before = here.target.rx_indices()
     for kind, number, rest in said:
-        actions = here.target.receive_frame(*say(here.sender, kind, number + rest), 20.0)
+        actions = here.target.receive_frame(*say(here.sender, kind, number + rest), at(20.0))
         assert not [action for action in actions if isinstance(action, Install | Activate | Promote)]
         assert not [a for a in actions if isinstance(a, Remove)] or isinstance(actions[-1], Dead)
     assert here.target.rx_indices() <= before | {here.target._r1_index}
@@ -370,12 +371,12 @@ def test_any_order_of_events_keeps_the_books(events: list[tuple[str, float]], di
     for event, delay in events:
         now += delay / 4
         calls: dict[str, Callable[[], list[Action]]] = {
-            "timer": lambda: session.handle_timer(now),  # noqa: B023 - called in this turn of the loop
-            "rotate": lambda: session.rotate(now),  # noqa: B023
-            "record": lambda: session.first_record(max(session.rx_indices(), default=0), now),  # noqa: B023
-            "lost": lambda: session.connection_lost(now),  # noqa: B023
-            "retire": lambda: session.retire(now),  # noqa: B023
-            "expired": lambda: session.key_expired(min(session.rx_indices(), default=0), now),  # noqa: B023
+            "timer": lambda: session.handle_timer(at(now)),  # noqa: B023 - called in this turn of the loop
+            "rotate": lambda: session.rotate(at(now)),  # noqa: B023
+            "record": lambda: session.first_record(max(session.rx_indices(), default=0), at(now)),  # noqa: B023
+            "lost": lambda: session.connection_lost(at(now)),  # noqa: B023
+            "retire": lambda: session.retire(at(now)),  # noqa: B023
+            "expired": lambda: session.key_expired(min(session.rx_indices(), default=0), at(now)),  # noqa: B023
         }
         actions = calls[event]()
         for action in actions:
@@ -391,7 +392,7 @@ def test_any_order_of_events_keeps_the_books(events: list[tuple[str, float]], di
             assert not held
             assert due is None
         if not session.connected:
-            assert not any(isinstance(action, SendFrame) for action in session.rotate(now))
+            assert not any(isinstance(action, SendFrame) for action in session.rotate(at(now)))
 
 
 def test_scenes_reach_every_state_of_a_rotation() -> None:
@@ -401,4 +402,4 @@ def test_scenes_reach_every_state_of_a_rotation() -> None:
         seen |= {here.target.rotation, here.sender.rotation}
     assert seen == set(Rotation)
     here = before_r2()
-    assert install(here.target.receive_frame(*here.frame, 10.0)).keys.number == 1
+    assert install(here.target.receive_frame(*here.frame, at(10.0))).keys.number == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cryprq.protocol.actions import Action
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import GRACE, PROMOTE_TIMEOUT, ROTATE_RESPONSE_TIMEOUT
 from cryprq.protocol.session import Role, Rotation, Session, State
 from lab import ROOT
@@ -64,31 +65,33 @@ def test_diagrams_have_the_states_of_the_code() -> None:
 def live_and_die(end: Callable[[Session], object], *, proven: bool) -> None:
     initiator, responder = established() if proven else sessions()
     for session in (initiator, responder):
-        session.start(0.0)
+        session.start(Boottime(0.0))
         end(session)
 
 
 def rotate(*, record_first: bool = False, answered: bool = True) -> None:
     """One rotation, in the order that was asked for."""
     initiator, responder = established()
-    answer = responder.receive_frame(*frame(initiator.rotate(1.0)), 1.0)
+    answer = responder.receive_frame(*frame(initiator.rotate(Boottime(1.0))), Boottime(1.0))
     if not answered:
-        initiator.handle_timer(1.0 + ROTATE_RESPONSE_TIMEOUT)
+        initiator.handle_timer(Boottime(1.0 + ROTATE_RESPONSE_TIMEOUT))
         return
-    done = initiator.receive_frame(*frame(answer), 1.0)
+    done = initiator.receive_frame(*frame(answer), Boottime(1.0))
     if record_first:
-        responder.first_record(install(answer).keys.rx_index, 1.0)
-    responder.receive_frame(*frame(done), 1.0)
-    initiator.first_record(install(done).keys.rx_index, 1.0)
+        responder.first_record(install(answer).keys.rx_index, Boottime(1.0))
+    responder.receive_frame(*frame(done), Boottime(1.0))
+    initiator.first_record(install(done).keys.rx_index, Boottime(1.0))
 
 
 def test_every_way_of_the_diagrams_is_taken(taken: Taken) -> None:
     for session in sessions():
         session.wipe()
-    live_and_die(lambda session: session.handle_timer(PROMOTE_TIMEOUT), proven=False)
+    live_and_die(lambda session: session.handle_timer(Boottime(PROMOTE_TIMEOUT)), proven=False)
     for proven in (False, True):
-        live_and_die(lambda session: (session.retire(1.0), session.handle_timer(1.0 + GRACE)), proven=proven)
-    live_and_die(lambda session: session.close("shutdown", 1.0), proven=True)
+        live_and_die(
+            lambda session: (session.retire(Boottime(1.0)), session.handle_timer(Boottime(1.0 + GRACE))), proven=proven
+        )
+    live_and_die(lambda session: session.close("shutdown", Boottime(1.0)), proven=True)
     rotate()
     rotate(record_first=True)
     rotate(answered=False)
@@ -102,11 +105,11 @@ class Rough(World):
     def check(self, end: End, action: Action) -> None:
         pass
 
-    def ask(self, end: End, what: Callable[[Session, float], list[Action]]) -> None:
+    def ask(self, end: End, what: Callable[[Session, Boottime], list[Action]]) -> None:
         self.execute(end, what(end.session, self.now))
 
 
-def stop(session: Session, now: float) -> list[Action]:
+def stop(session: Session, now: Boottime) -> list[Action]:
     return session.close("shutdown", now)
 
 

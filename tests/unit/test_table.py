@@ -17,6 +17,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import FakePlane, Recorder, World, identity
 from tests.unit.test_allowed_ips import FakeDevice
@@ -39,7 +40,7 @@ class Rig:
     """A table of peers on stand-ins; ``now`` is the time."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = Boottime(1000.0)
         self.device, self.plane, self.observer = FakeDevice(), Plane(), Recorder()
         self.network = InnerNetwork(self.device, self.plane, self.observer, (), 1420)
         self.peers = PeerTable(
@@ -163,6 +164,6 @@ def test_peer_that_finds_no_place_any_more_is_not_dialled_for(tmp_path: Path, mo
     monkeypatch.undo()
     rig.roster.change(rig.config, rig.now)  # the next reload tries again
     rig.dialled.clear()
-    rig.now += 100
+    rig.now = Boottime(rig.now + 100)
     rig.roster.poll(rig.now)
     assert set(rig.dialled) == {ONE, TWO}

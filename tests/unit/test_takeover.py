@@ -12,6 +12,7 @@ import pytest
 from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
 from cryprq.peers.dialer import REDIAL_FAST_TIMEOUT, DialSchedule
 from cryprq.peers.outbound import Outcome
+from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, PROBE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import FakePlane
@@ -25,7 +26,7 @@ RECOVERY = PROBE_TIMEOUT + 4.0
 class TrafficPlane(FakePlane):
     """Also keeps the counters that tell whether the peer is heard."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], Boottime]) -> None:
         super().__init__()
         self._clock = clock
         self._handles = 1
@@ -56,7 +57,7 @@ class TrafficPlane(FakePlane):
 class DiallingEnd(End):
     """A side with a dialer, as simple as can be: one attempt at a time, when the peer wants one."""
 
-    def __init__(self, number: int, clock: Callable[[], float]) -> None:
+    def __init__(self, number: int, clock: Callable[[], Boottime]) -> None:
         super().__init__(number, 1 - number, clock)
         self.traffic_plane = TrafficPlane(clock)
         self.plane = self.peer._plane = self.traffic_plane
@@ -66,10 +67,10 @@ class DiallingEnd(End):
     def due(self, now: float) -> bool:
         for outcome in self.outcomes:
             if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
-                self.schedule.failed(now, refused=outcome is Outcome.REFUSED)
+                self.schedule.failed(Boottime(now), refused=outcome is Outcome.REFUSED)
         self.outcomes.clear()
         if self.peer.up:
-            self.schedule.tunnel_up(now)
+            self.schedule.tunnel_up(Boottime(now))
         busy = self.attempt is not None and not self.attempt.outbound.over
         return not busy and self.peer.wants_dial() and now >= self.schedule.due
 
@@ -79,7 +80,7 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.now = 1000.0
+        self.now = Boottime(1000.0)
         self.paths: list[Path] = []
         self.dead: set[Path] = set()
         self.later: list[tuple[float, Callable[[], None]]] = []
@@ -88,7 +89,7 @@ class Storm:
         self.traffic = [self.random.random() < 0.5 for _ in self.ends]
         self._join()
 
-    def clock(self) -> float:
+    def clock(self) -> Boottime:
         return self.now
 
     def _join(self) -> None:
@@ -126,7 +127,7 @@ class Storm:
 
     def step(self, patience: int) -> None:
         """Half a second: timers, dials, traffic, and up to ``patience`` messages, each on a path chosen by lot."""
-        self.now += STEP
+        self.now = Boottime(self.now + STEP)
         due, self.later = [x for x in self.later if x[0] <= self.now], [x for x in self.later if x[0] > self.now]
         for _, call in due:
             call()
@@ -149,7 +150,7 @@ class Storm:
                 self.paths.append(end.attempt)
             if self.traffic[self.ends.index(end)] and (active := end.plane.active.get(end.peer.handle)) is not None:
                 end.traffic_plane.send(active, data=True)
-            if self.now == int(self.now):
+            if self.now.is_integer():
                 end.peer.look(self.now)
         while patience > 0 and self._carry():
             patience -= 1
@@ -173,7 +174,7 @@ class Storm:
 def _records(end: End, now: float) -> bool:
     events = end.plane.events()
     for event in events:
-        end.peer.event(event.rx_index, event.flags, now)
+        end.peer.event(event.rx_index, event.flags, Boottime(now))
     return bool(events)
 
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.peers.timers import Timers
+from cryprq.protocol.clock import Boottime
 
 KEYS = st.integers(0, 7)
 TIMES = st.none() | st.integers(0, 50).map(float)
@@ -16,7 +17,7 @@ def test_timers_agree_with_a_dict(steps: list[tuple[int, float | None] | float])
     for step in steps:
         if isinstance(step, float):
             taken = []
-            while (key := timers.take(step)) is not None:
+            while (key := timers.take(Boottime(step))) is not None:
                 taken.append(key)
             due = [key for key, at in model.items() if at <= step]
             assert sorted(taken) == sorted(due)
@@ -25,7 +26,7 @@ def test_timers_agree_with_a_dict(steps: list[tuple[int, float | None] | float])
                 del model[key]
         else:
             key, at = step
-            timers.set(key, at)
+            timers.set(key, None if at is None else Boottime(at))
             if at is None:
                 model.pop(key, None)
             else:
@@ -36,8 +37,8 @@ def test_timers_agree_with_a_dict(steps: list[tuple[int, float | None] | float])
 
 def test_entries_that_change_for_ever_do_not_pile_up() -> None:
     timers = Timers[str]()
-    timers.set("soon", 1.0)
+    timers.set("soon", Boottime(1.0))
     for number in range(10_000):
-        timers.set("often", 1e6 - number)
+        timers.set("often", Boottime(1e6 - number))
         assert len(timers._heap) <= 65
     assert timers.next() == 1.0

@@ -4,6 +4,7 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
+from cryprq.protocol.clock import Monotonic as at
 from cryprq.quic.admission import source_of
 from cryprq.quic.waiting_line import WAITING_LIFETIME, Beginning, WaitingLine
 
@@ -29,7 +30,7 @@ def join(line: WaitingLine, one: Beginning) -> bool:
 def drain(line: WaitingLine, now: float = 0.0) -> list[tuple[int, int]]:
     """Host and port of all that are served, in that order."""
     served = []
-    while (one := line.take(now, lambda source: True)) is not None:
+    while (one := line.take(at(now), lambda source: True)) is not None:
         served.append((int(one.remote.host.rpartition(".")[2]), one.remote.port))
     assert len(line) == 0
     return served
@@ -48,9 +49,9 @@ def test_source_that_may_not_begin_keeps_nobody_else_waiting() -> None:
     join(line, beginning(1))
     join(line, beginning(2))
     mine = source_of(beginning(1).remote)
-    taken = line.take(0.0, lambda source: source != mine)
+    taken = line.take(at(0.0), lambda source: source != mine)
     assert taken is not None and taken.remote.host == "192.0.2.2"
-    assert line.take(0.0, lambda source: source != mine) is None
+    assert line.take(at(0.0), lambda source: source != mine) is None
     assert drain(line) == [(1, 4000)]
 
 
@@ -81,7 +82,7 @@ def test_a_dialer_waits_with_its_newest_attempt_in_its_old_place() -> None:
     join(line, beginning(1, cid=b"second", at=1.0))
     join(line, beginning(1, cid=b"first", at=1.4))  # a retransmission, or the end, of the one before: of no use
     assert len(line) == 2
-    taken = line.take(1.5, lambda source: True)
+    taken = line.take(at(1.5), lambda source: True)
     assert taken is not None
     assert (taken.remote.host, taken.header.destination_cid, taken.at) == ("192.0.2.1", b"second", 1.0)
     join(line, beginning(1, cid=b"second", at=1.6))  # it has been served: this is a new one
@@ -93,7 +94,7 @@ def test_last_word_of_an_attempt_counts() -> None:
     join(line, beginning(1, at=0.0))
     last = beginning(1, at=0.9)
     join(line, last)
-    assert line.take(1.0, lambda source: True) is last
+    assert line.take(at(1.0), lambda source: True) is last
 
 
 def test_clear_sends_everybody_away() -> None:
@@ -101,4 +102,4 @@ def test_clear_sends_everybody_away() -> None:
     join(line, beginning(1))
     line.clear()
     assert len(line) == 0
-    assert line.take(0.0, lambda source: True) is None
+    assert line.take(at(0.0), lambda source: True) is None

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.netns
 
-ASK = "from lab import hosts; print(hosts.enter())"
+ASK = "from lab import sandbox; print(sandbox.enter())"
 NO_USERS = "echo 0 >/proc/sys/user/max_user_namespaces && "
 """In a user namespace of its own, whose limits are nobody else's."""
 

@@ -1,0 +1,91 @@
+"""What a node is told to do and hardly should on this machine: said once when it starts, and by ``--check``.
+
+Each doubt is one line. That a machine cannot be asked is none.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Final
+
+from cryprq.config.node_config import NodeConfig
+from cryprq.inner.leases import capacity
+from cryprq.linux.surroundings import ELSEWHERE, local_networks, path_mtu
+from cryprq.multiaddr import Multiaddr
+from cryprq.networks import overlapping
+
+_RECORD: Final = 32
+"""Header and tag of a record (docs/protocol.md, section 4)."""
+_OUTER: Final = {4: 20 + 8, 6: 40 + 8}
+"""IP and UDP headers around it, by IP version."""
+
+
+def of_configuration(config: NodeConfig) -> tuple[str, ...]:
+    """What is doubtful wherever the node runs."""
+    return (*config.doubts, *_nobody(config), *_small_pool(config))
+
+
+def of_machine(config: NodeConfig) -> tuple[str, ...]:
+    """What is doubtful here and now. To be asked before the tunnel is up, which would be among the answers."""
+    return (*_tunnel_in_lan(config), *_ways(config))
+
+
+def _nobody(config: NodeConfig) -> Iterator[str]:
+    if config.listen is not None and not (config.allow_any or config.allow_peers or config.peers):
+        yield "nobody may connect: name the dialers with --allow-peer ID"
+
+
+def _small_pool(config: NodeConfig) -> Iterator[str]:
+    if config.listen is None:
+        return
+    dialled = {peer.peer_id for peer in config.peers}
+    wanting = sum(not networks and peer_id not in dialled for peer_id, networks in config.allow_peers.items())
+    by_hand = {network for networks in config.allow_peers.values() for network in networks}
+    for gateway in config.tun_addresses:
+        room = capacity(gateway, by_hand)
+        if room < wanting:
+            yield f"{wanting} peers are to get an address, and {gateway.network} has {room}: use a wider --tun-address"
+
+
+def _tunnel_in_lan(config: NodeConfig) -> Iterator[str]:
+    lans = list(local_networks(without=config.tun_name))
+    for address in config.tun_addresses:
+        for name, network in lans:
+            if overlapping(address.network, [network]) is not None:
+                yield (
+                    f"--tun-address {address} is in {network}, where {name} is: hosts on one side will not be reached; "
+                    "use a network that is nowhere else"
+                )
+
+
+def _ways(config: NodeConfig) -> Iterator[str]:
+    """Peers to which there is no way, and ways that are too narrow."""
+    for peer in config.peers:
+        if peer.is_numeric:
+            try:
+                yield from _narrow(config.mtu, peer.host, path_mtu(peer.host))
+            except OSError as error:
+                hint = "this machine has no IPv6 address or route" if ":" in peer.host else "is the network up?"
+                yield f"--peer {peer}: there is no way to {peer.host} ({error.strerror}): {hint}"
+    if config.listen is not None:
+        for host in _others(config.listen):
+            try:
+                yield from _narrow(config.mtu, host, path_mtu(host))
+            except OSError:
+                continue  # it may have peers in its own network, or none by this IP version
+
+
+def _others(listen: Multiaddr) -> Iterator[str]:
+    """An address of each IP version that dialers may have."""
+    for host in ELSEWHERE:
+        if listen.protocol == "ip6" or ip_address(host).version == 4:
+            yield host
+
+
+def _narrow(mtu: int, host: str, path: int) -> Iterator[str]:
+    around = _RECORD + _OUTER[ip_address(host).version]
+    if mtu + around > path:
+        where = "the way to dialers" if host in ELSEWHERE else f"the way to {host}"
+        yield (
+            f"--mtu {mtu} makes datagrams of {mtu + around} bytes, and {where} takes {path}: full packets go in "
+            f"fragments, or not at all; use --mtu {path - around}"
+        )
