@@ -18,21 +18,8 @@ from cryprq.telemetry.metrics import Metrics
 SELECT_FAILED: Final = "Select(Failed)"
 """How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
 
-
-_FAILED: Final = {
-    "link": "link_failed",
-    "address": "address_failed",
-    "route": "route_failed",
-    "guard": "route_failed",
-    "rule": "rule_failed",
-}
-_RESTORED: Final = {
-    "link": "link_restored",
-    "address": "address_restored",
-    "route": "route_restored",
-    "guard": "route_restored",
-    "rule": "rule_restored",
-}
+_ROUTE_KINDS: Final = {"route": "unicast", "guard": "unreachable"}
+"""What ``ip route`` calls them."""
 
 
 def _boottime() -> float:
@@ -219,11 +206,27 @@ class Reporter:
 
     def part_failed(self, kind: str, what: str, error: str) -> None:
         """The kernel does not have something that the tunnel needs, and does not take it."""
-        self._log.limited("error", _FAILED[kind], **_part(kind, what), error=error)
+        match kind:
+            case "link":
+                self._log.limited("error", "link_failed", link=what, error=error)
+            case "address":
+                self._log.limited("error", "address_failed", address=what, error=error)
+            case "rule":
+                self._log.limited("error", "rule_failed", rule=what, error=error)
+            case _:
+                self._log.limited("error", "route_failed", network=what, kind=_ROUTE_KINDS[kind], error=error)
 
     def part_restored(self, kind: str, what: str) -> None:
         """It does again: somebody had removed it, or what was in its way is gone."""
-        self._log.limited("warning", _RESTORED[kind], **_part(kind, what))
+        match kind:
+            case "link":
+                self._log.limited("warning", "link_restored", link=what)
+            case "address":
+                self._log.limited("warning", "address_restored", address=what)
+            case "rule":
+                self._log.limited("warning", "rule_restored", rule=what)
+            case _:
+                self._log.limited("warning", "route_restored", network=what, kind=_ROUTE_KINDS[kind])
 
     def network_overlaps(self, network: Network, local: Network, interface: str) -> None:
         """A network of the tunnel lies in one of this host."""
@@ -277,13 +280,6 @@ class Reporter:
     ) -> None:
         """An exception that should not have been; the node goes on."""
         self._log.defect("error", "internal_error", error, **_given(peer_id=peer_id, remote=remote))
-
-
-def _part(kind: str, what: str) -> dict[str, object]:
-    """The fields of an event about what the kernel is to have."""
-    if kind == "route":
-        return {"network": what}
-    return {"network": what, "kind": "unreachable"} if kind == "guard" else {kind: what}
 
 
 def _ms(seconds: float) -> float:
