@@ -412,6 +412,8 @@ class Node:
         return outbound
 
     def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+        if outcome is Outcome.REPLACED:
+            dialer.schedule.replaced(boottime())
         if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
             dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
         self._changed()

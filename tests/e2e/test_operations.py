@@ -101,6 +101,27 @@ def provoke_wrong_id(lab: Lab) -> str:
     return listener.running().output() + dialer.running().output()
 
 
+def provoke_identity_in_use_twice(lab: Lab) -> str:
+    here, there, copy = (lab.namespace(name) for name in ("listener", "dialer", "copy"))
+    where = {here: [f"{OUTER[4][0]}/24"], there: [f"{OUTER[4][1]}/24"], copy: ["192.0.2.9/24"]}
+    lab.switch("switch", where)
+    dialers = [Node(there, *LOGFMT)]
+    dialers.append(Node(copy, "--identity", str(dialers[0].identity), *LOGFMT))
+    allow = ("--allow-peer", dialers[0].peer_id)
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, *allow, *LOGFMT).start()
+    wait_line(listener, "event=listener_ready")
+    for dialer in dialers:
+        dialer.start("--peer", listener.multiaddr(OUTER[4][0]))
+    wait_line(listener, "event=identity_in_use_twice")
+    line = next(line for line in listener.lines() if "event=identity_in_use_twice" in line)
+    assert dialers[0].peer_id in line and OUTER[4][1] in line and "192.0.2.9" in line
+    assert listener.metric("identity_in_use_twice_total") >= 1
+    before = listener.metric("handshakes_success_total")
+    time.sleep(5)
+    assert listener.metric("handshakes_success_total") - before < 10
+    return line
+
+
 def provoke_port_in_use(lab: Lab) -> str:
     here = lab.namespace("listener")
     Node(here, "--listen", listen_address(4), *LISTEN_FLAGS).start().wait_event("listener_ready")
@@ -184,6 +205,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_missing_id,
     provoke_bad_multiaddr,
     provoke_wrong_id,
+    provoke_identity_in_use_twice,
     provoke_port_in_use,
     provoke_no_right,
     provoke_lost_tun,
