@@ -6,6 +6,13 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip
 Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
+_WIDEST = {4: 8, 6: 7}  # fc00::/7 is the widest network with a use of its own
+
+
+def amounts_to_default(network: Network) -> bool:
+    """True for a default route, and for what is so wide that it is one in pieces."""
+    return network.prefixlen < _WIDEST[network.version]
+
 
 def covering(networks: Iterable[Network], host: str) -> Network | None:
     """The first network that contains the numeric address ``host`` (a zone is ignored), or None."""

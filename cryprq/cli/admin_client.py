@@ -12,6 +12,10 @@ TIMEOUT: Final = 5.0
 """Seconds that the tool waits for an answer."""
 
 
+class NoNode(MachineError):
+    """Nobody answers at the admin socket."""
+
+
 def request(path: Path, command: str, **arguments: object) -> Any:
     """Asks the node behind an admin socket and returns the result. MachineError, one line, if it cannot or says no."""
     message = json.dumps({"command": command, **arguments}).encode() + b"\n"
@@ -23,7 +27,7 @@ def request(path: Path, command: str, **arguments: object) -> Any:
             with sock.makefile("rb") as file:
                 answer = json.loads(file.readline())
     except (FileNotFoundError, ConnectionRefusedError):
-        raise MachineError(
+        raise NoNode(
             f"no node answers at {path}: is cryprq-node running? (--tun-name or --control-socket says which)"
         ) from None
     except PermissionError:

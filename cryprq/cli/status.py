@@ -14,7 +14,8 @@ def render(status: Mapping[str, Any]) -> str:
     if status["listen_addr"]:
         lines.append(f"listening {status['listen_addr']}")
     addresses = ", ".join(status["addresses"]) or "no address yet"
-    lines += [f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}", ""]
+    lines.append(f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}")
+    lines += [*(f"missing   {fault}" for fault in status["faults"]), ""]
     rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "RECEIVED", "SENT")]
     for peer in status["peers"]:
         up = peer["connected"]

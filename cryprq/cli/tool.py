@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import admin_client, run_program
+from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
@@ -31,7 +32,7 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, id, status, rotate or bench; see cryprq --help")
+        raise ConfigError("nothing to do: give keygen, id, status, rotate, down or bench; see cryprq --help")
     elif arguments.command == "keygen":
         print(create_identity(_identity_path(arguments.out)).peer_id)
     elif arguments.command == "id":
@@ -41,6 +42,8 @@ def _run(argv: Sequence[str]) -> int:
         print(json.dumps(answer, indent=2) if arguments.json else render(answer))
     elif arguments.command == "bench":
         _bench(arguments)
+    elif arguments.command == "down":
+        print(down(_socket_path(arguments), _tun_name(arguments)))
     else:
         _rotate(arguments)
     return 0
@@ -78,9 +81,10 @@ def _parser() -> OneLineParser:
     show.add_argument("--json", action="store_true", help="as JSON")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
     rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
+    stop = commands.add_parser("down", help="stop the node for good, and lift its kill switch")
     bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
     bench.add_argument("--json", action="store_true", help="as JSON")
-    for command in (show, rotate):
+    for command in (show, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
     return parser
@@ -97,5 +101,8 @@ def _socket_path(arguments: argparse.Namespace) -> Path:
         return Path(arguments.control_socket)
     if not arguments.tun_name and (path := os.environ.get("CRYPRQ_CONTROL_SOCKET")):
         return Path(path)
-    name = arguments.tun_name or os.environ.get("CRYPRQ_TUN_NAME") or DEFAULT_TUN_NAME
-    return default_control_socket(os.environ, name)
+    return default_control_socket(os.environ, _tun_name(arguments))
+
+
+def _tun_name(arguments: argparse.Namespace) -> str:
+    return arguments.tun_name or os.environ.get("CRYPRQ_TUN_NAME") or DEFAULT_TUN_NAME

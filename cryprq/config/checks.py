@@ -12,10 +12,13 @@ from typing import Final
 from cryprq.config.allow_entries import Allowed
 from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
-from cryprq.networks import Interface, Network, covering, overlapping
+from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping
 from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, ROUTES_MAX
 
+ROUTE_TABLES: Final = ("auto", "main", "off")
+
+_TABLE_MAX: Final = 999_999_999
 _TUN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)  # IFNAMSIZ is 16 with the terminator
 
 
@@ -60,6 +63,18 @@ def tun_address_fault(value: Interface) -> str | None:
 def route_fault(value: Network) -> str | None:
     if value.prefixlen == 0:
         return f"{value}: a default route is not announced; give the dialers --allow-peer ID=CIDR,... instead"
+    return None
+
+
+def mark_fault(value: int) -> str | None:
+    return None if 1 <= value <= 0xFFFFFFFF else f"{value} is out of range: 1 to 0xffffffff"
+
+
+def route_table_fault(value: int | str) -> str | None:
+    if isinstance(value, int) and not 1 <= value <= _TABLE_MAX:
+        return f"{value} is no routing table: 1 to {_TABLE_MAX}"
+    if isinstance(value, str) and value not in ROUTE_TABLES:
+        return f"{value!r} is unknown; valid are {', '.join(ROUTE_TABLES)} and a table's number"
     return None
 
 
@@ -131,13 +146,21 @@ def check_owners(allow_peers: Allowed, addresses: Iterable[Interface]) -> None:
             owner[network] = peer
 
 
-def check_endpoints(peers: Iterable[Multiaddr], allow_peers: Allowed, addresses: Sequence[Interface]) -> None:
+def spares_endpoint(network: Network, route_table: int | str) -> bool:
+    """Whether records for an endpoint in this network stay out of the tunnel all the same: by rules of the node
+    (``auto``), or of whoever makes the routes (``off``)."""
+    return route_table == "off" or (route_table == "auto" and amounts_to_default(network))
+
+
+def check_endpoints(
+    peers: Iterable[Multiaddr], allow_peers: Allowed, addresses: Sequence[Interface], route_table: int | str
+) -> None:
     """No network in the tunnel has the endpoint of a dialled peer in it, as far as addresses are known: those of a
-    name are checked when it has been resolved."""
+    name are checked when it has been resolved. What policy routing takes care of may."""
     for dialled in peers:
         if dialled.peer_id is None or not dialled.is_numeric:
             continue
-        networks = allow_peers.get(dialled.peer_id, ())
+        networks = [n for n in allow_peers.get(dialled.peer_id, ()) if not spares_endpoint(n, route_table)]
         _check_endpoint(dialled, networks, f"--allow-peer {dialled.peer_id}")
         _check_endpoint(dialled, (interface.network for interface in addresses), "--tun-address")
 
@@ -147,7 +170,7 @@ def _check_endpoint(dialled: Multiaddr, networks: Iterable[Network], source: str
     if network is not None:
         raise ConfigError(
             f"{source}: {network} covers the peer's own endpoint {dialled.host}, so the tunnel would swallow itself; "
-            "use narrower networks that leave it out"
+            "use narrower networks that leave it out, or --route-table auto with the whole of 0.0.0.0/0 and ::/0"
         )
 
 

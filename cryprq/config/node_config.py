@@ -149,6 +149,34 @@ class NodeConfig:
         into=tuple,
         reload=True,
     )
+    kill_switch: bool = switch(
+        "kill-switch",
+        env="CRYPRQ_KILL_SWITCH",
+        help="packets for the peers' networks never leave outside the tunnel, also when the node is stopped or killed;"
+        " `cryprq down` lifts that",
+    )
+    fwmark: int | None = option(
+        "fwmark",
+        "N",
+        env="CRYPRQ_FWMARK",
+        help="mark of the node's own UDP packets (`SO_MARK`), for routing rules and firewalls",
+        parse=values.mark,
+        check=checks.mark_fault,
+        default=None,
+        default_text="none; with `--route-table auto` one is chosen where it is needed",
+        toml=(int, str),
+    )
+    route_table: int | str = option(
+        "route-table",
+        "auto|main|N|off",
+        env="CRYPRQ_ROUTE_TABLE",
+        help="where the routes to the peers' networks go: `auto` gives default routes a table and rules of their own,"
+        " `off` leaves routes to a routing daemon",
+        parse=values.route_table,
+        check=checks.route_table_fault,
+        default="auto",
+        toml=(str, int),
+    )
     metrics_addr: tuple[str, int] | None = option(
         "metrics-addr",
         "HOST:PORT",
@@ -291,7 +319,7 @@ class NodeConfig:
         checks.check_peers(self.listen, self.peers)
         checks.check_addresses(self.tun_addresses, self.mtu)
         checks.check_owners(self.allow_peers, self.tun_addresses)
-        checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses)
+        checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses, self.route_table)
         checks.check_backoff(self.backoff_base_ms, self.backoff_max_ms)
 
     def describe(self) -> str:

@@ -9,6 +9,7 @@ from cryprq.networks import Interface, Network
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
 
 _LEVEL_WORDS: Final = {**{level: level for level in LOG_LEVELS}, "trace": "debug", "warning": "warn"}
+_MARK: Final = re.compile(r"0|[1-9][0-9]{0,9}|0[xX][0-9a-fA-F]{1,9}", re.ASCII)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 
@@ -27,6 +28,19 @@ def number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def mark(text: str) -> int:
+    """A mark as firewalls write it: decimal, or hexadecimal with 0x."""
+    if not _MARK.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number such as 51820 or 0xca6c")
+    return int(text, 0)
+
+
+def route_table(text: str) -> int | str:
+    """``auto``, ``main``, ``off``, or a table's number."""
+    word = text.lower()
+    return number(word) if _NUMBER.fullmatch(word) else word
 
 
 def network(text: str) -> Network:

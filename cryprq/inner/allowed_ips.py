@@ -3,12 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import collapse_addresses, ip_network
 
-from cryprq.networks import Interface, Network, covering, overlapping, within
+from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping, within
 from cryprq.peer_id import PeerId
-
-WIDEST_ANNOUNCED: Mapping[int, int] = {4: 8, 6: 7}
-"""Shortest prefix that a gateway may announce, by IP version. Anything wider is a default route in pieces, and a
-default route needs local configuration. (fc00::/7 is the widest network with a use of its own.)"""
 
 NEVER_ANNOUNCED: Sequence[Network] = tuple(
     ip_network(text)
@@ -36,8 +32,8 @@ make a default route as well."""
 
 
 def announced(routes: Iterable[Network]) -> tuple[Network, ...]:
-    """The announced routes without the default routes, which a gateway cannot give."""
-    return tuple(route for route in routes if route.prefixlen >= WIDEST_ANNOUNCED[route.version])
+    """The announced routes without the default routes, whole or in pieces: those need local configuration."""
+    return tuple(route for route in routes if not amounts_to_default(route))
 
 
 class AllowedIps:
@@ -112,7 +108,7 @@ class AllowedIps:
         others = [network for owner, owned in self._owned.items() if owner != peer for network in owned]
         networks = (*(address.network for address in addresses), *routes)
         for network in networks:
-            if network.prefixlen < WIDEST_ANNOUNCED[network.version]:
+            if amounts_to_default(network):
                 return f"the gateway assigns an address in {network}, which amounts to a default route"
             if covering((network,), endpoint) is not None:
                 return f"the gateway announces {network}, which contains its own address {endpoint}"

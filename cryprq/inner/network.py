@@ -1,7 +1,7 @@
 """The inner network of a node: the TUN's addresses and routes, and the table of allowed IPs, kept in step."""
 
 from collections.abc import Collection, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,12 +17,11 @@ _SYSCTL: Final = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 class TunDevice(Protocol):
-    """What the inner network needs of the device (``cryprq.linux.tun.Tun``)."""
+    """What the inner network needs of the device (``cryprq.linux.interface_state.InterfaceState``)."""
 
     def add_address(self, address: Interface) -> None: ...
     def remove_address(self, address: Interface) -> None: ...
-    def add_route(self, network: Network) -> None: ...
-    def remove_route(self, network: Network) -> None: ...
+    def set_routes(self, networks: Collection[Network]) -> None: ...
     def set_mtu(self, mtu: int) -> None: ...
 
 
@@ -36,7 +35,6 @@ class NetworkObserver(Protocol):
     """Who is told about the inner network (``cryprq.telemetry.reporter.Reporter``)."""
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None: ...
-    def route_failed(self, network: Network, error: str) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
     def tunnel_mtu(self, mtu: int) -> None: ...
@@ -63,7 +61,6 @@ class InnerNetwork:
         self._mtus: dict[PeerId, int] = {}
         self._allowed = AllowedIps()
         self._handles: dict[PeerId, int] = {}
-        self._routed: set[Network] = set()
         self._forwarding_told: set[int] = set()
         self._configured_mtu = mtu
         self.mtu = mtu
@@ -172,16 +169,7 @@ class InnerNetwork:
 
     def _apply(self) -> None:
         self._plane.set_routes(self._allowed.routes(self._handles))
-        wanted = self._allowed.interface_routes(self.addresses)
-        for network in self._routed - wanted:
-            self._device.remove_route(network)
-        for network in sorted(wanted - self._routed, key=_widest_last):
-            try:
-                self._device.add_route(network)
-            except MachineError as error:
-                self._observer.route_failed(network, str(error))
-                wanted.discard(network)
-        self._routed = wanted
+        self._device.set_routes(self._allowed.interface_routes(self.addresses))
 
     def check_forwarding(self, networks: Sequence[Network]) -> None:
         """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""
@@ -189,10 +177,6 @@ class InnerNetwork:
             if not _forwards(version):
                 self._forwarding_told.add(version)
                 self._observer.forwarding_off(_SYSCTL[version])
-
-
-def _widest_last(network: IPv4Network | IPv6Network) -> int:
-    return -network.prefixlen
 
 
 def _forwards(version: int) -> bool:

@@ -1,4 +1,4 @@
-"""The TUN device: its queues, offloads, addresses and routes.
+"""The TUN device: its queues and offloads. (``interface_state`` has its addresses and routes.)
 
 Opened as <linux/if_tun.h> has it (see also Documentation/networking/tuntap.rst). With IFF_VNET_HDR every read and
 write begins with a 10-byte ``struct virtio_net_hdr``, and the kernel may hand over super-packets of many segments of
@@ -10,13 +10,13 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Final, Self
 
 from cryprq.errors import MachineError
-from cryprq.linux.netlink import Netlink, NetlinkError
-from cryprq.networks import Interface, Network
+from cryprq.linux.netlink import NetlinkError
+from cryprq.linux.rtnetlink import RtNetlink
 
 DEVICE: Final = "/dev/net/tun"
 VNET_HEADER_SIZE: Final = 10
@@ -28,7 +28,7 @@ _RECORD_OVERHEAD = 32
 _SEND_MAX = 65_487  # bytes that one UDP_SEGMENT send carries over IPv4 and IPv6 alike (csrc/cq_wire.h)
 _SEGMENTS_MAX = 64  # in one UDP_SEGMENT send; 128 from Linux 6.9 on, which matters only to MTUs under 992
 
-_TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+_TUNGETIFF, _TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = (0x800454D2, 0x400454CA, 0x400454D0, 0x400454D8)
 _IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x100, 0x1000, 0x4000, 0x8000
 _F_CSUM, _F_TSO4, _F_TSO6, _F_TSO_ECN, _F_USO4, _F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 _IFREQ = struct.Struct("16sH22x")
@@ -58,15 +58,14 @@ class Tun:
     def __init__(self, name: str, index: int, mtu: int, fds: tuple[int, ...], offloads: frozenset[str]) -> None:
         """Takes over what ``open`` made."""
         self.name: Final = name
+        """What it was opened as."""
         self.index: Final = index
         self.mtu: Final = mtu
         self.fds: Final = fds
         """One descriptor per queue, nonblocking, close-on-exec."""
         self.offloads: Final = offloads
         """Which of ``vnet_hdr``, ``tso4``, ``tso6`` and ``uso`` the kernel took."""
-        self._netlink = Netlink()
-        self._addresses: list[Interface] = []
-        self._routes: set[Network] = set()
+        self._last_name = name
         self._closed = False
 
     @classmethod
@@ -100,17 +99,17 @@ class Tun:
         return tun
 
     def _configure(self) -> None:
-        try:
-            self._netlink.set_link(
-                self.index, mtu=self.mtu, txqueuelen=QUEUE_LENGTH, gso_max_segs=gso_max_segments(self.mtu)
-            )
-        except NetlinkError as error:
-            raise self._error(f"cannot set MTU {self.mtu} and queue length", error) from error
-        try:
-            self._netlink.set_no_link_local(self.index)
-        except NetlinkError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # a kernel without IPv6
-                raise self._error("cannot turn off IPv6 link-local addresses", error) from error
+        with RtNetlink() as kernel:
+            try:
+                segments = gso_max_segments(self.mtu)
+                kernel.set_link(self.index, mtu=self.mtu, txqueuelen=QUEUE_LENGTH, gso_max_segs=segments)
+            except NetlinkError as error:
+                raise self._error(f"cannot set MTU {self.mtu} and queue length", error) from error
+            try:
+                kernel.set_no_link_local(self.index)
+            except NetlinkError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # a kernel without IPv6
+                    raise self._error("cannot turn off IPv6 link-local addresses", error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -120,94 +119,26 @@ class Tun:
     ) -> None:
         self.close()
 
-    def up(self) -> None:
-        """Brings the interface up. Raises MachineError."""
+    def name_now(self) -> str | None:
+        """What the device is called now, wherever it is: it may have been renamed, and moved to another network
+        namespace. None: it was removed. What cannot be asked has not changed."""
         try:
-            self._netlink.set_link(self.index, up=True)
-        except NetlinkError as error:
-            raise self._error("cannot bring it up", error) from error
-
-    def set_mtu(self, mtu: int) -> None:
-        """Lowers the MTU, or raises it again up to what the device was opened with, which is what the readers' buffers
-        and the bound on super-packets were made for. Raises MachineError."""
-        mtu = min(mtu, self.mtu)
-        try:
-            self._netlink.set_link(self.index, mtu=mtu)
-        except NetlinkError as error:
-            raise self._error(f"cannot set MTU {mtu}", error) from error
-
-    def add_address(self, address: Interface) -> None:
-        """Adds an address; its network is routed into the tunnel from then on. A second time changes nothing."""
-        if address in self._addresses:
-            return
-        try:
-            self._netlink.add_address(self.index, address)
-        except NetlinkError as error:
-            hint = ""
-            if address.version == 6 and error.errno in (errno.EACCES, errno.EPERM, errno.EOPNOTSUPP):
-                hint = f"; is IPv6 off? see sysctl net.ipv6.conf.{self.name}.disable_ipv6"
-            raise self._error(f"cannot add address {address}", error, hint) from error
-        self._addresses.append(address)
-
-    def remove_address(self, address: Interface) -> None:
-        """Removes an address and the route of its network; what is not there is none to remove."""
-        if address not in self._addresses:
-            return
-        self._addresses.remove(address)
-        self._ignoring_absence(lambda: self._netlink.remove_address(self.index, address), f"remove address {address}")
-
-    def add_route(self, network: Network) -> None:
-        """Routes a network into the tunnel; the interface must be up. What is routed already changes nothing.
-
-        Raises MachineError, also where another interface has a route of exactly that network.
-        """
-        if network in self._routes or any(network == address.network for address in self._addresses):
-            return
-        try:
-            self._netlink.add_route(self.index, network)
-        except NetlinkError as error:
-            hint = ""
-            if error.errno == errno.EEXIST:
-                hint = f"; another interface has that route, see: ip route show exact {network}"
-            raise self._error(f"cannot add route {network}", error, hint) from error
-        self._routes.add(network)
-
-    def remove_route(self, network: Network) -> None:
-        """Removes a route that ``add_route`` added; any other is left alone."""
-        if network not in self._routes:
-            return
-        self._routes.remove(network)
-        self._ignoring_absence(lambda: self._netlink.remove_route(self.index, network), f"remove route {network}")
-
-    @property
-    def addresses(self) -> tuple[Interface, ...]:
-        """The addresses that were added, in order."""
-        return tuple(self._addresses)
-
-    @property
-    def routes(self) -> frozenset[Network]:
-        """The routes that were added with ``add_route``."""
-        return frozenset(self._routes)
+            answer = fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(_IFREQ.size))
+        except OSError as error:
+            return None if error.errno == errno.EBADFD else self._last_name
+        self._last_name = os.fsdecode(answer[: _NAME_MAX + 1].partition(b"\0")[0])
+        return self._last_name
 
     def close(self) -> None:
         """Closes the queues, which removes the device. Nobody may use ``fds`` after this. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._netlink.close()
         for fd in self.fds:
             os.close(fd)
 
-    def _ignoring_absence(self, action: Callable[[], None], what: str) -> None:
-        try:
-            action()
-        except NetlinkError as error:
-            if error.errno not in (errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENOENT):
-                raise self._error(f"cannot {what}", error) from error
-
-    def _error(self, what: str, error: OSError, hint: str = "") -> MachineError:
-        if error.errno == errno.EPERM:
-            hint = "; needs root or CAP_NET_ADMIN"
+    def _error(self, what: str, error: OSError) -> MachineError:
+        hint = "; needs root or CAP_NET_ADMIN" if error.errno == errno.EPERM else ""
         return MachineError(f"{self.name}: {what}: {error.strerror}{hint}")
 
 

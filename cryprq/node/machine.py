@@ -1,12 +1,13 @@
 """What a node holds of the machine: the TUN device, the UDP sockets and the data plane between them."""
 
-import socket
 from collections.abc import Mapping
 from typing import Final
 
 from cryprq._fastpath import OFFLOADS, Plane, PlaneError
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
+from cryprq.linux.interface_state import InterfaceState
+from cryprq.linux.route_plan import RoutePlan
 from cryprq.linux.sockets import SocketGroup, open_group
 from cryprq.linux.tun import Tun
 
@@ -22,13 +23,18 @@ class Machine:
         self._disabled: Final = config.disabled_offloads
         self.tun: Final = Tun.open(config.tun_name, config.workers, wanted, config.mtu)
         try:
+            self.interface: Final = InterfaceState(self.tun, _route_plan(config))
+            self.interface.begin()
             for address in config.tun_addresses:
-                self.tun.add_address(address)
-            self.tun.up()
+                self.interface.add_address(address)
+            self.interface.up()
             self.sockets: Final[SocketGroup] = open_group(
                 config.listen, config.workers, udp_gro="udp_gro" in wanted, udp_segment="udp_segment" in wanted
             )
             try:
+                if config.fwmark is not None:
+                    self.sockets.set_mark(config.fwmark)
+                self.interface.before_rules = self.sockets.set_mark
                 self._used: Final = self._usable(wanted)
                 self.plane: Final = Plane(
                     self.tun.fds,
@@ -58,17 +64,16 @@ class Machine:
         """Ends the workers, wipes every key and removes the TUN. Idempotent."""
         self.plane.stop()
         self.sockets.close()
-        self.tun.close()
+        try:
+            self.interface.close()
+        finally:
+            self.tun.close()
 
     def failure(self) -> str | None:
         """What has died, in one line, or None: a worker, or the TUN that somebody removed."""
         if (reason := self.plane.failure()) is not None:
             return reason
-        try:
-            index = socket.if_nametoindex(self.tun.name)
-        except OSError:
-            index = 0
-        return None if index == self.tun.index else f"the TUN {self.tun.name} is gone"
+        return f"the TUN {self.tun.name} is gone" if self.tun.name_now() is None else None
 
     def offloads(self) -> Mapping[str, str]:
         """By name: ``on``, ``off`` (switched off), or why it is not in use; and the sockets' receive buffer."""
@@ -90,3 +95,9 @@ class Machine:
         used |= {name for name, state in self.sockets.offloads.items() if state == "on"}
         # A super-packet is announced to the kernel in the vnet header.
         return used if "vnet_hdr" in used else used - {"coalesce"}
+
+
+def _route_plan(config: NodeConfig) -> RoutePlan:
+    return RoutePlan(
+        config.tun_name, route_table=config.route_table, fwmark=config.fwmark, kill_switch=config.kill_switch
+    )

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
+from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
@@ -27,6 +28,7 @@ from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
 from cryprq.node.doubts import of_configuration, of_machine
+from cryprq.node.keeper import Keeper
 from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
 from cryprq.node.reload import merge
@@ -104,6 +106,7 @@ class Node:
             log_lines_dropped=lambda: self._log.lines_dropped,
             allowed_peers=lambda: self._snapshot.allowed_peers() if self._snapshot is not None else 0,
             pools=lambda: self._snapshot.pools() if self._snapshot is not None else (),
+            routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -152,6 +155,7 @@ class Node:
         leases = Leases(path, config.tun_addresses) if config.listen else None
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
+        self._machine.interface.observer = self._reporter
         self._make_parts(leases)
         self._machine.start()
         self._plane = self._machine.plane
@@ -165,14 +169,19 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = AdminSocket(config.control_socket, self.status, self.rotate)
+        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
         await control.start()
         self._undo.append(control.close)
         self._roster.apply(boottime())
+        self._machine.interface.settle()
+        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper.start()
+        self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
         if leases is not None:
             check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
             self.health.watch(check, restart_helps=False)
+        self.health.watch(self._machine.interface.failure, restart_helps=False)
         self.health.ready()
         self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
@@ -183,7 +192,7 @@ class Node:
 
     def _make_parts(self, leases: Leases | None) -> None:
         config, plane = self.config, self._machine.plane
-        self._network = InnerNetwork(self._machine.tun, plane, self._reporter, config.tun_addresses, config.mtu)
+        self._network = InnerNetwork(self._machine.interface, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
         self._peers = PeerTable(
             own_id=self.peer_id,
@@ -221,6 +230,7 @@ class Node:
             announced=_announced(config),
             obtain=self._roster.obtain,
             allowed=self._network.allowed,
+            spares_endpoint=self._spares_endpoint,
             allow_m2=self._allow_m2,
             reporter=self._reporter,
             clock=boottime,
@@ -377,11 +387,16 @@ class Node:
     def _allow_m2(self) -> bool:
         return self._endpoint.allow_m2()
 
+    def _spares_endpoint(self, network: Network) -> bool:
+        return spares_endpoint(network, self.config.route_table)
+
     def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
         if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
             raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
-        if (network := covering(self._network.allowed(peer.peer_id), remote.host)) is not None:
+        swallowing = (n for n in self._network.allowed(peer.peer_id) if not self._spares_endpoint(n))
+        if (network := covering(swallowing, remote.host)) is not None:
             raise OSError(f"{remote.host} is in the peer's allowed network {network}: the tunnel would swallow itself")
+        self._machine.interface.spare(remote.host, remote.port)
         outbound = Outbound(
             peer,
             remote,
@@ -397,6 +412,8 @@ class Node:
         return outbound
 
     def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+        if outcome is Outcome.REPLACED:
+            dialer.schedule.replaced(boottime())
         if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
             dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
         self._changed()
@@ -435,6 +452,12 @@ class Node:
                 raise LookupError(f"no session with {peer_id} to rotate")
             return (peer_id,)
         return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))
+
+    def down(self) -> None:
+        """Stops, as ``request_stop`` does, and lifts the kill switch. RuntimeError outside the context."""
+        self._running()
+        self._machine.interface.release = True
+        self.request_stop()
 
     def reload(self) -> None:
         """Reads the configuration again. Who may connect, who is dialled, what is announced and the log level change at

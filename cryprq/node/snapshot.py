@@ -59,20 +59,27 @@ class Snapshot:
         """How many peers may connect by name, or are dialled."""
         return len(self._roster.allowlist.named)
 
+    def routes_missing(self) -> int:
+        """How many routes the kernel should have and does not."""
+        return self._machine.interface.routes_missing
+
     def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""
+        interface = self._machine.interface
         drops: dict[str, dict[str, int]] = {}
         for (direction, reason), count in self.drops().items():
             drops.setdefault(direction, {})[reason] = count
         return NodeStatus(
             version=VERSION,
             peer_id=peer_id,
-            tun_name=self._machine.tun.name,
+            tun_name=interface.name,
             uptime_secs=round(self._clock() - self._started, 3),
             healthy=self._health.reason() is None,
             listen_addr=listen_addr,
             addresses=tuple(map(str, self._network.addresses)),
             mtu=self._network.mtu,
+            routes_missing=interface.routes_missing,
+            faults=tuple(f"{part.kind} {part.what}: {reason}" for part, reason in interface.faults.items()),
             peers=tuple(self.samples()),
             drops=drops,
             offloads=self.offloads(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cryprq.errors import MachineError
-from cryprq.networks import Network, covering
+from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.clock import Boottime
@@ -35,6 +35,8 @@ class Admittance:
     """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
     allowed: Callable[[PeerId], Sequence[Network]]
     """The allowed IPs of such a peer."""
+    spares_endpoint: Callable[[Network], bool]
+    """Whether records for an endpoint in this network stay out of the tunnel although a peer owns it."""
     allow_m2: Callable[[], bool]
     """Takes a token for the work of one M2; False: there is too much to do."""
     reporter: "Reporter"
@@ -146,7 +148,8 @@ class Inbound:
             shared.reporter.handshake_failed("no_address", connection.remote, peer_id=auth.peer_id, hint=str(error))
             connection.close(CloseCode.REFUSED)
             return
-        swallowed = covering(shared.allowed(auth.peer_id), connection.remote.host)
+        swallowing = (network for network in shared.allowed(auth.peer_id) if not shared.spares_endpoint(network))
+        swallowed = covering(swallowing, connection.remote.host)
         if swallowed is not None:
             self._finish()
             hint = f"its allowed network {swallowed} covers its own endpoint: the tunnel would swallow itself"
@@ -180,10 +183,19 @@ class Inbound:
         settings = self._shared.settings
         return Parameters(
             addresses=self._shared.allowlist.assignment_for(peer_id),
-            routes=self._shared.announced,
+            routes=self._announced_to(peer_id),
             mtu=settings.mtu,
             rotate_secs=settings.rotate_secs,
             keepalive=KEEPALIVE_DEFAULT,
+        )
+
+    def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """What the peer is told of, less what it owns: it has no use for a way through us to itself."""
+        own = self._shared.allowed(peer_id)
+        return tuple(
+            network
+            for network in self._shared.announced
+            if not any(network.version == mine.version and within(network, mine) for mine in own)
         )
 
     def _refuse(self, connection: "Connection", error: HandshakeError) -> None:

@@ -1,6 +1,7 @@
 """The Unix socket behind ``--control-socket``, where the tool asks a running node: one JSON object a line.
 
-Request ``{"command": "status"}`` or ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all); answer
+Request ``{"command": "status"}``, ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all) or ``{"command":
+"down"}``; answer
 ``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask.
 """
 
@@ -29,13 +30,18 @@ class AdminSocket:
     """Answers on the admin socket until it is closed."""
 
     def __init__(
-        self, path: Path, status: Callable[[], NodeStatus], rotate: Callable[[PeerId | None], Sequence[PeerId]]
+        self,
+        path: Path,
+        status: Callable[[], NodeStatus],
+        rotate: Callable[[PeerId | None], Sequence[PeerId]],
+        down: Callable[[], None],
     ) -> None:
         """``rotate`` starts a rotation with one peer or all and returns those it started with; a LookupError's text is
-        the answer for a peer that has no session."""
+        the answer for a peer that has no session. ``down`` makes the node stop, and leave nothing behind."""
         self._path = path
         self._status = status
         self._rotate = rotate
+        self._down = down
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._inode: tuple[int, int] | None = None
@@ -98,7 +104,10 @@ class AdminSocket:
                 except (LookupError, ValueError) as error:
                     return {"ok": False, "error": str(error.args[0]) if error.args else "unknown peer"}
                 return {"ok": True, "result": [str(peer) for peer in started]}
-        return {"ok": False, "error": "unknown request; expected the command status or rotate"}
+            case {"command": "down"}:
+                self._down()
+                return {"ok": True, "result": None}
+        return {"ok": False, "error": "unknown request; expected the command status, rotate or down"}
 
 
 def _bind(path: Path) -> socket.socket:

@@ -18,6 +18,9 @@ from cryprq.telemetry.metrics import Metrics
 SELECT_FAILED: Final = "Select(Failed)"
 """How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
 
+_ROUTE_KINDS: Final = {"route": "unicast", "guard": "unreachable"}
+"""What ``ip route`` calls them."""
+
 
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -150,6 +153,18 @@ class Reporter:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
 
+    def identity_in_use_twice(self, peer_id: PeerId, remote: Address, other: Address) -> None:
+        """Sessions of one ID replace each other in turn, from ``remote`` and from ``other``: two hosts have its key."""
+        self._metrics.identity_in_use_twice()
+        self._log.limited(
+            "warning",
+            "identity_in_use_twice",
+            peer_id=peer_id,
+            remote=remote,
+            other=other,
+            hint="two hosts run with the same identity file and take the tunnel from each other: give one its own",
+        )
+
     def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None:
         """Both ends use epoch ``epoch``; seconds that it took, and since the epoch before."""
         self._metrics.rotated(duration, interval)
@@ -201,9 +216,52 @@ class Reporter:
         """A reload leaves an allowed peer without any address; it is cut off."""
         self._log.limited("error", "peer_misplaced", peer_id=peer_id, error=error)
 
-    def route_failed(self, network: Network, error: str) -> None:
-        """The kernel did not take a route to the TUN."""
-        self._log.limited("error", "route_failed", network=network, error=error)
+    def part_failed(self, kind: str, what: str, error: str) -> None:
+        """The kernel does not have something that the tunnel needs, and does not take it."""
+        match kind:
+            case "link":
+                self._log.limited("error", "link_failed", link=what, error=error)
+            case "address":
+                self._log.limited("error", "address_failed", address=what, error=error)
+            case "rule":
+                self._log.limited("error", "rule_failed", rule=what, error=error)
+            case _:
+                self._log.limited("error", "route_failed", network=what, kind=_ROUTE_KINDS[kind], error=error)
+
+    def part_restored(self, kind: str, what: str) -> None:
+        """It does again: somebody had removed it, or what was in its way is gone."""
+        match kind:
+            case "link":
+                self._log.limited("warning", "link_restored", link=what)
+            case "address":
+                self._log.limited("warning", "address_restored", address=what)
+            case "rule":
+                self._log.limited("warning", "rule_restored", rule=what)
+            case _:
+                self._log.limited("warning", "route_restored", network=what, kind=_ROUTE_KINDS[kind])
+
+    def network_overlaps(self, network: Network, local: Network, interface: str) -> None:
+        """A network of the tunnel lies in one of this host."""
+        what = "is the same as" if network == local else "takes a part of"
+        self._log.warning(
+            "network_overlaps",
+            network=network,
+            local=local,
+            interface=interface,
+            hint=f"{network} of the tunnel {what} {local} of {interface}: give one of them other addresses",
+        )
+
+    def tun_renamed(self, name: str) -> None:
+        """Somebody gave the TUN another name; everything goes on."""
+        self._log.warning("tun_renamed", name=name)
+
+    def tun_moved(self, *, away: bool) -> None:
+        """Somebody put the TUN into another network namespace, or back."""
+        if away:
+            hint = "the tunnel works on there; addresses and routes are up to whoever moved it"
+            self._log.warning("tun_moved", hint=hint)
+        else:
+            self._log.warning("tun_moved", hint="it is back, and gets its addresses and routes again")
 
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None:
         """A gateway assigned addresses, or took them back."""

@@ -57,6 +57,10 @@ class NodeStatus:
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0
+    routes_missing: int = 0
+    """Routes that the kernel should have and does not."""
+    faults: tuple[str, ...] = ()
+    """What the kernel does not take of all that the tunnel needs, a line each."""
     peers: Sequence[PeerSample] = ()
     drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Packets and records dropped, by direction and reason."""

@@ -268,7 +268,7 @@ def test_tun_that_is_deleted_ends_its_workers_with_the_reason(lab: hosts.Lab, qu
     host = lab.namespace("host")
     with host.entered(), Tun.open("tun-p", queues, ALL, MTU) as tun, TunBench(tun) as bench:
         host.ip("address add 10.0.0.1/24 dev tun-p")
-        tun.up()
+        host.ip("link set tun-p up")
         assert bench.sends()
         host.ip("link delete tun-p")
         assert wait(lambda: bench.plane.failure() is not None)

@@ -57,9 +57,13 @@ def rotate(peer: PeerId | None) -> Sequence[PeerId]:
     return [peer]
 
 
+DOWNS: list[Path] = []
+"""Which nodes were told to stop."""
+
+
 def serve(path: Path, body: Callable[[AdminSocket], Awaitable[None]], on_uvloop: bool = True) -> None:
     async def run() -> None:
-        server = AdminSocket(path, lambda: STATUS, rotate)
+        server = AdminSocket(path, lambda: STATUS, rotate, lambda: DOWNS.append(path))
         await server.start()
         try:
             await body(server)
@@ -107,6 +111,14 @@ def test_rotate_one_all_and_unknown(path: Path) -> None:
             await asyncio.to_thread(request, path, "rotate", peer="Qm")
 
     serve(path, body)
+
+
+def test_down_is_passed_on(path: Path) -> None:
+    async def body(server: AdminSocket) -> None:
+        assert await asyncio.to_thread(request, path, "down") is None
+
+    serve(path, body)
+    assert path in DOWNS and len(DOWNS) == 1
 
 
 def test_several_questions_on_one_connection_and_nonsense_between(path: Path) -> None:

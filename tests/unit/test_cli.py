@@ -167,7 +167,7 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give keygen, id, status, rotate or bench"),
+        ([], "give keygen, id, status, rotate, down or bench"),
         (["destroy"], "invalid choice: 'destroy'"),
         (["status", "--xml"], "unrecognized arguments: --xml"),
         (["rotate", "Qm123"], "'Qm123' is not a peer ID"),
@@ -230,7 +230,7 @@ def test_status_and_rotate_of_a_running_node(tmp_path: Path) -> None:
         return await asyncio.to_thread(run, "cryprq", *arguments, "--control-socket", str(path))
 
     async def body() -> None:
-        server = AdminSocket(path, lambda: status, rotate)
+        server = AdminSocket(path, lambda: status, rotate, lambda: None)
         await server.start()
         try:
             table = await ask("status")

@@ -64,6 +64,7 @@ class End(Side):
         )
         self.allowlist = FakeAllowlist(identity(other).peer_id)
         self.obtain_error: MachineError | None = None
+        self.spared: set[Any] = set()
         self.taken: list[Parameters] = []
         self.refusal: str | None = None
         self.outcomes: list[Outcome] = []
@@ -75,6 +76,7 @@ class End(Side):
             announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
             obtain=self._obtain,
             allowed=self.allowlist.networks_for,
+            spares_endpoint=lambda network: network in self.spared,
             allow_m2=self._allow_m2,
             reporter=self.observer,  # type: ignore[arg-type]
             clock=clock,
@@ -209,6 +211,24 @@ def test_handshake_gives_both_ends_a_session(net: Net) -> None:
     assert complete[2] == "inbound"
 
 
+def test_session_given_up_for_another_hosts_is_told_to_the_dialers_schedule(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    path.outbound.closed(path.here, CloseCode.REPLACED, "replaced", True)  # type: ignore[arg-type]
+    assert net.left.outcomes == [Outcome.SESSION, Outcome.REPLACED]
+    assert net.left.peer.wants_dial()
+
+
+def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
+    old = net.path(net.left, net.right)
+    net.run()
+    net.path(net.left, net.right)
+    net.run()
+    assert old.there.closed_with is CloseCode.REPLACED
+    assert net.left.outcomes == [Outcome.SESSION, Outcome.SESSION]
+    assert net.left.peer.up
+
+
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60)  # type: ignore[arg-type]
     net.path(net.left, net.right)
@@ -280,6 +300,21 @@ def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None
     net.run()
     assert net.right.observer.last("handshake_failed")[0] == "endpoint_covered"
     assert net.right.peer.idle
+
+
+def test_dialer_inside_its_own_network_comes_in_where_routing_spares_it(net: Net) -> None:
+    net.right.allowlist.networks = (ip_network("0.0.0.0/0"),)
+    net.right.spared = {ip_network("0.0.0.0/0")}
+    net.path(net.left, net.right)
+    net.run()
+    assert "handshake_complete" in net.right.observer.names
+
+
+def test_peer_is_not_told_of_what_it_owns(net: Net) -> None:
+    net.right.allowlist.networks = (ip_network("10.9.0.2/32"), ip_network("192.168.0.0/16"))
+    net.path(net.left, net.right)
+    net.run()
+    assert net.left.taken[0].routes == (ip_network("10.9.0.0/24"),)
 
 
 def test_parameters_that_the_dialer_refuses_end_the_handshake(net: Net) -> None:

@@ -19,6 +19,8 @@ import pytest
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
+from cryprq.linux.interface_state import Part
+from cryprq.linux.systemd import Notifier
 from cryprq.multiaddr import Multiaddr
 from cryprq.node import daemon
 from cryprq.node import node as node_module
@@ -67,6 +69,41 @@ class EventPlane(FakePlane):
         return {("in", "replay"): 3, ("out", "no_key"): 0}
 
 
+class FakeInterface(FakeDevice):
+    """A kernel that always has what is wanted, unless ``broken`` says why not."""
+
+    index = 0
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.observer: Any = None
+        self.release = False
+        self.broken: str | None = None
+        self.compared = 0
+        self.settled = False
+
+    @property
+    def faults(self) -> dict[Part, str]:
+        return {} if self.broken is None else {Part("route", "192.168.7.0/24"): self.broken}
+
+    @property
+    def routes_missing(self) -> int:
+        return len(self.faults)
+
+    def failure(self) -> str | None:
+        return self.broken
+
+    def settle(self) -> None:
+        self.settled = True
+
+    def spare(self, host: str, port: int) -> None:
+        self.spared = (host, port)
+
+    def compare(self) -> None:
+        self.compared += 1
+
+
 class FakeMachine:
     """A machine whose only real part is socket 0, on loopback. A ``Node`` asks no more of one, but ``arg-type`` knows
     only the real kind."""
@@ -78,8 +115,7 @@ class FakeMachine:
         control.bind(("127.0.0.1", 0))
         control.setblocking(False)
         self.plane: Any = EventPlane()
-        self.tun = FakeDevice()
-        self.tun.name = config.tun_name  # type: ignore[attr-defined]
+        self.interface = FakeInterface(config.tun_name)
         self.sockets = SimpleNamespace(control=control, family=socket.AF_INET, port=control.getsockname()[1])
         self.started = self.closed = False
         FakeMachine.opened.append(self)
@@ -182,7 +218,7 @@ def test_dialer_gets_address_routes_and_a_session(lab: Lab) -> None:
             assert peer.allowed_ips == ("10.9.0.2/32",)
             assert gateway.status().listen_addr == str(gateway.listen_addr)
             assert gateway.status().drops == {"in": {"replay": 3}, "out": {"no_key": 0}}
-            assert FakeMachine.opened[1].tun.routes == {ip_network("192.168.7.0/24")}
+            assert FakeMachine.opened[1].interface.routes == {ip_network("192.168.7.0/24")}
             rendered = gateway._metrics.render()[0].decode()
             assert "cryprq_current_peers 1.0" in rendered
             assert "cryprq_allowed_peers 1.0" in rendered
@@ -223,7 +259,7 @@ def test_node_that_stops_tells_its_peers_and_is_quick_about_it(lab: Lab) -> None
             assert FakeMachine.opened[0].closed
             assert not FakeMachine.opened[1].plane.epochs
             # routes and addresses stay: packets must not take another way while the tunnel is down
-            assert FakeMachine.opened[1].tun.addresses == [ip_interface("10.9.0.2/24")]
+            assert FakeMachine.opened[1].interface.addresses == [ip_interface("10.9.0.2/24")]
             assert FakeMachine.opened[1].plane.routes
             assert lab.events(gateway, "node_stopped")
             assert gateway.health.reason() == "stopping"
@@ -314,7 +350,7 @@ def test_routes_of_a_reload_reach_a_connected_dialer_while_its_keys_live_on(lab:
             await lab.event(gateway, "handshake_complete", 2)
             (peer,) = dialer.status().peers
             assert peer.allowed_ips == ("10.9.0.0/24", "192.168.8.0/24")
-            assert FakeMachine.opened[1].tun.routes == {ip_network("192.168.8.0/24")}
+            assert FakeMachine.opened[1].interface.routes == {ip_network("192.168.8.0/24")}
             assert lab.events(gateway, "control_lost")[0]["reason"] == "routes_changed"
             for node in (gateway, dialer):
                 assert not lab.events(node, "peer_disconnected")
@@ -450,7 +486,7 @@ def test_gateway_cannot_announce_the_network_of_another_gateway(lab: Lab) -> Non
                 failed = await lab.event(dialer, "handshake_failed")
                 assert failed["reason"] == "parameters"
                 assert "the address 198.51.100.9 of another peer" in failed["hint"]
-                assert not FakeMachine.opened[1].tun.routes
+                assert not FakeMachine.opened[1].interface.routes
 
     run(scenario())
 
@@ -520,6 +556,56 @@ def test_health_follows_start_failure_and_stop(lab: Lab, monkeypatch: pytest.Mon
             FakeMachine.opened[0].plane.dead = None
             await lab.event(node, "node_recovered")
             assert node.status().healthy
+
+    run(scenario())
+
+
+def test_what_the_kernel_does_not_take_is_told_but_no_reason_to_restart(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "TICK", 0.02)
+
+    class Manager(Notifier):
+        fed = 0
+
+        def alive(self, now: float) -> None:
+            self.fed += 1
+
+    async def scenario() -> None:
+        manager = Manager()
+        node = lab.node(lab.listener(), notifier=manager)
+        async with node:
+            interface = FakeMachine.opened[0].interface
+            assert interface.settled and interface.compared and interface.observer is not None
+            interface.broken = "File exists"
+            assert (await lab.event(node, "node_failed"))["reason"] == "File exists"
+            status = node.status()
+            assert not status.healthy and status.routes_missing == 1
+            assert status.faults == ("route 192.168.7.0/24: File exists",)
+            assert b"cryprq_routes_missing 1.0" in node._metrics.render()[0]
+            fed = manager.fed
+            await asyncio.sleep(0.1)
+            assert manager.fed > fed
+            FakeMachine.opened[0].plane.dead = "rx worker: Bad file descriptor"
+            await asyncio.sleep(0.05)
+            fed = manager.fed
+            await asyncio.sleep(0.1)
+            assert manager.fed == fed
+
+    run(scenario())
+
+
+def test_down_stops_the_node_and_lifts_its_kill_switch(lab: Lab) -> None:
+    async def scenario() -> None:
+        node = lab.node(lab.listener())
+        with pytest.raises(RuntimeError, match="not running"):
+            node.down()
+        async with node:
+            interface = FakeMachine.opened[0].interface
+            assert not interface.release
+            node.down()
+            await asyncio.wait_for(node.wait(), 1)
+            assert interface.release
 
     run(scenario())
 

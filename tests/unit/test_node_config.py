@@ -53,6 +53,8 @@ MATRIX = [
     ("log-format", "log_format", "json", "logfmt", "json"),
     ("route", "routes", "10.11.0.0/24", "10.12.0.0/24", "10.13.0.0/24"),
     ("control-socket", "control_socket", "/a.sock", "/b.sock", "/c.sock"),
+    ("fwmark", "fwmark", "11", "12", "13"),
+    ("route-table", "route_table", "main", "77", "off"),
     ("no-offload", "disabled_offloads", "uso", "tso4", "tso6"),
 ]
 VALUES: dict[str, object] = {
@@ -94,7 +96,9 @@ def test_flag_beats_environment_beats_file(
 
 
 def test_matrix_covers_every_setting() -> None:
-    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "allow-any"} == {o.name for o in OPTIONS}
+    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "allow-any", "kill-switch"} == {
+        o.name for o in OPTIONS
+    }
 
 
 def test_defaults() -> None:
@@ -258,7 +262,8 @@ def test_network_of_two_peers_refused() -> None:
     ("extra", "source"),
     [
         (["--allow-peer", f"{A}=192.0.2.0/24"], f"--allow-peer {A}"),
-        (["--allow-peer", f"{A}=0.0.0.0/0"], f"--allow-peer {A}"),
+        (["--allow-peer", f"{A}=0.0.0.0/0", "--route-table", "main"], f"--allow-peer {A}"),
+        (["--allow-peer", f"{A}=0.0.0.0/0", "--route-table", "99"], f"--allow-peer {A}"),
         (["--tun-address", "192.0.2.7/24"], "--tun-address"),
     ],
 )
@@ -266,6 +271,41 @@ def test_network_that_covers_the_peers_own_endpoint_refused(extra: list[str], so
     message = error_of([*DIAL, *extra])
     assert message.startswith(source)
     assert "covers the peer's own endpoint 192.0.2.1" in message
+
+
+@pytest.mark.parametrize("extra", [[f"{A}=0.0.0.0/0,::/0"], [f"{A}=192.0.2.0/24", "--route-table", "off"]])
+def test_network_around_the_endpoint_is_fine_where_routing_spares_it(extra: list[str]) -> None:
+    load([*DIAL, "--allow-peer", *extra], {})
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        (
+            ["--route-table", "other"],
+            "--route-table 'other' is unknown; valid are auto, main, off and a table's number",
+        ),
+        (["--route-table", "0"], "--route-table 0 is no routing table"),
+        (["--fwmark", "0"], "--fwmark 0 is out of range"),
+        (["--fwmark", "0x100000000"], "--fwmark 4294967296 is out of range"),
+        (["--fwmark", "blue"], "--fwmark: 'blue' is not a number"),
+    ],
+)
+def test_tables_and_marks_that_there_cannot_be(extra: list[str], text: str) -> None:
+    assert text in error_of([*DIAL, *extra])
+
+
+def test_mark_may_be_hexadecimal() -> None:
+    assert load([*DIAL, "--fwmark", "0xca6c"], {}).fwmark == 51820
+
+
+def test_kill_switch_from_every_source(tmp_path: Path) -> None:
+    assert not load(DIAL, {}).kill_switch
+    assert load([*DIAL, "--kill-switch"], {}).kill_switch
+    assert load(DIAL, {"CRYPRQ_KILL_SWITCH": "true"}).kill_switch
+    (tmp_path / "node.toml").write_text("kill-switch = true\nroute-table = 77\n")
+    config = load([*DIAL, "--config", str(tmp_path / "node.toml")], {})
+    assert config.kill_switch and config.route_table == 77
 
 
 def test_networks_beside_the_endpoint_are_fine() -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,8 @@ def test_queues_share_the_device(host: hosts.Namespace) -> None:
 
 def test_packets_pass_through_header_and_address(host: hosts.Namespace) -> None:
     with Tun.open("tun-a", 1, {"vnet_hdr"}, 1420) as tun:
-        tun.add_address(ip_interface("10.66.0.1/24"))
-        tun.up()
+        host.ip("address add 10.66.0.1/24 dev tun-a")
+        host.ip("link set tun-a up")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"hello", ("10.66.0.2", 7))
         packet = os.read(tun.fds[0], 2048)
@@ -116,8 +115,8 @@ def test_super_packets_are_bounded_by_what_one_send_takes(host: hosts.Namespace,
     with Tun.open("tun-a", 1, TUN_OFFLOADS, 1420) as tun:
         if "uso" not in tun.offloads:
             pytest.skip("this kernel has no USO")
-        tun.add_address(ip_interface("10.66.0.1/24"))
-        tun.up()
+        host.ip("address add 10.66.0.1/24 dev tun-a")
+        host.ip("link set tun-a up")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             size = [(17, 103, struct.pack("=H", 1392))]  # UDP_SEGMENT
             sock.sendmsg([bytes(1392 * segments)], size, 0, ("10.66.0.2", 7))
@@ -129,51 +128,6 @@ def test_super_packets_are_bounded_by_what_one_send_takes(host: hosts.Namespace,
             assert len(packet) == 10 + 28 + 1392 * (segments if whole else 1)
         with pytest.raises(BlockingIOError):
             os.read(tun.fds[0], 65546)
-
-
-def test_addresses_and_routes_come_and_go(host: hosts.Namespace) -> None:
-    def routes() -> set[str]:
-        found = json.loads(host.ip("-j -4 route show dev tun-a") or "[]")
-        found += json.loads(host.ip("-j -6 route show dev tun-a") or "[]")
-        return {route["dst"] for route in found}
-
-    with Tun.open("tun-a", 1, set(), 1420) as tun:
-        for text in ("10.66.0.1/24", "fd66::1/64"):
-            tun.add_address(ip_interface(text))
-            tun.add_address(ip_interface(text))
-        tun.up()
-        assert routes() == {"10.66.0.0/24", "fd66::/64"}
-        for text in ("10.66.0.0/24", "fd66::/64", "192.168.7.0/24", "192.168.7.0/24", "10.66.0.9/32", "fd07::/48"):
-            tun.add_route(ip_network(text))
-        assert routes() == {"10.66.0.0/24", "fd66::/64", "192.168.7.0/24", "10.66.0.9", "fd07::/48"}
-        assert tun.routes == {ip_network(text) for text in ("192.168.7.0/24", "10.66.0.9/32", "fd07::/48")}
-        for text in ("192.168.7.0/24", "fd07::/48", "203.0.113.0/24"):
-            tun.remove_route(ip_network(text))
-        host.ip("route del 10.66.0.9/32")
-        tun.remove_route(ip_network("10.66.0.9/32"))  # somebody else was faster: no error
-        assert routes() == {"10.66.0.0/24", "fd66::/64"}
-        tun.remove_address(ip_interface("10.66.0.1/24"))
-        tun.remove_address(ip_interface("10.99.0.1/24"))
-        assert routes() == {"fd66::/64"}
-        assert tun.addresses == (ip_interface("fd66::1/64"),)
-
-
-def test_route_of_another_interface_is_one_clear_line(host: hosts.Namespace) -> None:
-    host.ip("link add port type bridge")
-    host.ip("link set port up")
-    host.ip("route add 192.168.7.0/24 dev port")
-    with Tun.open("tun-a", 1, set(), 1420) as tun:
-        tun.up()
-        with pytest.raises(MachineError, match=r"192\.168\.7\.0/24.*another interface"):
-            tun.add_route(ip_network("192.168.7.0/24"))
-        assert tun.routes == frozenset()
-
-
-def test_ipv6_switched_off_is_named(host: hosts.Namespace) -> None:
-    with Tun.open("tun-a", 1, set(), 1420) as tun:
-        host.sysctl("net.ipv6.conf.tun-a.disable_ipv6", 1)
-        with pytest.raises(MachineError, match=r"fd66::1/64.*disable_ipv6"):
-            tun.add_address(ip_interface("fd66::1/64"))
 
 
 def test_name_in_use_is_one_clear_line_and_leaks_nothing(host: hosts.Namespace) -> None:
@@ -193,15 +147,6 @@ def test_bad_mtu_is_one_clear_line_and_leaves_no_device(host: hosts.Namespace) -
     with pytest.raises(MachineError, match="MTU 20 "):
         Tun.open("tun-a", 1, set(), 20)
     assert "tun-a" not in [name for _, name in socket.if_nameindex()]
-
-
-def test_mtu_follows_but_never_above_that_of_the_opening(host: hosts.Namespace) -> None:
-    with Tun.open("tun-a", 1, set(), 1420) as tun:
-        for asked, got in ((1300, 1300), (1420, 1420), (9000, 1420)):
-            tun.set_mtu(asked)
-            assert link(host, "tun-a")["mtu"] == got
-        with pytest.raises(MachineError, match="tun-a: cannot set MTU 3: "):
-            tun.set_mtu(3)
 
 
 def test_close_twice_closes_no_foreign_descriptor(host: hosts.Namespace) -> None:
@@ -250,3 +195,24 @@ def test_one_read_fits_one_send(mtu: int) -> None:
     assert 1 <= segments <= 64
     assert segments * (mtu + 32) <= 65487
     assert segments == 64 or (segments + 1) * (mtu + 32) > 65487
+
+
+def test_device_is_known_by_its_descriptor(host: hosts.Namespace, lab: hosts.Lab) -> None:
+    with Tun.open("tun-a", 2, set(), 1420) as tun:
+        assert tun.name_now() == "tun-a"
+        host.ip("link set tun-a name other")
+        assert tun.name_now() == "other"
+        host.ip(f"link set other netns {lab.namespace('elsewhere').name}")
+        assert tun.name_now() == "other"
+    with Tun.open("tun-b", 2, set(), 1420) as tun:
+        host.ip("link delete tun-b")
+        assert tun.name_now() is None
+
+
+def test_what_cannot_be_asked_has_not_changed(host: hosts.Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with Tun.open("tun-a", 1, set(), 1420) as tun:
+        monkeypatch.setattr(fcntl, "ioctl", exhausted)
+        assert tun.name_now() == "tun-a"

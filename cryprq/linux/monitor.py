@@ -1,0 +1,54 @@
+"""Notices of the kernel that links, addresses, routes or rules have changed (rtnetlink(7), multicast groups)."""
+
+import errno
+import socket
+from typing import Final
+
+from cryprq.linux.netlink import messages
+from cryprq.linux.rtnetlink import concerns
+
+# <linux/rtnetlink.h>: RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and RTNLGRP_IPV6_RULE
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+_RECEIVE_SIZE: Final = 65536
+_BATCH: Final = 64
+"""Datagrams in one go: an event loop has other things to do while a router loads its table."""
+
+
+class Monitor:
+    """A socket that is readable when something has changed in the network namespace of the thread that made it."""
+
+    def __init__(self) -> None:
+        self.overrun = False
+        """Whether notices were lost at the last reading."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        try:
+            self._socket.bind((0, _GROUPS))
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor, for an event loop."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._socket.close()
+
+    def changed(self, interface: int) -> bool:
+        """Reads the notices that wait; True if one may be about what a node with this interface keeps, or if some were
+        lost, of which nobody knows what they said."""
+        found = self.overrun = False
+        for _ in range(_BATCH):
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found = self.overrun = True
+                continue
+            found = found or any(concerns(kind, body, interface) for kind, _, _, body in messages(data))
+        return found
