@@ -204,6 +204,8 @@ class _Sink:
             self._writer.write(line, self._gap)
             return
         stream = self._stream if self._stream is not None else sys.stderr
+        if stream is None:  # the program was started without
+            return
         try:
             stream.write(line + "\n")  # one write, so that lines of several processes do not mix
             stream.flush()

@@ -5,6 +5,8 @@ import json
 import logging
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,6 +204,12 @@ def test_broken_stream_does_not_raise() -> None:
     closed = io.StringIO()
     closed.close()
     Log(stream=closed).error("x")
+
+
+def test_program_without_stderr_goes_on() -> None:
+    program = "from cryprq.telemetry.logs import Log\nlog = Log()\nlog.error('x')\nprint(log.lines_dropped, end='')"
+    command = ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", program]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=30).stdout == "0"
 
 
 @pytest.fixture
