@@ -18,10 +18,8 @@ SCRIPT = ROOT / "release" / "wheel_contents.py"
 NAME = "cryprq-1.2.3-cp311-abi3-manylinux_2_28_x86_64.whl"
 INFO = "cryprq-1.2.3.dist-info"
 EXTENSION = "cryprq/_fastpath.abi3.so"
-SOURCES = ["__init__.py", "_build.py", "_fastpath.pyi", "py.typed", "cli/node.py", "cli/tool.py"]
-FILES = dict.fromkeys([*(f"cryprq/{name}" for name in SOURCES), f"{INFO}/METADATA", EXTENSION], b"#\n")
-
 contents = runpy.run_path(str(SCRIPT))
+FILES = dict.fromkeys([*sorted(contents["sources"]()), f"{INFO}/METADATA", EXTENSION], b"#\n")
 
 
 def record(files: dict[str, bytes]) -> bytes:
@@ -86,10 +84,13 @@ def test_missing_file_is_a_fault(check: Check) -> None:
 def test_record_that_differs_from_the_files_is_a_fault(check: Check) -> None:
     changed = FILES | {"cryprq/__init__.py": b"other"}
     assert check(changed, recorded=record(FILES)) == ["cryprq/__init__.py is not what RECORD says"]
-    more = FILES | {"cryprq/more.py": b""}
+    more = FILES | {"cryprq-1.2.3.dist-info/more": b""}
     unrecorded = check(more, recorded=record(FILES))
-    assert unrecorded == ["cryprq/more.py is not in RECORD", "cryprq/more.py is not what RECORD says"]
-    assert check(FILES, recorded=record(more)) == ["cryprq/more.py is in RECORD only"]
+    assert unrecorded == [
+        "cryprq-1.2.3.dist-info/more is not in RECORD",
+        "cryprq-1.2.3.dist-info/more is not what RECORD says",
+    ]
+    assert check(FILES, recorded=record(more)) == ["cryprq-1.2.3.dist-info/more is in RECORD only"]
 
 
 @pytest.mark.parametrize(
