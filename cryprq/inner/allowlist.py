@@ -1,6 +1,7 @@
 """Who may connect, and with which inner addresses. Default deny."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from cryprq.inner.leases import Leases
 from cryprq.networks import Interface, Network, host_networks
@@ -27,6 +28,15 @@ class Allowlist:
         self._by_hand = {network for networks in entries.values() for network in networks}
         self.dialled: frozenset[PeerId] = frozenset(dialled)
         """Peers that are allowed by being dialled."""
+
+    @cached_property
+    def pools(self) -> tuple[tuple[Network, int], ...]:
+        """The networks that addresses are given from, and how many peers there is room for in each."""
+        return () if self._leases is None else self._leases.pools(self._by_hand)
+
+    def used(self, network: Network) -> int:
+        """How many of these have an address."""
+        return 0 if self._leases is None else self._leases.used(network, self.permits)
 
     @property
     def named(self) -> frozenset[PeerId]:

@@ -9,9 +9,9 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, ip_interface
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryprq.errors import MachineError
 from cryprq.networks import Interface, Network, covering, overlapping, within
@@ -43,10 +43,8 @@ def capacity(gateway: Interface, avoid: Iterable[Network]) -> int:
     """How many peers can have an address in the network of ``gateway``: every host but itself and what is inside
     ``avoid``."""
     network = gateway.network
-    blocks: list[Network] = []
-    for block in sorted(set(avoid), key=lambda block: (block.version, block.prefixlen)):
-        if overlapping(network, [block]) is not None and not any(within(block, wider) for wider in blocks):
-            blocks.append(block)
+    inside: Any = (block for block in avoid if overlapping(network, [block]) is not None)  # of one IP version, then
+    blocks: list[Network] = list(collapse_addresses(inside))
     if any(within(network, block) for block in blocks):
         return 0
     never = {gateway.ip}
@@ -114,6 +112,19 @@ class Leases:
             self._change(peer, addresses, reclaimed)
         self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
+
+    def pools(self, avoid: Collection[Network]) -> tuple[tuple[Network, int], ...]:
+        """Each tunnel network, and how many peers can have an address there."""
+        return tuple((gateway.network, capacity(gateway, avoid)) for gateway in self._networks)
+
+    def used(self, network: Network, permitted: Callable[[PeerId], bool]) -> int:
+        """How many peers that are ``permitted`` have an address in the network; the others give theirs back when it is
+        needed."""
+        return sum(
+            any(address.version == network.version and address in network for address in addresses)
+            for peer, addresses in self._addresses.items()
+            if permitted(peer)
+        )
 
     def try_to_write(self) -> None:
         """LeaseError if the next lease could not be written: the directory is read-only, full, or not ours."""

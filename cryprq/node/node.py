@@ -105,6 +105,8 @@ class Node:
             rotate_secs=lambda: self.config.rotate_secs,
             routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
             log_lines_dropped=lambda: self._log.lines_dropped,
+            allowed_peers=lambda: self._snapshot.allowed_peers() if self._snapshot is not None else 0,
+            pools=lambda: self._snapshot.pools() if self._snapshot is not None else (),
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -181,6 +183,7 @@ class Node:
             check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
             self.health.watch(check, restart_helps=False)
         self.health.ready()
+        self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
         self._announce()
         self._tell_doubts(doubts)
@@ -472,8 +475,10 @@ class Node:
             config, kept = merge(self.config, read_config())
             changes = self._roster.change(config, boottime())
         except CryprqError as error:
+            self._metrics.config_read(taken=False)
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
             return
+        self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
         self.config = config
         self._announce_routes(_announced(config))

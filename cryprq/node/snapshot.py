@@ -11,7 +11,7 @@ from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
 from cryprq.telemetry.health import Health
-from cryprq.telemetry.samples import NodeStatus, PeerSample
+from cryprq.telemetry.samples import NodeStatus, PeerSample, PoolSample
 from cryprq.version import VERSION
 
 
@@ -52,6 +52,16 @@ class Snapshot:
     def routes_missing(self) -> int:
         """How many routes the kernel should have and does not."""
         return self._machine.interface.routes_missing
+
+    def pools(self) -> Iterator[PoolSample]:
+        """One for each network that addresses are given from."""
+        allowlist = self._roster.allowlist
+        for network, size in allowlist.pools:
+            yield PoolSample(network=str(network), size=size, used=allowlist.used(network))
+
+    def allowed_peers(self) -> int:
+        """How many peers may connect by name, or are dialled."""
+        return len(self._roster.allowlist.named)
 
     def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""

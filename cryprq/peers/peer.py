@@ -14,8 +14,10 @@ from cryprq._fastpath import (
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
     EVENT_ROTATE_DUE,
+    PeerStats,
     PlaneError,
 )
+from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
@@ -65,11 +67,13 @@ class Peer:
         plane: EpochPlane,
         observer: PeerObserver,
         permits: Callable[[PeerId], bool],
+        allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        """``permits`` is asked again whenever an inbound session is promoted; ``changed`` is called when the peer may
+        """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
+        for who is told; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
         self.handle = plane.add_peer()
@@ -82,6 +86,9 @@ class Peer:
         self._plane = plane
         self._observer = observer
         self._permits = permits
+        self._allowed = allowed
+        self._before: PeerStats = plane.peer_stats(self.handle)
+        """The counters when the tunnel came up."""
         self._records_soft = records_soft
         self._changed = changed
         self._later = later
@@ -337,7 +344,8 @@ class Peer:
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
                 self._retire(other, CloseCode.REPLACED, now)
         if previous is None:
-            self._observer.peer_connected(self.peer_id, link.remote, link.direction)
+            self._before = self._plane.peer_stats(self.handle)
+            self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
 
     def _lost_race(self, link: Link) -> bool:
         """True if the current session goes before this one: it was dialled by the side that wins and its connection
@@ -379,10 +387,19 @@ class Peer:
         self._hang_up(link, code, reason)
         if link is self.current:
             self.current = None
-            self._observer.peer_disconnected(self.peer_id, reason)
+            self._tell_end(reason)
         elif self.current is not None:
             self._resume(self.current)
         self._changed()
+
+    def _tell_end(self, reason: str) -> None:
+        stats, before = self._plane.peer_stats(self.handle), self._before
+        self._observer.peer_disconnected(
+            self.peer_id,
+            reason,
+            rx_bytes=stats.rx_bytes - before.rx_bytes,
+            tx_bytes=stats.tx_bytes - before.tx_bytes,
+        )
 
     def _resume(self, link: Link) -> None:
         """Sends on the current session, whichever other one was activated last."""

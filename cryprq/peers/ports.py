@@ -1,9 +1,11 @@
 """What a peer needs of the world: a connection, the data plane, somebody to tell."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from cryprq._fastpath import PeerStats
 from cryprq.address import Address
+from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.protocol.frames import CloseCode
 
@@ -51,8 +53,10 @@ class EpochPlane(Protocol):
 class PeerObserver(Protocol):
     """Who is told what happens to a peer (``cryprq.telemetry.reporter.Reporter``)."""
 
-    def peer_connected(self, peer_id: PeerId, remote: Address, direction: str) -> None: ...
-    def peer_disconnected(self, peer_id: PeerId, reason: str) -> None: ...
+    def peer_connected(
+        self, peer_id: PeerId, remote: Address, direction: str, allowed_ips: Sequence[Network]
+    ) -> None: ...
+    def peer_disconnected(self, peer_id: PeerId, reason: str, *, rx_bytes: int, tx_bytes: int) -> None: ...
     def control_lost(self, peer_id: PeerId, remote: Address, reason: str) -> None: ...
     def peer_silent(self, peer_id: PeerId) -> None: ...
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None: ...

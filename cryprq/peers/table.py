@@ -72,6 +72,7 @@ class PeerTable:
                 plane=self._plane,
                 observer=self._observer,
                 permits=self._permits,
+                allowed=self._network.allowed,
                 records_soft=self._records_soft,
                 changed=partial(self._touch, peer_id),
                 later=self._later,

@@ -4,13 +4,20 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from cryprq.telemetry.samples import PeerSample
+from cryprq.telemetry.samples import PeerSample, PoolSample
 from cryprq.version import REVISION, VERSION
 
 FAILURE_REASONS: Final = (
@@ -56,6 +63,8 @@ class Metrics:
         rotate_secs: Callable[[], float] = lambda: 0.0,
         routes_missing: Callable[[], float] = lambda: 0.0,
         log_lines_dropped: Callable[[], int] = lambda: 0,
+        allowed_peers: Callable[[], int] = lambda: 0,
+        pools: Callable[[], Iterable[PoolSample]] = lambda: (),
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
@@ -105,7 +114,19 @@ class Metrics:
             "This node's --rotate-secs; with each peer the smaller of both ends' counts.",
             rotate_secs,
         )
-        self.registry.register(_StateCollector(peers, drops, offloads, log_lines_dropped))
+        self._gauge("cryprq_allowed_peers", "Peers that may connect by name, or are dialled.", allowed_peers)
+        self._reload_ok = Gauge(
+            "cryprq_config_last_reload_successful",
+            "1 if the configuration was taken the last time that it was read, else 0.",
+            registry=self.registry,
+        )
+        self._reload_time = Gauge(
+            "cryprq_config_last_reload_success_timestamp_seconds",
+            "Unix time at which a configuration was taken; at the start, too.",
+            registry=self.registry,
+        )
+        ProcessCollector(namespace="cryprq", registry=self.registry)
+        self.registry.register(_StateCollector(peers, drops, offloads, log_lines_dropped, pools))
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value at each scrape."""
@@ -138,6 +159,12 @@ class Metrics:
         self._rotation_duration.observe(duration)
         self._rotation_interval.set(interval)
 
+    def config_read(self, *, taken: bool) -> None:
+        """A configuration was read, and taken over or rejected."""
+        self._reload_ok.set(taken)
+        if taken:
+            self._reload_time.set_to_current_time()
+
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type, in the format that an HTTP Accept header prefers."""
         encode, content_type = choose_encoder(accept)
@@ -153,11 +180,13 @@ class _StateCollector(Collector):
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
         log_lines_dropped: Callable[[], int],
+        pools: Callable[[], Iterable[PoolSample]],
     ) -> None:
         self._peers = peers
         self._drops = drops
         self._offloads = offloads
         self._log_lines_dropped = log_lines_dropped
+        self._pools = pools
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: the registry would otherwise scrape a node that is only being made."""
@@ -185,9 +214,21 @@ class _StateCollector(Collector):
         lines = CounterMetricFamily("cryprq_log_lines_dropped", "Log lines that nobody took in time.")
         lines.add_metric([], self._log_lines_dropped())
         yield lines
+        yield from _pool_families(self._pools())
         build = GaugeMetricFamily("cryprq_build_info", "What runs.", labels=["version", "revision", "python"])
         build.add_metric([VERSION, REVISION, platform.python_version()], 1)
         yield build
+
+
+def _pool_families(pools: Iterable[PoolSample]) -> Iterator[Metric]:
+    size = GaugeMetricFamily(
+        "cryprq_pool_addresses", "Peers that can have an address in a network.", labels=["network"]
+    )
+    used = GaugeMetricFamily("cryprq_pool_addresses_used", "Peers that have one.", labels=["network"])
+    for pool in pools:
+        size.add_metric([pool.network], pool.size)
+        used.add_metric([pool.network], pool.used)
+    yield from (size, used)
 
 
 def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
@@ -211,7 +252,8 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
     )
     for sample in samples:
         peer = [sample.peer_id]
-        info.add_metric([sample.peer_id, sample.direction, sample.endpoint, sample.aead, sample.kem], 1)
+        host = sample.endpoint.rpartition(":")[0].strip("[]")  # a port would make a new series of each reconnect
+        info.add_metric([sample.peer_id, sample.direction, host, sample.aead, sample.kem], 1)
         for field, family in counters.items():
             family.add_metric(peer, getattr(sample, field))
         epoch.add_metric(peer, sample.epoch)

@@ -3,7 +3,8 @@
 What a stranger can trigger goes through the log's rate limit; so does what repeats by itself while a peer is away.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cryprq.address import Address
@@ -21,12 +22,18 @@ _ROUTE_KINDS: Final = {"route": "unicast", "guard": "unreachable"}
 """What ``ip route`` calls them."""
 
 
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Reporter:
     """Turns what happens into events of the log and into metrics."""
 
-    def __init__(self, log: Log, metrics: Metrics) -> None:
+    def __init__(self, log: Log, metrics: Metrics, clock: Callable[[], float] = _boottime) -> None:
         self._log = log
         self._metrics = metrics
+        self._clock = clock
+        self._connected: dict[PeerId, float] = {}
 
     # ---- handshakes ----
 
@@ -114,13 +121,25 @@ class Reporter:
 
     # ---- sessions ----
 
-    def peer_connected(self, peer_id: PeerId, remote: Address, direction: str) -> None:
-        """A tunnel is up where there was none."""
-        self._log.info("peer_connected", peer_id=peer_id, remote=remote, direction=direction)
+    def peer_connected(self, peer_id: PeerId, remote: Address, direction: str, allowed_ips: Sequence[Network]) -> None:
+        """A tunnel is up where there was none. ``allowed_ips``: what the peer has inside."""
+        self._connected[peer_id] = self._clock()
+        self._log.info(
+            "peer_connected", peer_id=peer_id, remote=remote, direction=direction, allowed_ips=_joined(allowed_ips)
+        )
 
-    def peer_disconnected(self, peer_id: PeerId, reason: str) -> None:
-        """The last keys for the peer are gone: its tunnel is closed, its packets are dropped."""
-        self._log.info("peer_disconnected", peer_id=peer_id, reason=reason)
+    def peer_disconnected(self, peer_id: PeerId, reason: str, *, rx_bytes: int, tx_bytes: int) -> None:
+        """The last keys for the peer are gone: its tunnel is closed, its packets are dropped. Bytes since it was up."""
+        now = self._clock()
+        seconds = now - self._connected.pop(peer_id, now)
+        self._log.info(
+            "peer_disconnected",
+            peer_id=peer_id,
+            reason=reason,
+            seconds=round(seconds, 3),
+            rx_bytes=rx_bytes,
+            tx_bytes=tx_bytes,
+        )
 
     def control_lost(self, peer_id: PeerId, remote: Address, reason: str) -> None:
         """The QUIC connection of the session in use is gone; data goes on under the keys that are there."""

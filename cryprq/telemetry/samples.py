@@ -33,6 +33,17 @@ class PeerSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSample:
+    """A tunnel network that addresses are given from."""
+
+    network: str
+    size: int
+    """Peers that can have one."""
+    used: int
+    """Peers that may connect and have one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """A node as ``cryprq status`` shows it; ``--json`` prints these names."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import ip_network
 from typing import Any
 
 from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
@@ -18,6 +19,7 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 
 LISTENER, DIALER = Address("192.0.2.1", 9999), Address("192.0.2.7", 40000)
+INNER = ip_network("10.9.0.2/32")
 SILENT = PeerStats(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -181,6 +183,7 @@ class Side:
             plane=self.plane,
             observer=self.observer,
             permits=self.permits,
+            allowed=lambda _: (INNER,),
             records_soft=2**26,
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.config.node_config import NodeConfig
+from cryprq.inner.allowlist import Allowlist
 from cryprq.inner.leases import LeaseError, Leases, capacity, lease_path
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import allowlist_of
@@ -330,6 +331,18 @@ def test_dialled_peer_is_allowed_by_being_dialled(path: Path) -> None:
     assert text(allowlist.networks_for(A)) == ["10.9.0.0/24", "fd00:9::/64"]
     assert text(allowlist.networks_for(B)) == ["10.1.0.0/16"]
     assert allowlist.assignment_for(A) == allowlist.assignment_for(B) == ()
+
+
+def test_pool_counts_those_that_may_connect_and_have_an_address(path: Path) -> None:
+    leases = Leases(path, [V4, V6])
+    both = Allowlist({A: (), B: (), C: (ip_network("10.9.0.64/26"),)}, leases=leases)
+    assert both.pools == ((V4.network, 253 - 64), (V6.network, 2**64 - 2))
+    assert [both.used(network) for network, _ in both.pools] == [0, 0]
+    both.networks_for(A)
+    both.networks_for(C)
+    assert [both.used(network) for network, _ in both.pools] == [1, 1]
+    assert Allowlist({B: ()}, leases=leases).used(V4.network) == 0
+    assert Allowlist({A: ()}).pools == ()
 
 
 def test_pure_dialer_needs_no_leases() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import uvloop
@@ -15,7 +17,7 @@ from cryprq.telemetry import http
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.metrics import FAILURE_REASONS, Metrics
-from cryprq.telemetry.samples import PeerSample
+from cryprq.telemetry.samples import PeerSample, PoolSample
 
 PEER = "QmQUYyhzsSZYHSZSfLcGQhCcLKLaCMwNmVZSDHBTXtBCZD"
 
@@ -149,7 +151,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     found = samples(node.metrics)
     assert found[("cryprq_current_peers",)] == 1
     # in the order of the labels' names
-    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1:9999", "x25519-ml-kem-768", PEER)
+    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-ml-kem-768", PEER)
     assert found[info] == 1
     assert found[("cryprq_peer_received_bytes_total", PEER)] == 2**40
     assert found[("cryprq_peer_sent_bytes_total", PEER)] == 2
@@ -160,11 +162,43 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     assert found[("cryprq_peer_last_handshake_seconds", "other")] == 0
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 7
     assert found[("cryprq_offload_info", "uso", "not supported by this kernel")] == 1
+    six = PeerSample(peer_id="six", connected=True, endpoint="[2001:db8::1]:9999")
+    again = replace(up, endpoint="192.0.2.1:40000")  # a reconnect is the same series
+    node.peers = [again, six]
+    found = samples(node.metrics)
+    assert found[info] == 1
+    assert found[("cryprq_peer_info", "", "", "2001:db8::1", "", "six")] == 1
     node.peers = []
     node.drops[("rx", "replay")] = 8
     found = samples(node.metrics)
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 8
     assert info not in found
+
+
+def test_pools_and_reloads() -> None:
+    pools = [PoolSample(network="10.9.0.0/24", size=253, used=7), PoolSample(network="fd00:9::/64", size=2**64, used=7)]
+    metrics = Metrics(peers=list, drops=dict, offloads=dict, allowed_peers=lambda: 9, pools=lambda: pools)
+    found = samples(metrics)
+    assert found[("cryprq_allowed_peers",)] == 9
+    assert found[("cryprq_pool_addresses", "10.9.0.0/24")] == 253
+    assert found[("cryprq_pool_addresses", "fd00:9::/64")] == 2**64
+    assert found[("cryprq_pool_addresses_used", "10.9.0.0/24")] == 7
+    before = time.time()
+    metrics.config_read(taken=True)
+    first = samples(metrics)
+    assert first[("cryprq_config_last_reload_successful",)] == 1
+    taken = ("cryprq_config_last_reload_success_timestamp_seconds",)
+    assert before <= first[taken] <= time.time()
+    metrics.config_read(taken=False)
+    second = samples(metrics)
+    assert second[("cryprq_config_last_reload_successful",)] == 0
+    assert second[taken] == first[taken]
+
+
+def test_process_has_its_metrics(node: Node) -> None:
+    found = samples(node.metrics)
+    for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"):
+        assert found[(f"cryprq_process_{name}",)] > 0
 
 
 def test_metrics_of_two_nodes_are_apart() -> None:

@@ -221,6 +221,10 @@ def test_dialer_gets_address_routes_and_a_session(lab: Lab) -> None:
             assert FakeMachine.opened[1].interface.routes == {ip_network("192.168.7.0/24")}
             rendered = gateway._metrics.render()[0].decode()
             assert "cryprq_current_peers 1.0" in rendered
+            assert "cryprq_allowed_peers 1.0" in rendered
+            assert "cryprq_config_last_reload_successful 1.0" in rendered
+            assert 'cryprq_pool_addresses{network="10.9.0.0/24"} 253.0' in rendered
+            assert 'cryprq_pool_addresses_used{network="10.9.0.0/24"} 1.0' in rendered
             assert 'cryprq_dropped_packets_total{direction="in",reason="replay"} 3.0' in rendered
 
     run(scenario())
@@ -412,6 +416,7 @@ def test_wrong_configuration_on_reload_changes_nothing(lab: Lab) -> None:
             gateway.reload()
             assert (await lab.event(gateway, "config_rejected"))["error"] == "--mtu 1 is out of range"
             assert gateway.config is config
+            assert "cryprq_config_last_reload_successful 0.0" in gateway._metrics.render()[0].decode()
             own = replace(config, allow_peers={gateway.peer_id: ()})
             gateway._read_config = lambda: own
             gateway.reload()

@@ -9,12 +9,23 @@ from cryprq.address import Address
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
-from tests.rigs.fakes import World
+from tests.rigs.fakes import INNER, SILENT, World
 
 
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_end_tells_what_went_through_since_the_tunnel_was_up(world: World) -> None:
+    left = world.left
+    for connected, received in ((1000, 1700), (5000, 5001)):
+        left.plane.stats[left.peer.handle] = SILENT._replace(rx_bytes=connected, tx_bytes=connected + 7)
+        world.connect(left, world.right)
+        left.plane.stats[left.peer.handle] = SILENT._replace(rx_bytes=received, tx_bytes=connected + 19)
+        left.peer.close(CloseCode.OK, "closed", Boottime(world.now))
+        assert left.observer.fields("peer_disconnected") == {"rx_bytes": received - connected, "tx_bytes": 12}
+        world.run()
 
 
 def carrier(link: Any) -> Any:
@@ -30,7 +41,7 @@ def test_first_record_establishes_both_ends(world: World) -> None:
     assert right.peer.current is accepted
     assert left.observer.names == right.observer.names == ["peer_connected"]
     assert left.observer.last("peer_connected")[2] == "outbound"
-    assert right.observer.last("peer_connected")[2] == "inbound"
+    assert right.observer.last("peer_connected")[2:] == ("inbound", (INNER,))
     assert left.plane.epochs[left.active or 0].tx_index == right.active
     assert right.plane.epochs[right.active or 0].tx_index == left.active
     assert not left.peer.wants_dial()

@@ -2,11 +2,29 @@
 
 import io
 import json
+from ipaddress import ip_network
 from typing import Any
 
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.telemetry.logs import LIMIT, Log
 from cryprq.telemetry.reporter import Reporter
+
+
+def test_tunnel_is_told_with_its_networks_its_seconds_and_its_bytes() -> None:
+    stream, now = io.StringIO(), [1000.0]
+    metrics: Any = None
+    reporter = Reporter(Log("info", "json", stream), metrics, lambda: now[0])
+    peer, remote = PeerId(bytes(32)), Address("192.0.2.7", 4000)
+    for networks, seconds in (((ip_network("10.9.0.2/32"), ip_network("fd00:9::2/128")), 61.5), ((), 2)):
+        reporter.peer_connected(peer, remote, "inbound", networks)
+        now[0] += seconds
+        reporter.peer_disconnected(peer, "key_expired", rx_bytes=5, tx_bytes=6)
+    up, down, again, end = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (up["event"], up["allowed_ips"]) == ("peer_connected", "10.9.0.2/32,fd00:9::2/128")
+    assert again["allowed_ips"] is None
+    assert (down["event"], down["seconds"], down["rx_bytes"], down["tx_bytes"]) == ("peer_disconnected", 61.5, 5, 6)
+    assert end["seconds"] == 2
 
 
 def test_source_that_has_to_wait_is_told_in_milliseconds_and_not_without_end() -> None:
