@@ -103,10 +103,10 @@ class Node:
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
-            routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
             log_lines_dropped=lambda: self._log.lines_dropped,
             allowed_peers=lambda: self._snapshot.allowed_peers() if self._snapshot is not None else 0,
             pools=lambda: self._snapshot.pools() if self._snapshot is not None else (),
+            routes_missing=lambda: self._snapshot.routes_missing() if self._snapshot is not None else 0,
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
@@ -178,10 +178,10 @@ class Node:
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
-        self.health.watch(self._machine.interface.failure, restart_helps=False)
         if leases is not None:
             check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
             self.health.watch(check, restart_helps=False)
+        self.health.watch(self._machine.interface.failure, restart_helps=False)
         self.health.ready()
         self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
@@ -412,6 +412,8 @@ class Node:
         return outbound
 
     def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+        if outcome is Outcome.REPLACED:
+            dialer.schedule.replaced(boottime())
         if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
             dialer.schedule.failed(boottime(), refused=outcome is Outcome.REFUSED)
         self._changed()

@@ -49,10 +49,6 @@ class Snapshot:
         """By name."""
         return self._machine.offloads()
 
-    def routes_missing(self) -> int:
-        """How many routes the kernel should have and does not."""
-        return self._machine.interface.routes_missing
-
     def pools(self) -> Iterator[PoolSample]:
         """One for each network that addresses are given from."""
         allowlist = self._roster.allowlist
@@ -62,6 +58,10 @@ class Snapshot:
     def allowed_peers(self) -> int:
         """How many peers may connect by name, or are dialled."""
         return len(self._roster.allowlist.named)
+
+    def routes_missing(self) -> int:
+        """How many routes the kernel should have and does not."""
+        return self._machine.interface.routes_missing
 
     def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""

@@ -21,6 +21,8 @@ BACKOFF_JITTER: Final = 0.25
 """A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
 NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
+CONTEST_FORGET: Final = 3
+"""After so many times the longest wait without losing a session to another host, it is as if there had been none."""
 TELL_EVERY: Final = 30.0
 """Seconds between reports that a peer still does not answer; the first one comes at once."""
 _AT_ONCE: Final = Boottime(float("-inf"))
@@ -30,8 +32,9 @@ class DialSchedule:
     """When the next dial may start. Sans-IO; ``now`` is seconds of one clock that runs on during suspend.
 
     For five minutes after a tunnel was up: at least once a second, each try for three seconds. Before and after that,
-    and after a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds). All with jitter,
-    so that dialers which lost the same gateway at the same moment do not go on in step.
+    and after a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds). Likewise each
+    time that another host with the same identity takes the session away: to take it back at once would be a race that
+    neither wins. All with jitter, so that dialers which lost the same gateway at the same moment do not go on in step.
     """
 
     def __init__(self, base: float, maximum: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
@@ -41,6 +44,8 @@ class DialSchedule:
         self._fast_until: Boottime | None = None
         self._failures = 0
         self._not_before = _AT_ONCE
+        self._lost = 0
+        self._lost_at = _AT_ONCE
 
     def fast(self, now: Boottime) -> bool:
         """True for five minutes after a tunnel was up."""
@@ -72,9 +77,23 @@ class DialSchedule:
             self._fast_until = None
         if self.fast(now):
             return max(0.0, self._not_before - now)
-        wait = min(self._base * 2.0 ** min(self._failures, 32), self._maximum)
-        wait *= self._uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)
+        wait = self._wait(self._failures, now)
         self._failures += 1
+        return wait
+
+    def replaced(self, now: Boottime) -> float:
+        """The peer gave the session up for one from another host. Returns the seconds to wait from now."""
+        if now - self._lost_at > CONTEST_FORGET * self._maximum:
+            self._lost = 0
+        wait = self._wait(self._lost, now)
+        self._lost += 1
+        self._lost_at = now
+        return wait
+
+    def _wait(self, times: int, now: Boottime) -> float:
+        """Sets the next dial to after a wait that doubles with each of so many ``times`` before."""
+        wait = min(self._base * 2.0 ** min(times, 32), self._maximum)
+        wait *= self._uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)
         self._not_before = Boottime(now + wait)
         return wait
 

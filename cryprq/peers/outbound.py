@@ -48,6 +48,8 @@ class Outcome(Enum):
     """One of the two ends refuses the other."""
     DUPLICATE = auto()
     """A session that the peer has dialled is the one to use."""
+    REPLACED = auto()
+    """After SESSION: the peer has given it up for a newer one of this node's ID, which is not of this node's making."""
 
 
 class Cancellable(Protocol):
@@ -73,7 +75,7 @@ class Outbound:
         call_later: Callable[[float, Callable[[], None]], Cancellable],
     ) -> None:
         """``timeout`` is for the handshake, once QUIC is up. ``take`` is asked with M4's parameters and says why they
-        are refused, or None. ``ended`` is told once how the attempt went."""
+        are refused, or None. ``ended`` is told once how the attempt went, and later if its session was REPLACED."""
         self.remote = remote
         self.detail = "no answer"
         self._timeout = timeout
@@ -169,6 +171,8 @@ class Outbound:
     def closed(self, connection: "Connection", code: int, reason: str, by_peer: bool) -> None:
         """The connection ended, before or after there was a session."""
         if self._link is not None:
+            if by_peer and code == CloseCode.REPLACED and not self._peer.has_successor(self._link):
+                self._ended(Outcome.REPLACED)
             self._peer.carrier_lost(self._link, reason or f"code {code}", self._clock())
         elif self._over:
             return

@@ -19,6 +19,7 @@ from cryprq._fastpath import (
 )
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
+from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
@@ -82,6 +83,7 @@ class Peer:
         self.liveness = Liveness()
         self.last_handshake: Boottime | None = None
         self.rotations = 0
+        self._contest = Contest()
         self._own_id = own_id
         self._plane = plane
         self._observer = observer
@@ -112,6 +114,11 @@ class Peer:
     def answered(self) -> None:
         """A dial of this peer is answered: those that run beside it are given up before they cost anybody more."""
         self._changed()
+
+    def has_successor(self, link: Link) -> bool:
+        """True if another session with the peer is there that may have replaced this one: a later one, or one that was
+        dialled by the other side."""
+        return any(other.serial > link.serial or other.dialled is not link.dialled for other in self.links)
 
     def outranks_outbound(self) -> bool:
         """The same when M4 of an own dial arrives: True if a session that the peer dialled lives and wins."""
@@ -338,6 +345,8 @@ class Peer:
             self._retire(link, CloseCode.DUPLICATE, now)
             return
         self.current = link
+        if previous is not None:
+            self._watch_contest(previous, link, now)
         self._resume(link)  # a dialled one was activated at its start, and another may have been since
         self.liveness.reset()
         for other in tuple(self.links):
@@ -346,6 +355,14 @@ class Peer:
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
+
+    def _watch_contest(self, previous: Link, link: Link, now: Boottime) -> None:
+        """A session takes the place of another one. Do two hosts take it from each other?"""
+        if previous.dialled or link.dialled or previous.carrier is None:
+            return
+        loser = previous.carrier.remote
+        if self._contest.replaced(loser, link.remote, now):
+            self._observer.identity_in_use_twice(self.peer_id, link.remote, loser)
 
     def _lost_race(self, link: Link) -> bool:
         """True if the current session goes before this one: it was dialled by the side that wins and its connection

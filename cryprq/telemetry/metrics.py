@@ -61,10 +61,10 @@ class Metrics:
         offloads: Callable[[], Mapping[str, str]],
         healthy: Callable[[], bool] = lambda: True,
         rotate_secs: Callable[[], float] = lambda: 0.0,
-        routes_missing: Callable[[], float] = lambda: 0.0,
         log_lines_dropped: Callable[[], int] = lambda: 0,
         allowed_peers: Callable[[], int] = lambda: 0,
         pools: Callable[[], Iterable[PoolSample]] = lambda: (),
+        routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
@@ -80,6 +80,11 @@ class Metrics:
         for reason in FAILURE_REASONS:
             self._failed.labels(reason)
         self._denied = Counter("cryprq_peers_denied", "Peers refused by the allowlist.", registry=self.registry)
+        self._in_use_twice = Counter(
+            "cryprq_identity_in_use_twice",
+            "Sessions that one of two hosts with the same identity took from the other.",
+            registry=self.registry,
+        )
         self._rerouted = Counter(
             "cryprq_rerouted_datagrams",
             "Datagrams that GRO merged into a batch for the wrong socket, passed on to the right one.",
@@ -148,6 +153,10 @@ class Metrics:
     def peer_denied(self) -> None:
         """The allowlist refused a peer."""
         self._denied.inc()
+
+    def identity_in_use_twice(self) -> None:
+        """One of two hosts with the same identity took the session from the other."""
+        self._in_use_twice.inc()
 
     def rerouted(self, kind: str, count: int) -> None:
         """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""

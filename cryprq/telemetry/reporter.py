@@ -153,6 +153,18 @@ class Reporter:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
 
+    def identity_in_use_twice(self, peer_id: PeerId, remote: Address, other: Address) -> None:
+        """Sessions of one ID replace each other in turn, from ``remote`` and from ``other``: two hosts have its key."""
+        self._metrics.identity_in_use_twice()
+        self._log.limited(
+            "warning",
+            "identity_in_use_twice",
+            peer_id=peer_id,
+            remote=remote,
+            other=other,
+            hint="two hosts run with the same identity file and take the tunnel from each other: give one its own",
+        )
+
     def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None:
         """Both ends use epoch ``epoch``; seconds that it took, and since the epoch before."""
         self._metrics.rotated(duration, interval)

@@ -100,9 +100,15 @@ def write_garbage(tunnel: Tunnel) -> None:
 
 
 def raise_mtu(tunnel: Tunnel) -> None:
-    tunnel.dialer.namespace.ip("link set cryprq0 mtu 9000")
-    send(tunnel.dialer.namespace, GATEWAY[4], 2000)
-    tunnel.dialer.namespace.ip("link set cryprq0 mtu 1420")
+    """Again and again: the node puts it back."""
+    host = tunnel.dialer.namespace
+
+    def once() -> bool:
+        host.ip("link set cryprq0 mtu 9000")
+        send(host, GATEWAY[4], 2000)
+        return ("tx", "too_big") in tunnel.drops(tunnel.dialer)
+
+    assert wait(once)
 
 
 def use_another_address(tunnel: Tunnel) -> None:
@@ -111,15 +117,16 @@ def use_another_address(tunnel: Tunnel) -> None:
 
 
 def set_tun_down(tunnel: Tunnel) -> None:
-    """And up again, which the page says is not enough."""
+    """Again and again: the node sets it up, with all that it had."""
     host = tunnel.listener.namespace
-    assert GATEWAY[6] in host.ip("address show dev cryprq0")
-    host.ip("link set cryprq0 down")
-    before = tunnel.drops(tunnel.listener)
-    send(tunnel.dialer.namespace, GATEWAY[4])
-    assert wait(lambda: tunnel.drops(tunnel.listener) != before)
-    host.ip("link set cryprq0 up")
-    assert GATEWAY[6] not in host.ip("address show dev cryprq0")
+
+    def once() -> bool:
+        host.ip("link set cryprq0 down")
+        send(tunnel.dialer.namespace, GATEWAY[4])
+        return ("rx", "tun_write") in tunnel.drops(tunnel.listener)
+
+    assert wait(once)
+    assert wait(lambda: GATEWAY[6] in host.ip("address show up dev cryprq0"))
 
 
 def set_cable_down(tunnel: Tunnel) -> None:
@@ -165,6 +172,10 @@ def test_the_table_has_every_drop_reason(bench: Bench) -> None:
     assert not CAUSES.keys() & NOT_FROM_OUTSIDE
 
 
+REPEATED = (("tx", "too_big"), ("rx", "tun_write"))
+"""What is tried until the node was too slow to prevent it: once, or more often."""
+
+
 def counts(tunnel: Tunnel, node: Node, reason: Reason) -> bool:
     """Whether the node has counted a drop for that reason."""
     return reason in tunnel.drops(node)
@@ -176,7 +187,10 @@ def test_each_cause_is_counted_under_its_name(lab: Lab) -> None:
     for reason, (end, cause) in CAUSES.items():
         expected = {name: tunnel.drops(node) for name, node in nodes.items() if node.running().running}
         cause(tunnel)
-        expected[end][reason] = 1
+        if reason in REPEATED:
+            expected[end][reason] = tunnel.drops(nodes[end])[reason]
+        else:
+            expected[end][reason] = 1
         if not tunnel.dialer.running().running:
             del expected["dialer"]
         assert wait(partial(counts, tunnel, nodes[end], reason)), reason

@@ -101,6 +101,27 @@ def provoke_wrong_id(lab: Lab) -> str:
     return listener.running().output() + dialer.running().output()
 
 
+def provoke_identity_in_use_twice(lab: Lab) -> str:
+    here, there, copy = (lab.namespace(name) for name in ("listener", "dialer", "copy"))
+    where = {here: [f"{OUTER[4][0]}/24"], there: [f"{OUTER[4][1]}/24"], copy: ["192.0.2.9/24"]}
+    lab.switch("switch", where)
+    dialers = [Node(there, *LOGFMT)]
+    dialers.append(Node(copy, "--identity", str(dialers[0].identity), *LOGFMT))
+    allow = ("--allow-peer", dialers[0].peer_id)
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, *allow, *LOGFMT).start()
+    wait_line(listener, "event=listener_ready")
+    for dialer in dialers:
+        dialer.start("--peer", listener.multiaddr(OUTER[4][0]))
+    wait_line(listener, "event=identity_in_use_twice")
+    line = next(line for line in listener.lines() if "event=identity_in_use_twice" in line)
+    assert dialers[0].peer_id in line and OUTER[4][1] in line and "192.0.2.9" in line
+    assert listener.metric("identity_in_use_twice_total") >= 1
+    before = listener.metric("handshakes_success_total")
+    time.sleep(5)
+    assert listener.metric("handshakes_success_total") - before < 10
+    return line
+
+
 def provoke_port_in_use(lab: Lab) -> str:
     here = lab.namespace("listener")
     Node(here, "--listen", listen_address(4), *LISTEN_FLAGS).start().wait_event("listener_ready")
@@ -124,6 +145,18 @@ def provoke_lost_tun(lab: Lab) -> str:
     return f"{node.running().output()} {status} from `/healthz`"
 
 
+def provoke_full_disk(lab: Lab) -> str:
+    state = lab.directory / "state"
+    with tmpfs(state, "size=4k"):  # the identity fills it
+        flags = ("--listen", listen_address(4), *LISTEN_FLAGS, "--allow-any", *LOGFMT)
+        node = Node(lab.namespace("listener"), *flags).start("--identity", str(state / "identity"))
+        wait_line(node, "event=node_failed")
+        status, reason = node.http("/healthz")
+        assert "No space left" in reason
+        node.stop()
+    return f"{node.running().output()} {status} from `/healthz`"
+
+
 def provoke_route_failed(lab: Lab) -> str:
     here = lab.namespace("listener")
     here.ip("link add cafe type bridge")
@@ -137,18 +170,6 @@ def provoke_route_failed(lab: Lab) -> str:
     assert "network of cafe" in reason
     here.ip("link delete cafe")
     wait_line(node, "event=route_restored")
-    return f"{node.running().output()} {status} from `/healthz`"
-
-
-def provoke_full_disk(lab: Lab) -> str:
-    state = lab.directory / "state"
-    with tmpfs(state, "size=4k"):  # the identity fills it
-        flags = ("--listen", listen_address(4), *LISTEN_FLAGS, "--allow-any", *LOGFMT)
-        node = Node(lab.namespace("listener"), *flags).start("--identity", str(state / "identity"))
-        wait_line(node, "event=node_failed")
-        status, reason = node.http("/healthz")
-        assert "No space left" in reason
-        node.stop()
     return f"{node.running().output()} {status} from `/healthz`"
 
 
@@ -184,11 +205,12 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_missing_id,
     provoke_bad_multiaddr,
     provoke_wrong_id,
+    provoke_identity_in_use_twice,
     provoke_port_in_use,
     provoke_no_right,
     provoke_lost_tun,
-    provoke_route_failed,
     provoke_full_disk,
+    provoke_route_failed,
     provoke_forwarding_off,
     provoke_debug_logs,
 ]
@@ -220,16 +242,26 @@ def test_metrics_that_are_named_are_those_that_there_are() -> None:
 
 def logged(source: str) -> set[str]:
     """The events that a source gives to the log, whatever it does so by: ``log.info("name", ...)``,
-    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``."""
-    found = set()
-    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+    ``self._log.limited("error", "name", ...)``, ``(log.debug if again else log.info)("name", ...)``; or one of a
+    table's, ``log.info(NAMES[kind], ...)``."""
+    module = ast.parse(source)
+    tables = {
+        ast.unparse(each.target): {ast.unparse(value).strip("'") for value in each.value.values}
+        for each in module.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.value, ast.Dict)
+    }
+    found: set[str] = set()
+    for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
         functions = [call.func.body, call.func.orelse] if isinstance(call.func, ast.IfExp) else [call.func]
         names = {function.attr for function in functions if isinstance(function, ast.Attribute)}
         on_log = all("log" in ast.unparse(function).rpartition(".")[0] for function in functions)
         if on_log and names & {"debug", "info", "warning", "error"}:
-            found.add(ast.unparse(call.args[0]).strip("'"))
+            name = call.args[0]
         elif on_log and names & {"limited", "defect"}:
-            found.add(ast.unparse(call.args[1]).strip("'"))
+            name = call.args[1]
+        else:
+            continue
+        found |= tables[ast.unparse(name.value)] if isinstance(name, ast.Subscript) else {ast.unparse(name).strip("'")}
     return found
 
 

@@ -52,6 +52,21 @@ def test_dialer_that_changes_its_address_under_load_keeps_its_session(lab: Lab) 
     assert wait_ping(tunnel, 1) < 1
 
 
+def test_dialer_that_is_killed_and_moves_in_turn_is_one_host(lab: Lab) -> None:
+    """Its sessions come from two addresses in turn, each replaces the one before it, and no second host is reported."""
+    tunnel = make_tunnel(lab)
+    there = tunnel.dialer.namespace
+    for host in ("192.0.2.77", OUTER[4][1], "192.0.2.77"):
+        tunnel.dialer.kill()
+        there.ip("address flush dev eth0")
+        there.ip(f"address add {host}/24 dev eth0")
+        tunnel.dialer.start().wait_event("peer_connected")
+        assert wait_ping(tunnel, 5) < 5
+    assert len(tunnel.listener.events("handshake_complete")) == 4
+    assert not tunnel.listener.events("identity_in_use_twice")
+    assert tunnel.listener.metric("identity_in_use_twice_total") == 0
+
+
 def test_data_flows_on_while_quic_is_cut(lab: Lab) -> None:
     """The idle timeout of 25 s ends the connection; the keys live on and the flow does not notice."""
     tunnel = make_tunnel(lab)

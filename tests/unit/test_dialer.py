@@ -10,6 +10,7 @@ from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
 from cryprq.peers.dialer import (
     BACKOFF_JITTER,
+    CONTEST_FORGET,
     NEXT_ADDRESS_AFTER,
     REDIAL_FAST_INTERVAL,
     REDIAL_FAST_TIMEOUT,
@@ -152,6 +153,30 @@ def test_refusal_ends_the_hurry_at_once(rig: Rig) -> None:
     rig.run(30)
     assert len(rig.attempts) < 10  # in a hurry it would be 30
     assert "dial_unanswered" not in rig.observer.names[: rig.observer.names.index("dial_started") + 2]
+
+
+def test_session_that_another_host_takes_away_is_taken_back_ever_more_slowly(rig: Rig) -> None:
+    """Each time the tunnel was up in between, as it is in the race of two hosts with one identity."""
+    waits = []
+    for _ in range(9):
+        rig.schedule.tunnel_up(rig.now)
+        waits.append(rig.schedule.replaced(rig.now))
+        assert rig.schedule.due == rig.now + waits[-1]
+        rig.now = rig.schedule.due
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    rig.target.wanted = True
+    rig.schedule.tunnel_up(rig.now)
+    rig.schedule.replaced(rig.now)
+    rig.run(29.5)
+    assert not rig.attempts  # although a tunnel was up not long ago
+
+
+def test_host_that_was_alone_for_long_starts_afresh(rig: Rig) -> None:
+    for _ in range(5):
+        rig.schedule.replaced(rig.now)
+    rig.now = Boottime(rig.now + CONTEST_FORGET * 30 + 1)
+    rig.schedule.tunnel_up(rig.now)
+    assert rig.schedule.replaced(rig.now) == 0.5
 
 
 def test_second_address_is_tried_beside_the_first(rig: Rig) -> None:

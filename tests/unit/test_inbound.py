@@ -211,6 +211,24 @@ def test_handshake_gives_both_ends_a_session(net: Net) -> None:
     assert complete[2] == "inbound"
 
 
+def test_session_given_up_for_another_hosts_is_told_to_the_dialers_schedule(net: Net) -> None:
+    path = net.path(net.left, net.right)
+    net.run()
+    path.outbound.closed(path.here, CloseCode.REPLACED, "replaced", True)  # type: ignore[arg-type]
+    assert net.left.outcomes == [Outcome.SESSION, Outcome.REPLACED]
+    assert net.left.peer.wants_dial()
+
+
+def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
+    old = net.path(net.left, net.right)
+    net.run()
+    net.path(net.left, net.right)
+    net.run()
+    assert old.there.closed_with is CloseCode.REPLACED
+    assert net.left.outcomes == [Outcome.SESSION, Outcome.SESSION]
+    assert net.left.peer.up
+
+
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60)  # type: ignore[arg-type]
     net.path(net.left, net.right)

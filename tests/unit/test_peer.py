@@ -114,6 +114,31 @@ def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -
     assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.1")
 
 
+def test_two_hosts_with_one_identity_are_reported_with_both_endpoints(world: World) -> None:
+    right, hosts = world.right, [Address("198.51.100.4", 1234), Address("203.0.113.4", 1234)]
+    for turn in range(4):
+        assert "identity_in_use_twice" not in right.observer.names
+        world.connect(world.left, right, dialer_at=hosts[turn % 2])
+    assert right.observer.last("identity_in_use_twice") == (world.left.identity.peer_id, hosts[1], hosts[0])
+
+
+def test_dialer_that_moved_before_it_connected_again_is_no_second_host(world: World) -> None:
+    """Its connection had moved along: the new session comes from where the one before it was at last."""
+    right, hosts = world.right, [Address("198.51.100.4", 1234), Address("203.0.113.4", 1234)]
+    for turn in range(6):
+        _, accepted = world.connect(world.left, right, dialer_at=hosts[turn % 2])
+        carrier(accepted).remote = hosts[(turn + 1) % 2]
+    assert "identity_in_use_twice" not in right.observer.names
+
+
+def test_dialer_that_lost_its_connection_before_it_connected_again_is_no_second_host(world: World) -> None:
+    right, hosts = world.right, [Address("198.51.100.4", 1234), Address("203.0.113.4", 1234)]
+    for turn in range(6):
+        world.connect(world.left, right, dialer_at=hosts[turn % 2])
+        world.cut_wires()
+    assert "identity_in_use_twice" not in right.observer.names
+
+
 def test_dialer_sends_on_the_old_session_again_when_the_new_one_dies(world: World) -> None:
     left = world.left
     old, _ = world.connect(left, world.right)

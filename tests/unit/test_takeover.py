@@ -68,6 +68,7 @@ class DiallingEnd(End):
         for outcome in self.outcomes:
             if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
                 self.schedule.failed(Boottime(now), refused=outcome is Outcome.REFUSED)
+            assert outcome is not Outcome.REPLACED, "both have but one host"
         self.outcomes.clear()
         if self.peer.up:
             self.schedule.tunnel_up(Boottime(now))
