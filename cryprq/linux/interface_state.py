@@ -389,7 +389,7 @@ class InterfaceState:
 
     def _remove_guard(self, network: Network) -> None:
         guard = self._plan.guard(network)
-        if guard is not None and network not in self._guarded():
+        if guard is not None and network not in self._networks and not self._is_own(network):
             self._faults.pop(Part("guard", str(network)), None)
             self._without(partial(self._kernel.remove_route, guard), f"remove the unreachable route {network}")
 
