@@ -118,6 +118,11 @@ class InterfaceState:
         """The peers' networks that are to be routed into the tunnel."""
         return frozenset(self._networks)
 
+    @property
+    def lookup_uid(self) -> int | None:
+        """Whose sockets reach name servers beside the tunnel; None: nobody's need to."""
+        return self._plan.lookup_uid if self._rules else None
+
     def failure(self) -> str | None:
         """Why packets do not go where they should, in one line; None: they do."""
         if not self._faults:
@@ -384,7 +389,7 @@ class InterfaceState:
 
     def _remove_guard(self, network: Network) -> None:
         guard = self._plan.guard(network)
-        if guard is not None and network not in self._guarded():
+        if guard is not None and network not in self._networks and not self._is_own(network):
             self._faults.pop(Part("guard", str(network)), None)
             self._without(partial(self._kernel.remove_route, guard), f"remove the unreachable route {network}")
 
@@ -515,4 +520,6 @@ def _shown(rule: Rule) -> str:
     family = " (IPv6)" if rule.version == 6 else ""
     if rule.endpoint is not None:
         which = f" to {rule.endpoint[0]} ipproto udp dport {rule.endpoint[1]}"
+    if rule.lookups_of is not None:
+        which = f" ipproto udp dport 53 uidrange {rule.lookups_of}-{rule.lookups_of}"
     return f"{rule.priority}: from all{which} lookup {rule.table}{less}{family}"

@@ -7,6 +7,7 @@ With ``auto`` the rules are those that wg-quick(8) made known: the main table is
 not count; then the tunnel's own table, except for packets with the mark that the node's own sockets have. So every
 network that this host knows stays where it is, and records leave as if there were no tunnel. A third rule is for
 answers: IPv4's strict reverse path filter (rp_filter 1) asks which way a packet to a gateway would go, without a mark.
+A fourth one lets the node ask name servers where a gateway is before there is a tunnel to ask them through.
 """
 
 from binascii import crc32
@@ -63,11 +64,19 @@ class RoutePlan:
     """What the configuration makes of a network."""
 
     def __init__(
-        self, tun_name: str, *, route_table: int | str = "auto", fwmark: int | None = None, kill_switch: bool = False
+        self,
+        tun_name: str,
+        *,
+        route_table: int | str = "auto",
+        fwmark: int | None = None,
+        kill_switch: bool = False,
+        lookup_uid: int | None = None,
     ) -> None:
+        """``lookup_uid``: the user whose sockets look up where peers are (``name_service``)."""
         self.numbers: Final = Numbers.of(tun_name)
         self.kill_switch: Final = kill_switch
         """Whether what keeps packets in the tunnel stays when the node goes."""
+        self.lookup_uid: Final = lookup_uid
         self._way: Final = route_table
         self._own: Final = self.numbers.mark if fwmark is None else fwmark
 
@@ -115,6 +124,8 @@ class RoutePlan:
             if version == 4:  # not bound to lo: for such rules the kernel does not look at an arriving packet's ports
                 spared = [endpoint for endpoint in endpoints if endpoint[0].version == 4]
                 rules += [Rule(version, first, TABLE_MAIN, endpoint=endpoint) for endpoint in spared]
+            if self.lookup_uid is not None:
+                rules.append(Rule(version, first, TABLE_MAIN, lookups_of=self.lookup_uid))
             rules.append(Rule(version, first + 1, TABLE_MAIN, suppressed=0))
             rules.append(Rule(version, first + 2, self._own, unmarked=self._own))
         return tuple(rules)

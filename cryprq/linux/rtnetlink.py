@@ -37,8 +37,10 @@ _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _RTN_UNICAST, _RTN_UNREACHABLE, _RTM_F_CLONED = 1, 7, 0x200
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _FRA_DST, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE = 1, 6, 10, 14, 15
-_FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 21, 22, 24
-_PORTS = struct.Struct("=HH")  # first and last
+_FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 20, 21, 22, 24
+_PORTS, _UIDS = struct.Struct("=HH"), struct.Struct("=II")  # first and last
+_ALL_UIDS = (0, 0xFFFFFFFF)
+_DNS_PORT = 53
 _FR_ACT_TO_TBL, _FIB_RULE_INVERT, _NO_SUPPRESSION = 1, 2, 0xFFFFFFFF
 
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)  # a kernel without IPv6, or without rules
@@ -90,6 +92,8 @@ class Rule:
     """An answer with a prefix of this length, or a shorter one, does not count."""
     endpoint: tuple[IPv4Address | IPv6Address, int] | None = None
     """Only for UDP to this address and port."""
+    lookups_of: int | None = None
+    """Only for queries to name servers (UDP port 53) from sockets of this user."""
     protocol: int = PROTOCOL
 
 
@@ -279,11 +283,14 @@ def _pack_rule(rule: Rule) -> bytes:
         body += u32(_FRA_SUPPRESS_PREFIXLEN, rule.suppressed)
     if rule.endpoint is not None:
         address, port = rule.endpoint
-        body += attribute(_FRA_DST, address.packed)
-        body += attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(
-            _FRA_DPORT_RANGE, _PORTS.pack(port, port)
-        )
+        body += attribute(_FRA_DST, address.packed) + _udp_port(port)
+    if rule.lookups_of is not None:
+        body += attribute(_FRA_UID_RANGE, _UIDS.pack(rule.lookups_of, rule.lookups_of)) + _udp_port(_DNS_PORT)
     return body
+
+
+def _udp_port(port: int) -> bytes:
+    return attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(_FRA_DPORT_RANGE, _PORTS.pack(port, port))
 
 
 def _parse_rule(body: bytes) -> Rule | None:
@@ -295,6 +302,7 @@ def _parse_rule(body: bytes) -> Rule | None:
     endpoint = None
     if _FRA_DST in values and _FRA_DPORT_RANGE in values:
         endpoint = ip_address(values[_FRA_DST]), _PORTS.unpack_from(values[_FRA_DPORT_RANGE])[0]
+    uids = _UIDS.unpack_from(values.get(_FRA_UID_RANGE, _UIDS.pack(*_ALL_UIDS)))
     return Rule(
         _version(family),
         _number(values.get(_FRA_PRIORITY)),
@@ -302,6 +310,7 @@ def _parse_rule(body: bytes) -> Rule | None:
         _number(values.get(_FRA_FWMARK)) if flags & _FIB_RULE_INVERT else None,
         None if suppressed == _NO_SUPPRESSION else suppressed,
         endpoint,
+        None if uids == _ALL_UIDS else uids[0],
         values.get(_FRA_PROTOCOL, b"\0")[0],
     )
 

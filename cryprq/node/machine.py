@@ -7,6 +7,7 @@ from cryprq._fastpath import OFFLOADS, Plane, PlaneError
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
 from cryprq.linux.interface_state import InterfaceState
+from cryprq.linux.name_service import lookup_uid
 from cryprq.linux.route_plan import RoutePlan
 from cryprq.linux.sockets import SocketGroup, open_group
 from cryprq.linux.tun import Tun
@@ -99,5 +100,9 @@ class Machine:
 
 def _route_plan(config: NodeConfig) -> RoutePlan:
     return RoutePlan(
-        config.tun_name, route_table=config.route_table, fwmark=config.fwmark, kill_switch=config.kill_switch
+        config.tun_name,
+        route_table=config.route_table,
+        fwmark=config.fwmark,
+        kill_switch=config.kill_switch,
+        lookup_uid=lookup_uid(),
     )

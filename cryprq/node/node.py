@@ -419,7 +419,8 @@ class Node:
         self._changed()
 
     async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
+        uid = self._machine.interface.lookup_uid
+        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM, uid)
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()

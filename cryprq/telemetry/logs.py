@@ -158,9 +158,9 @@ class Log:
         self._logger.error(event, **fields)
 
     def limited(self, level: Level, event: str, **fields: object) -> None:
-        """An event that a stranger can trigger: at most ``LIMIT`` a minute of each name about one peer (``peer_id``) or
-        else one source (``remote``), and ``TOTAL`` in all; the next one that is written says with ``suppressed=N`` how
-        many of this name were not."""
+        """An event that a stranger can trigger, or that may repeat by itself: at most ``LIMIT`` a minute of each name
+        about one peer (``peer_id``), or else one source (``remote``), network or address, and ``TOTAL`` in all; the
+        next one that is written says with ``suppressed=N`` how many of this name were not."""
         suppressed = self._limiter.admit(event, _subject(fields))
         if suppressed is not None:
             if suppressed:
@@ -252,11 +252,13 @@ class _Forward(logging.Handler):
 
 
 def _subject(fields: Mapping[str, object]) -> str:
-    """Whom an event is about. A source is an address without its port, which is the sender's to choose."""
+    """Whom or what an event is about. A source is an address without its port, which is the sender's to choose."""
     if (peer_id := fields.get("peer_id")) is not None:
         return str(peer_id)
     remote = fields.get("remote")
-    return remote.host if isinstance(remote, Address) else str(remote or "")
+    if isinstance(remote, Address):
+        return remote.host
+    return str(remote or fields.get("network") or fields.get("address") or "")
 
 
 def _with_priority(_logger: object, method: str, line: str) -> str:

@@ -4,13 +4,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
+from cryprq.linux.name_service import lookup_uid
 from lab.background import Background
 from lab.capture import Capture
 from lab.hosts import CommandError, Lab, Namespace
+from lab.name_server import NameServer
 from lab.nodes import Node
 from lab.tunnels import GATEWAY
 from lab.uplink import BEHIND, NETWORK, OUTER, SERVER, Uplink, answers, make_uplink, soon
@@ -149,6 +151,44 @@ def test_full_tunnel_as_typed_with_the_kill_switch(uplink: Uplink, outer: int) -
     assert came_from <= {*OUTER.values(), *(d.source for d in capture.sent if d.destination in flushed)}
     node.tool("down")
     assert left_behind(host) == "" and {way(host, address) for address in everywhere} == {"eth0"}
+
+
+class NodeWithNameServer(Node):
+    """Its resolver asks one name server, whatever this machine's does."""
+
+    name_server = SERVER[4]
+
+    def command(self) -> Sequence[str]:
+        file = self.directory / f"{self.name}.resolv"
+        file.write_text(f"nameserver {self.name_server}\noptions timeout:1\n")
+        script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        return ["unshare", "-m", "sh", "-c", script, str(file), *super().command()]
+
+
+def test_gateway_by_its_name_is_found_without_the_tunnel(uplink: Uplink) -> None:
+    """Far name servers need a user of their own for the look-ups; a user namespace of one user has none."""
+    host = uplink.dialer
+    node = NodeWithNameServer(host, "--kill-switch", name="named")
+    asked_at = uplink.server
+    if lookup_uid() is None:
+        node.name_server, asked_at = "192.0.2.1", uplink.router
+    uplink.allow(node)
+    node.arguments += ["--peer", f"/dns4/gateway.example/udp/9999/quic-v1/p2p/{uplink.listener.peer_id}"]
+    node.arguments += ["--allow-peer", f"{uplink.listener.peer_id}=0.0.0.0/0,::/0"]
+    with NameServer(asked_at, node.name_server, OUTER[4]) as names:
+        comes_up(node, SERVER.values())
+        node.kill()
+        comes_up(node, SERVER.values())  # with the kill switch of the last one in its way
+        assert set(names.asked) == {"192.0.2.2"}
+        with Capture(host) as capture, host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            before = len(names.asked)
+            sock.sendto(bytes(12) + b"\0\0\1\0\1", (node.name_server, 53))  # another program asks
+            assert soon(lambda: len(names.asked) > before)
+        if asked_at is uplink.server:
+            assert names.asked[-1] == OUTER[4] and uplink.in_clear(capture) == []
+    assert way(host, SERVER[4]) == "cryprq0"
+    node.tool("down")
+    assert left_behind(host) == ""
 
 
 def test_rules_of_a_killed_node_harm_nobody_and_go_at_its_next_end(uplink: Uplink) -> None:

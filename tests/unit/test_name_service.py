@@ -1,6 +1,7 @@
 """Look-ups in threads: their answers, their errors, and that nobody waits for those that hang."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import uvloop
 
 from cryprq.linux import name_service
-from cryprq.linux.name_service import NameService
+from cryprq.linux.name_service import NameService, lookup_uid
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -35,6 +36,29 @@ def test_answers_as_the_system_does(run: Callable[[Coroutine[Any, Any, None]], N
             await NameService().getaddrinfo("x" * 64 + ".test", 9999, socket.AF_INET, socket.SOCK_DGRAM)
 
     run(scenario())
+
+
+def test_sockets_of_look_ups_belong_to_a_user_that_rules_may_go_by(
+    run: Callable[[Coroutine[Any, Any, None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = []
+
+    def ask(*_: object) -> list[Any]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            owners.append(os.fstat(sock.fileno()).st_uid)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+
+    async def scenario() -> None:
+        for uid in (lookup_uid(), None):
+            await NameService().getaddrinfo("gateway.example", 9999, socket.AF_INET, socket.SOCK_DGRAM, uid)
+
+    wanted = lookup_uid()
+    run(scenario())
+    ask()
+    own = os.geteuid()
+    assert owners == [own if wanted is None else wanted, own, own]  # not every root may be somebody else
 
 
 def test_look_up_that_hangs_keeps_neither_the_loop_nor_the_others(

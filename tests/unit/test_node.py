@@ -73,6 +73,7 @@ class FakeInterface(FakeDevice):
     """A kernel that always has what is wanted, unless ``broken`` says why not."""
 
     index = 0
+    lookup_uid = None
 
     def __init__(self, name: str) -> None:
         super().__init__()
