@@ -58,7 +58,7 @@ class Inbound:
     """One inbound connection. A ``ConnectionHandler`` for the endpoint.
 
     Until M3 has verified it acts for a stranger: whatever fails ends the connection with the same code and no reason,
-    and counts against the source address.
+    and counts against the source address; what a proven identity is refused for counts against both together.
     """
 
     def __init__(self, admittance: Admittance, connection: "Connection") -> None:
@@ -201,11 +201,14 @@ class Inbound:
     def _refuse(self, connection: "Connection", error: HandshakeError) -> None:
         self._finish()
         reporter = self._shared.reporter
-        if error.reason == "not_allowlisted" and error.peer_id is not None:
-            reporter.peer_denied(error.peer_id, connection.remote)
-        quiet = error.reason == "not_allowlisted"  # ``peer_denied`` says it
+        denied = error.peer_id if error.reason == "not_allowlisted" else None
+        if denied is not None:
+            reporter.peer_denied(denied, connection.remote)
+        quiet = denied is not None  # ``peer_denied`` says it
         reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, quiet=quiet)
-        if error.reason != "busy":  # that is no fault of the dialer's, which tries again
+        if denied is not None:
+            connection.refused(denied.digest)
+        elif error.reason != "busy":  # that is no fault of the dialer's, which tries again
             connection.failed()
         connection.close(error.code)
 

@@ -369,7 +369,7 @@ class Responder(_Machine):
         return message2
 
     def receive_message3(self, body: bytes, permits: Callable[[PeerId], bool]) -> Auth:
-        """Who dials. ``permits`` is asked before any signature is checked: strangers cost no more than a hash."""
+        """Who dials. ``permits`` is asked only for who has proven the ID: what it refuses is held against that ID."""
         with self._step(_State.SENT_M2, _State.VERIFIED_M3):
             th2 = self._transcript
             assert self._k_i2r is not None
@@ -382,10 +382,10 @@ class Responder(_Machine):
             claimed = PeerId.of_record(record)
             if claimed == self._identity.peer_id:
                 raise _Failure("own_peer_id", claimed)
-            if not permits(claimed):
-                raise _Failure("not_allowlisted", claimed)
             if not verify_record(record, key_schedule.initiator_statement(th2, record), sig_ed25519, sig_mldsa65):
                 raise _Failure("signature", claimed)
+            if not permits(claimed):
+                raise _Failure("not_allowlisted", claimed)
             self._peer_parameters = _parameters(cursor.rest(), claimed)
             if self._peer_parameters.rotate_secs is None:
                 raise _Failure("parameters", claimed)

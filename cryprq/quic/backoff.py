@@ -68,6 +68,11 @@ class Backoff:
         entry.until = Monotonic(now + wait)
         return wait
 
+    def has_room_for(self, source: bytes, now: Monotonic) -> bool:
+        """True if a failure of the source makes the table forget nobody else."""
+        self._expire(now)
+        return source in self._entries or len(self._entries) < self._size
+
     def succeeded(self, source: bytes) -> None:
         """Somebody there has authenticated: the source starts afresh."""
         self._entries.pop(source, None)

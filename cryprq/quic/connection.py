@@ -75,6 +75,9 @@ class Owner(Protocol):
     def count_failure(self, conn: "Connection") -> None:
         """A validated source failed."""
 
+    def count_refusal(self, conn: "Connection", identity: bytes) -> None:
+        """Somebody at a validated source has proven an identity that may not connect."""
+
     def report_fault(self, error: Exception, conn: "Connection | None") -> None:
         """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
 
@@ -167,10 +170,14 @@ class Connection:
 
     def failed(self) -> None:
         """Counts one failure of the source for the backoff; only of an accepted, validated connection, and once."""
-        if self.is_client or not self.validated or self._failure_counted:
-            return
-        self._failure_counted = True
-        self._owner.count_failure(self)
+        if self._may_count_failure():
+            self._owner.count_failure(self)
+
+    def refused(self, identity: bytes) -> None:
+        """The same for a peer that has proven its identity (the digest of its ID), which may not connect: others at its
+        source are not to suffer from that."""
+        if self._may_count_failure():
+            self._owner.count_refusal(self, identity)
 
     # ---- for the endpoint ----
 
@@ -246,6 +253,12 @@ class Connection:
         self.finish(events.ConnectionTerminated(int(CloseCode.INTERNAL), None, ""), by_peer=False)
 
     # ---- inside ----
+
+    def _may_count_failure(self) -> bool:
+        if self.is_client or not self.validated or self._failure_counted:
+            return False
+        self._failure_counted = True
+        return True
 
     def _is_closing(self) -> bool:
         return self._close is not None or self.ended is not None

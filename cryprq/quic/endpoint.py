@@ -261,7 +261,12 @@ class Endpoint:
         self._doorman.wake()
 
     def count_failure(self, conn: Connection) -> None:
-        wait = self._gate.failed(conn.source, self.clock())
+        self._tell_backoff(conn, self._gate.failed(conn.source, self.clock()))
+
+    def count_refusal(self, conn: Connection, identity: bytes) -> None:
+        self._tell_backoff(conn, self._gate.refused(conn.source, identity, self.clock()))
+
+    def _tell_backoff(self, conn: Connection, wait: float) -> None:
         if wait:
             self._observer.inbound_backoff(conn.remote, wait)
 

@@ -16,6 +16,7 @@ from cryprq.protocol.clock import Monotonic
 from cryprq.quic.adapter import VERSIONS, parse_header, version_negotiation
 from cryprq.quic.admission import Admission, source_of
 from cryprq.quic.backoff import BACKOFF_FREE_FAILURES, Backoff
+from cryprq.quic.refusals import Refusals
 from cryprq.quic.retry_tokens import RetryTokens
 from cryprq.quic.token_bucket import TokenBucket
 from cryprq.quic.waiting_line import Beginning, WaitingLine
@@ -87,7 +88,7 @@ class Gate:
     """Judges beginnings, and keeps count of what has come of others: pending connections, failures, M2s.
 
     Whoever acts on it says so: ``opened`` for every connection that begins, ``became_validated`` when one proves its
-    address, ``settled`` once when it is not pending any more, ``failed`` when it ended badly.
+    address, ``settled`` once when it is not pending any more, ``failed`` or ``refused`` when it ended badly.
     """
 
     def __init__(self, limits: GateLimits) -> None:
@@ -95,6 +96,7 @@ class Gate:
         self._backoff = Backoff(
             limits.backoff_base_ms, limits.backoff_max_ms, free_failures=limits.backoff_free_failures
         )
+        self._refusals = Refusals(limits.backoff_base_ms, limits.backoff_max_ms)
         self._admission = Admission(limits.max_inbound)
         self._beginnings = TokenBucket(limits.unvalidated_rate, limits.unvalidated_rate)
         self._responses = TokenBucket(RESPONSE_RATE, RESPONSE_BURST)
@@ -163,6 +165,11 @@ class Gate:
     def failed(self, source: bytes, now: Monotonic) -> float:
         """A source whose address is proven failed. Returns for how many seconds it is not listened to, most often 0."""
         return self._backoff.failed(source, now)
+
+    def refused(self, source: bytes, identity: bytes, now: Monotonic) -> float:
+        """An identity that was proven may not connect. Returns for how many seconds its source is not listened to: 0
+        unless the identity comes again too soon."""
+        return 0.0 if self._refusals.refused(source, identity, now) else self.failed(source, now)
 
     # ---- inside ----
 

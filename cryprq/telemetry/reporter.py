@@ -83,7 +83,7 @@ class Reporter:
         self._log.limited("debug", "handshake_duplicate", peer_id=peer_id, remote=remote)
 
     def peer_denied(self, peer_id: PeerId, remote: Address) -> None:
-        """Somebody with this ID, claimed or proven, is not in the allowlist."""
+        """Somebody who has proven this ID is not in the allowlist."""
         self._metrics.peer_denied()
         self._log.limited("warning", "peer_denied", peer_id=peer_id, remote=remote, reason="not_allowlisted")
 

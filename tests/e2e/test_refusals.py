@@ -50,6 +50,21 @@ def test_denied_peer_that_insists_is_backed_off(hosts: tuple[Namespace, Namespac
     assert backoff["remote"].startswith(OUTER[4][1]) and backoff["wait_ms"] > 0
 
 
+def test_listed_peer_connects_beside_eight_that_are_not(hosts: tuple[Namespace, Namespace]) -> None:
+    """All of them have the same address, as behind a NAT."""
+    dialer = Node(hosts[1])
+    listener = Node(hosts[0], "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id)
+    listener.start().wait_event("listener_ready")
+    where = ("--peer", listener.multiaddr(OUTER[4][0]))
+    for number in range(8):
+        own = ("--tun-name", f"other{number}", "--metrics-addr", f"127.0.0.1:{9500 + number}")
+        Node(hosts[1], *where, *own, name=f"other{number}").start()
+    listener.wait_event("peer_denied", count=16, timeout=20)
+    dialer.start(*where).wait_event("peer_connected", timeout=4)
+    assert not listener.events("inbound_backoff")
+    assert not dialer.events("handshake_failed")
+
+
 def test_wrong_peer_id(hosts: tuple[Namespace, Namespace]) -> None:
     dialer = Node(hosts[1])
     listener = Node(hosts[0], "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id)

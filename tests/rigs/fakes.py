@@ -142,6 +142,7 @@ class FakeConnection:
     closed_with: CloseCode | None = None
     is_authenticated: bool = False
     failures: int = 0
+    refused_identities: list[bytes] = field(default_factory=list)
     probes: int = 0
 
     def send(self, frame: bytes) -> None:
@@ -160,6 +161,9 @@ class FakeConnection:
 
     def failed(self) -> None:
         self.failures += 1
+
+    def refused(self, identity: bytes) -> None:
+        self.refused_identities.append(identity)
 
     def frames(self) -> list[tuple[FrameType, bytes, bytes]]:
         data, self.sent = b"".join(self.sent), []

@@ -330,6 +330,19 @@ def test_source_that_fails_while_it_waits_keeps_its_place_until_its_time_is_over
     assert door.gate.next_in_line(door.now) is not None
 
 
+def test_refused_identities_that_keep_their_waits_leave_the_source_alone(door: Door) -> None:
+    for identity in range(8):
+        assert door.gate.refused(source_of(HERE), bytes([identity]) * 32, door.now) == 0.0
+    assert isinstance(door.knock(initial()), Open)
+
+
+def test_refused_identity_that_does_not_wait_is_a_failure_of_its_source(door: Door) -> None:
+    waits = [door.gate.refused(source_of(HERE), bytes(32), door.now) for _ in range(4)]
+    assert waits == [0.0, 0.0, 1.0, 2.0]
+    assert door.knock(initial()) == Drop("backoff")
+    assert isinstance(door.knock(initial(), address(7)), Open)
+
+
 # ---- M2s ----
 
 

@@ -281,12 +281,17 @@ def test_listener_with_another_identity_is_refused_before_its_signatures(monkeyp
     assert error.peer_id == STRANGER.peer_id
 
 
-def test_peer_outside_the_allowlist_is_refused_before_its_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = Pair(permits=nobody)
-    message3 = pair.run(until=3)
-    monkeypatch.setattr(handshake, "verify_record", lambda *_: pytest.fail("a signature was checked"))
-    error = refused(pair, 3, message3)
+def test_peer_outside_the_allowlist_is_refused_by_its_proven_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refused(pair := Pair(permits=nobody), 3, pair.run(until=3))
     assert (error.reason, error.peer_id, error.code) == ("not_allowlisted", DIALER.peer_id, CloseCode.REFUSED)
+
+
+def test_allowlist_is_not_asked_about_an_id_that_is_only_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(permits=lambda peer: pytest.fail("it was asked"))
+    message3 = pair.run(until=3)
+    monkeypatch.setattr(handshake, "verify_record", lambda *_: False)
+    error = refused(pair, 3, message3)
+    assert (error.reason, error.peer_id) == ("signature", DIALER.peer_id)
 
 
 def test_allowlist_is_asked_about_the_peer_that_signed() -> None:

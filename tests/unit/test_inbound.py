@@ -249,7 +249,8 @@ def test_peer_outside_the_allowlist_is_denied_and_the_dialer_told_what_to_check(
     assert net.right.observer.last("peer_denied")[0] == net.left.identity.peer_id
     assert net.right.observer.fields("handshake_failed")["quiet"]
     assert path.there.closed_with is CloseCode.REFUSED
-    assert path.there.failures == 1
+    assert path.there.refused_identities == [net.left.identity.peer_id.digest]
+    assert path.there.failures == 0
     assert net.right.peer.idle
     assert net.left.outcomes == [Outcome.REFUSED]
     assert net.left.observer.last("handshake_failed")[0] == "refused"
