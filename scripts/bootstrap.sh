@@ -31,7 +31,7 @@ has() { command -v "$1" >/dev/null; }
 is_debian_python() { [[ $("$1" -c 'import sys; print(sys.prefix)') == /usr ]]; }
 python_has() { "$1" -c "import $2" 2>/dev/null; }
 # compiles COMPILER SOURCE OPTION...
-compiles() { printf '%s\nint main(void) { return 0; }\n' "$2" | "$1" -x c "${@:3}" -o /dev/null - 2>/dev/null; }
+compiles() { "$1" -x c "${@:3}" -o /dev/null - <<<"$2"$'\nint main(void) { return 0; }' 2>/dev/null; }
 
 # The Debian packages that this machine lacks. Each is looked for by what it brings, not by its name, so that a compiler
 # or a Python from elsewhere counts.
