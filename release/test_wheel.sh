@@ -34,10 +34,10 @@ pythons() {
 # The tests, away from the checkout, so that "import cryprq" can only find what was installed.
 copy_tests() {
     rm -rf "$1"
-    mkdir -p "$1/docs"
+    mkdir -p "$1"
     cp -R tests "$1/tests"
     cp -R lab "$1/lab"
-    cp docs/* "$1/docs/"
+    cp -R docs "$1/docs"
     cp pyproject.toml "$1/"
 }
 
