@@ -21,6 +21,7 @@ import pytest
 
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
+from cryprq.telemetry.logs import LIMIT, TOTAL
 from lab import ROOT
 from lab.capture import Capture, Datagram
 from lab.dialers import Dialers, identity_of
@@ -43,7 +44,6 @@ FLAT_KIB = 1 << 10
 """The same, over the second half of a long flood."""
 FLAT_AFTER_SECONDS = 45
 """A pending connection lives ten seconds, a closed one three; then nothing is new any more."""
-LOGGED_PER_MINUTE = 10
 STRANGERS = [f"192.0.2.{host}" for host in range(100, 132)]
 """One host with many addresses, so that its backoff does not keep it out."""
 NEWCOMER = identity_of(99, 0)
@@ -146,12 +146,14 @@ def throughput(tunnel: Tunnel, seconds: float) -> float:
     return float(sink.result()["bits_per_second"])
 
 
-def most_in_a_minute(node: Node) -> Mapping[str, int]:
-    """For each event of the log, how often it was written in the busiest 60 seconds."""
-    times: dict[str, list[float]] = {}
+def most_in_a_minute(node: Node, *about: str) -> Mapping[tuple[str, ...], int]:
+    """For each event of the log, and what it says ``about`` whom, how often it was written in the busiest 60 seconds.
+    A remote counts without its port."""
+    times: dict[tuple[str, ...], list[float]] = {}
     for event in node.events():
-        times.setdefault(event["event"], []).append(datetime.fromisoformat(event["time"]).timestamp())
-    return {name: max(sum(at <= other < at + 60 for other in all_) for at in all_) for name, all_ in times.items()}
+        key = (event["event"], *(str(event.get(field)).rpartition(":")[0] for field in about))
+        times.setdefault(key, []).append(datetime.fromisoformat(event["time"]).timestamp())
+    return {key: max(sum(at <= other < at + 60 for other in all_) for at in all_) for key, all_ in times.items()}
 
 
 async def newcomer_dials(tunnel: Tunnel) -> str:
@@ -200,7 +202,7 @@ def test_tunnel_under_a_flood_holds_its_throughput_and_its_memory(siege: Siege) 
         for (name, labels), value in tunnel.listener.metrics().items()
         if name == "handshakes_failed_total" and value
     }
-    logged = {name: most_in_a_minute(node) for name, node in nodes.items()}
+    logged = {name: {key[0]: count for key, count in most_in_a_minute(node).items()} for name, node in nodes.items()}
     report = {
         "gbit_before": [round(speed / 1e9, 2) for speed in before],
         "gbit_during": [round(speed / 1e9, 2) for speed in meanwhile],
@@ -222,7 +224,8 @@ def test_tunnel_under_a_flood_holds_its_throughput_and_its_memory(siege: Siege) 
         assert max(kib) - rss_before[name] <= GROWTH_MAX_KIB
         if FLOOD_SECONDS >= FLAT_AFTER_SECONDS:
             assert kib[-1] - kib[len(kib) // 2] <= FLAT_KIB
-        assert all(count <= LOGGED_PER_MINUTE for count in logged[name].values())
+        assert all(count <= TOTAL for count in logged[name].values())
+        assert all(count <= LIMIT for count in most_in_a_minute(nodes[name], "remote").values())
     dropped_for_the_right_reasons(sent["sent"], drops)
     assert failures.keys() >= {"knock", "not_allowlisted", "timeout"}
     assert tunnel.drops(tunnel.dialer) == {}
