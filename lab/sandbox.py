@@ -73,7 +73,11 @@ def _enter() -> str | None:
             return f"no {tool} (packages iproute2 and util-linux)"
     reasons = []
     for way in ("root", "user") if os.geteuid() == 0 else ("user",):
-        tried = subprocess.run([sys.executable, "-I", "-S", __file__, way], capture_output=True, text=True, timeout=60)
+        command = [sys.executable, "-I", "-S", __file__, way]
+        try:
+            tried = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except OSError as error:  # a Python of another architecture, say, which this one emulates
+            return f"{sys.executable} cannot start itself: {error.strerror}"
         if tried.returncode == 0:
             try:
                 _isolate(way)
