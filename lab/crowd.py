@@ -159,6 +159,9 @@ class Member:
 
     # ---- DialTarget and DialObserver ----
 
+    round_trip = 0.0
+    """Not looked at: the listener is near."""
+
     @property
     def up(self) -> bool:
         return self.session is not None

@@ -11,10 +11,13 @@ A server prints ``ready`` first, on a line of its own. Addresses are numeric, IP
 """
 
 import argparse
+import collections
+import contextlib
 import hashlib
 import json
 import os
 import random
+import select
 import socket
 import statistics
 import struct
@@ -474,6 +477,27 @@ def udp_rtt(address: str, port: int, count: int, interval: float, size: int) -> 
     return {"count": count, "lost": lost, **_summary(times)}
 
 
+def udp_delay(address: str, port: int, listen: int, delay: float) -> Result:
+    """A relay from a port on loopback to an address, which keeps each datagram of one client for ``delay`` seconds in
+    either direction. Until it is ended."""
+    with _socket("127.0.0.1", socket.SOCK_DGRAM) as inner, _socket(address, socket.SOCK_DGRAM) as outer:
+        inner.bind(("127.0.0.1", listen))
+        outer.connect((address, port))
+        client = ("127.0.0.1", 0)
+        kept: collections.deque[tuple[float, bool, bytes]] = collections.deque()  # same delay for all: in order
+        while True:
+            wait = max(0.0, kept[0][0] - time.monotonic()) if kept else None
+            for sock in select.select([inner, outer], [], [], wait)[0]:
+                with contextlib.suppress(ConnectionError):  # nobody has the port at present
+                    data, sender = sock.recvfrom(65535)
+                    client = sender if sock is inner else client
+                    kept.append((time.monotonic() + delay, sock is inner, data))
+            while kept and kept[0][0] <= time.monotonic():
+                _, outwards, data = kept.popleft()
+                with contextlib.suppress(ConnectionError):
+                    outer.send(data) if outwards else inner.sendto(data, client)
+
+
 def udp_spoof(source: str, address: str, port: int, count: int) -> Result:
     """Numbered datagrams whose source address is not one of this host's (IP_TRANSPARENT, needs CAP_NET_RAW)."""
     with _socket(address, socket.SOCK_DGRAM) as sock:
@@ -512,6 +536,7 @@ def _parser() -> argparse.ArgumentParser:
     command(udp_echo, "address", "port", timeout=600.0)
     command(udp_sizes, "address", "port", first=0, last=1392, timeout=2.0)
     command(udp_rtt, "address", "port", count=1000, interval=0.001, size=64)
+    command(udp_delay, "address", "port", listen=9999, delay=0.1)
     command(udp_spoof, "source", "address", "port", count=100)
     return parser
 

@@ -9,14 +9,16 @@ from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import DIAL_TIMEOUT
+from cryprq.protocol.constants import ANSWER_ROUND_TRIPS, DIAL_TIMEOUT, DIAL_TIMEOUT_MAX
 
 REDIAL_FAST_WINDOW: Final = 300.0
 """For so long after a tunnel was up the dialer ..."""
 REDIAL_FAST_INTERVAL: Final = 1.0
 """... dials at least this often, ..."""
 REDIAL_FAST_TIMEOUT: Final = 3.0
-"""... and gives each attempt up after this."""
+"""... and gives each attempt up after this, or after ``ANSWER_ROUND_TRIPS`` of the tunnel's, if that is more, ..."""
+REDIAL_PATIENT: Final = 5
+"""... but every so manieth only after ``DIAL_TIMEOUT_MAX``: the way may have become longer."""
 BACKOFF_JITTER: Final = 0.25
 """A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
 NEXT_ADDRESS_AFTER: Final = 0.25
@@ -31,10 +33,11 @@ _AT_ONCE: Final = Boottime(float("-inf"))
 class DialSchedule:
     """When the next dial may start. Sans-IO; ``now`` is seconds of one clock that runs on during suspend.
 
-    For five minutes after a tunnel was up: at least once a second, each try for three seconds. Before and after that,
-    and after a refusal: after each failure a wait that doubles from ``base`` to ``maximum`` (seconds). Likewise each
-    time that another host with the same identity takes the session away: to take it back at once would be a race that
-    neither wins. All with jitter, so that dialers which lost the same gateway at the same moment do not go on in step.
+    For five minutes after a tunnel was up: at least once a second, or twice in a round trip, each try for three
+    seconds, or three round trips, and every fifth for longer. Before and after that, and after a refusal: after each
+    failure a wait that doubles from ``base`` to ``maximum`` (seconds). Likewise each time that another host with the
+    same identity takes the session away: to take it back at once would be a race that neither wins. All with jitter, so
+    that dialers which lost the same gateway at the same moment do not go on in step.
     """
 
     def __init__(self, base: float, maximum: float, uniform: Callable[[float, float], float] = random.uniform) -> None:
@@ -42,6 +45,8 @@ class DialSchedule:
         self._maximum = maximum
         self._uniform = uniform
         self._fast_until: Boottime | None = None
+        self._round_trip = 0.0
+        self._starts = 0
         self._failures = 0
         self._not_before = _AT_ONCE
         self._lost = 0
@@ -53,22 +58,32 @@ class DialSchedule:
 
     def timeout(self, now: Boottime) -> float:
         """For how many seconds a dial that starts now waits for an answer."""
-        return REDIAL_FAST_TIMEOUT if self.fast(now) else DIAL_TIMEOUT
+        if not self.fast(now):
+            usual = min(DIAL_TIMEOUT * (1 + self._failures), DIAL_TIMEOUT_MAX)
+        elif self._starts % REDIAL_PATIENT == 0:
+            usual = DIAL_TIMEOUT_MAX
+        else:
+            usual = REDIAL_FAST_TIMEOUT
+        return max(usual, ANSWER_ROUND_TRIPS * self._round_trip)
 
     @property
     def due(self) -> Boottime:
         """The earliest start of the next dial."""
         return self._not_before
 
-    def tunnel_up(self, now: Boottime) -> None:
-        """A tunnel is up, or was until now."""
+    def tunnel_up(self, now: Boottime, round_trip: float = 0.0) -> None:
+        """A tunnel is up, or was until now; ``round_trip`` in seconds, as its connection measures it."""
+        self._round_trip = round_trip
+        self._starts = 0
         self._fast_until = Boottime(now + REDIAL_FAST_WINDOW)
         self._failures = 0
         self._not_before = _AT_ONCE
 
     def started(self, now: Boottime) -> None:
         """A dial starts."""
-        self._not_before = Boottime(now + REDIAL_FAST_INTERVAL * self._uniform(1 - BACKOFF_JITTER, 1))
+        self._starts += 1
+        interval = max(REDIAL_FAST_INTERVAL, self._round_trip / 2)
+        self._not_before = Boottime(now + interval * self._uniform(1 - BACKOFF_JITTER, 1))
 
     def failed(self, now: Boottime, *, refused: bool = False) -> float:
         """A dial came to nothing. Returns the seconds to wait from now; ``refused``: by a peer that is there, so
@@ -128,6 +143,10 @@ class DialTarget(Protocol):
     def up(self) -> bool:
         """True while a tunnel is up and its connection stands."""
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds, as that connection measures it; 0 if it is not known."""
+
     def wants_dial(self) -> bool:
         """True if a tunnel is to be set up, or set up again."""
 
@@ -157,7 +176,7 @@ class _Volley:
 class Dialer:
     """Dials one peer for as long as it wants to be dialled. ``poll`` does what is due, whenever it is called.
 
-    Dials overlap while they are unanswered (one a second, three seconds each); the first answer ends the others.
+    Dials overlap while they are unanswered (one a second, most for three seconds); the first answer ends the others.
     """
 
     def __init__(
@@ -201,7 +220,7 @@ class Dialer:
             return None
         self._reap(now)
         if self.target.up:
-            self.schedule.tunnel_up(now)
+            self.schedule.tunnel_up(now, self.target.round_trip)
             self._again, self._told_at = False, None
         if not self.target.wants_dial():
             self._abandon(lambda attempt: not attempt.answered)

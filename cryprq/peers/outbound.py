@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cryprq.address import Address
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEM_X25519_MLKEM768
+from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_X25519_MLKEM768
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -74,8 +74,9 @@ class Outbound:
         clock: Callable[[], Boottime],
         call_later: Callable[[float, Callable[[], None]], Cancellable],
     ) -> None:
-        """``timeout`` is for the handshake, once QUIC is up. ``take`` is asked with M4's parameters and says why they
-        are refused, or None. ``ended`` is told once how the attempt went, and later if its session was REPLACED."""
+        """``timeout`` is for the handshake, once QUIC is up, or longer if the way is. ``take`` is asked with M4's
+        parameters and says why they are refused, or None. ``ended`` is told once how the attempt went, and later if its
+        session was REPLACED."""
         self.remote = remote
         self.detail = "no answer"
         self._timeout = timeout
@@ -129,7 +130,8 @@ class Outbound:
         self._connection = connection
         self._connected_at = self._clock()
         self._peer.answered()
-        self._timer = self._call_later(self._timeout, self._timed_out)
+        within = max(self._timeout, HANDSHAKE_ROUND_TRIPS * connection.round_trip)
+        self._timer = self._call_later(within, self._timed_out)
         self._reporter.handshake_started()
         settings = self._settings
         try:

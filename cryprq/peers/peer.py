@@ -258,6 +258,12 @@ class Peer:
         return self.current is not None and self.current.carrier is not None and not self.liveness.silent
 
     @property
+    def round_trip(self) -> float:
+        """Of the connection of the session in use, in seconds; 0 if there is none."""
+        carrier = self.current.carrier if self.current is not None else None
+        return carrier.round_trip if carrier is not None else 0.0
+
+    @property
     def idle(self) -> bool:
         """True if no session, in whatever state, is left."""
         return not self.links

@@ -45,10 +45,19 @@ M1_TIMEOUT: Final = 5.0
 """From the completed QUIC handshake to a whole M1."""
 HANDSHAKE_TIMEOUT: Final = 10.0
 """From a connection's first datagram to a verified M3 (listener) or an opened M4 (dialer)."""
+ROUND_TRIP_MAX: Final = 6.0
+"""The longest round trip over which two nodes connect: seven times that of a geostationary satellite. ..."""
+HANDSHAKE_ROUND_TRIPS: Final = 4
+"""... A handshake may take so many of them, two and a loss, where that is more than ``HANDSHAKE_TIMEOUT``, ..."""
+ANSWER_ROUND_TRIPS: Final = 3
+"""... and one question and its answer so many: one and a loss (RFC 9002, 6.2.1)."""
 
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
+"""For the first dial; each further one waits so much longer for QUIC, up to ``DIAL_TIMEOUT_MAX``."""
+DIAL_TIMEOUT_MAX: Final = 15.0
+"""Two round trips of the longest, since there may be a Retry, and a margin."""
 PROBE_TIMEOUT: Final = 3.0
 """A connection whose peer is in doubt is lost unless the peer answers a ping within this."""
 

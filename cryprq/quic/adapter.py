@@ -106,6 +106,7 @@ class Quic(QuicConnection):
         self.opened = 0
         """Packets that were opened under keys that only the peer has (anyone can make those of an Initial), and that
         were no repetitions."""
+        self._assumed_round_trip = 0.0
         self._window = 0
         self._ack_delay = 0.0
         self._local_active_connection_id_limit = _CONNECTION_IDS
@@ -128,6 +129,17 @@ class Quic(QuicConnection):
         if self._close_event is None or self._close_pending:
             return None
         return self._close_event, self._state is QuicConnectionState.DRAINING
+
+    @property
+    def round_trip(self) -> float:
+        """The smoothed round trip in seconds (RFC 9002, 5.3), or what was assumed of it; 0 before either."""
+        return self._loss._rtt_smoothed if self._loss._rtt_initialized else self._assumed_round_trip
+
+    def assume_round_trip(self, seconds: float) -> None:
+        """Where none was measured, it is about so long. aioquic forgets a packet of the handshake when it repeats it,
+        so on a long way no acknowledgement comes in time to be a sample."""
+        if not self._loss._rtt_initialized:
+            self._assumed_round_trip = self._loss._rtt_initial = seconds
 
     @property
     def buffered(self) -> int:

@@ -14,7 +14,15 @@ from aioquic.quic import events
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
-from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, M1_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
+from cryprq.protocol.constants import (
+    ANSWER_ROUND_TRIPS,
+    HANDSHAKE_ROUND_TRIPS,
+    HANDSHAKE_TIMEOUT,
+    M1_TIMEOUT,
+    QUIC_IDLE_TIMEOUT,
+    QUIC_KEEPALIVE,
+    ROUND_TRIP_MAX,
+)
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
 from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Quic
 from cryprq.quic.admission import source_of
@@ -132,6 +140,12 @@ class Connection:
 
     # ---- for the handler ----
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds, as measured; 0 before the first answer, and at most ``ROUND_TRIP_MAX``: a stranger, who can feign
+        any, is to gain no more time than that."""
+        return min(self.quic.round_trip, ROUND_TRIP_MAX)
+
     def send(self, frame: bytes) -> None:
         """Queues a whole frame, header included. Without effect on a connection that is closing.
 
@@ -149,10 +163,10 @@ class Connection:
 
     def probe(self, within: float) -> None:
         """Asks whether the peer is still there: the connection ends (``Ended.IDLE``) unless it answers a ping within so
-        many seconds. Once, however often this is called meanwhile."""
+        many seconds, or longer if the way is. Once, however often this is called meanwhile."""
         if self._is_closing() or not self._connected:
             return
-        by = Monotonic(self._owner.clock() + within)
+        by = Monotonic(self._owner.clock() + max(within, ANSWER_ROUND_TRIPS * self.round_trip))
         if self._pong_by is None or self._pong_by > by:
             self._pong_by = by
             self.quic.send_ping(0)
@@ -275,7 +289,7 @@ class Connection:
             if self._handler is None:
                 return
             if self.pending and not self._greeted:
-                self._deadline = Monotonic(self._opened_at + self._owner.times.pending_timeout)
+                self._deadline = self._pending_until()
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():
@@ -285,6 +299,7 @@ class Connection:
 
     def _handshake_completed(self, now: Monotonic) -> None:
         self._connected = True
+        self.quic.assume_round_trip(now - self._opened_at)
         if self.is_client:
             self.validated = True
             self._deadline = None
@@ -295,14 +310,19 @@ class Connection:
             if not self.validated:
                 self.validated = True
                 self._owner.became_validated(self)
-            times = self._owner.times
-            self._deadline = Monotonic(min(now + times.m1_timeout, self._opened_at + times.pending_timeout))
+            m1_within = max(self._owner.times.m1_timeout, ANSWER_ROUND_TRIPS * self.round_trip)
+            self._deadline = Monotonic(min(now + m1_within, self._pending_until()))
             der = self._owner.certificate_der
         self.channel_binding = hashlib.sha256(der).digest()
         if self._handler is None:
             self._handler = self._owner.make_handler(self)
         if self._handler is not None:
             self._guard(self._handler.connected, self)
+
+    def _pending_until(self) -> Monotonic:
+        """When a listener gives the whole handshake up."""
+        within = max(self._owner.times.pending_timeout, HANDSHAKE_ROUND_TRIPS * self.round_trip)
+        return Monotonic(self._opened_at + within)
 
     def _guard(self, function: Callable[..., None], *args: object) -> None:
         try:

@@ -226,7 +226,7 @@ class Endpoint:
             is_client=False,
             validated=validated,
             handler=None,
-            deadline=Monotonic(now + min(self.times.m1_timeout, self.times.pending_timeout)),
+            deadline=Monotonic(now + self.times.pending_timeout),
             opened_at=now,
         )
         self._table.add(conn)

@@ -218,15 +218,18 @@ async def rigs() -> AsyncIterator[Rigs]:
 
 
 class Relay:
-    """A NAT between dialer and listener: forwards both ways, can change its outer address, and can lose packets."""
+    """A NAT between dialer and listener: forwards both ways, after ``delay`` seconds, can change its outer address, and
+    can lose packets."""
 
-    def __init__(self, to: Address) -> None:
+    def __init__(self, to: Address, *, delay: float = 0.0) -> None:
+        self._delay = delay
         self._to = to
         self._loop = asyncio.get_running_loop()
         self._inner = self._open(self._from_inner)
         self._outer = self._open(self._from_outer)
         self._dialer: Any = None
         self.address = Address("127.0.0.1", self._inner.getsockname()[1])
+        self._closed = False
         self.lose_to_listener = False
         self.lose_to_dialer = False
         self.seen: list[bytes] = []
@@ -242,6 +245,7 @@ class Relay:
         self._outer = self._open(self._from_outer)
 
     def close(self) -> None:
+        self._closed = True
         self._shut(self._inner)
         self._shut(self._outer)
 
@@ -260,9 +264,15 @@ class Relay:
         data, self._dialer = self._inner.recvfrom(65535)
         self.seen.append(data)
         if not self.lose_to_listener:
-            self._outer.sendto(data, tuple(self._to[:2]))
+            self._later(lambda: self._outer.sendto(data, tuple(self._to[:2])))
 
     def _from_outer(self) -> None:
         data, _ = self._outer.recvfrom(65535)
         if not self.lose_to_dialer:
-            self._inner.sendto(data, self._dialer)
+            self._later(lambda: self._inner.sendto(data, self._dialer))
+
+    def _later(self, send: Callable[[], object]) -> None:
+        if not self._delay:
+            send()
+            return
+        self._loop.call_later(self._delay, lambda: self._closed or send())

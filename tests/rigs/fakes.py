@@ -138,6 +138,7 @@ class FakeConnection:
     remote: Address = LISTENER
     local: str | None = None
     channel_binding: bytes = b"b" * 32
+    round_trip: float = 0.02
     sent: list[bytes] = field(default_factory=list)
     closed_with: CloseCode | None = None
     is_authenticated: bool = False

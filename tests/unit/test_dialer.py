@@ -15,12 +15,13 @@ from cryprq.peers.dialer import (
     REDIAL_FAST_INTERVAL,
     REDIAL_FAST_TIMEOUT,
     REDIAL_FAST_WINDOW,
+    REDIAL_PATIENT,
     TELL_EVERY,
     Dialer,
     DialSchedule,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import DIAL_TIMEOUT
+from cryprq.protocol.constants import DIAL_TIMEOUT, DIAL_TIMEOUT_MAX
 from tests.rigs.fakes import Recorder, identity
 
 FIRST, SECOND = Address("2001:db8::1", 9999), Address("192.0.2.1", 9999)
@@ -44,6 +45,7 @@ class Target:
         self.peer_id = identity(1).peer_id
         self.up = False
         self.wanted = True
+        self.round_trip = 0.02
 
     def wants_dial(self) -> bool:
         return self.wanted
@@ -108,9 +110,30 @@ def rig() -> Rig:
 def test_backoff_doubles_between_dials_up_to_the_maximum() -> None:
     rig = Rig(base=1.0, maximum=6.0)
     rig.run(90)
-    gaps = [later - earlier - DIAL_TIMEOUT for earlier, later in pairwise(rig.starts)]
-    assert gaps[:5] == pytest.approx([1, 2, 4, 6, 6])
-    assert {attempt.timeout for attempt in rig.attempts} == {DIAL_TIMEOUT}
+    timeouts = [attempt.timeout for attempt in rig.attempts]
+    gaps = [
+        later - earlier - timeout for (earlier, later), timeout in zip(pairwise(rig.starts), timeouts, strict=False)
+    ]
+    assert gaps[:4] == pytest.approx([1, 2, 4, 6])
+    assert timeouts[:4] == [DIAL_TIMEOUT, 2 * DIAL_TIMEOUT, DIAL_TIMEOUT_MAX, DIAL_TIMEOUT_MAX]
+
+
+def test_way_that_is_known_to_be_long_is_given_its_time(rig: Rig) -> None:
+    rig.target.up, rig.target.wanted, rig.target.round_trip = True, False, 4.0
+    rig.dialer.poll(rig.now)
+    rig.target.up, rig.target.wanted = False, True
+    rig.run(30)
+    assert min(attempt.timeout for attempt in rig.attempts) == 12.0
+    gaps = [later - earlier for earlier, later in pairwise(rig.starts)]
+    assert all((1 - BACKOFF_JITTER) * 2 <= gap <= 2.001 for gap in gaps)  # not ever more beside each other
+
+
+def test_way_that_has_become_long_is_found_within_seconds(rig: Rig) -> None:
+    """All that is known is a short one."""
+    rig.schedule.tunnel_up(rig.now, 0.02)
+    rig.run(REDIAL_PATIENT + 1)
+    patient = [attempt for attempt in rig.attempts if attempt.timeout == DIAL_TIMEOUT_MAX]
+    assert len(patient) == 1
 
 
 def test_jitter_keeps_peers_from_dialling_in_step() -> None:
@@ -132,8 +155,10 @@ def test_after_a_tunnel_dials_once_a_second_for_three_seconds_each(rig: Rig) -> 
     rig.run(20)
     gaps = [later - earlier for earlier, later in pairwise(rig.starts)]
     assert all((1 - BACKOFF_JITTER) * REDIAL_FAST_INTERVAL <= gap <= REDIAL_FAST_INTERVAL + 0.001 for gap in gaps)
-    assert {attempt.timeout for attempt in rig.attempts} == {REDIAL_FAST_TIMEOUT}
-    assert len(rig.running) <= 4
+    impatient = [attempt.timeout for number, attempt in enumerate(rig.attempts, 1) if number % REDIAL_PATIENT]
+    assert set(impatient) == {REDIAL_FAST_TIMEOUT}
+    assert len(impatient) >= 15
+    assert len(rig.running) <= 4 + DIAL_TIMEOUT_MAX / REDIAL_PATIENT
 
 
 def test_hurry_ends_after_five_minutes(rig: Rig) -> None:

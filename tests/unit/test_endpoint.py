@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq.address import Address
+from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import segments
-from cryprq.protocol.constants import FRAME_MAX
+from cryprq.protocol.constants import FRAME_MAX, HANDSHAKE_ROUND_TRIPS, ROUND_TRIP_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed
 from cryprq.quic.connection import Connection
@@ -444,6 +445,40 @@ async def test_keepalive_holds_an_idle_connection_and_silence_ends_it_at_both_en
         await until(lambda: server.accepted[0].ended)
         assert server.accepted[0].ended == (TRANSPORT_CODE, "idle timeout", False)
         relay.close()
+
+
+@run
+async def test_handshake_has_more_time_where_the_way_is_long() -> None:
+    """Two round trips, of which one would fit into the usual time; then a probe that is not answered within its own."""
+    async with rigs() as make:
+        server = make.make(on_frame=answer, m1_timeout=0.2, pending_timeout=1.0)
+        relay = Relay(server.address, delay=0.4)
+        began = monotonic()
+        dialled = make.make(dial_only=True).dial(relay.address, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        assert monotonic() - began > 2.4
+        (accepted,) = server.accepted
+        assert accepted.conn is not None and dialled.conn is not None
+        for conn in (accepted.conn, dialled.conn):
+            assert 0.8 <= conn.round_trip < 1.2
+            conn.probe(within=0.1)
+        await asyncio.sleep(1.5)
+        assert accepted.ended is None and dialled.ended is None
+        relay.close()
+
+
+@run
+async def test_stranger_who_dawdles_gains_no_more_than_the_longest_round_trip() -> None:
+    async with rigs() as make:
+        server = make.make(m1_timeout=0.1, pending_timeout=0.2)
+        make.make(dial_only=True).dial(server)
+        await until(lambda: server.accepted)
+        (accepted,) = server.accepted
+        assert accepted.conn is not None
+        accepted.conn.quic._loss._rtt_smoothed = 1000.0
+        assert accepted.conn.round_trip == ROUND_TRIP_MAX
+        within = accepted.conn._pending_until() - accepted.conn._opened_at
+        assert within == pytest.approx(HANDSHAKE_ROUND_TRIPS * ROUND_TRIP_MAX)
 
 
 @run
