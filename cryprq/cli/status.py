@@ -9,7 +9,7 @@ def render(status: Mapping[str, Any]) -> str:
     lines = [
         f"node      {status['peer_id']}",
         f"version   {status['version']}, up {_duration(status['uptime_secs'])}"
-        + ("" if status["healthy"] else ", NOT HEALTHY"),
+        + ("" if status["healthy"] else f", NOT HEALTHY: {status['unhealthy']}"),
     ]
     if status["listen_addr"]:
         lines.append(f"listening {status['listen_addr']}")

@@ -15,7 +15,7 @@ from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME
 from cryprq.config.paths import default_control_socket, default_identity
-from cryprq.errors import ConfigError
+from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 
 PROGRAM = "cryprq"
@@ -61,9 +61,13 @@ def _rotate(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from cryprq.cli import bench  # the compiled data plane is nothing that the other commands need
+    from cryprq._fastpath import PlaneError  # the compiled data plane is nothing that the other commands need
+    from cryprq.cli import bench
 
-    results = bench.run()
+    try:
+        results = bench.run()
+    except PlaneError as error:
+        raise MachineError(str(error)) from None
     print(json.dumps(results, indent=2) if arguments.json else bench.render(results))
 
 

@@ -6,6 +6,7 @@ SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed, not
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import secrets
@@ -38,7 +39,7 @@ def load_identity(path: Path) -> Identity:
     except FileNotFoundError:
         raise IdentityError(f"no identity file {path}; `cryprq keygen --out {path}` makes one") from None
     except OSError as error:
-        raise IdentityError(f"cannot read the identity file {path}: {error.strerror}") from None
+        raise IdentityError(f"cannot read the identity file {path}: {error.strerror}{_remedy(error)}") from None
     try:
         seed = _decode(data)
         if seed is None:
@@ -67,23 +68,32 @@ def create_identity(path: Path) -> Identity:
             raise IdentityError(
                 f"{path} exists already and an identity is never overwritten; move it away or choose another file"
             ) from None
-        raise IdentityError(f"cannot make the identity file {path}: {error.strerror}") from None
+        raise IdentityError(f"cannot make the identity file {path}: {error.strerror}{_remedy(error)}") from None
     finally:
         wipe(seed)
         wipe(data)
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has that name; it need not be an identity."""
+    return os.path.lexists(path)
+
+
 def load_or_create_identity(path: Path) -> Identity:
     """The identity in the file, which is made at the first start. IdentityError as from
     ``load_identity`` and ``create_identity``."""
-    if not os.path.lexists(path):
+    if not is_there(path):
         try:
             return create_identity(path)
         except IdentityError:
-            if not os.path.lexists(path):
+            if not is_there(path):
                 raise
             # Another process made it in between: that identity is this node's.
     return load_identity(path)
+
+
+def _remedy(error: OSError) -> str:
+    return "; run as root, or name another file" if error.errno in (errno.EACCES, errno.EPERM) else ""
 
 
 def _check(seed: bytearray) -> bytes:

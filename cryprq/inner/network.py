@@ -35,6 +35,7 @@ class NetworkObserver(Protocol):
     """Who is told about the inner network (``cryprq.telemetry.reporter.Reporter``)."""
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None: ...
+    def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
     def tunnel_mtu(self, mtu: int) -> None: ...
@@ -140,7 +141,7 @@ class InnerNetwork:
             self._observer.no_tunnel_address(peer_id)
         own = {address.ip for address in self._configured}
         if foreign := [ip_network(a.ip) for a in parameters.addresses if self._configured and a.ip not in own]:
-            self._observer.network_refused(peer_id, foreign, "assigned by the gateway, but --tun-address differs")
+            self._observer.other_address(peer_id, foreign, self._configured)
         self._announced[peer_id] = routes
         self.claim(peer_id, handle, configured or self.dialled_networks(peer_id))
         return None

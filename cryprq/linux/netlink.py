@@ -131,7 +131,10 @@ class NetlinkSocket:
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+        try:
+            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+        except OSError as error:  # refused before it is read: an emulator that does not know the request, say
+            raise NetlinkError(error.errno, error.strerror) from None
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
         """The messages of the next datagram that belong to the last request; others are left overs of one that failed

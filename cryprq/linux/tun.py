@@ -162,7 +162,7 @@ def _attach(fd: int, name: str, flags: int) -> None:
         if error.errno == errno.EPERM:
             line = f"no right to make the TUN {name}: run as root or with CAP_NET_ADMIN"
         elif error.errno == errno.EBUSY:
-            line = f"interface {name} exists already: choose another --tun-name, or remove it: ip link delete {name}"
+            line = f"interface {name} exists already: choose another --tun-name (is a node up? cryprq status says so)"
         elif error.errno == errno.EINVAL:
             line = f"the kernel takes no TUN called {name}: choose another --tun-name, or fewer --workers"
         else:

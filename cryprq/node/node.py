@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
 from cryprq.config.checks import spares_endpoint
-from cryprq.config.identity_file import load_or_create_identity
+from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError
 from cryprq.inner.leases import Leases, lease_path
@@ -148,6 +148,7 @@ class Node:
         config = self.config
         self._loop = asyncio.get_running_loop()
         self._names = NameService()
+        known = is_there(config.identity)
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
@@ -185,6 +186,8 @@ class Node:
         self.health.ready()
         self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
+        if not known:
+            self._log.info("identity_created", peer_id=self.peer_id, path=config.identity)
         self._announce()
         self._tell_doubts(doubts)
         self._notifier.ready()

@@ -66,6 +66,7 @@ class Snapshot:
     def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""
         interface = self._machine.interface
+        unhealthy = self._health.reason()
         drops: dict[str, dict[str, int]] = {}
         for (direction, reason), count in self.drops().items():
             drops.setdefault(direction, {})[reason] = count
@@ -74,7 +75,8 @@ class Snapshot:
             peer_id=peer_id,
             tun_name=interface.name,
             uptime_secs=round(self._clock() - self._started, 3),
-            healthy=self._health.reason() is None,
+            healthy=unhealthy is None,
+            unhealthy=unhealthy or "",
             listen_addr=listen_addr,
             addresses=tuple(map(str, self._network.addresses)),
             mtu=self._network.mtu,

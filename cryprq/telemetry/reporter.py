@@ -9,7 +9,7 @@ from typing import Final
 
 from cryprq.address import Address
 from cryprq.multiaddr import Multiaddr
-from cryprq.networks import Interface, Network
+from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, SIGNATURE_NAME
 from cryprq.telemetry.logs import Log
@@ -201,6 +201,18 @@ class Reporter:
         """Networks that a peer does not get."""
         self._log.limited(
             "error", "network_refused", peer_id=peer_id, networks=",".join(map(str, networks)), reason=reason
+        )
+
+    def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None:
+        """A gateway assigns other addresses than this node is configured with: it takes no packets from those."""
+        self._log.limited(
+            "error",
+            "network_refused",
+            peer_id=peer_id,
+            networks=",".join(map(str, assigned)),
+            reason="assigned by the gateway, but --tun-address differs",
+            hint="leave out --tun-address, or give this node "
+            f"--allow-peer ID={','.join(map(str, host_networks(own)))} at the gateway",
         )
 
     def no_tunnel_address(self, peer_id: PeerId) -> None:

@@ -52,6 +52,8 @@ class NodeStatus:
     tun_name: str
     uptime_secs: float
     healthy: bool
+    unhealthy: str = ""
+    """Why it is not healthy, in one line, as ``/healthz`` says it."""
     listen_addr: str = ""
     """The multiaddr that others dial, or empty."""
     addresses: tuple[str, ...] = ()

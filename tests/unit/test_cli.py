@@ -345,3 +345,8 @@ def test_package_exports() -> None:
     assert cryprq.Identity is Identity
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = cryprq.nothing
+
+
+def test_bench_of_a_back_end_that_is_not_there_is_one_line() -> None:
+    done = run("cryprq", "bench", env={"CRYPRQ_AEAD_BACKEND": "rot13"})
+    assert_one_line(done, "cryprq", 1, "CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has")

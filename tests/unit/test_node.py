@@ -727,3 +727,17 @@ def test_merge_takes_what_can_change_and_names_what_cannot(lab: Lab) -> None:
     assert (merged.rotate_secs, merged.log_level) == (60, "debug")
     assert identity(3).peer_id in merged.allow_peers
     assert sorted(kept) == ["mtu", "tun-address", "workers"]
+
+
+def test_new_identity_is_told_once(lab: Lab) -> None:
+    config = lab.listener()
+    config.identity.unlink()
+
+    async def scenario() -> None:
+        for told in (1, 0):
+            node = lab.node(config)
+            async with node:
+                events = lab.events(node, "identity_created")
+                assert [event["path"] for event in events] == [str(config.identity)] * told
+
+    run(scenario())

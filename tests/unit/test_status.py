@@ -32,9 +32,11 @@ def test_table() -> None:
 
 
 def test_table_of_an_empty_node() -> None:
-    empty = NodeStatus(version="0.1.0", peer_id=str(B), tun_name="tun1", uptime_secs=3, healthy=False)
+    empty = NodeStatus(
+        version="0.1.0", peer_id=str(B), tun_name="tun1", uptime_secs=3, healthy=False, unhealthy="no TUN"
+    )
     lines = render(asdict(empty)).splitlines()
-    assert "version   0.1.0, up 3s, NOT HEALTHY" in lines
+    assert "version   0.1.0, up 3s, NOT HEALTHY: no TUN" in lines
     assert "tunnel    tun1, no address yet, MTU 0" in lines
     assert "no peers" in lines
     assert lines[-1] == "dropped   nothing"
