@@ -1,5 +1,7 @@
 """Silent mistakes speak: each of them is made on a real host, and told once at the start, and by ``--check``."""
 
+import os
+
 import pytest
 
 from lab.hosts import Lab
@@ -31,8 +33,9 @@ DOUBTS = (
 def test_each_is_told_once_at_the_start_and_by_check(node: Node) -> None:
     node.start().wait_event("listener_ready")
     told = [event["doubt"] for event in node.events("config_doubtful", level="warning")]
+    unset = [word for name in os.environ if name.startswith("CRYPRQ_") for word in ("-u", name)]
     variables = [f"{name}={value}" for name, value in node.env.items() if name.startswith("CRYPRQ_")]
-    checked = node.namespace.run("env", *variables, str(PROGRAMS / "cryprq-node"), *node.arguments, "--check")
+    checked = node.namespace.run("env", *unset, *variables, str(PROGRAMS / "cryprq-node"), *node.arguments, "--check")
     assert told == [line.removeprefix("# warning: ") for line in checked.splitlines() if line.startswith("#")]
     assert len(told) == len(DOUBTS)
     for doubt, expected in zip(told, DOUBTS, strict=True):

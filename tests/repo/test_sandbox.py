@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lab import ROOT
+
 pytestmark = pytest.mark.netns
 
 ASK = "from lab import sandbox; print(sandbox.enter())"
@@ -54,6 +56,10 @@ for name in *; do
     elif [ -L "$name" ]; then
         cp -P "$name" "{tmp_path}/root/"
     fi
+done
+for place in {ROOT} {sys.prefix}; do
+    mkdir -p "{tmp_path}/root$place"  # it may be in /tmp
+    mount --rbind "$place" "{tmp_path}/root$place"
 done
 exec chroot {tmp_path}/root "$@"
 """
