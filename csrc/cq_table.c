@@ -40,6 +40,7 @@ static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
     if (s == NULL)
         return NULL;
     pthread_mutex_init(&s->path.writer, NULL);
+    cq_notices_init(&s->notices);
     s->peer = peer;
     s->epoch = epoch;
     return s;

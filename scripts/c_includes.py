@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 LAYERS: Final = (
-    ("cq_wire", "cq_wipe", "cq_vnet", "cq_endpoint", "cq_drop", "cq_hazard"),
+    ("cq_wire", "cq_wipe", "cq_vnet", "cq_endpoint", "cq_drop", "cq_hazard", "cq_notice", "cq_path"),
     ("cq_checksum",),
     ("cq_packet",),
     ("cq_split", "cq_coalesce"),
