@@ -120,6 +120,7 @@ cdef extern from "cq_io.h" nogil:
 cdef extern from "cq_table.h" nogil:
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
+        uint32_t mtu
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns
