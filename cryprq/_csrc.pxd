@@ -130,6 +130,7 @@ cdef extern from "cq_table.h" nogil:
         cq_shared_endpoint endpoint
         uint64_t segment_off_until_ns
         cq_path path
+        uint32_t mtu
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns

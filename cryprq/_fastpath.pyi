@@ -105,6 +105,14 @@ class Plane:
         """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
         pinned one was refused. None before ``set_endpoint``."""
 
+    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+        """The largest inner packet for the peer from the next burst on, 576..65,455 bytes; more than the tunnel's MTU,
+        which is the limit at first, is as much as that. Records are no larger than such a packet makes them.
+        ValueError; KeyError."""
+
+    def peer_mtu(self, peer: int) -> int:
+        """The largest inner packet that is sent to the peer. KeyError."""
+
     def install(
         self,
         peer: int,

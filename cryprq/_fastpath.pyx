@@ -408,6 +408,14 @@ cdef class Plane:
             tokens.append(token)
         return tokens
 
+    def set_peer_mtu(self, peer, mtu):
+        """The largest inner packet for the peer."""
+        self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+
+    def peer_mtu(self, peer):
+        """The largest inner packet that is sent to the peer."""
+        return min(self.peer(peer).mtu, self.plane.shared.options.mtu)
+
     # ---- epochs ----
 
     def install(

@@ -15,6 +15,7 @@ struct cq_split {
     bool vouched;   /* all packets that come out may go into a VOUCHED record */
     bool transport; /* the packets are TCP or UDP: they may not share a record with others of the opposite vouched */
     unsigned count; /* of packets that come out, >= 1 */
+    size_t largest; /* of their lengths */
     /* private from here on */
     unsigned index; /* of the next packet */
     uint8_t *packet;
@@ -35,6 +36,11 @@ struct cq_split {
  * from the addresses it sees (or must not): packets with IPv4 options, a routing or a destination options header, UDP
  * over IPv4 with checksum 0, UDP whose length field is not what the IP header says. They are completed here, too. */
 int cq_split_init(struct cq_split *split, const struct cq_vnet *vnet, uint8_t *packet, size_t length);
+
+/* Before the first packet: cuts a TCP super-packet into smaller segments, of at most mtu bytes each with their headers,
+ * as a network card does that was told a smaller MSS. False, and nothing has changed, for what has to stay in one piece:
+ * an ordinary packet, and the datagrams of UDP. mtu is more than the headers, as CQ_MTU_MIN is. */
+bool cq_split_narrow(struct cq_split *split, size_t mtu);
 
 /* The next packet: built in place in front of its payload (the headers overwrite bytes of the segment before, which
  * the caller has sealed by then). False when there is no more. */

@@ -17,6 +17,7 @@ static struct cq_peer *peer_new(uint32_t handle)
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->endpoint.writer, NULL);
     p->handle = handle;
+    p->mtu = CQ_MTU_MAX;
     return p;
 }
 

@@ -22,11 +22,12 @@ struct cq_peer {
     struct cq_shared_endpoint endpoint;
     _Atomic uint32_t events;               /* cq_worker.h has their bits */
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
-    struct cq_path path;
+    _Atomic uint32_t mtu; /* the largest inner packet for it, where the tunnel's own MTU is no less */
     _Alignas(64) _Atomic uint64_t rx_packets;
     _Atomic uint64_t rx_bytes, last_rx_ns;
     _Alignas(64) _Atomic uint64_t tx_packets;
     _Atomic uint64_t tx_bytes, last_tx_ns, last_tx_data_ns;
+    struct cq_path path; /* begins with what senders write, too */
 };
 
 /* An epoch and what surrounds it. */

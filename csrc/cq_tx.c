@@ -31,6 +31,7 @@
 struct run {
     struct cq_slot *slot; /* NULL: free */
     uint64_t age;
+    size_t mtu; /* of the peer, as it was when the run began: what a record carries at most */
     uint8_t *wire;
     size_t length;
     size_t segment;          /* size of every record but the last */
@@ -51,7 +52,6 @@ struct cq_tx {
     int tun;
     struct cq_sender sender;
     unsigned records_max; /* in one send */
-    size_t payload_max;
     unsigned unreadable;
     uint64_t ticks;
     struct cq_vnet vnet;
@@ -164,14 +164,13 @@ static void handle(struct cq_tx *tx, size_t n)
         return;
     }
     struct run *run = run_for(tx, slot);
-    size_t length;
-    while (cq_split_next(&split, &packet, &length)) {
-        if (length > tx->payload_max) {
-            cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, 1);
-            continue;
-        }
-        add_packet(tx, run, packet, length, split.transport, split.vouched);
+    if (split.largest > run->mtu && !cq_split_narrow(&split, run->mtu)) {
+        cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split.count);
+        return;
     }
+    size_t length;
+    while (cq_split_next(&split, &packet, &length))
+        add_packet(tx, run, packet, length, split.transport, split.vouched);
 }
 
 /* The payload of a notice's record, at most as large as one packet. Returns its length. */
@@ -226,6 +225,7 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
     if (victim->slot != NULL)
         flush_run(tx, victim);
     victim->slot = slot;
+    victim->mtu = cq_worker_mtu(&tx->worker, slot->peer);
     victim->age = ++tx->ticks;
     return victim;
 }
@@ -233,12 +233,12 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
 static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport, bool vouched)
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
-    if (!tx->worker.shared->options.packing || n > tx->payload_max / 2) {
+    if (!tx->worker.shared->options.packing || n > run->mtu / 2) {
         close_record(tx, run, true);
         seal(tx, run, packet, n, vouched, 1, n);
         return;
     }
-    if (run->open_length + n > tx->payload_max || (transport && run->open_transport && vouched != run->open_vouched))
+    if (run->open_length + n > run->mtu || (transport && run->open_transport && vouched != run->open_vouched))
         close_record(tx, run, true);
     memcpy(run->open + run->open_length, packet, n);
     run->open_length += n;
@@ -256,7 +256,7 @@ static void close_record(struct cq_tx *tx, struct run *run, bool more)
         return;
     size_t n = run->open_length;
     /* Pad to the run's size, so that the run need not end here: a few zero bytes are cheaper than a system call. */
-    size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : tx->payload_max;
+    size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : run->mtu;
     if (more && run->open_packets > 1 && n < target && target - n <= PAD_MAX) {
         memset(run->open + n, 0, target - n);
         n = target;
@@ -379,12 +379,11 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
     tx->records_max = cq_io_max_segments();
     if (tx->records_max > CQ_SEND_RECORDS_MAX)
         tx->records_max = CQ_SEND_RECORDS_MAX;
-    tx->payload_max = o->mtu;
     tx->packet = aligned_alloc(64, TUN_READ_MAX);
     ok = ok && tx->packet != NULL;
     for (size_t i = 0; i < RUNS; i++) {
         tx->runs[i].wire = malloc(CQ_SEND_MAX);
-        tx->runs[i].open = malloc(tx->payload_max);
+        tx->runs[i].open = malloc(o->mtu);
         ok = ok && tx->runs[i].wire != NULL && tx->runs[i].open != NULL;
     }
     if (!ok) {
@@ -400,7 +399,7 @@ void cq_tx_free(struct cq_tx *tx)
         return;
     for (size_t i = 0; i < RUNS; i++) {
         free(tx->runs[i].wire);
-        cq_wipe_free(tx->runs[i].open, tx->payload_max); /* plaintext of users */
+        cq_wipe_free(tx->runs[i].open, tx->worker.shared->options.mtu); /* plaintext of users */
     }
     cq_wipe_free(tx->packet, TUN_READ_MAX);
     cq_worker_close(&tx->worker);

@@ -84,6 +84,13 @@ static inline void cq_worker_drop(struct cq_worker *w, enum cq_drop reason, uint
 /* Any thread: has a notice sent under an epoch. False if too many wait, each of which is a record of that epoch too. */
 bool cq_worker_notify(struct cq_worker_shared *shared, struct cq_slot *slot, struct cq_notice notice);
 
+/* The largest inner packet for a peer: of its own MTU and the tunnel's, the smaller. */
+static inline size_t cq_worker_mtu(const struct cq_worker *w, const struct cq_peer *peer)
+{
+    size_t own = w->shared->options.mtu, its = atomic_load_explicit(&peer->mtu, memory_order_relaxed);
+    return its < own ? its : own;
+}
+
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);
 void cq_worker_raise_peer(struct cq_worker *w, struct cq_peer *peer, enum cq_event event);
 
