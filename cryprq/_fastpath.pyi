@@ -49,7 +49,7 @@ class PeerStats(NamedTuple):
     """CLOCK_BOOTTIME when a record was last sent, or tried to be; 0 for never."""
     last_tx_data_ns: int
     """Likewise, of the last record that carried a packet: empty records and probes do not count."""
-    last_tx_large_ns: int
+    last_tx_large_ns: int = 0
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
 
 class Plane:

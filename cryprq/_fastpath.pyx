@@ -38,7 +38,8 @@ EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
 PeerStats = namedtuple(
-    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns"
+    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns",
+    defaults=(0,),
 )
 
 cdef enum:

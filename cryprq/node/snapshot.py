@@ -107,6 +107,7 @@ class Snapshot:
             epoch=session.number if session is not None else 0,
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
             last_handshake=None if happened is None else time.time() - (now - happened),
+            path_mtu=peer.path.mtu if link is not None else None,
             rx_bytes=stats.rx_bytes,
             tx_bytes=stats.tx_bytes,
             rx_packets=stats.rx_packets,

@@ -98,7 +98,10 @@ class Path:
             return
         self._applied = size
         record = size - self._around if size is not None else 0
+        inner = min(self._mtu(), record - RECORD_OVERHEAD) if record else self._mtu()
+        # The larger one first when it grows, the smaller one first when it shrinks: in between nothing is fragmented.
         self._plane.set_whole_max(self._handle, record)
+        self._plane.set_peer_mtu(self._handle, inner)
 
     def _hinted(self) -> int | None:
         endpoint = self._plane.endpoint(self._handle)

@@ -90,6 +90,13 @@ EPOCH_MAX: Final = 2**32 - 1
 CLOSE_REASON_MAX: Final = 64
 """Length of the reason in a CLOSE frame."""
 
+# ---- data records ----
+
+RECORD_OVERHEAD: Final = 32
+"""Header and tag."""
+PROBE_SIZE_MIN: Final = RECORD_OVERHEAD + 11
+"""A record with nothing in it but a PATH_PROBE."""
+
 # ---- tunnel parameters ----
 
 MTU_MIN: Final = 576

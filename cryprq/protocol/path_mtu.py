@@ -283,11 +283,12 @@ class PathMtu:
 
     def _candidate(self) -> int | None:
         """The size to ask for next: above what the path carries, below what it does not."""
-        low, high, hint = self.size or BASE, self._failed, self._hinted()
+        low, high = self.size or BASE, self._failed
         if high > self._ceiling:
             return self._ceiling if low < self._ceiling else None
         if high - low <= PRECISION:
             return None
+        hint = self._hinted()
         if low < hint < high:
             return hint
         if hint == low:

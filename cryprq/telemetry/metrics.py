@@ -259,6 +259,11 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
         "Unix time of the last handshake or rotation, 0 for never.",
         labels=["peer_id"],
     )
+    path_mtu = GaugeMetricFamily(
+        "cryprq_peer_path_mtu",
+        "Largest packet that the path to the peer carries whole, 0 if that is unknown.",
+        labels=["peer_id"],
+    )
     for sample in samples:
         peer = [sample.peer_id]
         host = sample.endpoint.rpartition(":")[0].strip("[]")  # a port would make a new series of each reconnect
@@ -267,4 +272,5 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
             family.add_metric(peer, getattr(sample, field))
         epoch.add_metric(peer, sample.epoch)
         handshake.add_metric(peer, sample.last_handshake or 0.0)
-    yield from (info, *counters.values(), epoch, handshake)
+        path_mtu.add_metric(peer, sample.path_mtu or 0)
+    yield from (info, *counters.values(), epoch, handshake, path_mtu)
