@@ -131,6 +131,7 @@ cdef extern from "cq_table.h" nogil:
         uint64_t segment_off_until_ns
         cq_path path
         uint32_t mtu
+        uint64_t keyless_ns
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns
@@ -141,6 +142,7 @@ cdef extern from "cq_table.h" nogil:
 
     cdef struct cq_slot:
         cq_epoch *epoch
+        cq_peer *peer
 
     cdef struct cq_table:
         pass
@@ -217,6 +219,25 @@ cdef extern from "cq_worker.h" nogil:
         const char *failure_what
 
 
+cdef extern from "cq_icmp.h" nogil:
+    enum:
+        CQ_ICMP_REASONS
+
+    ctypedef enum cq_icmp_reason "enum cq_icmp_reason":
+        pass
+
+
+cdef extern from "cq_answer.h" nogil:
+    enum:
+        CQ_ANSWER_RESULTS
+
+    ctypedef enum cq_answer_result "enum cq_answer_result":
+        pass
+
+    const char *const cq_answer_reasons[]
+    const char *const cq_answer_results[]
+
+
 cdef extern from "cq_plane.h" nogil:
     cdef struct cq_plane_event:
         uint32_t peer
@@ -238,6 +259,7 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_ring_pop(cq_plane *plane, size_t worker)
     void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
     uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)
+    uint64_t cq_plane_answer_count(cq_plane *plane, cq_icmp_reason reason, cq_answer_result result)
 
 
 cdef extern from "cq_bench.h" nogil:

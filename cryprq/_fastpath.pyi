@@ -138,7 +138,8 @@ class Plane:
         """Makes it the newest promoted receive epoch of its peer: the one whose records may move the endpoint."""
 
     def remove(self, rx_index: int) -> None:
-        """Wipes an epoch. If it was the active one, packets for the peer are dropped as no_key. KeyError."""
+        """Wipes an epoch. If it was the active one, packets for the peer are dropped as no_key, and their senders told
+        that it is unreachable, if that lasts longer than a second. KeyError."""
 
     def has(self, rx_index: int) -> bool: ...
     def send_empty(self, rx_index: int) -> None:
@@ -172,6 +173,11 @@ class Plane:
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""
+
+    def answers(self) -> dict[tuple[str, str], int]:
+        """ICMP errors about packets from the TUN by (reason, result); all are there from the start, at 0. Reasons:
+        too_big, no_route, unreachable. Results: sent, limited (by rate, or in the first second without a key), barred
+        (what nobody may answer), failed (the TUN did not take it)."""
 
     def udp_segment_active(self) -> bool:
         """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""

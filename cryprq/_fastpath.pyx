@@ -341,6 +341,7 @@ cdef class Plane:
         """A handle for a new peer, without routes, keys or endpoint."""
         cdef uint32_t handle
         check(cq_table_add_peer(&self.live().shared.tables, &handle), "add a peer")
+        self.peer(handle).keyless_ns = cq_io_now_ns()
         return handle
 
     def remove_peer(self, peer):
@@ -475,8 +476,9 @@ cdef class Plane:
 
     def remove(self, rx_index):
         """Wipes an epoch."""
-        self.slot(rx_index)
+        cdef cq_peer *peer = self.slot(rx_index).peer
         check(cq_table_remove(&self.plane.shared.tables, rx_index), "remove an epoch")
+        peer.keyless_ns = cq_io_now_ns()
 
     def has(self, rx_index):
         """Whether an epoch is installed."""
@@ -574,6 +576,17 @@ cdef class Plane:
             (cq_drop_names[i].direction.decode(), cq_drop_names[i].reason.decode()):
                 cq_plane_drop_count(self.plane, <cq_drop>i)
             for i in range(CQ_DROP_COUNT)
+        }
+
+    def answers(self):
+        """What became of ICMP answers to packets from the TUN, by (reason, result)."""
+        cdef int reason, result
+        self.live()
+        return {
+            (cq_answer_reasons[reason].decode(), cq_answer_results[result].decode()):
+                cq_plane_answer_count(self.plane, <cq_icmp_reason>reason, <cq_answer_result>result)
+            for reason in range(CQ_ICMP_REASONS)
+            for result in range(CQ_ANSWER_RESULTS)
         }
 
     def udp_segment_active(self):

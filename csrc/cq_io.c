@@ -316,6 +316,17 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
     return n > (ssize_t)sizeof *vnet ? n - (ssize_t)sizeof *vnet : -EBADMSG;
 }
 
+int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n)
+{
+    struct cq_vnet none = {0};
+    struct iovec iov[2] = {{.iov_base = &none, .iov_len = sizeof none}, {.iov_base = packet, .iov_len = n}};
+    ssize_t written;
+    do
+        written = has_vnet ? writev(fd, iov, 2) : write(fd, packet, n);
+    while (written < 0 && errno == EINTR);
+    return written < 0 ? -errno : 0;
+}
+
 /* ---- waiting ---- */
 
 bool cq_io_linger(uint64_t until_ns)

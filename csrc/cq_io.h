@@ -51,6 +51,9 @@ void cq_io_set_whole(int fd, int version, bool whole);
 /* One read: the packet's length, 0 if there is none now, or -errno. vnet is zeroed where the TUN has none. */
 ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *packet, size_t size);
 
+/* One packet that needs nothing done to it: 0 or -errno. */
+int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n);
+
 /* ---- waiting ---- */
 
 /* Before a wait: lets other threads run and returns true, as long as the time has not come. To look again is cheaper

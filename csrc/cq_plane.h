@@ -47,5 +47,6 @@ void cq_plane_ring_pop(struct cq_plane *plane, size_t worker);
 void cq_plane_inject(struct cq_plane *plane, uint8_t *data, size_t length, const struct cq_endpoint *from);
 
 uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop);
+uint64_t cq_plane_answer_count(struct cq_plane *plane, enum cq_icmp_reason reason, enum cq_answer_result result);
 
 #endif

@@ -2,7 +2,8 @@
  * The tx worker: TUN to UDP. A packet's way, which is also the order of this file:
  *
  *   1. read    The TUN queue is read until it is empty: one burst. A read brings a packet, or a super-packet of a flow.
- *   2. look up The destination names a peer, the peer its active epoch. A super-packet is split.
+ *   2. look up The destination names a peer, the peer its active epoch. A super-packet is split, and what is too large
+ *              for the peer cut to fragments. The sender of what has no way, or does not fit, is answered.
  *   3. gather  Packets gather in a run, one for each peer of the burst; small ones share a record.
  *   4. seal    A record is sealed from where its packets lie to the end of the run.
  *   5. send    A run is records of equal size, back to back, the last perhaps shorter: one UDP_SEGMENT send. It goes
@@ -14,7 +15,10 @@
  * atomics.
  */
 #include "cq_tx.h"
+#include "cq_answer.h"
+#include "cq_fragment.h"
 #include "cq_io.h"
+#include "cq_mss.h"
 #include "cq_send.h"
 #include "cq_split.h"
 #include "cq_wipe.h"
@@ -25,8 +29,10 @@
 #define TUN_READ_MAX 65536u /* a super-packet has at most 65,535 bytes */
 #define BURST_READS 64      /* before runs are sent in any case, though the TUN never runs dry: so the table can go */
 #define RUNS 8              /* peers that one burst can address without extra sends */
+#define DONT_FRAGMENT 0x40u /* of byte 6 of an IPv4 header */
 #define PAD_MAX 256         /* zeros that a record may get to keep its run in one send, which costs more than they do */
-#define UNREADABLE_MAX 100  /* reads in a row that give no packet, until the TUN counts as broken */
+#define KEYLESS_NS 1000000000u /* a second: what connects again in it loses packets, and no sender gives up for them */
+#define UNREADABLE_MAX 100     /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct run {
     struct cq_slot *slot; /* NULL: free */
@@ -55,6 +61,7 @@ struct cq_tx {
     unsigned unreadable;
     uint64_t ticks;
     struct cq_vnet vnet;
+    struct cq_answers answers;
     uint8_t *packet;
     struct run runs[RUNS];
 };
@@ -143,6 +150,59 @@ void *cq_tx_run(void *arg)
 
 /* ---- 2. look up, and split ---- */
 
+static void no_route(struct cq_tx *tx, const struct cq_split *split)
+{
+    cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ROUTE, split->count);
+    cq_answer_give(&tx->answers, CQ_ICMP_NO_ROUTE, tx->packet, split->length, 0, tx->sender.now_ns);
+}
+
+static void no_key(struct cq_tx *tx, const struct cq_peer *peer, const struct cq_split *split)
+{
+    cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, split->count);
+    if (tx->sender.now_ns < atomic_load_explicit(&peer->keyless_ns, memory_order_relaxed) + KEYLESS_NS)
+        cq_answer_count(&tx->answers, CQ_ICMP_UNREACHABLE, CQ_ANSWER_LIMITED);
+    else
+        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, tx->packet, split->length, 0, tx->sender.now_ns);
+}
+
+/* A packet that every router may cut (RFC 791, 3.2), in pieces that the peer takes. */
+static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, size_t length)
+{
+    struct cq_fragment fragment;
+    if (cq_fragment_init(&fragment, packet, length, run->mtu) != CQ_OK) {
+        cq_worker_drop(&tx->worker, CQ_DROP_TX_MALFORMED, 1);
+        return;
+    }
+    while (cq_fragment_next(&fragment, &packet, &length))
+        add_packet(tx, run, packet, length, false, false);
+}
+
+/* The largest packet for a run's peer. No sender of IPv6 goes below its least MTU: where a path carries less in one
+ * record, what is in between leaves in fragments of the record (cq_send_batch). */
+static size_t largest_for(const struct cq_tx *tx, const struct run *run, uint8_t version)
+{
+    const size_t own = tx->worker.shared->options.mtu;
+    if (version == 4 || run->mtu >= CQ_MTU_MIN6)
+        return run->mtu;
+    return own < CQ_MTU_MIN6 ? own : CQ_MTU_MIN6;
+}
+
+/* What is larger than the peer takes is cut, where it may be. Where not, its sender is told; of TCP, whose segments the
+ * kernel has left to whoever sends them, nothing is lost in the meantime. False: nothing is left to send. */
+static bool fit(struct cq_tx *tx, size_t mtu, struct cq_split *split)
+{
+    const bool whole = split->version == 6 || (tx->packet[6] & DONT_FRAGMENT) != 0;
+    if (whole)
+        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, mtu, tx->sender.now_ns);
+    if (cq_split_narrow(split, mtu))
+        return true;
+    if (whole)
+        cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split->count);
+    else
+        cq_split_complete(split);
+    return !whole;
+}
+
 static void handle(struct cq_tx *tx, size_t n)
 {
     const struct cq_table *table = tx->worker.table;
@@ -155,22 +215,27 @@ static void handle(struct cq_tx *tx, size_t n)
     uint32_t handle = packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes->table, packet + 16)
                                           : cq_route_lookup6(table->routes->table, packet + 24);
     if (handle >= table->peer_count || table->peers[handle].peer == NULL) {
-        cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ROUTE, split.count);
+        no_route(tx, &split);
         return;
     }
     struct cq_slot *slot = table->peers[handle].active;
     if (slot == NULL || tx->worker.index >= slot->epoch->tx_lanes) {
-        cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, split.count);
+        no_key(tx, table->peers[handle].peer, &split);
         return;
     }
     struct run *run = run_for(tx, slot);
-    if (split.largest > run->mtu && !cq_split_narrow(&split, run->mtu)) {
-        cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split.count);
+    if (split.syn)
+        cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, run->mtu), !split.vouched);
+    const size_t mtu = largest_for(tx, run, split.version);
+    if (split.largest > mtu && !fit(tx, mtu, &split))
         return;
-    }
     size_t length;
-    while (cq_split_next(&split, &packet, &length))
-        add_packet(tx, run, packet, length, split.transport, split.vouched);
+    while (cq_split_next(&split, &packet, &length)) {
+        if (length <= mtu)
+            add_packet(tx, run, packet, length, split.transport, split.vouched);
+        else
+            add_fragments(tx, run, packet, length);
+    }
 }
 
 /* The payload of a notice's record, at most as large as one packet. Returns its length. */
@@ -376,6 +441,7 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
         .segment_refused = &shared->segment_refused,
         .stopping = &shared->stopping,
     };
+    cq_answer_init(&tx->answers, tx->tun, o->vnet_hdr);
     tx->records_max = cq_io_max_segments();
     if (tx->records_max > CQ_SEND_RECORDS_MAX)
         tx->records_max = CQ_SEND_RECORDS_MAX;
@@ -407,3 +473,5 @@ void cq_tx_free(struct cq_tx *tx)
 }
 
 struct cq_worker *cq_tx_worker(struct cq_tx *tx) { return &tx->worker; }
+
+const struct cq_answers *cq_tx_answers(const struct cq_tx *tx) { return &tx->answers; }

@@ -47,6 +47,7 @@
 
 /* Of the tunnel: what every IPv4 host can take (RFC 791), and what one record carries. */
 #define CQ_MTU_MIN 576u
+#define CQ_MTU_MIN6 1280u /* and what IPv6 relies on (RFC 8200, 5) */
 #define CQ_MTU_MAX 65455u
 
 /* The least that the window of replay protection has to cover. */

@@ -101,6 +101,7 @@ class Node:
         self._metrics = Metrics(
             peers=self._samples,
             drops=self._drops,
+            answers=self._answers,
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
@@ -429,6 +430,9 @@ class Node:
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
+
+    def _answers(self) -> Mapping[tuple[str, str], int]:
+        return self._snapshot.answers() if self._snapshot is not None else {}
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.drops() if self._snapshot is not None else {}

@@ -8,7 +8,7 @@ from cryprq._fastpath import EVENT_PROBE_ACKED, EVENT_RECORD_REFUSED, PeerStats
 from cryprq.peer_id import PeerId
 from cryprq.peers.ports import EpochPlane, PeerObserver
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import PROBE_SIZE_MIN, RECORD_OVERHEAD
+from cryprq.protocol.constants import MTU_SEALABLE_MAX, PROBE_SIZE_MIN, RECORD_OVERHEAD
 from cryprq.protocol.path_mtu import Found, Output, PathMtu, Probe
 
 _UDP_OVER: Final = {4: 28, 6: 48}
@@ -30,7 +30,7 @@ class Path:
         round_trip: Callable[[], float],
         hint: Callable[[str], int],
     ) -> None:
-        """``mtu`` is the largest inner packet that both ends take; ``sending_index`` names the epoch that is sent on;
+        """``mtu`` is the largest inner packet that this node has; ``sending_index`` names the epoch that is sent on;
         ``hint`` says what the kernel believes that the path to a host carries, or raises OSError."""
         self._peer_id = peer_id
         self._handle = handle
@@ -40,7 +40,8 @@ class Path:
         self._sending_index = sending_index
         self._hint = hint
         self._around = _UDP_OVER[4]
-        self._applied: int | None = None
+        self._limit = MTU_SEALABLE_MAX
+        self._applied: tuple[int, int] | None = None
         self._machine = PathMtu(draw=_token, round_trip=round_trip, hint=self._hinted)
 
     @property
@@ -48,13 +49,18 @@ class Path:
         """The largest packet that the path is known to carry; None: records may be fragmented on it."""
         return self._machine.size
 
+    def set_limit(self, mtu: int) -> None:
+        """The largest inner packet that the peer takes, by the session that is sent on from now on."""
+        self._limit = mtu
+        self._apply()
+
     def begin(self, reason: str, now: Boottime) -> None:
         """The path is a new one, or may have changed: ``session``, ``moved`` or ``link``."""
         endpoint = self._plane.endpoint(self._handle)
         if endpoint is None:
             return
         self._around = _UDP_OVER[6 if endpoint[0].is_ipv6 else 4]
-        smallest, ceiling = PROBE_SIZE_MIN + self._around, self._mtu() + RECORD_OVERHEAD + self._around
+        smallest, ceiling = PROBE_SIZE_MIN + self._around, self._inner_max() + RECORD_OVERHEAD + self._around
         self._carry_out(self._machine.begin(smallest, ceiling, reason, now))
 
     def end(self) -> None:
@@ -92,14 +98,17 @@ class Path:
                 case Found(old, new, reason):
                     self._observer.path_mtu_changed(self._peer_id, old, new, reason)
 
+    def _inner_max(self) -> int:
+        return min(self._mtu(), self._limit)
+
     def _apply(self) -> None:
-        size = self._machine.size
-        if size == self._applied:
-            return
-        self._applied = size
+        size, inner = self._machine.size, self._inner_max()
         record = size - self._around if size is not None else 0
-        inner = min(self._mtu(), record - RECORD_OVERHEAD) if record else self._mtu()
-        # The larger one first when it grows, the smaller one first when it shrinks: in between nothing is fragmented.
+        if record:
+            inner = min(inner, record - RECORD_OVERHEAD)
+        if (record, inner) == self._applied:
+            return
+        self._applied = record, inner
         self._plane.set_whole_max(self._handle, record)
         self._plane.set_peer_mtu(self._handle, inner)
 

@@ -42,9 +42,10 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import PROBE_TIMEOUT
+from cryprq.protocol.constants import MTU_SEALABLE_MAX, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session, State
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
@@ -141,17 +142,24 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(
-        self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, keepalive: int | None = None
-    ) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
-        the peer's parameters ask for.
+    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, told: Parameters) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``told`` is what the
+        peer says of itself: how large a packet it takes, and how often it wants to be heard from.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
         """
         link = Link(
-            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+            session,
+            carrier,
+            lease,
+            carrier.remote,
+            carrier.local,
+            next(self._serials),
+            now,
+            now,
+            keepalive=told.keepalive,
+            mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -316,7 +324,7 @@ class Peer:
                 self._install(link, keys, lifetime)
             case Activate(rx_index):
                 if not self._lost_race(link):
-                    self._plane.activate(rx_index)
+                    self._activate(link, rx_index)
             case Promote(rx_index):
                 link.promoted_index = rx_index
                 if not self._lost_race(link):
@@ -356,6 +364,11 @@ class Peer:
             records_soft=self._records_soft,
         )
         link.indices.add(keys.rx_index)
+
+    def _activate(self, link: Link, rx_index: int) -> None:
+        """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
+        self.path.set_limit(link.mtu)
+        self._plane.activate(rx_index)
 
     def _remove(self, link: Link, rx_index: int) -> None:
         if self._plane.has(rx_index):
@@ -450,10 +463,11 @@ class Peer:
 
     def _resume(self, link: Link) -> None:
         """Sends on the current session, whichever other one was activated last."""
-        uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
-        for index, use in uses:
-            if index is not None and self._plane.has(index):
-                use(index)
+        sending, promoted = link.session.sending_index, link.promoted_index
+        if sending is not None and self._plane.has(sending):
+            self._activate(link, sending)
+        if promoted is not None and self._plane.has(promoted):
+            self._plane.promote(promoted)
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.

@@ -101,7 +101,9 @@ PROBE_SIZE_MIN: Final = RECORD_OVERHEAD + 11
 
 MTU_MIN: Final = 576
 MTU_PARAMETER_MAX: Final = 65_535
-"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
+"""What the parameter can say."""
+MTU_SEALABLE_MAX: Final = 65_455
+"""What a node can send: a packet of this size, sealed, is the largest datagram (65,487 bytes, ``CQ_SEND_MAX``)."""
 MTU_MIN_IPV6: Final = 1280
 ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""

@@ -18,6 +18,8 @@ class PeerSample:
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
+    mtu: int = 0
+    """The largest inner packet that is sent to it."""
     aead: str = ""
     kem: str = ""
     epoch: int = 0
@@ -69,4 +71,6 @@ class NodeStatus:
     peers: Sequence[PeerSample] = ()
     drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Packets and records dropped, by direction and reason."""
+    answers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """ICMP errors about packets from the tunnel device, by reason and what became of them."""
     offloads: Mapping[str, str] = field(default_factory=dict)

@@ -165,6 +165,40 @@ static void test_hdr_len_is_not_believed(void)
     }
 }
 
+static void test_completed_packets_have_checksums_of_their_own(void)
+{
+    for (int kind = 0; kind < 8; kind++) {
+        struct spec s = spec_of(kind & 1 ? 4 : 6, kind & 2 ? TCP : UDP, 3000);
+        size_t n = build(super, &s);
+        uint16_t gso_size = kind & 4 ? 1400 : 0;
+        struct cq_vnet v = vnet_of(super, gso_size);
+        struct cq_split split;
+        put_partial(super, n);
+        REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+        CHECK(split.vouched);
+        cq_split_complete(&split);
+        CHECK(!split.vouched);
+        CHECK_EQUAL(compare(&split, n, gso_size ? gso_size : 3000), gso_size ? 3 : 1);
+    }
+}
+
+static void test_opening_of_a_connection_is_told(void)
+{
+    for (unsigned flags = 0; flags < 256; flags++) {
+        for (int version = 4; version <= 6; version += 2) {
+            struct spec s = spec_of(version, TCP, 0);
+            struct cq_split split;
+            s.flags = (uint8_t)flags;
+            REQUIRE(cq_split_init(&split, NULL, super, build(super, &s)) == CQ_OK);
+            CHECK_EQUAL(split.syn, (flags & SYN) != 0);
+            CHECK_EQUAL(split.l4_offset, version == 4 ? 20 : 40);
+            s.protocol = UDP;
+            REQUIRE(cq_split_init(&split, NULL, super, build(super, &s)) == CQ_OK);
+            CHECK(!split.syn);
+        }
+    }
+}
+
 static void test_hop_by_hop_header_is_vouched_for(void)
 {
     struct spec s = spec_of(6, TCP, 5000);
@@ -533,6 +567,8 @@ int main(void)
     RUN(test_largest_super_packet);
     RUN(test_flags_stay_where_they_belong);
     RUN(test_hdr_len_is_not_believed);
+    RUN(test_completed_packets_have_checksums_of_their_own);
+    RUN(test_opening_of_a_connection_is_told);
     RUN(test_hop_by_hop_header_is_vouched_for);
     RUN(test_source_routed_segments_are_completed);
     RUN(test_pseudo_header_of_another_destination_is_kept);
