@@ -23,6 +23,7 @@ from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
+from cryprq.linux.surroundings import path_mtu
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -100,6 +101,7 @@ class Node:
         self._metrics = Metrics(
             peers=self._samples,
             drops=self._drops,
+            answers=self._answers,
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
@@ -204,6 +206,7 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
+            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -427,6 +430,9 @@ class Node:
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
+
+    def _answers(self) -> Mapping[tuple[str, str], int]:
+        return self._snapshot.answers() if self._snapshot is not None else {}
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.drops() if self._snapshot is not None else {}

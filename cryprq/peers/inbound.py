@@ -174,7 +174,7 @@ class Inbound:
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
             peer,
-            peer.adopt(session, connection, self._lease, now, keepalive=auth.parameters.keepalive),
+            peer.adopt(session, connection, self._lease, now, told=auth.parameters),
         )
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)

@@ -90,11 +90,20 @@ EPOCH_MAX: Final = 2**32 - 1
 CLOSE_REASON_MAX: Final = 64
 """Length of the reason in a CLOSE frame."""
 
+# ---- data records ----
+
+RECORD_OVERHEAD: Final = 32
+"""Header and tag."""
+PROBE_SIZE_MIN: Final = RECORD_OVERHEAD + 11
+"""A record with nothing in it but a PATH_PROBE."""
+
 # ---- tunnel parameters ----
 
 MTU_MIN: Final = 576
 MTU_PARAMETER_MAX: Final = 65_535
-"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
+"""What the parameter can say."""
+MTU_SEALABLE_MAX: Final = 65_455
+"""What a node can send: a packet of this size, sealed, is the largest datagram (65,487 bytes, ``CQ_SEND_MAX``)."""
 MTU_MIN_IPV6: Final = 1280
 ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
