@@ -210,6 +210,8 @@ class DnsKeeper:
         except _Failed:
             with contextlib.suppress(_Failed):  # half of it is worse than nothing
                 await self._take_back()
+            if not way.leaves_record:
+                self._by = None  # who answers neither has nothing, and must not be in another way's way
             raise
 
     async def _take_back(self) -> None:
