@@ -4,6 +4,7 @@
 ConfigError.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_network
@@ -21,6 +22,10 @@ from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, NAME_SERVERS_
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
 _TABLE_MAX: Final = 999_999_999
+_TABLE_LOCAL: Final = 255
+"""The kernel's own, with this host's addresses (RT_TABLE_LOCAL)."""
+_SOCKET_PATH_MAX: Final = 107
+"""Bytes of a Unix socket's path (unix(7): sun_path has 108 with its end)."""
 _TUN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)  # IFNAMSIZ is 16 with the terminator
 
 
@@ -88,9 +93,18 @@ def mark_fault(value: int) -> str | None:
     return None if 1 <= value <= 0xFFFFFFFF else f"{value} is out of range: 1 to 0xffffffff"
 
 
+def socket_path_fault(value: Path) -> str | None:
+    length = len(os.fsencode(value))
+    if length > _SOCKET_PATH_MAX:
+        return f"{value} is too long for a Unix socket: {length} bytes, and {_SOCKET_PATH_MAX} is the most"
+    return None
+
+
 def route_table_fault(value: int | str) -> str | None:
     if isinstance(value, int) and not 1 <= value <= _TABLE_MAX:
         return f"{value} is no routing table: 1 to {_TABLE_MAX}"
+    if value == _TABLE_LOCAL:
+        return f"{value} is the kernel's table of this host's own addresses; take another one"
     if isinstance(value, str) and value not in ROUTE_TABLES:
         return f"{value!r} is unknown; valid are {', '.join(ROUTE_TABLES)} and a table's number"
     return None

@@ -296,6 +296,7 @@ class NodeConfig:
         env="CRYPRQ_CONTROL_SOCKET",
         help="the Unix socket that `cryprq` talks to",
         parse=Path,
+        check=checks.socket_path_fault,
         is_path=True,
         default=Path(),
         default_text=f"`<tun-name>.sock` in `$RUNTIME_DIRECTORY` or `{RUNTIME_DIRECTORY}`",

@@ -10,7 +10,7 @@ from cryprq.networks import Interface, Network
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
 
 _LEVEL_WORDS: Final = {**{level: level for level in LOG_LEVELS}, "trace": "debug", "warning": "warn"}
-_MARK: Final = re.compile(r"0|[1-9][0-9]{0,9}|0[xX][0-9a-fA-F]{1,9}", re.ASCII)
+_MARK: Final = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}", re.ASCII)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 

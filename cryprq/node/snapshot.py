@@ -117,6 +117,7 @@ class Snapshot:
             kem=KEM_NAMES[session.kem] if session is not None else "",
             epoch=session.number if session is not None else 0,
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
+            last_heard_secs=round(max(0.0, now - stats.last_rx_ns / 1e9), 3) if stats.last_rx_ns else None,
             last_handshake=None if happened is None else time.time() - (now - happened),
             rx_bytes=stats.rx_bytes,
             tx_bytes=stats.tx_bytes,

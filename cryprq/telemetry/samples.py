@@ -24,6 +24,8 @@ class PeerSample:
     """Number of the current epoch: rotations since the handshake."""
     epoch_age_secs: float | None = None
     """Age of the current epoch's keys."""
+    last_heard_secs: float | None = None
+    """Seconds since the last record of the peer that was authentic; None: never since the node knows it."""
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
     rx_bytes: int = 0
