@@ -66,6 +66,14 @@ class NodeStatus:
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0
+    name_servers: tuple[str, ...] = ()
+    """Those of a gateway that this host asks, ..."""
+    search: tuple[str, ...] = ()
+    """... about these domains, ..."""
+    dns_everything: bool = False
+    """... or about all names."""
+    dns_by: str = ""
+    """What told the host: ``resolvectl``, ``resolvconf``, or ``on-change``, which is left to it; empty: nobody."""
     routes_missing: int = 0
     """Routes that the kernel should have and does not."""
     faults: tuple[str, ...] = ()
