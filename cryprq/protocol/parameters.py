@@ -1,12 +1,12 @@
 """Tunnel parameters: the TLVs (type u8, length u16, value) in M3 and M4.
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
-and 5 keepalive: u16. A type may occur once, in any order; unknown types are skipped; anything else that ``encode``
-would not write is an error.
+and 5 keepalive: u16; 16 token: bytes that only the listener reads. A type may occur once, in any order; unknown types
+are skipped; anything else that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import (
     IPv4Address,
@@ -27,6 +27,7 @@ from cryprq.protocol.constants import (
     ROTATE_SECS_MAX,
     ROTATE_SECS_MIN,
     ROUTES_MAX,
+    TOKEN_MAX,
 )
 from cryprq.protocol.frames import Cursor, FrameError
 
@@ -39,6 +40,7 @@ class ParameterType(IntEnum):
     MTU = 3
     ROTATE_SECS = 4
     KEEPALIVE = 5
+    TOKEN = 16
 
 
 _NUMBERS: Final = {
@@ -64,6 +66,8 @@ class Parameters:
     """5..3600; both ends use the smaller one."""
     keepalive: int | None = None
     """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
+    token: bytes = field(default=b"", repr=False)
+    """What the dialer shows the listener in the first datagram of its next dial; at most ``TOKEN_MAX`` bytes."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -78,6 +82,10 @@ class Parameters:
                 if not low <= value <= high:
                     raise ValueError(f"{kind.name.lower()} {value} is not in {low}..{high}")
                 parts.append(_tlv(kind, value.to_bytes(2, "big")))
+        if self.token:
+            if len(self.token) > TOKEN_MAX:
+                raise ValueError(f"a token has at most {TOKEN_MAX} bytes, not {len(self.token)}")
+            parts.append(_tlv(ParameterType.TOKEN, self.token))
         return b"".join(parts)
 
     @classmethod
@@ -88,6 +96,7 @@ class Parameters:
         addresses: tuple[Interface, ...] = ()
         routes: tuple[Network, ...] = ()
         numbers: dict[int, int] = {}
+        token = b""
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -98,6 +107,10 @@ class Parameters:
                 addresses = _decode_list(value, ADDRESSES_MAX, _interface)
             elif kind == ParameterType.ROUTES:
                 routes = _decode_list(value, ROUTES_MAX, ip_network)
+            elif kind == ParameterType.TOKEN:
+                token = value.rest()
+                if not 0 < len(token) <= TOKEN_MAX:
+                    raise FrameError(f"a token of {len(token)} bytes")
             elif kind in _NUMBERS:
                 numbers[kind] = _decode_number(value, *_NUMBERS[ParameterType(kind)])
         return cls(
@@ -106,6 +119,7 @@ class Parameters:
             mtu=numbers.get(ParameterType.MTU),
             rotate_secs=numbers.get(ParameterType.ROTATE_SECS),
             keepalive=numbers.get(ParameterType.KEEPALIVE),
+            token=token,
         )
 
 
