@@ -151,6 +151,7 @@ FULL = Parameters(
     keepalive=0,
     name_servers=(ip_address("10.9.0.1"), ip_address("fd00:9::1")),
     search=("corp.example", "lan"),
+    token=b"token",
 )
 
 
@@ -261,6 +262,8 @@ def test_parameters_of_unknown_type_are_skipped_in_any_order() -> None:
         ("04 0002 0e11", "rotate_secs 3601"),
         ("03 0002 023f", "mtu 575"),
         ("05 0002 0e11", "keepalive 3601"),
+        ("10 0000", "no token"),
+        ("10 0101" + " 00" * 257, "token of 257 bytes"),
         ("01 0000", "no address"),
         ("02 0000", "no route"),
         ("01 0006 05 18 0a090002", "family 5"),
@@ -299,6 +302,7 @@ def test_parameters_truncated_raise_or_end_between_tlvs(cut: int) -> None:
         Parameters(mtu=65536),
         Parameters(rotate_secs=4),
         Parameters(keepalive=-1),
+        Parameters(token=bytes(257)),
         Parameters(routes=(ip_network("10.0.0.0/8"),) * 2),
         Parameters(addresses=tuple(ip_interface(f"10.0.0.{i}/24") for i in range(1, 10))),
     ],
