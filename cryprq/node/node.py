@@ -224,6 +224,7 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
+            reauth_secs=lambda: self.config.reauth_secs,
             hint=lambda host: path_mtu(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,

@@ -27,6 +27,7 @@ from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
 from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
+from cryprq.peers.reauth import Reauth
 from cryprq.protocol.actions import (
     Action,
     Activate,
@@ -47,11 +48,16 @@ from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session, State
+from cryprq.protocol.token_bucket import TokenBucket
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
 """How long a stopping node waits for its last frames to be acknowledged."""
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
+HANDSHAKE_RATE: Final = 0.5
+"""Handshakes a second that a peer may complete at this node, in the long run, ..."""
+HANDSHAKE_BURST: Final = 30
+"""... and at once: a dialer that is restarted over and over, on several hosts even, needs fewer."""
 RETIRED_MAX: Final = 4
 """Sessions of one peer in their grace; one more ends the oldest."""
 
@@ -74,13 +80,14 @@ class Peer:
         permits: Callable[[PeerId], bool],
         allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
+        reauth_secs: Callable[[], int],
         mtu: Callable[[], int],
         hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
+        for who is told; ``reauth_secs`` is that of ``Reauth``, ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
         self.token = b""
@@ -102,6 +109,8 @@ class Peer:
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
+        self._reauth = Reauth(reauth_secs)
+        self._handshakes = TokenBucket(HANDSHAKE_RATE, HANDSHAKE_BURST)
         self._own_id = own_id
         self._plane = plane
         self._observer = observer
@@ -114,6 +123,11 @@ class Peer:
         self._later = later
 
     # ---- a handshake completed ----
+
+    def may_begin(self, now: Boottime) -> bool:
+        """Takes a token for one handshake that the peer has dialled; False: it comes too often. It is on the list, and
+        yet one that does nothing but connect is not to take this node's time from the others."""
+        return self._handshakes.take(now)
 
     def outranks_inbound(self) -> bool:
         """The duplicate rule at M3: True if a session that this node dialled lives, and wins over one that the peer
@@ -168,6 +182,8 @@ class Peer:
         for other in candidates[: max(0, len(candidates) + 1 - CANDIDATES_MAX)]:
             self._end(other, CloseCode.REPLACED, "too many sessions wait for their first record")
         self.links.append(link)
+        if link.dialled:
+            self._reauth.began()
         if link.dialled or self.current is None:
             self._aim(link)
         self._execute(link, session.start(now), now)
@@ -187,7 +203,7 @@ class Peer:
         link.carrier = None
         if link.ended:
             return
-        if link is self.current:
+        if link is self.current and not self.has_successor(link):  # one that is about to take over closes it, too
             self._observer.control_lost(self.peer_id, link.remote, reason)
         self._execute(link, link.session.connection_lost(now), now)
 
@@ -224,13 +240,19 @@ class Peer:
                 carrier.close(CloseCode.OK, reason)
 
     def look(self, now: Boottime) -> None:
-        """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
+        """Once a second: the silence rule, the keepalive (protocol, 3.3), and whether the ends are to prove anew who
+        they are."""
         if self.current is None:
             return
         was_silent = self.liveness.silent
         stats = self._plane.peer_stats(self.handle)
         verdict = self.liveness.look(stats, now, self.current.keepalive)
         self.path.look(stats, now)
+        wanted_dial = self._reauth.wants_dial
+        if self._reauth.look(self.current.created, now, dialled=self.current.dialled):
+            self.renew("reauth", now)
+        if self._reauth.wants_dial is not wanted_dial:
+            self._changed()
         if verdict is Verdict.SEND_EMPTY:
             self._send_empty()
         if self.liveness.silent is not was_silent:
@@ -277,12 +299,14 @@ class Peer:
     # ---- what the node asks ----
 
     def wants_dial(self) -> bool:
-        """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, or
-        silence. Not while a fresh session waits for its first record."""
+        """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, one that
+        has to be proven anew, or silence. Not while a fresh session waits for its first record."""
         if any(link.dialled and not link.established and link.carrier is not None for link in self.links):
             return False
         current = self.current
-        return current is None or self.liveness.silent or (current.dialled and current.carrier is None)
+        if current is None or self.liveness.silent:
+            return True
+        return current.dialled and (current.carrier is None or self._reauth.wants_dial)
 
     @property
     def up(self) -> bool:

@@ -35,6 +35,7 @@ class PeerTable:
         observer: PeerObserver,
         permits: Callable[[PeerId], bool],
         records_soft: int,
+        reauth_secs: Callable[[], int],
         hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
@@ -46,6 +47,7 @@ class PeerTable:
         self._observer = observer
         self._permits = permits
         self._records_soft = records_soft
+        self._reauth_secs = reauth_secs
         self._hint = hint
         self._changed = changed
         self._later = later
@@ -76,6 +78,7 @@ class PeerTable:
                 permits=self._permits,
                 allowed=self._network.allowed,
                 records_soft=self._records_soft,
+                reauth_secs=self._reauth_secs,
                 mtu=lambda: self._network.mtu,
                 hint=self._hint,
                 changed=partial(self._touch, peer_id),
