@@ -32,11 +32,14 @@ EVENT_FIRST_RECORD = CQ_EVENT_FIRST_RECORD
 EVENT_ROTATE_DUE = CQ_EVENT_ROTATE_DUE
 EVENT_ENDPOINT_MOVED = CQ_EVENT_ENDPOINT_MOVED
 EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
+EVENT_PROBE_ACKED = CQ_EVENT_PROBE_ACKED
+EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
 PeerStats = namedtuple(
-    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns"
+    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns",
+    defaults=(0,),
 )
 
 cdef enum:
@@ -390,6 +393,23 @@ cdef class Plane:
         cq_endpoint_read(&self.peer(peer).endpoint, &endpoint)
         return read_endpoint(&endpoint)
 
+    # ---- the path to a peer ----
+
+    def set_whole_max(self, peer, size):
+        """The largest record for the peer that is never fragmented."""
+        cdef cq_peer *p = self.peer(peer)
+        p.path.whole_max = bounded(size, "size", 0, 0xffff)
+        p.segment_off_until_ns = 0  # what was refused may have been too large for the path from before
+
+    def acknowledged(self, peer):
+        """Tokens of the probes that the peer has acknowledged since the last call."""
+        cdef cq_peer *p = self.peer(peer)
+        cdef uint64_t token
+        tokens = []
+        while (token := cq_path_take(&p.path)) != 0:
+            tokens.append(token)
+        return tokens
+
     def set_peer_mtu(self, peer, mtu):
         """The largest inner packet for the peer."""
         self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
@@ -473,6 +493,16 @@ cdef class Plane:
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
 
+    def send_probe(self, rx_index, token, size):
+        """A worker sends a probe of the path under that epoch."""
+        self.slot(rx_index)
+        check(
+            cq_plane_send_probe(
+                self.plane, rx_index, bounded(token, "token", 0, 0xffffffffffffffff), bounded(size, "size", 0, 0xffff)
+            ),
+            f"send a probe of {size} bytes",
+        )
+
     # ---- what the workers report ----
 
     def events(self):
@@ -522,7 +552,8 @@ cdef class Plane:
         cdef cq_peer *p = self.peer(peer)
         cq_table_reclaim(&self.plane.shared.tables)
         return PeerStats(
-            p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns
+            p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns,
+            p.path.last_large_ns,
         )
 
     def epoch_records(self, rx_index):

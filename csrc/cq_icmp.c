@@ -3,7 +3,6 @@
 
 #define HEADER_SIZE 8u /* of ICMP: type, code, checksum, and 32 bits by type */
 #define HOP_LIMIT 64u
-#define MTU_MIN6 1280u
 #define EXTENSIONS_MAX 8 /* behind more than these it is not known what a packet carries: it may be an error */
 
 enum { ICMP = 1, ICMPV6 = 58 };
@@ -109,7 +108,7 @@ static size_t answer6(uint8_t *out, enum cq_icmp_reason reason, const uint8_t *p
     uint8_t *icmp = out + 40;
     if (!answerable6(p, n))
         return 0;
-    if (reason == CQ_ICMP_TOO_BIG && n <= MTU_MIN6)
+    if (reason == CQ_ICMP_TOO_BIG && n <= CQ_MTU_MIN6)
         reason = CQ_ICMP_UNREACHABLE;
     memset(out, 0, 40 + HEADER_SIZE);
     out[0] = 0x60;
@@ -121,7 +120,7 @@ static size_t answer6(uint8_t *out, enum cq_icmp_reason reason, const uint8_t *p
     icmp[0] = reason == CQ_ICMP_TOO_BIG ? TOO_BIG6 : UNREACHABLE6;
     icmp[1] = codes6[reason];
     if (reason == CQ_ICMP_TOO_BIG)
-        cq_put32(icmp + 4, mtu < MTU_MIN6 ? MTU_MIN6 : (uint32_t)mtu);
+        cq_put32(icmp + 4, mtu < CQ_MTU_MIN6 ? CQ_MTU_MIN6 : (uint32_t)mtu);
     memcpy(icmp + HEADER_SIZE, p, quoted);
     const uint64_t pseudo = cq_checksum_add(out + 8, 32, size + ICMPV6);
     cq_put16(icmp + 2, (uint16_t)~cq_checksum_fold(cq_checksum_add(icmp, size, pseudo)));

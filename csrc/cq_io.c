@@ -21,6 +21,9 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
+#ifndef IPV6_DONTFRAG
+#define IPV6_DONTFRAG 62
+#endif
 
 /* UDP_MAX_SEGMENTS of the kernel's <linux/udp.h>, which it does not show */
 #define SEGMENTS_MAX 128
@@ -282,6 +285,18 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
         offset += (size_t)done * segment;
     }
     return sent;
+}
+
+void cq_io_set_whole(int fd, int version, bool whole)
+{
+    if (version == 4) {
+        const int discover = whole ? IP_PMTUDISC_PROBE : IP_PMTUDISC_DONT;
+        (void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover, sizeof discover);
+        return;
+    }
+    const int discover = whole ? IPV6_PMTUDISC_PROBE : IPV6_PMTUDISC_WANT, dont = whole;
+    (void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover, sizeof discover);
+    (void)setsockopt(fd, IPPROTO_IPV6, IPV6_DONTFRAG, &dont, sizeof dont); /* else it is we who fragment */
 }
 
 /* ---- TUN ---- */

@@ -11,8 +11,8 @@
  *              later packets.
  *
  * The worker takes no lock. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
- * announced, which it is for one burst. A peer's endpoint is behind a sequence lock; counters, flags and events are
- * atomics.
+ * announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
+ * behind a sequence lock; counters, flags and events are atomics.
  */
 #include "cq_tx.h"
 #include "cq_answer.h"
@@ -43,6 +43,7 @@ struct run {
     size_t segment;          /* size of every record but the last */
     unsigned count;          /* sealed records */
     bool ended;              /* the last one is short: nothing may follow */
+    bool probe;              /* its only record asks what the path carries */
     uint64_t packets, bytes; /* of the inner packets in it */
     struct cq_load loads[CQ_SEND_RECORDS_MAX];
     /* the open record: small packets that are not sealed yet */
@@ -67,7 +68,7 @@ struct cq_tx {
 
 /* What a stage calls of a later one. */
 static void handle(struct cq_tx *tx, size_t n);
-static void send_empties(struct cq_tx *tx);
+static void send_notices(struct cq_tx *tx);
 static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot);
 static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
                        bool vouched);
@@ -86,12 +87,12 @@ static ssize_t read_tun(struct cq_tx *tx)
 }
 
 /* Sends the n bytes that were read and what else the TUN has. Returns what the last read did. */
-static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
+static ssize_t burst(struct cq_tx *tx, ssize_t n, bool notices)
 {
     cq_worker_begin(&tx->worker);
     cq_send_begin(&tx->sender, cq_io_now_ns());
-    if (empties)
-        send_empties(tx);
+    if (notices)
+        send_notices(tx);
     for (int reads = 1; n > 0; reads++) {
         handle(tx, (size_t)n);
         tx->unreadable = 0;
@@ -101,7 +102,6 @@ static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
         n = read_tun(tx);
     }
     flush_all(tx);
-    cq_worker_end(&tx->worker);
     return n;
 }
 
@@ -116,10 +116,10 @@ static int cannot_read(struct cq_tx *tx, int error)
     return ++tx->unreadable < UNREADABLE_MAX ? 0 : error;
 }
 
-/* The flag is taken before the table is: an epoch whose empty record is asked for is in any table acquired after. */
-static bool take_empties(struct cq_tx *tx)
+/* The flag is taken before the table is: an epoch that a notice is for is in any table acquired after. */
+static bool take_notices(struct cq_tx *tx)
 {
-    _Atomic bool *wanted = &tx->worker.shared->empties_wanted;
+    _Atomic bool *wanted = &tx->worker.shared->notices_wanted;
     return tx->worker.index == 0 && atomic_load_explicit(wanted, memory_order_relaxed) &&
            atomic_exchange(wanted, false);
 }
@@ -132,16 +132,18 @@ void *cq_tx_run(void *arg)
     int rc = 0;
     while (rc == 0 && !atomic_load(&shared->stopping)) {
         ssize_t n = read_tun(tx);
-        bool empties = take_empties(tx);
-        if (n > 0 || empties) {
-            n = burst(tx, n, empties);
+        bool notices = take_notices(tx);
+        if (n > 0 || notices) {
+            n = burst(tx, n, notices);
             linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
         } else if (n == 0 && !cq_io_linger(linger_until)) {
+            cq_worker_rest(&tx->worker);
             rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
     }
+    cq_worker_rest(&tx->worker);
     if (rc != 0)
         cq_worker_fail(&tx->worker, "reading the TUN device", -rc);
     return NULL;
@@ -176,14 +178,24 @@ static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, si
         add_packet(tx, run, packet, length, false, false);
 }
 
+/* The largest packet for a run's peer. No sender of IPv6 goes below its least MTU: where a path carries less in one
+ * record, what is in between leaves in fragments of the record (cq_send_batch). */
+static size_t largest_for(const struct cq_tx *tx, const struct run *run, uint8_t version)
+{
+    const size_t own = tx->worker.shared->options.mtu;
+    if (version == 4 || run->mtu >= CQ_MTU_MIN6)
+        return run->mtu;
+    return own < CQ_MTU_MIN6 ? own : CQ_MTU_MIN6;
+}
+
 /* What is larger than the peer takes is cut, where it may be. Where not, its sender is told; of TCP, whose segments the
  * kernel has left to whoever sends them, nothing is lost in the meantime. False: nothing is left to send. */
-static bool fit(struct cq_tx *tx, const struct run *run, struct cq_split *split)
+static bool fit(struct cq_tx *tx, size_t mtu, struct cq_split *split)
 {
     const bool whole = split->version == 6 || (tx->packet[6] & DONT_FRAGMENT) != 0;
     if (whole)
-        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, run->mtu, tx->sender.now_ns);
-    if (cq_split_narrow(split, run->mtu))
+        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, mtu, tx->sender.now_ns);
+    if (cq_split_narrow(split, mtu))
         return true;
     if (whole)
         cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split->count);
@@ -215,28 +227,50 @@ static void handle(struct cq_tx *tx, size_t n)
     struct run *run = run_for(tx, slot);
     if (split.syn)
         cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, run->mtu), !split.vouched);
-    if (split.largest > run->mtu && !fit(tx, run, &split))
+    const size_t mtu = largest_for(tx, run, split.version);
+    if (split.largest > mtu && !fit(tx, mtu, &split))
         return;
     size_t length;
     while (cq_split_next(&split, &packet, &length)) {
-        if (length <= run->mtu)
+        if (length <= mtu)
             add_packet(tx, run, packet, length, split.transport, split.vouched);
         else
             add_fragments(tx, run, packet, length);
     }
 }
 
-/* The empty records that the control thread has asked for, each by itself. */
-static void send_empties(struct cq_tx *tx)
+/* The payload of a notice's record, at most as large as one packet. Returns its length. */
+static size_t write_notice(const struct cq_notice *notice, uint8_t *payload)
 {
+    if (notice->kind == CQ_NOTICE_EMPTY)
+        return 0;
+    const bool probe = notice->kind == CQ_NOTICE_PROBE;
+    const uint16_t length = probe ? CQ_PATH_PROBE_LENGTH : CQ_PATH_ACK_LENGTH;
+    payload[0] = probe ? CQ_MESSAGE_PATH_PROBE : CQ_MESSAGE_PATH_ACK;
+    cq_put16(payload + 1, length);
+    cq_put64(payload + CQ_MESSAGE_HEADER_SIZE, notice->token);
+    if (!probe) {
+        cq_put16(payload + CQ_MESSAGE_HEADER_SIZE + 8, (uint16_t)notice->size);
+        return CQ_MESSAGE_HEADER_SIZE + length;
+    }
+    const size_t n = notice->size - CQ_OVERHEAD, head = CQ_MESSAGE_HEADER_SIZE + length;
+    memset(payload + head, 0, n - head);
+    return n;
+}
+
+/* What the control thread and receivers have asked for, each record by itself: a probe in a run of another size would
+ * be cut to that, or end it. */
+static void send_notices(struct cq_tx *tx)
+{
+    struct cq_notice notice;
     for (size_t i = 0; i < tx->worker.table->slot_count; i++) {
         struct cq_slot *slot = tx->worker.table->slots[i];
-        if (!atomic_exchange(&slot->empty_wanted, false))
-            continue;
-        struct run *run = run_for(tx, slot);
-        close_record(tx, run, true);
-        seal(tx, run, run->open, 0, false, 0, 0);
-        flush_run(tx, run);
+        for (unsigned n = 0; n < CQ_NOTICES_MAX && cq_notices_pop(&slot->notices, &notice); n++) {
+            struct run *run = run_for(tx, slot);
+            run->probe = notice.kind == CQ_NOTICE_PROBE;
+            seal(tx, run, run->open, write_notice(&notice, run->open), false, 0, 0);
+            flush_run(tx, run);
+        }
     }
 }
 
@@ -352,14 +386,18 @@ static void send_run(struct cq_tx *tx, struct run *run)
     if (run->count > 0 && to.remote.family == 0) {
         cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ENDPOINT, run->packets);
     } else if (run->count > 0) {
-        const struct cq_batch batch = {run->wire, run->length, run->segment, run->loads};
+        const struct cq_batch batch = {run->wire, run->length, run->segment, run->loads, run->probe};
         struct cq_lost lost = cq_send_batch(&tx->sender, peer, &batch);
+        if (lost.refused)
+            cq_worker_raise_peer(&tx->worker, peer, CQ_EVENT_RECORD_REFUSED);
         if (lost.records > 0)
             cq_worker_drop(&tx->worker, CQ_DROP_TX_SEND_ERROR, lost.packets);
         /* The times of attempts: a path that takes nothing any more is to be noticed like one that answers nothing. */
         atomic_store_explicit(&peer->last_tx_ns, tx->sender.now_ns, memory_order_relaxed);
         if (run->packets > 0)
             atomic_store_explicit(&peer->last_tx_data_ns, tx->sender.now_ns, memory_order_relaxed);
+        if (run->packets > 0 && run->segment > CQ_RECORD_LARGE)
+            atomic_store_explicit(&peer->path.last_large_ns, tx->sender.now_ns, memory_order_relaxed);
         atomic_fetch_add_explicit(&peer->tx_packets, run->packets - lost.packets, memory_order_relaxed);
         atomic_fetch_add_explicit(&peer->tx_bytes, run->bytes - lost.bytes, memory_order_relaxed);
     }
@@ -367,6 +405,7 @@ static void send_run(struct cq_tx *tx, struct run *run)
     run->count = 0;
     run->segment = 0;
     run->ended = false;
+    run->probe = false;
     run->packets = 0;
     run->bytes = 0;
 }

@@ -13,6 +13,8 @@ from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
+    EVENT_PROBE_ACKED,
+    EVENT_RECORD_REFUSED,
     EVENT_ROTATE_DUE,
     PeerStats,
     PlaneError,
@@ -23,6 +25,7 @@ from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
 from cryprq.protocol.actions import (
     Action,
@@ -71,17 +74,29 @@ class Peer:
         permits: Callable[[PeerId], bool],
         allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
+        mtu: Callable[[], int],
+        hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``changed`` is called when the peer may
+        for who is told; ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
         self.handle = plane.add_peer()
         self.current: Link | None = None
         self.links: list[Link] = []
         self.liveness = Liveness()
+        self.path = Path(
+            peer_id,
+            self.handle,
+            plane=plane,
+            observer=observer,
+            mtu=mtu,
+            sending_index=self._sending_index,
+            round_trip=lambda: self.round_trip,
+            hint=hint,
+        )
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
@@ -177,7 +192,10 @@ class Peer:
     def event(self, rx_index: int, flags: int, now: Boottime) -> None:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
-            self._endpoint_moved()
+            self._endpoint_moved(now)
+        if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
+            self.path.event(flags, now)
+            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -208,7 +226,9 @@ class Peer:
         if self.current is None:
             return
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
+        stats = self._plane.peer_stats(self.handle)
+        verdict = self.liveness.look(stats, now, self.current.keepalive)
+        self.path.look(stats, now)
         if verdict is Verdict.SEND_EMPTY:
             self._send_empty()
         if self.liveness.silent is not was_silent:
@@ -219,10 +239,12 @@ class Peer:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
+        times = (self.path.next_timer(), *(link.session.next_timer() for link in self.links))
+        return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
-        """Lets every session act whose time has come."""
+        """Lets every session act whose time has come, and the path."""
+        self.path.handle_timer(now)
         for link in tuple(self.links):
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
@@ -345,7 +367,7 @@ class Peer:
 
     def _activate(self, link: Link, rx_index: int) -> None:
         """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
-        self._plane.set_peer_mtu(self.handle, link.mtu)
+        self.path.set_limit(link.mtu)
         self._plane.activate(rx_index)
 
     def _remove(self, link: Link, rx_index: int) -> None:
@@ -371,6 +393,7 @@ class Peer:
         for other in tuple(self.links):
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
                 self._retire(other, CloseCode.REPLACED, now)
+        self.path.begin("session", now)
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
@@ -423,6 +446,7 @@ class Peer:
         self._hang_up(link, code, reason)
         if link is self.current:
             self.current = None
+            self.path.end()
             self._tell_end(reason)
         elif self.current is not None:
             self._resume(self.current)
@@ -450,14 +474,20 @@ class Peer:
         self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
         link.endpoint_set = True
 
-    def _endpoint_moved(self) -> None:
+    def _endpoint_moved(self, now: Boottime) -> None:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self._send_empty()
+        if self.current is not None:
+            self.path.begin("moved", now)
+            self._changed()
+
+    def _sending_index(self) -> int | None:
+        return self.current.session.sending_index if self.current is not None else None
 
     def _send_empty(self) -> None:
-        index = self.current.session.sending_index if self.current is not None else None
+        index = self._sending_index()
         if index is not None and self._plane.has(index):
             self._plane.send_empty(index)

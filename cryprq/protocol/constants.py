@@ -90,6 +90,13 @@ EPOCH_MAX: Final = 2**32 - 1
 CLOSE_REASON_MAX: Final = 64
 """Length of the reason in a CLOSE frame."""
 
+# ---- data records ----
+
+RECORD_OVERHEAD: Final = 32
+"""Header and tag."""
+PROBE_SIZE_MIN: Final = RECORD_OVERHEAD + 11
+"""A record with nothing in it but a PATH_PROBE."""
+
 # ---- tunnel parameters ----
 
 MTU_MIN: Final = 576
@@ -102,6 +109,10 @@ ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
 ROUTES_MAX: Final = 256
 """Routes that a gateway may announce in one M4."""
+NAME_SERVERS_MAX: Final = 8
+"""Name servers that a gateway may name in one M4; resolvers ask three or so."""
+SEARCH_MAX: Final = 32
+"""Search domains in one M4: a parameter of 8 KiB at most, which leaves room in the frame for everything else."""
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600

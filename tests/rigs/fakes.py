@@ -6,13 +6,14 @@ from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
-from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
+from cryprq._fastpath import EVENT_FIRST_RECORD, EVENT_PROBE_ACKED, Event, PeerStats
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
@@ -72,6 +73,10 @@ class FakePlane:
         self.pending_events: list[Event] = []
         self.others: list[FakePlane] = []
         self.cut = False
+        self.carries = 65_535
+        self.probes: list[tuple[int, int]] = []
+        self.acks: dict[int, list[int]] = {}
+        self.whole_max: dict[int, int] = {}
         self.install_error: Exception | None = None
         self._handles = 0
 
@@ -126,6 +131,21 @@ class FakePlane:
             if not self.cut and (there := other.epochs.get(epoch.tx_index)) is not None and not there.heard:
                 there.heard = True
                 other.pending_events.append(Event(there.peer, epoch.tx_index, EVENT_FIRST_RECORD))
+
+    def send_probe(self, rx_index: int, token: int, size: int) -> None:
+        """Arrives and is acknowledged, if the path carries it and the other plane has the epoch."""
+        epoch = self.epochs[rx_index]
+        self.probes.append((rx_index, size))
+        there = any(epoch.tx_index in other.epochs for other in self.others)
+        if there and not self.cut and size <= self.carries:
+            self.acks.setdefault(epoch.peer, []).append(token)
+            self.pending_events.append(Event(epoch.peer, 0, EVENT_PROBE_ACKED))
+
+    def set_whole_max(self, peer: int, size: int) -> None:
+        self.whole_max[peer] = size
+
+    def acknowledged(self, peer: int) -> list[int]:
+        return self.acks.pop(peer, [])
 
     def events(self) -> list[Event]:
         events, self.pending_events = self.pending_events, []
@@ -194,6 +214,8 @@ class Side:
             permits=self.permits,
             allowed=lambda _: (INNER,),
             records_soft=2**26,
+            mtu=lambda: MTU_SEALABLE_MAX,
+            hint=lambda _: 1500,
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
