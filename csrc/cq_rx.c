@@ -13,8 +13,9 @@
  *
  * Socket, TUN queue, batch, coalescer and the ring's producing end are the worker's own. One lock is taken, that of a
  * receive lane, in cq_epoch_open: another worker may hold it where GRO gave it records of this lane. The table cannot
- * change while it is announced, which it is for one batch. A peer's endpoint is behind a sequence lock, whose writers
- * give way to each other. Counters and events are atomics; those of packets are added up before they touch them.
+ * change while it is announced: from a batch on until the worker sleeps, or begins a batch and finds a newer one. A
+ * peer's endpoint is behind a sequence lock, whose writers give way to each other. Counters and events are atomics;
+ * those of packets are added up before they touch them.
  */
 #include "cq_rx.h"
 #include "cq_coalesce.h"
@@ -67,7 +68,6 @@ static void end_batch(struct cq_rx *rx)
 {
     cq_coalesce_flush(rx->coalesce);
     settle(rx);
-    cq_worker_end(&rx->worker);
 }
 
 /* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
@@ -80,10 +80,14 @@ void *cq_rx_run(void *arg)
     uint64_t linger_until = 0;
     while (!atomic_load(&shared->stopping)) {
         int n = cq_io_receive(rx->udp, rx->batch);
-        if (n == 0 && !cq_io_linger(linger_until))
+        if (n == 0 && !cq_io_linger(linger_until)) {
+            cq_worker_rest(&rx->worker);
             n = cq_io_wait(rx->udp, rx->worker.wake, -1);
-        if (n < 0 && !is_fatal(-n))
+        }
+        if (n < 0 && !is_fatal(-n)) {
+            cq_worker_rest(&rx->worker);
             n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
+        }
         if (n < 0) {
             cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);
             break;
@@ -99,6 +103,7 @@ void *cq_rx_run(void *arg)
         end_batch(rx);
         linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
     }
+    cq_worker_rest(&rx->worker);
     return NULL;
 }
 
@@ -108,6 +113,7 @@ void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct c
     rx->heard = NULL;
     record(rx, data, length, from);
     end_batch(rx);
+    cq_worker_rest(&rx->worker);
 }
 
 /* ---- 2. part ---- */

@@ -217,6 +217,11 @@ struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker)
 
 void cq_table_release(struct cq_tables *t, size_t worker) { cq_hazard_withdraw(&t->hazards, worker); }
 
+bool cq_table_is_current(struct cq_tables *t, const struct cq_table *table)
+{
+    return atomic_load(&t->current) == table;
+}
+
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 {
     size_t at = hash_place(rx_index, table->hash_mask);

@@ -82,6 +82,8 @@ void cq_table_destroy(struct cq_tables *t);
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker);
 void cq_table_release(struct cq_tables *t, size_t worker);
 
+bool cq_table_is_current(struct cq_tables *t, const struct cq_table *table); /* worker */
+
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index); /* worker */
 
 /* Each publishes a new table. 0, CQ_E_MEMORY or CQ_E_ARGUMENT; on an error nothing has changed. */

@@ -11,8 +11,8 @@
  *              later packets.
  *
  * The worker takes no lock. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
- * announced, which it is for one burst. A peer's endpoint is behind a sequence lock; counters, flags and events are
- * atomics.
+ * announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
+ * behind a sequence lock; counters, flags and events are atomics.
  */
 #include "cq_tx.h"
 #include "cq_answer.h"
@@ -102,7 +102,6 @@ static ssize_t burst(struct cq_tx *tx, ssize_t n, bool notices)
         n = read_tun(tx);
     }
     flush_all(tx);
-    cq_worker_end(&tx->worker);
     return n;
 }
 
@@ -138,11 +137,13 @@ void *cq_tx_run(void *arg)
             n = burst(tx, n, notices);
             linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
         } else if (n == 0 && !cq_io_linger(linger_until)) {
+            cq_worker_rest(&tx->worker);
             rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
     }
+    cq_worker_rest(&tx->worker);
     if (rc != 0)
         cq_worker_fail(&tx->worker, "reading the TUN device", -rc);
     return NULL;

@@ -1,5 +1,6 @@
 #include "cq_worker.h"
 #include "cq_io.h"
+#include "cq_scrub.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -105,10 +106,19 @@ void cq_worker_close(struct cq_worker *w)
 
 void cq_worker_wake(struct cq_worker *w) { cq_io_wake(w->wake); }
 
-void cq_worker_begin(struct cq_worker *w) { w->table = cq_table_acquire(&w->shared->tables, w->hazard); }
-
-void cq_worker_end(struct cq_worker *w)
+void cq_worker_begin(struct cq_worker *w)
 {
+    if (w->table != NULL && !cq_table_is_current(&w->shared->tables, w->table))
+        cq_worker_rest(w);
+    if (w->table == NULL)
+        w->table = cq_table_acquire(&w->shared->tables, w->hazard);
+}
+
+void cq_worker_rest(struct cq_worker *w)
+{
+    if (w->table == NULL)
+        return;
+    cq_scrub(); /* first: a table that nobody announces is freed, and nothing of its keys may be left then */
     cq_table_release(&w->shared->tables, w->hazard);
     w->table = NULL;
 }

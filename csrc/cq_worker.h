@@ -72,9 +72,13 @@ void cq_worker_close(struct cq_worker *w);
 
 void cq_worker_wake(struct cq_worker *w); /* any thread */
 
-/* A batch lies between these two: in it, w->table is the newest that there was at its beginning. */
+/* Before a batch, in which w->table is the newest that there was at its beginning. It stays announced until the worker
+ * rests, or begins a batch and finds a newer one. */
 void cq_worker_begin(struct cq_worker *w);
-void cq_worker_end(struct cq_worker *w);
+
+/* Before it sleeps or ends. Both this and leaving a table for a newer one scrub the stack and the registers before the
+ * announcement is withdrawn: when the keys of a table are wiped, no worker has a trace of them left. */
+void cq_worker_rest(struct cq_worker *w);
 
 static inline void cq_worker_drop(struct cq_worker *w, enum cq_drop reason, uint64_t n)
 {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cryprq.dns import NameServerAddress
 from cryprq.errors import MachineError
 from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
@@ -23,14 +24,24 @@ if TYPE_CHECKING:
     from cryprq.telemetry.reporter import Reporter
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What a listener tells each of its dialers of the network behind it."""
+
+    networks: tuple[Network, ...]
+    """Its tunnel networks and every ``--route``."""
+    name_servers: tuple[NameServerAddress, ...] = ()
+    search: tuple[str, ...] = ()
+    """Domains that the name servers know."""
+
+
 @dataclass
 class Admittance:
     """Whom this listener admits, and what it tells them. Shared by all inbound connections; a reload changes it."""
 
     settings: "HandshakeSettings"
     allowlist: "Allowlist"
-    announced: tuple[Network, ...]
-    """Its tunnel networks and every ``--route``."""
+    announced: Announcement
     obtain: Callable[[PeerId], "Peer"]
     """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
     allowed: Callable[[PeerId], Sequence[Network]]
@@ -44,7 +55,7 @@ class Admittance:
     stopping: bool = False
     """The node stops: whoever comes now has to wait for the next one."""
 
-    def reconfigure(self, allowlist: "Allowlist", announced: tuple[Network, ...], rotate_secs: int) -> None:
+    def reconfigure(self, allowlist: "Allowlist", announced: Announcement, rotate_secs: int) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
         self.allowlist, self.announced = allowlist, announced
         self.settings = replace(self.settings, rotate_secs=rotate_secs)
@@ -187,6 +198,8 @@ class Inbound:
             mtu=settings.mtu,
             rotate_secs=settings.rotate_secs,
             keepalive=KEEPALIVE_DEFAULT,
+            name_servers=self._shared.announced.name_servers,
+            search=self._shared.announced.search,
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:
@@ -194,7 +207,7 @@ class Inbound:
         own = self._shared.allowed(peer_id)
         return tuple(
             network
-            for network in self._shared.announced
+            for network in self._shared.announced.networks
             if not any(network.version == mine.version and within(network, mine) for mine in own)
         )
 

@@ -109,6 +109,10 @@ ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
 ROUTES_MAX: Final = 256
 """Routes that a gateway may announce in one M4."""
+NAME_SERVERS_MAX: Final = 8
+"""Name servers that a gateway may name in one M4; resolvers ask three or so."""
+SEARCH_MAX: Final = 32
+"""Search domains in one M4: a parameter of 8 KiB at most, which leaves room in the frame for everything else."""
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600

@@ -45,6 +45,8 @@ FAILURE_REASONS: Final = (
 )
 """Values of ``reason`` that are there from the start, at 0; others appear when they happen."""
 
+HOOK_OUTCOMES: Final = ("ok", "failed", "killed", "dropped")
+
 _HANDSHAKE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROTATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0)
 
@@ -95,6 +97,14 @@ class Metrics:
         )
         for kind in ("quic", "record"):
             self._rerouted.labels(kind)
+        self._hook_calls = Counter(
+            "cryprq_on_change_calls",
+            "Calls of the program of --on-change, and changes that it was not told of.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in HOOK_OUTCOMES:
+            self._hook_calls.labels(outcome)
         self._rotation_duration = Histogram(
             "cryprq_rotation_duration_seconds",
             "From a rotation's first message to the use of its keys.",
@@ -169,6 +179,10 @@ class Metrics:
         self._rotations.inc()
         self._rotation_duration.observe(duration)
         self._rotation_interval.set(interval)
+
+    def hook_called(self, outcome: str, count: int = 1) -> None:
+        """So many calls came to this (``HOOK_OUTCOMES``)."""
+        self._hook_calls.labels(outcome).inc(count)
 
     def config_read(self, *, taken: bool) -> None:
         """A configuration was read, and taken over or rejected."""

@@ -26,6 +26,8 @@ class PeerSample:
     """Number of the current epoch: rotations since the handshake."""
     epoch_age_secs: float | None = None
     """Age of the current epoch's keys."""
+    last_heard_secs: float | None = None
+    """Seconds since the last record of the peer that was authentic; None: never since the node knows it."""
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
     path_mtu: int | None = None
@@ -64,6 +66,14 @@ class NodeStatus:
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0
+    name_servers: tuple[str, ...] = ()
+    """Those of a gateway that this host asks, ..."""
+    search: tuple[str, ...] = ()
+    """... about these domains, ..."""
+    dns_everything: bool = False
+    """... or about all names."""
+    dns_by: str = ""
+    """What told the host: ``resolvectl``, ``resolvconf``, or ``on-change``, which is left to it; empty: nobody."""
     routes_missing: int = 0
     """Routes that the kernel should have and does not."""
     faults: tuple[str, ...] = ()

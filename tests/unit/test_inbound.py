@@ -18,7 +18,7 @@ from cryprq._fastpath import PeerStats
 from cryprq.address import Address
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
-from cryprq.peers.inbound import Admittance, Inbound
+from cryprq.peers.inbound import Admittance, Announcement, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameType
@@ -73,7 +73,7 @@ class End(Side):
         self.admittance = Admittance(
             settings=self.settings,
             allowlist=self.allowlist,  # type: ignore[arg-type]
-            announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
+            announced=Announcement((ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24"))),
             obtain=self._obtain,
             allowed=self.allowlist.networks_for,
             spares_endpoint=lambda network: network in self.spared,
@@ -230,7 +230,8 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
-    net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60)  # type: ignore[arg-type]
+    announced = Announcement((ip_network("10.9.0.0/24"),))
+    net.right.admittance.reconfigure(net.right.allowlist, announced, 60)  # type: ignore[arg-type]
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
