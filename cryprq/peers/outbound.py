@@ -213,6 +213,7 @@ class Outbound:
             connection.close(CloseCode.REFUSED)
             return
         connection.authenticated()
+        self._peer.token = accepted.parameters.token
         duration = now - self._began()
         self._reporter.handshake_complete(
             self._peer.peer_id, self.remote, "outbound", session.kem, session.suite, duration

@@ -83,6 +83,8 @@ class Peer:
         for who is told; ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
+        self.token = b""
+        """What it gave this node to be let in by at the next dial; empty: nothing. In memory only."""
         self.handle = plane.add_peer()
         self.current: Link | None = None
         self.links: list[Link] = []

@@ -52,6 +52,15 @@ HANDSHAKE_ROUND_TRIPS: Final = 4
 ANSWER_ROUND_TRIPS: Final = 3
 """... and one question and its answer so many: one and a loss (RFC 9002, 6.2.1)."""
 
+# ---- the knock in the first datagram ----
+
+KNOCK_STEP: Final = 30
+"""Seconds of Unix time for which one knock is good, and for as long before and after."""
+KNOCK_RANDOM_SIZE: Final = 8
+"""What a client's first destination connection ID has to have of unpredictable bytes (RFC 9000, 7.2)."""
+KNOCK_TAG_SIZE: Final = 12
+"""Together with them the longest connection ID that there is (RFC 9000, 17.2)."""
+
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
@@ -116,6 +125,8 @@ SEARCH_MAX: Final = 32
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
+TOKEN_MAX: Final = 256
+"""Bytes of a token that a gateway may give in M4: the dialer's first datagram has room for it."""
 
 
 def hard_age(rotate_secs: int) -> float:
