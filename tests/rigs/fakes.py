@@ -215,7 +215,7 @@ class Side:
             allowed=lambda _: (INNER,),
             records_soft=2**26,
             mtu=lambda: MTU_SEALABLE_MAX,
-            hint=lambda _: 1500,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )

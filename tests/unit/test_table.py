@@ -50,7 +50,7 @@ class Rig:
             observer=self.observer,
             permits=lambda _: True,
             records_soft=2**26,
-            hint=lambda _: 1500,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=lambda: None,
             later=lambda delay, call: None,
         )
