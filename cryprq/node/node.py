@@ -24,7 +24,7 @@ from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
-from cryprq.linux.surroundings import path_mtu
+from cryprq.linux.surroundings import way_to
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -225,7 +225,7 @@ class Node:
             permits=self._permits,
             records_soft=config.rotate_records,
             reauth_secs=lambda: self.config.reauth_secs,
-            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
+            way=lambda host: way_to(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )

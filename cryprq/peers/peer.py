@@ -82,13 +82,14 @@ class Peer:
         records_soft: int,
         reauth_secs: Callable[[], int],
         mtu: Callable[[], int],
-        hint: Callable[[str], int],
+        way: Callable[[str], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``reauth_secs`` is that of ``Reauth``, ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
-        want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
+        for who is told; ``reauth_secs`` is that of ``Reauth``, ``mtu`` and ``way`` are those of ``Path``; ``changed``
+        is called when the peer may want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is
+        the loop's call_later."""
         self.peer_id = peer_id
         self.token = b""
         """What it gave this node to be let in by at the next dial; empty: nothing. In memory only."""
@@ -104,7 +105,7 @@ class Peer:
             mtu=mtu,
             sending_index=self._sending_index,
             round_trip=lambda: self.round_trip,
-            hint=hint,
+            way=way,
         )
         self.last_handshake: Boottime | None = None
         self.rotations = 0

@@ -36,7 +36,7 @@ class PeerTable:
         permits: Callable[[PeerId], bool],
         records_soft: int,
         reauth_secs: Callable[[], int],
-        hint: Callable[[str], int],
+        way: Callable[[str], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -48,7 +48,7 @@ class PeerTable:
         self._permits = permits
         self._records_soft = records_soft
         self._reauth_secs = reauth_secs
-        self._hint = hint
+        self._way = way
         self._changed = changed
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
@@ -80,7 +80,7 @@ class PeerTable:
                 records_soft=self._records_soft,
                 reauth_secs=self._reauth_secs,
                 mtu=lambda: self._network.mtu,
-                hint=self._hint,
+                way=self._way,
                 changed=partial(self._touch, peer_id),
                 later=self._later,
             )

@@ -216,7 +216,7 @@ class Side:
             records_soft=2**26,
             reauth_secs=lambda: 3600,
             mtu=lambda: MTU_SEALABLE_MAX,
-            hint=lambda _: 1500,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
