@@ -27,11 +27,16 @@ from cryprq.dns import NameServerAddress, domain, server_fault
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, LANES_MAX, MTU_MIN, ROTATE_SECS_MAX, ROTATE_SECS_MIN
+from cryprq.protocol.constants import (
+    AEAD_NAMES,
+    LANES_MAX,
+    MTU_MIN,
+    MTU_SEALABLE_MAX,
+    ROTATE_SECS_MAX,
+    ROTATE_SECS_MIN,
+)
 
 DEFAULT_TUN_NAME: Final = "cryprq0"
-MTU_SEALABLE_MAX: Final = 65455
-"""A packet of this size, sealed, is the largest datagram that is sent (65,487 bytes, ``CQ_SEND_MAX``)."""
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
 ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")
 LOG_FORMATS: Final = ("logfmt", "json")

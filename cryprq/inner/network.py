@@ -67,7 +67,7 @@ class InnerNetwork:
         self._routed: set[Network] = set()
         self._configured_mtu = mtu
         self.mtu = mtu
-        """The TUN's MTU: the smallest of the configured one and those that gateways gave."""
+        """The TUN's MTU: the configured one, or less if no gateway takes as much."""
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
@@ -164,7 +164,8 @@ class InnerNetwork:
         self._observer.tunnel_addresses(peer_id, addresses)
 
     def _set_mtu(self) -> None:
-        mtu = min([self._configured_mtu, *self._mtus.values()])
+        # A peer that takes less than others is looked after by the data plane, packet by packet.
+        mtu = min(self._configured_mtu, max(self._mtus.values(), default=self._configured_mtu))
         if mtu != self.mtu:
             self._device.set_mtu(mtu)
             self.mtu = mtu

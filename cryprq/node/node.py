@@ -21,9 +21,10 @@ from cryprq.errors import CryprqError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
-from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
+from cryprq.linux.surroundings import path_mtu
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -50,8 +51,9 @@ from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
+from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
-from cryprq.quic.gate import GateLimits
+from cryprq.quic.gate import Credentials, GateLimits
 from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.changes import Change
@@ -106,6 +108,7 @@ class Node:
         self._metrics = Metrics(
             peers=self._samples,
             drops=self._drops,
+            answers=self._answers,
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
@@ -221,6 +224,7 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
+            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -260,6 +264,7 @@ class Node:
             allowed=self._network.allowed,
             spares_endpoint=self._spares_endpoint,
             allow_m2=self._allow_m2,
+            token_for=self._token_for,
             reporter=self._reporter,
             clock=boottime,
         )
@@ -268,7 +273,9 @@ class Node:
             limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
+            credentials=Credentials(identity.peer_id.digest, identity.token_key),
             clock=monotonic,
+            unix=realtime,
             on_record=self._stray_record,
             observer=self._reporter,
             qlog=self._open_qlog(config.qlog_dir),
@@ -431,8 +438,11 @@ class Node:
     def _permits(self, peer_id: PeerId) -> bool:
         return self._roster.permits(peer_id)
 
-    def _allow_m2(self) -> bool:
-        return self._endpoint.allow_m2()
+    def _allow_m2(self, connection: Connection) -> bool:
+        return self._endpoint.allow_m2(connection)
+
+    def _token_for(self, peer: bytes) -> bytes:
+        return self._endpoint.token_for(peer)
 
     def _spares_endpoint(self, network: Network) -> bool:
         return spares_endpoint(network, self.config.route_table)
@@ -455,7 +465,8 @@ class Node:
             clock=boottime,
             call_later=self._loop.call_later,
         )
-        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
+        digest = peer.peer_id.digest
+        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout, peer=digest, token=peer.token))
         return outbound
 
     def _take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
@@ -477,6 +488,9 @@ class Node:
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
+
+    def _answers(self) -> Mapping[tuple[str, str], int]:
+        return self._snapshot.answers() if self._snapshot is not None else {}
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.drops() if self._snapshot is not None else {}

@@ -48,6 +48,10 @@ class Snapshot:
         """By (direction, reason)."""
         return self._machine.plane.drops()
 
+    def answers(self) -> Mapping[tuple[str, str], int]:
+        """By (reason, result)."""
+        return self._machine.plane.answers()
+
     def offloads(self) -> Mapping[str, str]:
         """By name."""
         return self._machine.offloads()
@@ -71,9 +75,6 @@ class Snapshot:
         interface = self._machine.interface
         names = self._dns.settings
         unhealthy = self._health.reason()
-        drops: dict[str, dict[str, int]] = {}
-        for (direction, reason), count in self.drops().items():
-            drops.setdefault(direction, {})[reason] = count
         return NodeStatus(
             version=VERSION,
             peer_id=peer_id,
@@ -94,7 +95,8 @@ class Snapshot:
                 *self._dns.faults,
             ),
             peers=tuple(self.samples()),
-            drops=drops,
+            drops=_nested(self.drops()),
+            answers=_nested(self.answers()),
             offloads=self.offloads(),
         )
 
@@ -113,14 +115,23 @@ class Snapshot:
             endpoint=str(endpoint[0]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
+            mtu=plane.peer_mtu(peer.handle),
             aead=AEAD_NAMES[session.suite] if session is not None else "",
             kem=KEM_NAMES[session.kem] if session is not None else "",
             epoch=session.number if session is not None else 0,
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
             last_heard_secs=round(max(0.0, now - stats.last_rx_ns / 1e9), 3) if stats.last_rx_ns else None,
             last_handshake=None if happened is None else time.time() - (now - happened),
+            path_mtu=peer.path.mtu if link is not None else None,
             rx_bytes=stats.rx_bytes,
             tx_bytes=stats.tx_bytes,
             rx_packets=stats.rx_packets,
             tx_packets=stats.tx_packets,
         )
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (first, second), count in counts.items():
+        found.setdefault(first, {})[second] = count
+    return found

@@ -177,6 +177,16 @@ class Reporter:
             fields = {"peer_id": str(peer_id), "remote": str(remote)}
             self.on_change(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
 
+    def path_mtu_changed(self, peer_id: PeerId, old: int, new: int, reason: str) -> None:
+        """The largest packet that the path to the peer carries whole is another one; 0: less than the least that is
+        searched, so that records are fragmented."""
+        fields: dict[str, object] = {"peer_id": peer_id, "old": old, "new": new, "reason": reason}
+        if reason == "black_hole":
+            hint = "the path lost what it carried before and nobody said so; the tunnel goes on with smaller packets"
+            self._log.limited("warning", "path_mtu_changed", **fields, hint=hint)
+        else:
+            self._log.limited("info", "path_mtu_changed", **fields)
+
     def identity_in_use_twice(self, peer_id: PeerId, remote: Address, other: Address) -> None:
         """Sessions of one ID replace each other in turn, from ``remote`` and from ``other``: two hosts have its key."""
         self._metrics.identity_in_use_twice()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX, OFFLOAD_NAMES, NodeConfig
+from cryprq.config.node_config import BUSY_POLL_US_MAX, OFFLOAD_NAMES, NodeConfig
 from cryprq.config.options import table
 from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import MTU_MIN
+from cryprq.protocol.constants import MTU_MIN, MTU_SEALABLE_MAX
 
 A = PeerId(bytes(32))
 B = PeerId(b"\x01" * 32)

@@ -50,6 +50,7 @@ class Rig:
             observer=self.observer,
             permits=lambda _: True,
             records_soft=2**26,
+            hint=lambda _: 1500,
             changed=lambda: None,
             later=lambda delay, call: None,
         )
