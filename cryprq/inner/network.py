@@ -67,7 +67,7 @@ class InnerNetwork:
         self.mtu = mtu
         """The TUN's MTU: the configured one, or less if no gateway takes as much."""
         self.routes: frozenset[Network] = frozenset()
-        """The networks that are routed into the tunnel, besides those of its addresses; another object if they change."""
+        """The networks routed into the tunnel, besides those of its addresses; another object if they change."""
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
