@@ -127,6 +127,7 @@ class Node:
         self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
         self._up = False
+        self._told_routes: frozenset[Network] = frozenset()
 
     # ---- life ----
 
@@ -402,6 +403,7 @@ class Node:
         try:
             self._peers.handle_timers(now)
             self._settle_dns()
+            self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
@@ -410,6 +412,13 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
+
+    def _tell_routes(self) -> None:
+        """Once for many that come together, as when a gateway with hundreds of sites starts."""
+        routes = self._network.routes
+        if routes is not self._told_routes:
+            self._told_routes = routes
+            self._reporter.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""
