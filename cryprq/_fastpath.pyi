@@ -47,6 +47,11 @@ class PeerStats(NamedTuple):
     last_tx_data_ns: int
     """Likewise, of the last record that carried a packet: empty records do not count."""
 
+def wipe(*buffers: bytearray | bytes | None) -> None:
+    """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
+    and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
+    whoever else has the object would see it change."""
+
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
 
