@@ -13,7 +13,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cryprq import _fastpath
+from cryprq._fastpath import wipe as _overwrite
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import HASH_SIZE, IV_SIZE, KEY_SIZE, LANE_SECRET_SIZE
 
@@ -32,7 +32,7 @@ def wipe(*buffers: bytearray | bytes | None) -> None:
 
     ``bytes`` only as a library has just made them for the caller: whoever else has the object would see it change.
     """
-    _fastpath.wipe(*buffers)
+    _overwrite(*buffers)
 
 
 def join(*parts: Secret) -> bytearray:
