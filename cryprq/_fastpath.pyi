@@ -131,6 +131,9 @@ class Plane:
     def send_empty(self, rx_index: int) -> None:
         """A worker seals an empty record (a keepalive) under that epoch and sends it to the peer's endpoint."""
 
+    def send_ping(self, rx_index: int) -> None:
+        """The same for a record that the peer's plane answers with an empty one."""
+
     def events(self) -> list[Event]:
         """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""
 

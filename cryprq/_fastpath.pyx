@@ -463,6 +463,11 @@ cdef class Plane:
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
 
+    def send_ping(self, rx_index):
+        """A worker seals a record under that epoch that its peer is to answer."""
+        self.slot(rx_index)
+        check(cq_plane_send_ping(self.plane, rx_index), "send a ping")
+
     # ---- what the workers report ----
 
     def events(self):

@@ -30,6 +30,7 @@ static int plane_fill(struct cq_plane *plane, const struct cq_worker_options *op
     for (size_t i = 0; i < workers; i++)
         if ((plane->tx[i] = cq_tx_new(&plane->shared, i)) == NULL)
             return errno != 0 ? errno : ENOMEM;
+    plane->shared.wanted_fd = cq_tx_worker(plane->tx[0])->wake;
     for (size_t i = 0; i <= workers; i++)
         if ((plane->rx[i] = cq_rx_new(&plane->shared, i)) == NULL)
             return errno != 0 ? errno : ENOMEM;
@@ -105,16 +106,18 @@ void cq_plane_free(struct cq_plane *plane)
 
 /* ---- for the control thread ---- */
 
-int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
+static int want(struct cq_plane *plane, uint32_t rx_index, enum cq_wanted what)
 {
     struct cq_slot *slot = cq_table_find(atomic_load(&plane->shared.tables.current), rx_index);
     if (slot == NULL)
         return CQ_E_ARGUMENT;
-    atomic_store(&slot->empty_wanted, true);
-    atomic_store(&plane->shared.empties_wanted, true);
-    cq_worker_wake(cq_tx_worker(plane->tx[0]));
+    cq_worker_want(&plane->shared, slot, what);
     return CQ_OK;
 }
+
+int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index) { return want(plane, rx_index, CQ_WANTED_EMPTY); }
+
+int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index) { return want(plane, rx_index, CQ_WANTED_PING); }
 
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max)
 {

@@ -5,7 +5,8 @@
  *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
- *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer.
+ *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. A
+ *              ping is answered, by the first tx worker: a receiver has no send lane.
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *
@@ -248,6 +249,14 @@ static size_t message_length(const uint8_t *p, size_t n)
     return length <= n ? length : 0;
 }
 
+/* A message that is whole. What a ping may carry is for later versions. */
+static void in_band(struct cq_rx *rx, const struct cq_peer *peer, const uint8_t *p)
+{
+    struct cq_slot *active = rx->worker.table->peers[peer->handle].active;
+    if (p[0] == CQ_MESSAGE_PING && active != NULL)
+        cq_worker_want(rx->worker.shared, active, CQ_WANTED_EMPTY);
+}
+
 static void packet(struct cq_rx *rx, const struct cq_route_table *routes, uint32_t sender, uint8_t *p, size_t n,
                    bool vouched)
 {
@@ -266,13 +275,15 @@ static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, si
     const struct cq_route_table *routes = rx->worker.table->routes->table;
     const uint32_t sender = peer->handle;
     while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
-        const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE; /* there is none yet that means anything */
+        const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE;
         const size_t length = is_message ? message_length(payload, n) : cq_packet_length(payload, n);
         if (length == 0) {
             cq_worker_drop(&rx->worker, CQ_DROP_RX_MALFORMED, 1);
             return;
         }
-        if (!is_message)
+        if (is_message)
+            in_band(rx, peer, payload);
+        else
             packet(rx, routes, sender, payload, length, vouched);
         payload += length;
         n -= length;

@@ -32,8 +32,8 @@ struct cq_slot {
     struct cq_peer *peer;
     unsigned references;
     _Atomic uint32_t events;
-    _Atomic bool seen;         /* a valid record has arrived */
-    _Atomic bool empty_wanted; /* a worker is to send an empty record */
+    _Atomic bool seen;       /* a valid record has arrived */
+    _Atomic uint32_t wanted; /* records without packets that a worker is to send: bits of cq_worker.h */
     /* Where the newest record came from while the epoch was not the promoted one; family 0: there was none. */
     struct cq_shared_endpoint path;
 };

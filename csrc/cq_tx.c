@@ -60,7 +60,7 @@ struct cq_tx {
 
 /* What a stage calls of a later one. */
 static void handle(struct cq_tx *tx, size_t n);
-static void send_empties(struct cq_tx *tx);
+static void send_wanted(struct cq_tx *tx);
 static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot);
 static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
                        bool vouched);
@@ -79,12 +79,12 @@ static ssize_t read_tun(struct cq_tx *tx)
 }
 
 /* Sends the n bytes that were read and what else the TUN has. Returns what the last read did. */
-static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
+static ssize_t burst(struct cq_tx *tx, ssize_t n, bool wanted)
 {
     cq_worker_begin(&tx->worker);
     cq_send_begin(&tx->sender, cq_io_now_ns());
-    if (empties)
-        send_empties(tx);
+    if (wanted)
+        send_wanted(tx);
     for (int reads = 1; n > 0; reads++) {
         handle(tx, (size_t)n);
         tx->unreadable = 0;
@@ -109,10 +109,10 @@ static int cannot_read(struct cq_tx *tx, int error)
     return ++tx->unreadable < UNREADABLE_MAX ? 0 : error;
 }
 
-/* The flag is taken before the table is: an epoch whose empty record is asked for is in any table acquired after. */
-static bool take_empties(struct cq_tx *tx)
+/* The flag is taken before the table is: an epoch that something is wanted of is in any table acquired after. */
+static bool take_wanted(struct cq_tx *tx)
 {
-    _Atomic bool *wanted = &tx->worker.shared->empties_wanted;
+    _Atomic bool *wanted = &tx->worker.shared->anything_wanted;
     return tx->worker.index == 0 && atomic_load_explicit(wanted, memory_order_relaxed) &&
            atomic_exchange(wanted, false);
 }
@@ -125,9 +125,9 @@ void *cq_tx_run(void *arg)
     int rc = 0;
     while (rc == 0 && !atomic_load(&shared->stopping)) {
         ssize_t n = read_tun(tx);
-        bool empties = take_empties(tx);
-        if (n > 0 || empties) {
-            n = burst(tx, n, empties);
+        bool wanted = take_wanted(tx);
+        if (n > 0 || wanted) {
+            n = burst(tx, n, wanted);
             linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
         } else if (n == 0 && !cq_io_linger(linger_until)) {
             rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
@@ -173,17 +173,27 @@ static void handle(struct cq_tx *tx, size_t n)
     }
 }
 
-/* The empty records that the control thread has asked for, each by itself. */
-static void send_empties(struct cq_tx *tx)
+static void send_one(struct cq_tx *tx, struct cq_slot *slot, const uint8_t *payload, size_t n)
 {
+    struct run *run = run_for(tx, slot);
+    close_record(tx, run, true);
+    seal(tx, run, payload, n, false, 0, 0);
+    flush_run(tx, run);
+}
+
+/* The records without packets that were asked for, each by itself. */
+static void send_wanted(struct cq_tx *tx)
+{
+    static const uint8_t ping[CQ_MESSAGE_HEADER_SIZE] = {CQ_MESSAGE_PING};
     for (size_t i = 0; i < tx->worker.table->slot_count; i++) {
         struct cq_slot *slot = tx->worker.table->slots[i];
-        if (!atomic_exchange(&slot->empty_wanted, false))
+        if (atomic_load_explicit(&slot->wanted, memory_order_relaxed) == 0)
             continue;
-        struct run *run = run_for(tx, slot);
-        close_record(tx, run, true);
-        seal(tx, run, run->open, 0, false, 0, 0);
-        flush_run(tx, run);
+        const uint32_t wanted = atomic_exchange(&slot->wanted, 0);
+        if (wanted & CQ_WANTED_EMPTY)
+            send_one(tx, slot, ping, 0);
+        if (wanted & CQ_WANTED_PING)
+            send_one(tx, slot, ping, sizeof ping);
     }
 }
 

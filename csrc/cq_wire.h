@@ -35,6 +35,9 @@
 #define CQ_PAYLOAD_MESSAGE 1u
 #define CQ_MESSAGE_HEADER_SIZE 3u /* type, and 16 bits of length */
 
+/* In-band messages; any other is skipped. */
+#define CQ_MESSAGE_PING 0x12u /* an empty record is to answer it */
+
 /* A UDP datagram over IPv4 carries at most 65,507 bytes; with IPv6 and jumbo-free links 65,487 is safe for both. */
 #define CQ_SEND_MAX 65487u
 #define CQ_DATAGRAM_MAX 65535u

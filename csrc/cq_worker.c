@@ -15,6 +15,7 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     memset(shared, 0, sizeof *shared);
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;
+    shared->wanted_fd = -1;
     shared->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (shared->event_fd < 0)
         return -errno;
@@ -34,6 +35,13 @@ void cq_worker_shared_free(struct cq_worker_shared *shared)
     if (shared->event_fd >= 0)
         close(shared->event_fd);
     free((void *)(uintptr_t)shared->options.tun_fds);
+}
+
+void cq_worker_want(struct cq_worker_shared *shared, struct cq_slot *slot, enum cq_wanted what)
+{
+    atomic_fetch_or(&slot->wanted, (uint32_t)what);
+    if (!atomic_exchange(&shared->anything_wanted, true))
+        cq_io_wake(shared->wanted_fd);
 }
 
 /* ---- events ---- */

@@ -20,6 +20,14 @@ enum cq_event {
     CQ_EVENT_KEY_EXPIRED = 8,
 };
 
+/* ---- what they are asked for ---- */
+
+/* Bits of an epoch: records without packets, which the first tx worker is to send under it. */
+enum cq_wanted {
+    CQ_WANTED_EMPTY = 1,
+    CQ_WANTED_PING = 2, /* asks the peer for an empty one */
+};
+
 /* ---- what all workers share ---- */
 
 #define CQ_BUSY_POLL_US_MAX 1000u /* no wake-up takes longer: to look on any longer only burns a CPU */
@@ -38,7 +46,8 @@ struct cq_worker_shared {
     struct cq_tables tables; /* hazards: tx workers first, then rx workers, then the control thread */
     int event_fd;
     _Atomic bool stopping;
-    _Atomic bool empties_wanted;
+    _Atomic bool anything_wanted;
+    int wanted_fd;                  /* wakes the worker that sends what is wanted; -1: there is none yet */
     _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
     _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */
     _Atomic int failure;            /* errno of a worker that gave up, 0 for none */
@@ -48,6 +57,9 @@ struct cq_worker_shared {
 /* 0 or -errno. Either way free takes it down, when no worker is left. */
 int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options);
 void cq_worker_shared_free(struct cq_worker_shared *shared);
+
+/* Any thread: such a record is to go out. Until it has, it is not wanted once more, however often this is called. */
+void cq_worker_want(struct cq_worker_shared *shared, struct cq_slot *slot, enum cq_wanted what);
 
 /* Control thread: the bits that are news since the last call. */
 uint32_t cq_worker_take_events(_Atomic uint32_t *flags);

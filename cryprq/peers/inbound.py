@@ -9,7 +9,7 @@ from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.parameters import Parameters
@@ -174,7 +174,7 @@ class Inbound:
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
             peer,
-            peer.adopt(session, connection, self._lease, now, keepalive=auth.parameters.keepalive),
+            peer.adopt(session, connection, self._lease, now, auth.parameters),
         )
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)
@@ -187,6 +187,7 @@ class Inbound:
             mtu=settings.mtu,
             rotate_secs=settings.rotate_secs,
             keepalive=KEEPALIVE_DEFAULT,
+            messages=(MESSAGE_PING,),
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

@@ -31,6 +31,10 @@ class Link:
     ended: bool = False
     keepalive: int | None = None
     """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
+    answers_pings: bool = False
+    """Whether the peer's plane answers a ping at once."""
+    round_trip: float = 0.0
+    """Seconds, as its connection last measured it; 0 if it is not known."""
     indices: set[int] = field(default_factory=set)
     """The receiver indices that this session has installed."""
 

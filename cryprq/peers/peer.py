@@ -39,13 +39,15 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import PROBE_TIMEOUT
+from cryprq.protocol.constants import MESSAGE_PING, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session, State
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
 """How long a stopping node waits for its last frames to be acknowledged."""
+NO_PARAMETERS: Final = Parameters()
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
 RETIRED_MAX: Final = 4
@@ -127,16 +129,30 @@ class Peer:
         return lives and self.peer_id < self._own_id
 
     def adopt(
-        self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, keepalive: int | None = None
+        self,
+        session: Session,
+        carrier: Carrier,
+        lease: IndexLease,
+        now: Boottime,
+        parameters: Parameters = NO_PARAMETERS,
     ) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
-        the peer's parameters ask for.
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``parameters`` are
+        the peer's.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
         """
         link = Link(
-            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+            session,
+            carrier,
+            lease,
+            carrier.remote,
+            carrier.local,
+            next(self._serials),
+            now,
+            now,
+            keepalive=parameters.keepalive,
+            answers_pings=MESSAGE_PING in parameters.messages,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -196,22 +212,38 @@ class Peer:
                 carrier.close(CloseCode.OK, reason)
 
     def look(self, now: Boottime) -> None:
-        """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
-        if self.current is None:
+        """Once a second, and when a timer says so: the silence rule and the keepalive (protocol, 3.3).
+
+        Whom this node has not dialled it cannot dial either: it takes its time, and then asks the peer's connections,
+        in whose way the peer's next one may be.
+        """
+        link = self.current
+        if link is None:
             return
+        if link.carrier is not None:
+            link.round_trip = link.carrier.round_trip
+        hurried = link.dialled and link.answers_pings
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
+        verdict = self.liveness.look(
+            self._plane.peer_stats(self.handle), now, link.round_trip, hurried=hurried, keepalive=link.keepalive
+        )
         if verdict is Verdict.SEND_EMPTY:
-            self._send_empty()
-        if self.liveness.silent is not was_silent:
-            if not was_silent:
-                self._observer.peer_silent(self.peer_id)
+            self._send(self._plane.send_empty)
+        elif verdict is Verdict.ASK:
+            self._send(self._plane.send_ping)
+        if self.liveness.silent and not was_silent:
+            self._observer.peer_silent(self.peer_id)
+            if not link.dialled:
                 self.doubt()
+        if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
+        times = [link.session.next_timer() for link in self.links]
+        if self.current is not None:
+            times.append(self.liveness.due)
+        return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
         """Lets every session act whose time has come."""
@@ -219,6 +251,8 @@ class Peer:
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
                 self._execute(link, link.session.handle_timer(now), now)
+        if self.liveness.due is not None and self.liveness.due <= now:
+            self.look(now)
 
     def close(self, code: CloseCode, reason: str, now: Boottime) -> None:
         """Ends every session: the peer is told by a sealed CLOSE, all keys are wiped at once.
@@ -441,9 +475,10 @@ class Peer:
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
-        self._send_empty()
+        self._send(self._plane.send_empty)
 
-    def _send_empty(self) -> None:
+    def _send(self, what: Callable[[int], None]) -> None:
+        """A record without a packet, in the session in use."""
         index = self.current.session.sending_index if self.current is not None else None
         if index is not None and self._plane.has(index):
-            self._plane.send_empty(index)
+            what(index)

@@ -52,6 +52,11 @@ HANDSHAKE_ROUND_TRIPS: Final = 4
 ANSWER_ROUND_TRIPS: Final = 3
 """... and one question and its answer so many: one and a loss (RFC 9002, 6.2.1)."""
 
+# ---- data records ----
+
+MESSAGE_PING: Final = 0x12
+"""An in-band message: whoever gets it answers at once with an empty record. (``CQ_MESSAGE_PING`` in ``csrc/``)"""
+
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
@@ -103,6 +108,9 @@ ROUTES_MAX: Final = 256
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
+MESSAGES_FIRST: Final = 0x10
+MESSAGES_LAST: Final = 0x1F
+"""The types that an in-band message can have."""
 
 
 def hard_age(rotate_secs: int) -> float:

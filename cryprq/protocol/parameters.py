@@ -1,8 +1,8 @@
 """Tunnel parameters: the TLVs (type u8, length u16, value) in M3 and M4.
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
-and 5 keepalive: u16. A type may occur once, in any order; unknown types are skipped; anything else that ``encode``
-would not write is an error.
+and 5 keepalive: u16; 6 messages: a list of u8, ascending. A type may occur once, in any order; unknown types are
+skipped; anything else that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,8 @@ from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
+    MESSAGES_FIRST,
+    MESSAGES_LAST,
     MTU_MIN,
     MTU_PARAMETER_MAX,
     ROTATE_SECS_MAX,
@@ -39,6 +41,7 @@ class ParameterType(IntEnum):
     MTU = 3
     ROTATE_SECS = 4
     KEEPALIVE = 5
+    MESSAGES = 6
 
 
 _NUMBERS: Final = {
@@ -64,6 +67,8 @@ class Parameters:
     """5..3600; both ends use the smaller one."""
     keepalive: int | None = None
     """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
+    messages: tuple[int, ...] = ()
+    """The types of in-band messages that this end acts on, ascending; 0x10..0x1f."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -78,6 +83,10 @@ class Parameters:
                 if not low <= value <= high:
                     raise ValueError(f"{kind.name.lower()} {value} is not in {low}..{high}")
                 parts.append(_tlv(kind, value.to_bytes(2, "big")))
+        if self.messages:
+            if not _are_messages(self.messages):
+                raise ValueError(f"{self.messages} are not ascending types of messages")
+            parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         return b"".join(parts)
 
     @classmethod
@@ -88,6 +97,7 @@ class Parameters:
         addresses: tuple[Interface, ...] = ()
         routes: tuple[Network, ...] = ()
         numbers: dict[int, int] = {}
+        messages: tuple[int, ...] = ()
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -100,13 +110,23 @@ class Parameters:
                 routes = _decode_list(value, ROUTES_MAX, ip_network)
             elif kind in _NUMBERS:
                 numbers[kind] = _decode_number(value, *_NUMBERS[ParameterType(kind)])
+            elif kind == ParameterType.MESSAGES:
+                messages = tuple(value.take(value.remaining))
+                if not _are_messages(messages):
+                    raise FrameError(f"messages {messages}")
         return cls(
             addresses=addresses,
             routes=routes,
             mtu=numbers.get(ParameterType.MTU),
             rotate_secs=numbers.get(ParameterType.ROTATE_SECS),
             keepalive=numbers.get(ParameterType.KEEPALIVE),
+            messages=messages,
         )
+
+
+def _are_messages(types: tuple[int, ...]) -> bool:
+    in_range = all(MESSAGES_FIRST <= each <= MESSAGES_LAST for each in types)
+    return bool(types) and in_range and sorted(set(types)) == list(types)
 
 
 def _tlv(kind: ParameterType, value: bytes) -> bytes:

@@ -146,7 +146,7 @@ class Reporter:
         self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
 
     def peer_silent(self, peer_id: PeerId) -> None:
-        """Data went out and nothing authenticated came back for ten seconds."""
+        """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
 
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:

@@ -1,5 +1,6 @@
 """What happens when something goes away: the dialer's address, the QUIC connection, the path, the listener."""
 
+import signal
 import time
 
 from lab.capture import Capture
@@ -91,11 +92,22 @@ def test_listener_restarted_by_sigterm(lab: Lab) -> None:
 
 
 def test_listener_killed_and_restarted(lab: Lab) -> None:
+    """A flow that gets no answer is no reason to dial, nor is a listener that stands still for a second; one that is
+    gone is."""
     tunnel = make_tunnel(lab)
     sender, _ = flow(tunnel, 20)
+    time.sleep(2.5)
+    tunnel.listener.running().signal(signal.SIGSTOP)
+    time.sleep(1)
+    tunnel.listener.running().signal(signal.SIGCONT)
+    time.sleep(1)
+    assert len(tunnel.dialer.events("dial_started")) == 1
+    killed = time.monotonic()
     tunnel.listener.kill()
     tunnel.listener.start().wait_event("listener_ready")
-    assert wait_ping(tunnel, 15) < 15
+    wait_ping(tunnel, 5)
+    assert time.monotonic() - killed < 4
+    assert len(tunnel.dialer.events("peer_silent")) == 1
     sender.stop()
 
 

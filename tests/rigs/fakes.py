@@ -13,6 +13,7 @@ from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
@@ -68,6 +69,7 @@ class FakePlane:
         self.stats: dict[int, PeerStats] = {}
         self.routes: list[tuple[str, int]] = []
         self.sent: list[int] = []
+        self.pings: list[int] = []
         self.pending_events: list[Event] = []
         self.others: list[FakePlane] = []
         self.cut = False
@@ -122,6 +124,9 @@ class FakePlane:
             if not self.cut and (there := other.epochs.get(epoch.tx_index)) is not None and not there.heard:
                 there.heard = True
                 other.pending_events.append(Event(there.peer, epoch.tx_index, EVENT_FIRST_RECORD))
+
+    def send_ping(self, rx_index: int) -> None:
+        self.pings.append(rx_index)
 
     def events(self) -> list[Event]:
         events, self.pending_events = self.pending_events, []
@@ -224,11 +229,13 @@ class World:
         local: str = "192.0.2.1",
         answer: bool = True,
         quiet: bool = False,
+        messages: tuple[int, ...] = (MESSAGE_PING,),
     ) -> tuple[Link, Link]:
         """A whole handshake. Returns the links of dialer and listener; ``answer`` False: M4 is not opened yet, then
-        ``open_m4`` does; ``quiet``: nothing is carried after it."""
+        ``open_m4`` does; ``quiet``: nothing is carried after it; ``messages``: what both act on."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
+        parameters = Parameters(rotate_secs=rotate_secs, messages=messages)
         initiator = Initiator(
             dialer.identity,
             listener.identity.peer_id,
@@ -237,19 +244,19 @@ class World:
             aead_offer=(1, 2),
             kem=1,
             new_index=dialer_lease,
-            parameters=Parameters(rotate_secs=rotate_secs),
+            parameters=parameters,
         )
         responder = Responder(listener.identity, b"b" * 32, lanes=1, aead_preference=(1, 2), new_index=listener_lease)
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
         responder.receive_message3(m3, lambda _: True)
-        m4, session = responder.message4(0, Parameters(rotate_secs=rotate_secs), self.now)
+        m4, session = responder.message4(0, parameters, self.now)
         assert session is not None
-        listener_link = listener.peer.adopt(session, there, listener_lease, self.now)
+        listener_link = listener.peer.adopt(session, there, listener_lease, self.now, parameters)
 
         def open_m4() -> Link:
             accepted = initiator.receive_message4(m4, self.now)
             assert accepted.session is not None
-            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now)
+            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, parameters)
             self.wires.append((dialer, here, link, listener, there, listener_link))
             return link
 
