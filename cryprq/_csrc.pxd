@@ -219,6 +219,7 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_free(cq_plane *plane)
     int cq_plane_send_empty(cq_plane *plane, uint32_t rx_index)
     int cq_plane_send_ping(cq_plane *plane, uint32_t rx_index)
+    void cq_plane_sockets_replaced(cq_plane *plane)
     size_t cq_plane_events(cq_plane *plane, cq_plane_event *events, size_t max)
     void cq_plane_clear_event_fd(cq_plane *plane)
     const cq_ring_entry *cq_plane_ring_peek(cq_plane *plane, size_t worker)

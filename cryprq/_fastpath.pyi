@@ -134,6 +134,10 @@ class Plane:
     def send_ping(self, rx_index: int) -> None:
         """The same for a record that the peer's plane answers with an empty one."""
 
+    def sockets_replaced(self) -> None:
+        """The descriptors of ``udp_fds`` are other sockets now, of the same family: receivers that wait, wait for
+        those."""
+
     def events(self) -> list[Event]:
         """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""
 

@@ -468,6 +468,10 @@ cdef class Plane:
         self.slot(rx_index)
         check(cq_plane_send_ping(self.plane, rx_index), "send a ping")
 
+    def sockets_replaced(self):
+        """The descriptors of the UDP sockets are other sockets now."""
+        cq_plane_sockets_replaced(self.live())
+
     # ---- what the workers report ----
 
     def events(self):

@@ -119,6 +119,12 @@ int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index) { return want
 
 int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index) { return want(plane, rx_index, CQ_WANTED_PING); }
 
+void cq_plane_sockets_replaced(struct cq_plane *plane)
+{
+    for (size_t i = 0; i < plane->shared.options.workers; i++)
+        cq_worker_wake(cq_rx_worker(plane->rx[i]));
+}
+
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max)
 {
     struct cq_table *table = atomic_load(&plane->shared.tables.current);

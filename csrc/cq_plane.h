@@ -33,6 +33,9 @@ int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index);
 /* The same for a record that the peer answers with an empty one. */
 int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index);
 
+/* The receivers look at their sockets anew: other sockets have the descriptors now. */
+void cq_plane_sockets_replaced(struct cq_plane *plane);
+
 /* Up to max events since the last call; call again while it returns max. */
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max);
 void cq_plane_clear_event_fd(struct cq_plane *plane);

@@ -82,9 +82,10 @@ class Roster:
         network: InnerNetwork,
         resolver: Resolver,
         connect: Callable[[Dialer, Peer, Address, float], Attempt],
+        unanswered: Callable[[Boottime], None],
         observer: RosterObserver,
     ) -> None:
-        """``connect`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
+        """``connect`` and ``unanswered`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
         _refuse_own_id(config, own_id)
         self.config = config
         self.allowlist = allowlist_of(config, leases)
@@ -94,6 +95,7 @@ class Roster:
         self._network = network
         self._resolver = resolver
         self._connect = connect
+        self._unanswered = unanswered
         self._observer = observer
         self._dialers: dict[PeerId, Dialer] = {}
 
@@ -174,6 +176,7 @@ class Roster:
                     addresses=self._resolver.addresses,
                     resolve_error=self._resolver.error,
                     connect=self._dial,
+                    unanswered=self._unanswered,
                     observer=self._observer,
                 )
 

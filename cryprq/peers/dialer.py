@@ -163,6 +163,7 @@ class DialObserver(Protocol):
 class _Volley:
     """One dial: the peer's addresses one after the other, a quarter of a second apart, until one answers."""
 
+    began: Boottime
     timeout: float
     waiting: list[Address]
     next_at: Boottime
@@ -188,16 +189,19 @@ class Dialer:
         addresses: Callable[[Multiaddr], tuple[Address, ...]],
         resolve_error: Callable[[Multiaddr], str | None],
         connect: Callable[["Dialer", Address, float], Attempt],
+        unanswered: Callable[[Boottime], None],
         observer: DialObserver,
     ) -> None:
         """``connect`` starts an attempt that gives up after so many seconds, and sees to it that ``poll`` is called
-        when it is over; OSError if the address cannot be dialled from here."""
+        when it is over; OSError if the address cannot be dialled from here. ``unanswered`` is called when none of the
+        addresses has answered a dial that began then."""
         self.target = target
         self.multiaddr = multiaddr
         self.schedule = schedule
         self._addresses = addresses
         self._resolve_error = resolve_error
         self._connect = connect
+        self._unanswered = unanswered
         self._observer = observer
         self._volleys: list[_Volley] = []
         self._stopped = False
@@ -239,7 +243,7 @@ class Dialer:
         addresses = self._addresses(self.multiaddr)
         if addresses:
             self.schedule.started(now)
-            self._volleys.append(_Volley(self.schedule.timeout(now), list(addresses), now))
+            self._volleys.append(_Volley(now, self.schedule.timeout(now), list(addresses), now))
         elif (error := self._resolve_error(self.multiaddr)) is not None:
             self._observer.dial_unresolved(self.target.peer_id, self.multiaddr, error)
             self.schedule.failed(now)
@@ -272,6 +276,8 @@ class Dialer:
                 if not again:
                     self._told_at = now
                 self.schedule.failed(now)
+                if volley.attempts:
+                    self._unanswered(volley.began)
 
     def _abandon(self, which: Callable[[Attempt], bool]) -> None:
         for volley in tuple(self._volleys):

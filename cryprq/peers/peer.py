@@ -238,6 +238,10 @@ class Peer:
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
 
+    def show(self) -> None:
+        """Shows the peer where this node is now, which may be another place than before."""
+        self._send(self._plane.send_empty)
+
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
         times = [link.session.next_timer() for link in self.links]
@@ -475,7 +479,7 @@ class Peer:
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
-        self._send(self._plane.send_empty)
+        self.show()
 
     def _send(self, what: Callable[[int], None]) -> None:
         """A record without a packet, in the session in use."""

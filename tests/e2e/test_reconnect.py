@@ -5,6 +5,7 @@ import time
 
 from lab.capture import Capture
 from lab.hosts import Lab, Process
+from lab.nat import make_natted
 from lab.nodes import PORT
 from lab.oracle import OVERHEAD
 from lab.tunnels import GATEWAY, OUTER, Tunnel, make_tunnel
@@ -108,6 +109,22 @@ def test_listener_killed_and_restarted(lab: Lab) -> None:
     wait_ping(tunnel, 5)
     assert time.monotonic() - killed < 4
     assert len(tunnel.dialer.events("peer_silent")) == 1
+    sender.stop()
+
+
+def test_router_that_changed_its_uplink_is_passed_by_another_port(lab: Lab) -> None:
+    """It goes on translating to the address of the uplink that is dead, for as long as it sees that flow."""
+    natted = make_natted(lab)
+    natted.start()
+    sender, _ = flow(natted, 30)
+    time.sleep(1)
+    changed = time.monotonic()
+    natted.use("second")
+    wait_ping(natted, 15)
+    assert time.monotonic() - changed < 15
+    (event,) = natted.dialer.events("port_changed")
+    assert natted.listener.status()["peers"][0]["endpoint"].startswith("198.51.100.2:")
+    assert event["port"] != event["before"]
     sender.stop()
 
 

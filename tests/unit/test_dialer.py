@@ -62,6 +62,7 @@ class Rig:
         self.error: str | None = None
         self.refuse: set[Address] = set()
         self.attempts: list[Attempt] = []
+        self.unanswered: list[float] = []
         self.schedule = DialSchedule(base, maximum, lambda low, high: (low + high) / 2)
         self.dialer = Dialer(
             self.target,
@@ -70,6 +71,7 @@ class Rig:
             addresses=lambda _: self.found,
             resolve_error=lambda _: self.error,
             connect=self.connect,
+            unanswered=self.unanswered.append,
             observer=self.observer,
         )
 
@@ -221,6 +223,18 @@ def test_address_that_answers_at_once_keeps_the_others_from_being_tried(rig: Rig
     rig.attempts[0].answered = True
     rig.run(5)
     assert len(rig.attempts) == 1
+
+
+def test_dial_that_nobody_answered_is_told_with_its_beginning(rig: Rig) -> None:
+    rig.found = (FIRST, SECOND)
+    rig.run(DIAL_TIMEOUT + 1)
+    assert rig.unanswered == [1000]
+
+
+def test_dial_that_could_not_be_tried_is_not_unanswered(rig: Rig) -> None:
+    rig.refuse = {SECOND}
+    rig.run(20)
+    assert rig.unanswered == []
 
 
 def test_family_that_is_not_there_costs_no_time(rig: Rig) -> None:
