@@ -177,7 +177,7 @@ class Node:
         self._undo.append(control.close)
         self._roster.apply(boottime())
         self._machine.interface.settle()
-        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper = Keeper(self._loop, self._machine.interface, self._roster.dialled_hosts, self._way_opened)
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
@@ -416,6 +416,10 @@ class Node:
         )
         outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
         return outbound
+
+    def _way_opened(self) -> None:
+        self._roster.hurry(boottime())
+        self._changed()
 
     def _dial_unanswered(self, began: Boottime) -> None:
         if not self._machine.sockets.movable:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Protocol
 
 from cryprq.address import Address
@@ -208,6 +209,21 @@ class Roster:
         """Dials whoever is due; returns when to call again at the latest."""
         times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
         return min((at for at in times if at is not None), default=None)
+
+    def hurry(self, now: Boottime) -> None:
+        """There is a new way to elsewhere: who is to be dialled is dialled, and who is there is asked whether it is
+        still heard, and sees where this node is now."""
+        for dialer in self._dialers.values():
+            dialer.hurry(now)
+        for peer in self._peers:
+            peer.check(now)
+
+    def dialled_hosts(self) -> set[bytes]:
+        """The packed addresses at which peers are dialled, as far as they are known."""
+        found = (
+            address.host for dialer in self._dialers.values() for address in self._resolver.known(dialer.multiaddr)
+        )
+        return {ip_address(host).packed for host in found}
 
     def _poll_one(self, dialer: Dialer, now: Boottime) -> Boottime | None:
         try:

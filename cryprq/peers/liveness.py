@@ -85,6 +85,7 @@ class Liveness:
     patience: int = 1
     """By how much a hurried look takes longer."""
     _asked: int = 0
+    _suspected: bool = False
     _silent_since: Boottime = _NEVER
     _impatient_at: Boottime = _NEVER
     _pace: Pace = LEISURELY
@@ -119,14 +120,22 @@ class Liveness:
         owed = owed or (keepalive is not None and 0 < keepalive <= now - stats.last_tx_ns / 1e9)
         return Verdict.SEND_EMPTY if owed else Verdict.QUIET
 
+    def suspect(self, stats: PeerStats, now: Boottime) -> None:
+        """There is a reason to ask at once, whatever was sent; the next look does."""
+        self._end_silence()
+        self._suspected = True
+        self.unheard_since = self.due = now
+        self.unheard_after_ns = stats.last_rx_ns
+
     def _listen(self, stats: PeerStats, now: Boottime) -> None:
-        unheard = stats.last_tx_data_ns > stats.last_rx_ns
+        unheard = self._suspected or stats.last_tx_data_ns > stats.last_rx_ns
         if not unheard or stats.last_rx_ns != self.unheard_after_ns:
             if self.silent and now - self._silent_since < self._pace.whole:
                 self.patience = min(2 * self.patience, PATIENCE_MAX)
                 self._impatient_at = now
             self._end_silence()
             self.unheard_after_ns = stats.last_rx_ns
+            unheard = stats.last_tx_data_ns > stats.last_rx_ns
         if unheard and self.unheard_since is None:
             self.unheard_since = now
 
@@ -148,7 +157,7 @@ class Liveness:
 
     def _end_silence(self) -> None:
         self.unheard_since = self.due = None
-        self.silent = False
+        self.silent = self._suspected = False
         self._asked = 0
 
     def _owes_answer(self, stats: PeerStats, now: Boottime) -> bool:

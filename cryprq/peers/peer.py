@@ -238,6 +238,18 @@ class Peer:
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
 
+    def check(self, now: Boottime) -> None:
+        """The way to the peer may be another one: asks one that this node has dialled whether it is heard, as if data
+        had gone out."""
+        link = self.current
+        if link is None or not link.dialled:
+            return
+        if not link.answers_pings:
+            self.show()
+        elif not self.liveness.silent:
+            self.liveness.suspect(self._plane.peer_stats(self.handle), now)
+            self.look(now)
+
     def show(self) -> None:
         """Shows the peer where this node is now, which may be another place than before."""
         self._send(self._plane.send_empty)

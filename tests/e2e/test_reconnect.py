@@ -128,6 +128,30 @@ def test_router_that_changed_its_uplink_is_passed_by_another_port(lab: Lab) -> N
     sender.stop()
 
 
+def test_link_that_is_back_is_used_at_once(lab: Lab) -> None:
+    """Whatever the wait is by then. An idle tunnel, too, knows within seconds that the link led nowhere meanwhile."""
+    tunnel = make_tunnel(lab, dial=("--backoff-base-ms", "60000", "--backoff-max-ms", "60000"), up=False)
+    here, there = tunnel.listener.namespace, tunnel.dialer.namespace
+    here.ip("link set eth0 down")  # the cable is pulled at the far end
+    tunnel.dialer.start().wait_event("transport_error", timeout=20)
+    tunnel.listener.start().wait_event("listener_ready")
+    start = time.monotonic()
+    here.ip("link set eth0 up")
+    tunnel.wait_up(timeout=10)
+    assert time.monotonic() - start < 5
+    tunnel.listener.kill()
+    tunnel.listener.start().wait_event("listener_ready")
+    start = time.monotonic()
+    for state in ("down", "up"):
+        here.ip(f"link set eth0 {state}")
+    tunnel.dialer.wait_event("peer_silent", timeout=10)
+    tunnel.listener.wait_event("peer_connected", timeout=10)
+    assert time.monotonic() - start < 7
+    there.ip("link set eth0 down")
+    there.ip("link set eth0 up")
+    assert wait_ping(tunnel, 5) < 5
+
+
 def test_idle_dialer_notices_a_killed_listener_within_25_seconds(lab: Lab) -> None:
     tunnel = make_tunnel(lab)
     tunnel.listener.kill()

@@ -174,6 +174,29 @@ def test_silence_is_measured_from_the_data_that_was_not_answered() -> None:
     assert looks(liveness, 200, 205, rx=90, tx=200) == [Verdict.QUIET] * 5
 
 
+def test_idle_peer_that_is_suspected_is_asked_at_once() -> None:
+    liveness = Liveness()
+    idle = stats(rx=90, tx=80)
+    assert liveness.look(idle, at(100.0), hurried=True) is Verdict.QUIET
+    liveness.suspect(idle, at(100.5))
+    now, verdicts = 100.5, []
+    while Verdict.SILENT not in verdicts:
+        verdicts.append(liveness.look(idle, at(now), hurried=True))
+        assert liveness.due is not None or liveness.silent
+        now = liveness.due or now
+    assert verdicts.count(Verdict.ASK) == HURRIED.questions
+    assert now - 100.5 == pytest.approx(HURRIED.answer_within)
+
+
+def test_suspicion_ends_with_whatever_is_authentic() -> None:
+    liveness = Liveness()
+    liveness.suspect(stats(rx=90, tx=80), at(100.0))
+    assert liveness.look(stats(rx=90, tx=80), at(100.0), hurried=True) is Verdict.ASK
+    for now in range(101, 120):
+        assert liveness.look(stats(rx=100.1, tx=80), at(float(now)), hurried=True) is Verdict.QUIET
+    assert liveness.due is None
+
+
 def test_keepalives_that_this_node_sent_are_not_data() -> None:
     assert Verdict.SILENT not in looks(Liveness(), 100, 130, rx=90, tx=100, data=0)
 

@@ -347,6 +347,13 @@ def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: Wo
     assert not left.peer.wants_dial()
 
 
+def test_way_that_opens_makes_a_dialer_ask(world: World) -> None:
+    world.connect(world.left, world.right)
+    for side, pings in ((world.left, 1), (world.right, 0)):  # whom the right one has it has not dialled
+        side.peer.check(world.now)
+        assert len(side.plane.pings) == pings
+
+
 def test_silence_is_looked_at_when_it_is_time(world: World) -> None:
     left = world.left
     world.connect(left, world.right)
