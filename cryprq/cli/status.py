@@ -15,6 +15,8 @@ def render(status: Mapping[str, Any]) -> str:
         lines.append(f"listening {status['listen_addr']}")
     addresses = ", ".join(status["addresses"]) or "no address yet"
     lines.append(f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}")
+    if status["name_servers"]:
+        lines.append(f"names     {_names(status)}")
     lines += [*(f"missing   {fault}" for fault in status["faults"]), ""]
     rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "HEARD", "RECEIVED", "SENT")]
     for peer in status["peers"]:
@@ -52,6 +54,12 @@ def render(status: Mapping[str, Any]) -> str:
     ]
     lines += ["", f"dropped   {', '.join(drops) or 'nothing'}"]
     return "\n".join(lines)
+
+
+def _names(status: Mapping[str, Any]) -> str:
+    about = "all names" if status["dns_everything"] else ", ".join(status["search"])
+    told = {"": "NOT in use here", "on-change": "left to --on-change"}.get(status["dns_by"], f"by {status['dns_by']}")
+    return f"{', '.join(status['name_servers'])} for {about}, {told}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,9 +1,10 @@
 """Texts and the values that they mean. Every parser raises ValueError with what is wrong with the text."""
 
 import re
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Final
 
+from cryprq.dns import NameServerAddress
 from cryprq.networks import Interface, Network
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
@@ -50,6 +51,16 @@ def network(text: str) -> Network:
         return ip_network(text, strict=False)
     except ValueError:
         raise ValueError(f"{text!r} is not a network such as 10.9.0.0/24 or fd00:9::/64") from None
+
+
+def name_server(text: str) -> NameServerAddress:
+    """An address; name servers are asked on port 53."""
+    try:
+        if "%" not in text:
+            return ip_address(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is not an address such as 10.9.0.1 or fd00:9::1")
 
 
 def interface(text: str) -> Interface:

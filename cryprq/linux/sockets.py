@@ -52,11 +52,12 @@ class SocketGroup:
     port: int
     rcvbuf: int
     """Bytes of receive buffer that the kernel granted to each socket, at most ``BUFFER_SIZE``."""
+    mark: int = 0
+    """What all that they send is marked with (SO_MARK), 0 for nothing."""
     offloads: dict[str, str] = field(default_factory=dict)
     """State by name: ``udp_segment`` and ``udp_gro`` are ``on``, ``off`` or ``unavailable: reason``."""
     movable: bool = False
     """Whether the port is one that the kernel chose: nobody else knows it."""
-    _mark: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -71,9 +72,9 @@ class SocketGroup:
         try:
             for member in (self.control, *self.data):
                 member.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            self.mark = mark
         except OSError as error:
             raise MachineError(f"cannot mark the UDP sockets with {mark:#x}: {error.strerror}") from error
-        self._mark = mark
 
     def move(self) -> None:
         """Goes over to another port that the kernel chooses. Every descriptor stays what it is called and is another
@@ -87,8 +88,8 @@ class SocketGroup:
             raise MachineError(f"cannot open another UDP port: {error.strerror}") from error
         other = _join(control, len(self.data), self.offloads)
         try:
-            if self._mark is not None:
-                other.set_mark(self._mark)
+            if self.mark:
+                other.set_mark(self.mark)
             for old, new in zip((self.control, *self.data), (other.control, *other.data), strict=True):
                 _copy_fragmentation(old, new)
                 os.dup2(new.fileno(), old.fileno(), inheritable=False)
@@ -150,7 +151,7 @@ def _join(control: socket.socket, lanes: int, states: dict[str, str]) -> SocketG
     except BaseException:
         _close(members)
         raise
-    return SocketGroup(control, members[1:], family, port, rcvbuf, states)
+    return SocketGroup(control, members[1:], family, port, rcvbuf, offloads=states)
 
 
 def _copy_fragmentation(old: socket.socket, new: socket.socket) -> None:
@@ -225,7 +226,9 @@ def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    # Records may be fragmented until the path MTU is probed; QUIC keeps its datagrams small.
+    # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams of at
+    # most 1280 bytes may be for good: a handshake has to get through whatever the path is like, and nothing would find
+    # out for QUIC, which has no probes, that one with DF does not.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

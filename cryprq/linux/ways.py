@@ -1,5 +1,6 @@
 """Ways that open: the kernel's notices say that a link has a carrier, that there is an address, that a route leads to a
-host, where there was none a moment ago. Repetitions, of which a router advertisement makes one each time, are no news."""
+host, where there was none a moment ago. Repetitions, of which a router advertisement makes one each time, are no news.
+"""
 
 from collections.abc import Collection
 from typing import Final

@@ -13,6 +13,8 @@ from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
+    EVENT_PROBE_ACKED,
+    EVENT_RECORD_REFUSED,
     EVENT_ROTATE_DUE,
     PeerStats,
     PlaneError,
@@ -23,6 +25,7 @@ from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
 from cryprq.protocol.actions import (
     Action,
@@ -39,7 +42,7 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MESSAGE_PING, PROBE_TIMEOUT
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters
@@ -47,7 +50,6 @@ from cryprq.protocol.session import Session, State
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
 """How long a stopping node waits for its last frames to be acknowledged."""
-NO_PARAMETERS: Final = Parameters()
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
 RETIRED_MAX: Final = 4
@@ -72,17 +74,31 @@ class Peer:
         permits: Callable[[PeerId], bool],
         allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
+        mtu: Callable[[], int],
+        hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``changed`` is called when the peer may
+        for who is told; ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
+        self.token = b""
+        """What it gave this node to be let in by at the next dial; empty: nothing. In memory only."""
         self.handle = plane.add_peer()
         self.current: Link | None = None
         self.links: list[Link] = []
         self.liveness = Liveness()
+        self.path = Path(
+            peer_id,
+            self.handle,
+            plane=plane,
+            observer=observer,
+            mtu=mtu,
+            sending_index=self._sending_index,
+            round_trip=lambda: self.round_trip,
+            hint=hint,
+        )
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
@@ -128,16 +144,9 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(
-        self,
-        session: Session,
-        carrier: Carrier,
-        lease: IndexLease,
-        now: Boottime,
-        parameters: Parameters = NO_PARAMETERS,
-    ) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``parameters`` are
-        the peer's.
+    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, told: Parameters) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``told`` is what the
+        peer says of itself: how large a packet it takes, and how often it wants to be heard from.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
@@ -151,8 +160,9 @@ class Peer:
             next(self._serials),
             now,
             now,
-            keepalive=parameters.keepalive,
-            answers_pings=MESSAGE_PING in parameters.messages,
+            keepalive=told.keepalive,
+            mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
+            answers_pings=MESSAGE_PING in told.messages,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -185,7 +195,10 @@ class Peer:
     def event(self, rx_index: int, flags: int, now: Boottime) -> None:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
-            self._endpoint_moved()
+            self._endpoint_moved(now)
+        if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
+            self.path.event(flags, now)
+            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -224,9 +237,9 @@ class Peer:
             link.round_trip = link.carrier.round_trip
         hurried = link.dialled and link.answers_pings
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(
-            self._plane.peer_stats(self.handle), now, link.round_trip, hurried=hurried, keepalive=link.keepalive
-        )
+        stats = self._plane.peer_stats(self.handle)
+        verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
+        self.path.look(stats, now)
         if verdict is Verdict.SEND_EMPTY:
             self._send(self._plane.send_empty)
         elif verdict is Verdict.ASK:
@@ -256,13 +269,14 @@ class Peer:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        times = [link.session.next_timer() for link in self.links]
+        times = [self.path.next_timer(), *(link.session.next_timer() for link in self.links)]
         if self.current is not None:
             times.append(self.liveness.due)
         return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
-        """Lets every session act whose time has come."""
+        """Lets every session act whose time has come, and the path."""
+        self.path.handle_timer(now)
         for link in tuple(self.links):
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
@@ -344,7 +358,7 @@ class Peer:
                 self._install(link, keys, lifetime)
             case Activate(rx_index):
                 if not self._lost_race(link):
-                    self._plane.activate(rx_index)
+                    self._activate(link, rx_index)
             case Promote(rx_index):
                 link.promoted_index = rx_index
                 if not self._lost_race(link):
@@ -385,6 +399,11 @@ class Peer:
         )
         link.indices.add(keys.rx_index)
 
+    def _activate(self, link: Link, rx_index: int) -> None:
+        """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
+        self.path.set_limit(link.mtu)
+        self._plane.activate(rx_index)
+
     def _remove(self, link: Link, rx_index: int) -> None:
         if self._plane.has(rx_index):
             self._plane.remove(rx_index)
@@ -408,6 +427,7 @@ class Peer:
         for other in tuple(self.links):
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
                 self._retire(other, CloseCode.REPLACED, now)
+        self.path.begin("session", now)
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
@@ -460,6 +480,7 @@ class Peer:
         self._hang_up(link, code, reason)
         if link is self.current:
             self.current = None
+            self.path.end()
             self._tell_end(reason)
         elif self.current is not None:
             self._resume(self.current)
@@ -476,25 +497,32 @@ class Peer:
 
     def _resume(self, link: Link) -> None:
         """Sends on the current session, whichever other one was activated last."""
-        uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
-        for index, use in uses:
-            if index is not None and self._plane.has(index):
-                use(index)
+        sending, promoted = link.session.sending_index, link.promoted_index
+        if sending is not None and self._plane.has(sending):
+            self._activate(link, sending)
+        if promoted is not None and self._plane.has(promoted):
+            self._plane.promote(promoted)
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
         self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
         link.endpoint_set = True
 
-    def _endpoint_moved(self) -> None:
+    def _endpoint_moved(self, now: Boottime) -> None:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self.show()
+        if self.current is not None:
+            self.path.begin("moved", now)
+            self._changed()
+
+    def _sending_index(self) -> int | None:
+        return self.current.session.sending_index if self.current is not None else None
 
     def _send(self, what: Callable[[int], None]) -> None:
         """A record without a packet, in the session in use."""
-        index = self.current.session.sending_index if self.current is not None else None
+        index = self._sending_index()
         if index is not None and self._plane.has(index):
             what(index)
