@@ -506,6 +506,11 @@ cdef class Plane:
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
 
+    def send_ping(self, rx_index):
+        """A worker seals a record under that epoch that its peer is to answer."""
+        self.slot(rx_index)
+        check(cq_plane_send_ping(self.plane, rx_index), "send a ping")
+
     def send_probe(self, rx_index, token, size):
         """A worker sends a probe of the path under that epoch."""
         self.slot(rx_index)
@@ -515,6 +520,10 @@ cdef class Plane:
             ),
             f"send a probe of {size} bytes",
         )
+
+    def sockets_replaced(self):
+        """The descriptors of the UDP sockets are other sockets now."""
+        cq_plane_sockets_replaced(self.live())
 
     # ---- what the workers report ----
 

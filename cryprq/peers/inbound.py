@@ -10,7 +10,7 @@ from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.parameters import Parameters
@@ -210,6 +210,7 @@ class Inbound:
             name_servers=self._shared.announced.name_servers,
             search=self._shared.announced.search,
             token=self._shared.token_for(peer_id.digest),
+            messages=(MESSAGE_PING,),
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

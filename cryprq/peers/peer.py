@@ -43,7 +43,7 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MTU_SEALABLE_MAX, PROBE_TIMEOUT
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters
@@ -177,6 +177,7 @@ class Peer:
             now,
             keepalive=told.keepalive,
             mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
+            answers_pings=MESSAGE_PING in told.messages,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -241,30 +242,62 @@ class Peer:
                 carrier.close(CloseCode.OK, reason)
 
     def look(self, now: Boottime) -> None:
-        """Once a second: the silence rule, the keepalive (protocol, 3.3), and whether the ends are to prove anew who
-        they are."""
-        if self.current is None:
+        """Once a second, and when a timer says so: the silence rule and the keepalive (protocol, 3.3),
+        and whether the ends are to prove anew who they are.
+
+        Whom this node has not dialled it cannot dial either: it takes its time, and then asks the peer's connections,
+        in whose way the peer's next one may be.
+        """
+        link = self.current
+        if link is None:
             return
+        if link.carrier is not None:
+            link.round_trip = link.carrier.round_trip
+        hurried = link.dialled and link.answers_pings
         was_silent = self.liveness.silent
         stats = self._plane.peer_stats(self.handle)
-        verdict = self.liveness.look(stats, now, self.current.keepalive)
+        verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
         self.path.look(stats, now)
+        self._look_at_identity(link, now)
+        if verdict is Verdict.SEND_EMPTY:
+            self._send(self._plane.send_empty)
+        elif verdict is Verdict.ASK:
+            self._send(self._plane.send_ping)
+        if self.liveness.silent and not was_silent:
+            self._observer.peer_silent(self.peer_id)
+            if not link.dialled:
+                self.doubt()
+        if self.liveness.silent is not was_silent or self.liveness.due is not None:
+            self._changed()
+
+    def _look_at_identity(self, link: Link, now: Boottime) -> None:
         wanted_dial = self._reauth.wants_dial
-        if self._reauth.look(self.current.created, now, dialled=self.current.dialled):
+        if self._reauth.look(link.created, now, dialled=link.dialled):
             self.renew("reauth", now)
         if self._reauth.wants_dial is not wanted_dial:
             self._changed()
-        if verdict is Verdict.SEND_EMPTY:
-            self._send_empty()
-        if self.liveness.silent is not was_silent:
-            if not was_silent:
-                self._observer.peer_silent(self.peer_id)
-                self.doubt()
-            self._changed()
+
+    def check(self, now: Boottime) -> None:
+        """The way to the peer may be another one: asks one that this node has dialled whether it is heard, as if data
+        had gone out."""
+        link = self.current
+        if link is None or not link.dialled:
+            return
+        if not link.answers_pings:
+            self.show()
+        elif not self.liveness.silent:
+            self.liveness.suspect(self._plane.peer_stats(self.handle), now)
+            self.look(now)
+
+    def show(self) -> None:
+        """Shows the peer where this node is now, which may be another place than before."""
+        self._send(self._plane.send_empty)
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        times = (self.path.next_timer(), *(link.session.next_timer() for link in self.links))
+        times = [self.path.next_timer(), *(link.session.next_timer() for link in self.links)]
+        if self.current is not None:
+            times.append(self.liveness.due)
         return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
@@ -274,6 +307,8 @@ class Peer:
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
                 self._execute(link, link.session.handle_timer(now), now)
+        if self.liveness.due is not None and self.liveness.due <= now:
+            self.look(now)
 
     def close(self, code: CloseCode, reason: str, now: Boottime) -> None:
         """Ends every session: the peer is told by a sealed CLOSE, all keys are wiped at once.
@@ -506,7 +541,7 @@ class Peer:
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
-        self._send_empty()
+        self.show()
         if self.current is not None:
             self.path.begin("moved", now)
             self._changed()
@@ -514,7 +549,8 @@ class Peer:
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None
 
-    def _send_empty(self) -> None:
+    def _send(self, what: Callable[[int], None]) -> None:
+        """A record without a packet, in the session in use."""
         index = self._sending_index()
         if index is not None and self._plane.has(index):
-            self._plane.send_empty(index)
+            what(index)

@@ -143,6 +143,10 @@ class PeerTable:
             if (peer := self._by_id.get(peer_id)) is not None:
                 self._timers.set(peer_id, peer.next_timer())
 
+    def heard_at(self) -> Boottime:
+        """When the last authentic record of any of them came; 0 for never."""
+        return Boottime(max((self._plane.peer_stats(peer.handle).last_rx_ns for peer in self), default=0) / 1e9)
+
     def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""
         for peer in self:

@@ -167,8 +167,16 @@ class Reporter:
         self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
 
     def peer_silent(self, peer_id: PeerId) -> None:
-        """Data went out and nothing authenticated came back for ten seconds."""
+        """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
+
+    def port_changed(self, before: int, port: int) -> None:
+        """This node sends from another UDP port, since nobody answered at the one before."""
+        self._log.info("port_changed", before=before, port=port)
+
+    def port_kept(self, port: int, error: str) -> None:
+        """It was to send from another one, and there is none."""
+        self._log.limited("warning", "port_kept", port=port, error=error)
 
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""

@@ -127,6 +127,7 @@ class Dialling(Rig):
             network=self.network,
             resolver=Resolver(fail, lambda: None, lambda: self.now),
             connect=self._connect,
+            unanswered=lambda began: None,
             observer=self.observer,
         )
         self.roster.apply(self.now)
