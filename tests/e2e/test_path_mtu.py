@@ -134,9 +134,9 @@ def test_path_that_shrinks_and_a_host_that_moves_to_a_wider_one(lab: Lab) -> Non
         with path.no_fragments():
             time.sleep(0.5)
         path.set_mtu(1500)
+        path.ends[1].sysctl("net.ipv4.conf.eth0.promote_secondaries", 1)
         path.ends[1].ip("address add 198.51.100.9/24 dev eth0")
         path.ends[1].ip("address del 198.51.100.1/24 dev eth0")
-        path.ends[1].ip("route replace default via 198.51.100.2")
         assert path.found(1480)
         path.nodes[0].wait_event("path_mtu_changed", new=1480, reason="moved")
         path.nodes[1].wait_event("path_mtu_changed", new=1480, reason="link")
