@@ -10,7 +10,7 @@ from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.parameters import Parameters
@@ -48,8 +48,10 @@ class Admittance:
     """The allowed IPs of such a peer."""
     spares_endpoint: Callable[[Network], bool]
     """Whether records for an endpoint in this network stay out of the tunnel although a peer owns it."""
-    allow_m2: Callable[[], bool]
+    allow_m2: Callable[["Connection"], bool]
     """Takes a token for the work of one M2; False: there is too much to do."""
+    token_for: Callable[[bytes], bytes]
+    """What a peer (the digest of its ID) shows at its next dial, to be told from strangers."""
     reporter: "Reporter"
     clock: Callable[[], Boottime]
     stopping: bool = False
@@ -129,10 +131,11 @@ class Inbound:
             self._peer.carrier_lost(self._link, reason or f"code {code}", self._shared.clock())
             return
         if not self._over and self._responder is not None:
-            if not by_peer:
-                self._shared.reporter.handshake_failed("timeout", connection.remote)
-            if self._answered:
-                connection.failed()  # M2 was costly, and whoever only wanted that could have it again and again
+            reason, quiet = ("left", self._answered) if by_peer else ("timeout", False)
+            self._shared.reporter.handshake_failed(reason, connection.remote, quiet=quiet)
+            # TLS was costly, and M2 is more so: whoever only wanted that could have it again and again. M1 leaves a
+            # dialer together with the end of TLS, so nobody goes before it by mistake.
+            connection.failed()
         self._finish()
 
     # ---- steps ----
@@ -143,7 +146,7 @@ class Inbound:
 
     def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         self._shared.reporter.handshake_started()
-        message = responder.receive_message1(body, self._shared.allow_m2)
+        message = responder.receive_message1(body, lambda: self._shared.allow_m2(connection))
         self._answered = True
         self._send(connection, FrameType.RESPONSE, message)
 
@@ -165,6 +168,12 @@ class Inbound:
             self._finish()
             hint = f"its allowed network {swallowed} covers its own endpoint: the tunnel would swallow itself"
             shared.reporter.handshake_failed("endpoint_covered", connection.remote, peer_id=auth.peer_id, hint=hint)
+            connection.close(CloseCode.REFUSED)
+            return
+        if not peer.may_begin(now):
+            self._finish()
+            shared.reporter.handshake_failed("too_often", connection.remote, peer_id=auth.peer_id)
+            connection.refused(auth.peer_id.digest)
             connection.close(CloseCode.REFUSED)
             return
         if peer.outranks_inbound():
@@ -200,6 +209,8 @@ class Inbound:
             keepalive=KEEPALIVE_DEFAULT,
             name_servers=self._shared.announced.name_servers,
             search=self._shared.announced.search,
+            token=self._shared.token_for(peer_id.digest),
+            messages=(MESSAGE_PING,),
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

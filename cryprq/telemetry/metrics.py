@@ -28,6 +28,7 @@ FAILURE_REASONS: Final = (
     "endpoint_covered",
     "kem",
     "knock",
+    "left",
     "malformed",
     "no_address",
     "not_allowlisted",

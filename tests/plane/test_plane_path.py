@@ -56,7 +56,9 @@ def test_probe_is_alone_beside_traffic(bench: Bench) -> None:
     assert sorted(len(record) for record in records)[:4] == [1000, 1005, 1010, 1015]
 
 
-@pytest.mark.parametrize(("token", "size"), [(0, 100), (3, 100), (2, 42), (2, MTU + OVERHEAD + 1), (2, -1), (1 << 64, 99)])
+@pytest.mark.parametrize(
+    ("token", "size"), [(0, 100), (3, 100), (2, 42), (2, MTU + OVERHEAD + 1), (2, -1), (1 << 64, 99)]
+)
 def test_probe_that_cannot_be(bench: Bench, token: int, size: int) -> None:
     with pytest.raises(ValueError, match="probe|token|size"):
         bench.plane.send_probe(RX_INDEX, token, size)
