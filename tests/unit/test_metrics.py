@@ -105,6 +105,7 @@ def test_families_of_peers_are_declared_without_peers(node: Node) -> None:
         "sent_packets_total counter",
         "epoch gauge",
         "last_handshake_seconds gauge",
+        "path_mtu gauge",
     ):
         assert f"# TYPE cryprq_peer_{name}\n" in text
 
@@ -152,6 +153,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
         kem="x25519-ml-kem-768",
         epoch=3,
         last_handshake=1.7e9,
+        path_mtu=1480,
         rx_bytes=2**40,
         tx_bytes=2,
         rx_packets=3,
@@ -170,6 +172,8 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     assert found[("cryprq_peer_epoch", PEER)] == 3
     assert found[("cryprq_peer_last_handshake_seconds", PEER)] == 1.7e9
     assert found[("cryprq_peer_last_handshake_seconds", "other")] == 0
+    assert found[("cryprq_peer_path_mtu", PEER)] == 1480
+    assert found[("cryprq_peer_path_mtu", "other")] == 0
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 7
     assert found[("cryprq_icmp_answers_total", "no_route", "limited")] == 5
     assert found[("cryprq_offload_info", "uso", "not supported by this kernel")] == 1
