@@ -63,6 +63,12 @@ class Machine:
         except PlaneError as error:
             raise MachineError(str(error)) from error
 
+    def move_port(self) -> None:
+        """Another UDP port (``SocketGroup.move``); nobody but the workers may be reading. MachineError, with nothing
+        changed."""
+        self.sockets.move()
+        self.plane.sockets_replaced()
+
     def close(self) -> None:
         """Ends the workers, wipes every key and removes the TUN. Idempotent."""
         self.plane.stop()

@@ -17,14 +17,14 @@ from cryprq.address import Address
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
-from cryprq.errors import CryprqError
+from cryprq.errors import CryprqError, MachineError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
-from cryprq.linux.surroundings import path_mtu
+from cryprq.linux.surroundings import way_to
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -46,6 +46,7 @@ from cryprq.peers.indices import IndexPool
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
+from cryprq.peers.stale_port import StalePort
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
@@ -119,6 +120,7 @@ class Node:
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
+        self._stale_port = StalePort()
         self._undo: list[Callable[[], Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -195,7 +197,7 @@ class Node:
         self._tell_up()
         self._roster.apply(boottime())
         self._machine.interface.settle()
-        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper = Keeper(self._loop, self._machine.interface, self._roster.dialled_hosts, self._way_opened)
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
@@ -225,7 +227,8 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
-            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
+            reauth_secs=lambda: self.config.reauth_secs,
+            way=lambda host: way_to(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -237,6 +240,7 @@ class Node:
             network=self._network,
             resolver=self._resolver,
             connect=self._connect,
+            unanswered=self._dial_unanswered,
             observer=self._reporter,
         )
 
@@ -477,6 +481,29 @@ class Node:
         digest = peer.peer_id.digest
         outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout, peer=digest, token=peer.token))
         return outbound
+
+    def _way_opened(self) -> None:
+        self._roster.hurry(boottime())
+        self._changed()
+
+    def _dial_unanswered(self, began: Boottime) -> None:
+        if not self._machine.sockets.movable:
+            return
+        now = boottime()
+        if self._stale_port.unanswered(began, self._peers.heard_at(), now):
+            self._move_port()
+
+    def _move_port(self) -> None:
+        """Another local port for everything; to peers that are there this node has changed its address."""
+        before = self._machine.sockets.port
+        try:
+            self._endpoint.replace_socket(self._machine.move_port)
+        except MachineError as error:
+            self._reporter.port_kept(before, str(error))
+            return
+        self._reporter.port_changed(before, self._machine.sockets.port)
+        for peer in self._peers:
+            peer.show()
 
     def _take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
         refusal = self._roster.take(peer, parameters, remote)
