@@ -2,15 +2,15 @@
 
     scripts/constant_time.py OBJECT...
 
-For x86-64, by objdump. valgrind sees the same in a program that runs (tests/c/ct_records.c), but knows neither VAES nor
-AVX-512; this reads their machine code. Each function is followed along all of its ways, with what its registers, its flags
-and its part of the stack may hold: something public or something secret.
+For x86-64, by objdump. valgrind sees the same in a program that runs (tests/c/ct_records.c), but knows neither VAES
+nor AVX-512; this reads their machine code. Each function is followed along all of its ways, with what its registers,
+its flags and its part of the stack may hold: something public or something secret.
 
 - Public is what a function is called with (addresses, lengths), what is in the key's two words, constants, and what is
   computed from public values alone.
 - Secret is whatever else is loaded from memory, and what has any secret operand.
-- It is a fault if the flags of a conditional jump, the target of a jump, a part of an address, an operand of a division,
-  or an argument of a call is secret. What ``cq_aead_tags_equal`` returns is public.
+- It is a fault if the flags of a conditional jump, the target of a jump, a part of an address, an operand of a
+  division, or an argument of a call is secret. What ``cq_aead_tags_equal`` returns is public.
 
 What it takes on trust: that eight bytes of the stack which were stored by their place are not overwritten through a
 pointer before they are loaded by their place, and are all loaded only if all were stored; and that instructions take as
@@ -76,9 +76,13 @@ _KEEPS_FLAGS: Final = (
 
 
 _WIDTHS: Final = (
-    (r"vextract[if](128|32x4|64x2)", 16), (r"vextract[if](32x8|64x4)", 32), (r"(k?mov|set\w+|v?pextr)b$|set", 1),
-    (r"(kmov|mov|v?pextr)w$", 2), (r"(kmov|v?pextr|v?mov)d$|movl$", 4), (r"(kmov|v?pextr|v?mov|add|sub|and|or)q$|v?mov[hl]p", 8),
-)  # fmt: skip
+    (r"vextract[if](128|32x4|64x2)", 16),
+    (r"vextract[if](32x8|64x4)", 32),
+    (r"(k?mov|set\w+|v?pextr)b$|set", 1),
+    (r"(kmov|mov|v?pextr)w$", 2),
+    (r"(kmov|v?pextr|v?mov)d$|movl$", 4),
+    (r"(kmov|v?pextr|v?mov)q$|v?mov[hl]p", 8),
+)
 """Bytes that instructions store, by their names; of any others, the register says how many."""
 
 
