@@ -16,6 +16,7 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     memset(shared, 0, sizeof *shared);
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;
+    shared->notice_fd = -1;
     shared->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (shared->event_fd < 0)
         return -errno;
@@ -52,6 +53,15 @@ static void raise_event(struct cq_worker *w, _Atomic uint32_t *flags, uint32_t e
         return;
     if ((atomic_fetch_or(flags, event) & event) == 0)
         cq_io_wake(w->shared->event_fd);
+}
+
+bool cq_worker_notify(struct cq_worker_shared *shared, struct cq_slot *slot, struct cq_notice notice)
+{
+    if (!cq_notices_push(&slot->notices, notice))
+        return false;
+    if (!atomic_exchange(&shared->notices_wanted, true))
+        cq_io_wake(shared->notice_fd);
+    return true;
 }
 
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event)

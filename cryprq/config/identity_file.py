@@ -135,14 +135,20 @@ def _read_private(path: Path) -> bytearray:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError(f"the identity {path} is not a regular file")
-        if (who := file_access.others(descriptor)) is not None:
-            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
-            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
-        if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-            raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
         data = bytearray(_FILE_SIZE_MAX + 1)  # one more than a good file, so that a longer one is noticed
         size = os.readv(descriptor, [data])
         del data[size:]
+        if (who := file_access.others(descriptor)) is not None:
+            # Whoever names the wrong file is not to be told to change that one's mode.
+            is_identity = data.startswith(_FILE_MAGIC)
+            wipe(data)
+            if not is_identity:
+                raise IdentityError(f"{path} is no identity file; `cryprq keygen --out FILE` makes one")
+            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
+            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
+        if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+            wipe(data)
+            raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
         return data
     finally:
         os.close(descriptor)

@@ -21,15 +21,18 @@ class Identity:
     Made by ``generate`` or ``from_seed``; ``cryprq.config.identity_file`` keeps one in a file.
     """
 
-    __slots__ = ("_ed25519", "_mldsa65", "peer_id", "record")
+    __slots__ = ("_ed25519", "_mldsa65", "peer_id", "record", "token_key")
 
     record: bytes
     """Ed25519 public key (32) || ML-DSA-65 public key (1952)."""
     peer_id: PeerId
+    token_key: bytes
+    """Of the tokens that this node gives to its peers (32 bytes). It opens nothing but these."""
 
-    def __init__(self, ed25519: Ed25519PrivateKey, mldsa65: MLDSA65PrivateKey) -> None:
+    def __init__(self, ed25519: Ed25519PrivateKey, mldsa65: MLDSA65PrivateKey, token_key: bytes) -> None:
         self._ed25519 = ed25519
         self._mldsa65 = mldsa65
+        self.token_key = token_key
         self.record = ed25519.public_key().public_bytes_raw() + mldsa65.public_key().public_bytes_raw()
         self.peer_id = PeerId.of_record(self.record)
 
@@ -46,7 +49,8 @@ class Identity:
     def from_seed(cls, seed: bytes | bytearray) -> Self:
         """The identity of a 32-byte seed (ValueError for another size). The buffer stays the caller's to wipe.
 
-        Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204, xi) seeds are HKDF-SHA-256 outputs (RFC 5869) under two labels.
+        Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204, xi) seeds and the key of tokens are HKDF-SHA-256 outputs (RFC 5869)
+        under three labels.
         """
         if len(seed) != SEED_SIZE:
             raise ValueError(f"an identity seed has {SEED_SIZE} bytes, not {len(seed)}")
@@ -57,9 +61,11 @@ class Identity:
             ed25519 = Ed25519PrivateKey.from_private_bytes(part)
             expand_into(prk, b"cryprq v1 identity ml-dsa-65", part)
             mldsa65 = MLDSA65PrivateKey.from_seed_bytes(part)
+            expand_into(prk, b"cryprq v1 identity tokens", part)
+            token_key = bytes(part)
         finally:
             wipe(prk, part)
-        return cls(ed25519, mldsa65)
+        return cls(ed25519, mldsa65, token_key)
 
     def sign(self, message: bytes) -> tuple[bytes, bytes]:
         """The Ed25519 (64 bytes) and the ML-DSA-65 (3309 bytes; pure, empty context) signature of the message."""

@@ -22,6 +22,7 @@ from cryprq.protocol.constants import (
     GRACE,
     KEMS,
     PROMOTE_TIMEOUT,
+    ROTATE_BURST,
     ROTATE_MIN_INTERVAL,
     ROTATE_RESPONSE_TIMEOUT,
     hard_age,
@@ -246,6 +247,23 @@ def test_rotations_start_at_least_a_second_apart() -> None:
     assert kinds(initiator.handle_timer(at(11.0))) == [SendFrame]
 
 
+def test_responder_holds_the_initiator_to_the_pace() -> None:
+    initiator, responder = established()
+    for number in range(40):
+        rotate(initiator, responder, 10.0 + number * ROTATE_MIN_INTERVAL)
+    late = 200.0
+    for _ in range(ROTATE_BURST):
+        initiator._rotation_started = None  # it does not keep the second
+        rotate(initiator, responder, late)
+    number = responder.number
+    initiator._rotation_started = None
+    refused = responder.receive_frame(*frame(initiator.rotate(at(late))), at(late))
+    assert refused == [CloseConnection(CloseCode.MALFORMED, "too_often")]
+    assert responder.established
+    assert responder.number == number
+    assert responder.sending_index is not None
+
+
 def test_rotate_during_a_rotation_does_nothing() -> None:
     initiator, responder = established()
     r1 = initiator.rotate(at(10.0))
@@ -400,10 +418,12 @@ def test_pending_key_at_a_volume_limit_fails_the_rotation_only() -> None:
     new = install(initiator.receive_frame(*frame(r2), at(10.0))).keys.rx_index
     assert initiator.key_expired(new, at(11.0)) == [
         Remove(new),
+        Activate(1),
         RotationFailed("key_expired"),
         CloseConnection(CloseCode.TIMEOUT, "key_expired"),
     ]
     assert initiator.rx_indices() == {1}
+    assert (initiator.sending_index, initiator.number) == (1, 0), "the plane sends on what the session says"
 
 
 def test_timer_after_a_long_sleep_ends_everything_at_once() -> None:
