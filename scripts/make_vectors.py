@@ -152,11 +152,11 @@ def packet(source: str, destination: str) -> bytes:
 
 
 def sample_record(
-    epoch: dict[str, Any], suite: int, direction: str, lane: int, flags: int, index: int
+    epoch: dict[str, Any], suite: int, direction: str, lane: int, flags: int, index: int, payload: bytes = b""
 ) -> dict[str, Any]:
-    """One sealed record (section 4) that carries a UDP packet."""
+    """One sealed record (section 4) that carries a UDP packet, or another payload."""
     dialer, listener = "10.77.0.2", "10.77.0.1"
-    payload = packet(dialer, listener) if direction == "i2r" else packet(listener, dialer)
+    payload = payload or (packet(dialer, listener) if direction == "i2r" else packet(listener, dialer))
     counter = 2**28 - 1
     secrets = epoch[f"data_{direction}"][lane]
     header = bytes((1, lane)) + flags.to_bytes(2, "big") + index.to_bytes(4, "big") + counter.to_bytes(8, "big")
@@ -171,6 +171,20 @@ def sample_record(
         "payload": payload.hex(),
         "record": (header + aead.encrypt(nonce, payload, header)).hex(),
     }
+
+
+PROBE_SIZE = 100
+"""Of the record of the PATH_PROBE, in bytes."""
+
+
+def path_probe(name: str) -> bytes:
+    """The payload of a probe of the path: the message, then zero bytes up to the size that is asked for."""
+    return (b"\x10" + (8).to_bytes(2, "big") + named(f"{name} token", 8)).ljust(PROBE_SIZE - 32, b"\0")
+
+
+def path_ack(name: str) -> bytes:
+    """The answer to it: its token, and the size of its record."""
+    return b"\x11" + (10).to_bytes(2, "big") + named(f"{name} token", 8) + PROBE_SIZE.to_bytes(2, "big")
 
 
 def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], drawn: dict[str, Drawn]) -> dict[str, Any]:
@@ -263,6 +277,10 @@ def handshake_values(name: str, aead: int, kem: int, offer: tuple[int, ...], dra
         "records_0": [
             sample_record(epoch, aead, "i2r", 0, 0, index_r),
             sample_record(epoch, aead, "r2i", 1, 1, index_i),
+        ],
+        "path_0": [
+            sample_record(epoch, aead, "i2r", 0, 0, index_r, path_probe(name)),
+            sample_record(epoch, aead, "r2i", 0, 0, index_i, path_ack(name)),
         ],
         "rotation": rotation_values(f"{name} rotation", kem, session_i, session_r, root, draw_in("rotation")),
     }

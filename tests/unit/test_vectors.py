@@ -173,7 +173,7 @@ def test_rotation(case: dict[str, Any]) -> None:
 @handshakes
 def test_records(case: dict[str, Any]) -> None:
     index_of_receiver = {"i2r": case["inputs"]["index_r"], "r2i": case["inputs"]["index_i"]}
-    for sample in case["records_0"]:
+    for sample in (*case["records_0"], *case["path_0"]):
         secrets = case["epoch_0"][f"data_{sample['direction']}"][sample["lane"]]
         record = b(sample["record"])
         header = oracle.Header.decode(record)
@@ -182,6 +182,14 @@ def test_records(case: dict[str, Any]) -> None:
         nonce = oracle.derive_nonce(b(secrets["iv"]), sample["counter"])
         opened = oracle.AEADS[case["aead"]](b(secrets["key"])).decrypt(nonce, record[16:], record[:16])
         assert opened == b(sample["payload"])
+
+
+@handshakes
+def test_path_messages(case: dict[str, Any]) -> None:
+    probe, ack = (b(sample["payload"]) for sample in case["path_0"])
+    token = probe[3:11]
+    assert probe == b"\x10\x00\x08" + token + bytes(len(probe) - 11)
+    assert ack == b"\x11\x00\x0a" + token + len(b(case["path_0"][0]["record"])).to_bytes(2, "big")
 
 
 def test_both_suites_and_both_kems_are_covered() -> None:
