@@ -35,6 +35,10 @@ cdef extern from "cq_wipe.h" nogil:
     void cq_wipe(void *p, size_t n)
 
 
+cdef extern from "cq_scrub.h" nogil:
+    void cq_scrub_deep()
+
+
 cdef extern from "cq_aead.h" nogil:
     ctypedef struct cq_aead_ops "const struct cq_aead_ops":
         const char *name

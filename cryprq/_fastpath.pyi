@@ -52,6 +52,11 @@ class PeerStats(NamedTuple):
     last_tx_large_ns: int = 0
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
 
+def wipe(*buffers: bytearray | bytes | None) -> None:
+    """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
+    and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
+    whoever else has the object would see it change."""
+
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
 

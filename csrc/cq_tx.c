@@ -474,6 +474,7 @@ void cq_tx_free(struct cq_tx *tx)
         cq_wipe_free(tx->runs[i].open, tx->worker.shared->options.mtu); /* plaintext of users */
     }
     cq_wipe_free(tx->packet, TUN_READ_MAX);
+    cq_wipe(tx->answers.out, sizeof tx->answers.out); /* quotes them */
     cq_worker_close(&tx->worker);
     free(tx);
 }

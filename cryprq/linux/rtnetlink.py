@@ -39,7 +39,7 @@ _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _RTN_UNICAST, _RTN_UNREACHABLE, _RTM_F_CLONED = 1, 7, 0x200
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _FRA_DST, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE = 1, 6, 10, 14, 15
-_FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 20, 21, 22, 24
+_FRA_IIFNAME, _FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 3, 20, 21, 22, 23, 24
 _PORTS, _UIDS = struct.Struct("=HH"), struct.Struct("=II")  # first and last
 _ALL_UIDS = (0, 0xFFFFFFFF)
 _DNS_PORT = 53
@@ -96,6 +96,8 @@ class Rule:
     """Only for UDP to this address and port."""
     lookups_of: int | None = None
     """Only for queries to name servers (UDP port 53) from sockets of this user."""
+    own_port: int | None = None
+    """Only for UDP from this port of this host itself (``iif lo``), not for what it forwards."""
     protocol: int = PROTOCOL
 
 
@@ -285,14 +287,17 @@ def _pack_rule(rule: Rule) -> bytes:
         body += u32(_FRA_SUPPRESS_PREFIXLEN, rule.suppressed)
     if rule.endpoint is not None:
         address, port = rule.endpoint
-        body += attribute(_FRA_DST, address.packed) + _udp_port(port)
+        body += attribute(_FRA_DST, address.packed) + _udp_port(_FRA_DPORT_RANGE, port)
     if rule.lookups_of is not None:
-        body += attribute(_FRA_UID_RANGE, _UIDS.pack(rule.lookups_of, rule.lookups_of)) + _udp_port(_DNS_PORT)
+        body += attribute(_FRA_UID_RANGE, _UIDS.pack(rule.lookups_of, rule.lookups_of))
+        body += _udp_port(_FRA_DPORT_RANGE, _DNS_PORT)
+    if rule.own_port is not None:
+        body += attribute(_FRA_IIFNAME, b"lo\0") + _udp_port(_FRA_SPORT_RANGE, rule.own_port)
     return body
 
 
-def _udp_port(port: int) -> bytes:
-    return attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(_FRA_DPORT_RANGE, _PORTS.pack(port, port))
+def _udp_port(which: int, port: int) -> bytes:
+    return attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(which, _PORTS.pack(port, port))
 
 
 def _parse_rule(body: bytes) -> Rule | None:
@@ -304,6 +309,9 @@ def _parse_rule(body: bytes) -> Rule | None:
     endpoint = None
     if _FRA_DST in values and _FRA_DPORT_RANGE in values:
         endpoint = ip_address(values[_FRA_DST]), _PORTS.unpack_from(values[_FRA_DPORT_RANGE])[0]
+    own_port = None
+    if _FRA_IIFNAME in values and _FRA_SPORT_RANGE in values:
+        own_port = _PORTS.unpack_from(values[_FRA_SPORT_RANGE])[0]
     uids = _UIDS.unpack_from(values.get(_FRA_UID_RANGE, _UIDS.pack(*_ALL_UIDS)))
     return Rule(
         _version(family),
@@ -313,6 +321,7 @@ def _parse_rule(body: bytes) -> Rule | None:
         None if suppressed == _NO_SUPPRESSION else suppressed,
         endpoint,
         None if uids == _ALL_UIDS else uids[0],
+        own_port,
         values.get(_FRA_PROTOCOL, b"\0")[0],
     )
 

@@ -36,6 +36,8 @@ class Machine:
                 if config.fwmark is not None:
                     self.sockets.set_mark(config.fwmark)
                 self.interface.before_rules = self.sockets.set_mark
+                if config.listen is not None:
+                    self.interface.listens(self.sockets.port)
                 self._used: Final = self._usable(wanted)
                 self.plane: Final = Plane(
                     self.tun.fds,

@@ -24,7 +24,7 @@ from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
-from cryprq.linux.surroundings import path_mtu
+from cryprq.linux.surroundings import way_to
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -129,6 +129,7 @@ class Node:
         self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
         self._up = False
+        self._told_routes: frozenset[Network] = frozenset()
 
     # ---- life ----
 
@@ -226,7 +227,8 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
-            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
+            reauth_secs=lambda: self.config.reauth_secs,
+            way=lambda host: way_to(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -404,6 +406,7 @@ class Node:
         try:
             self._peers.handle_timers(now)
             self._settle_dns()
+            self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
@@ -412,6 +415,13 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
+
+    def _tell_routes(self) -> None:
+        """Once for many that come together, as when a gateway with hundreds of sites starts."""
+        routes = self._network.routes
+        if routes is not self._told_routes:
+            self._told_routes = routes
+            self._reporter.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""

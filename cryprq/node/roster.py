@@ -31,14 +31,17 @@ class RosterObserver(DialObserver, Protocol):
     def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
 
 
-def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
-    """The allowlist that a configuration describes; ``leases`` as for ``Allowlist``."""
+def allowlist_of(
+    config: NodeConfig, leases: Leases | None, is_here: Callable[[PeerId], bool] = lambda _: False
+) -> Allowlist:
+    """The allowlist that a configuration describes; ``leases`` and ``is_here`` as for ``Allowlist``."""
     return Allowlist(
         config.allow_peers,
         dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
         allow_any=config.allow_any,
         tunnel_networks=(interface.network for interface in config.tun_addresses),
         leases=leases,
+        is_here=is_here,
     )
 
 
@@ -99,7 +102,7 @@ class Roster:
         """``connect`` and ``unanswered`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
         _refuse_own_id(config, own_id)
         self.config = config
-        self.allowlist = allowlist_of(config, leases)
+        self.allowlist = allowlist_of(config, leases, self._is_here)
         self._own_id = own_id
         self._leases = leases
         self._peers = peers
@@ -143,6 +146,9 @@ class Roster:
         dialled = {address.host for target in self.config.peers for address in self._resolver.known(target)}
         return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, dialled)
 
+    def _is_here(self, peer_id: PeerId) -> bool:
+        return self._peers.get(peer_id) is not None
+
     # ---- changes ----
 
     def change(self, config: NodeConfig, now: Boottime) -> "Changes":
@@ -150,7 +156,7 @@ class Roster:
         changed."""
         _refuse_own_id(config, self._own_id)
         before, self.config = self.config, config
-        self.allowlist = allowlist_of(config, self._leases)
+        self.allowlist = allowlist_of(config, self._leases, self._is_here)
         self.apply(now)
         return changes(before, config)
 

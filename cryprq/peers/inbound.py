@@ -170,6 +170,12 @@ class Inbound:
             shared.reporter.handshake_failed("endpoint_covered", connection.remote, peer_id=auth.peer_id, hint=hint)
             connection.close(CloseCode.REFUSED)
             return
+        if not peer.may_begin(now):
+            self._finish()
+            shared.reporter.handshake_failed("too_often", connection.remote, peer_id=auth.peer_id)
+            connection.refused(auth.peer_id.digest)
+            connection.close(CloseCode.REFUSED)
+            return
         if peer.outranks_inbound():
             message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now)
             shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)

@@ -79,7 +79,9 @@ PROBE_TIMEOUT: Final = 3.0
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
 ROTATE_MIN_INTERVAL: Final = 1.0
-"""Least time between the starts of two rotations."""
+"""Least time between the starts of two rotations, ..."""
+ROTATE_BURST: Final = 8
+"""... but for so many at once, which a listener lets pass: what was on its way for long may arrive together."""
 ROTATE_RESPONSE_TIMEOUT: Final = 15.0
 """No R2 after R1 within this: the dialer closes the connection and dials afresh."""
 PROMOTE_TIMEOUT: Final = 15.0

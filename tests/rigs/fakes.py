@@ -218,8 +218,9 @@ class Side:
             permits=self.permits,
             allowed=lambda _: (INNER,),
             records_soft=2**26,
+            reauth_secs=lambda: 3600,
             mtu=lambda: MTU_SEALABLE_MAX,
-            hint=lambda _: 1500,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
