@@ -425,7 +425,7 @@ class Node:
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""
-        dialled = (target.peer_id for target in self.config.peers if target.peer_id is not None)
+        dialled = dict.fromkeys(target.peer_id for target in self.config.peers if target.peer_id is not None)
         gateways = [i for i in dialled if (peer := self._peers.get(i)) is not None and peer.current is not None]
         self._dns.want(self._told_names.choose(gateways, self._network.allowed, self.config.accept_dns))
 
