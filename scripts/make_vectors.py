@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from cryprq.protocol import frames, key_schedule
 from cryprq.protocol.actions import SendFrame
-from cryprq.protocol.clock import Boottime
+from cryprq.protocol.clock import Boottime, Realtime
 from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
@@ -36,6 +36,7 @@ from cryprq.protocol.identity import Identity
 from cryprq.protocol.kem import Encapsulation, Ephemeral, encapsulate
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
+from cryprq.quic import knocks, peer_tokens
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
 LANES_I: Final = 1
@@ -116,7 +117,26 @@ def identity_values(name: str) -> dict[str, str]:
         "record": identity.record.hex(),
         "peer_id_digest": identity.peer_id.digest.hex(),
         "peer_id": str(identity.peer_id),
+        "token_key": identity.token_key.hex(),
     }
+
+
+def first_knock_values(unix_time: float) -> dict[str, Any]:
+    """A connection ID that a first datagram to the listener goes to."""
+    listener, random = Identity.from_seed(named("listener identity seed")), named(f"knock at {unix_time}", 8)
+    with mock.patch("cryprq.quic.knocks.os.urandom", return_value=random):
+        made = knocks.make_knock(listener.peer_id.digest, Realtime(unix_time))
+    return {"unix_time": unix_time, "random": random.hex(), "connection_id": made.hex()}
+
+
+def token_values(unix_time: float) -> dict[str, Any]:
+    """A token that the listener gives to the dialer."""
+    listener, dialer = (Identity.from_seed(named(f"{name} identity seed")) for name in ("listener", "dialer"))
+    salt = named("token salt", 16)
+    tokens = peer_tokens.PeerTokens(listener.token_key)
+    with mock.patch("cryprq.quic.peer_tokens.os.urandom", return_value=salt):
+        made = tokens.make(dialer.peer_id.digest, Realtime(unix_time))
+    return {"unix_time": unix_time, "salt": salt.hex(), "token": made.hex()}
 
 
 def epoch_values(root: bytearray) -> dict[str, Any]:
@@ -345,6 +365,8 @@ def build(drawn: dict[str, dict[str, Drawn]]) -> dict[str, Any]:
     return {
         "about": "Test vectors of docs/protocol.md, written by scripts/make_vectors.py. Byte strings are hexadecimal.",
         "identities": {name: identity_values(name) for name in ("dialer", "listener")},
+        "first_knocks": [first_knock_values(unix_time) for unix_time in (1_799_999_999.5, 1_800_000_000.0)],
+        "token": token_values(1_800_000_000.25),
         "handshakes": [
             handshake_values(name, aead, kem, offer, drawn.setdefault(name, {}))
             for name, (aead, kem, offer) in CASES.items()
