@@ -17,6 +17,7 @@ from cryprq.config.node_config import DEFAULT_TUN_NAME
 from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
+from cryprq.protocol.identity import KINDS
 
 PROGRAM = "cryprq"
 
@@ -34,7 +35,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command is None:
         raise ConfigError("nothing to do: give keygen, id, status, rotate, down or bench; see cryprq --help")
     elif arguments.command == "keygen":
-        print(create_identity(_identity_path(arguments.out)).peer_id)
+        kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
+        print(create_identity(_identity_path(arguments.out), kind).peer_id)
     elif arguments.command == "id":
         print(load_identity(_identity_path(arguments.file)).peer_id)
     elif arguments.command == "status":
@@ -79,6 +81,14 @@ def _parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
     keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
+    signatures = [kind.signature for kind in KINDS.values()]
+    keygen.add_argument(
+        "--signature",
+        metavar="|".join(signatures),
+        choices=signatures,
+        default=signatures[0],
+        help=f"what it signs with, beside Ed25519 ({signatures[0]})",
+    )
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
     show = commands.add_parser("status", help="show the running node and its peers")

@@ -1,7 +1,9 @@
 """The identity file: where a node keeps the seed of its identity, and nowhere else.
 
 One line of text, ``cryprq-identity-v1 `` and 56 characters of base64: the 32-byte seed and 10 bytes of
-SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed, not taken for another identity.
+SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed, not taken for another identity. With
+ML-DSA-87 it is ``cryprq-identity-v2 ml-dsa-87 ``, and the hash that of "cryprq v2 identity file ml-dsa-87" || seed: its
+seed with another kind would be another identity.
 """
 
 import base64
@@ -16,12 +18,17 @@ from typing import Final
 
 from cryprq.config import file_access
 from cryprq.errors import MachineError
+from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87
 from cryprq.protocol.identity import SEED_SIZE, Identity
 from cryprq.protocol.key_schedule import wipe
 
-_FILE_MAGIC: Final = b"cryprq-identity-v1 "
+_FORMS: Final = {
+    KIND_MLDSA65: (b"cryprq-identity-v1 ", b"cryprq v1 identity file"),
+    KIND_MLDSA87: (b"cryprq-identity-v2 ml-dsa-87 ", b"cryprq v2 identity file ml-dsa-87"),
+}
+"""How the file of each kind begins, and the label of its check."""
 _CHECK_SIZE: Final = 10  # seed and check are 42 bytes: base64 without padding, so no character has spare bits
-_FILE_SIZE_MAX: Final = len(_FILE_MAGIC) + (SEED_SIZE + _CHECK_SIZE) // 3 * 4 + 1
+_FILE_SIZE_MAX: Final = max(len(magic) for magic, _ in _FORMS.values()) + (SEED_SIZE + _CHECK_SIZE) // 3 * 4 + 1
 
 
 class IdentityError(MachineError):
@@ -41,28 +48,30 @@ def load_identity(path: Path) -> Identity:
     except OSError as error:
         raise IdentityError(f"cannot read the identity file {path}: {error.strerror}{_remedy(error)}") from None
     try:
-        seed = _decode(data)
-        if seed is None:
+        decoded = _decode(data)
+        if decoded is None:
             raise IdentityError(f"the identity file {path} is damaged; restore it from a backup or move it away")
+        kind, seed = decoded
         try:
-            return Identity.from_seed(seed)
+            return Identity.from_seed(seed, kind)
         finally:
             wipe(seed)
     finally:
         wipe(data)
 
 
-def create_identity(path: Path) -> Identity:
+def create_identity(path: Path, kind: int = KIND_MLDSA65) -> Identity:
     """A new identity in a new file (mode 0600, on the disk when this returns). Never replaces anything.
 
-    A missing parent directory is made with mode 0700. IdentityError if the path exists or cannot be written.
+    ``kind``: ``KIND_MLDSA65`` or ``KIND_MLDSA87``. A missing parent directory is made with mode 0700. IdentityError if
+    the path exists or cannot be written.
     """
     seed = bytearray(secrets.token_bytes(SEED_SIZE))
-    data = _encode(seed)
+    data = _encode(kind, seed)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_new(path, data)
-        return Identity.from_seed(seed)
+        return Identity.from_seed(seed, kind)
     except OSError as error:
         if os.path.lexists(path):
             raise IdentityError(
@@ -96,28 +105,35 @@ def _remedy(error: OSError) -> str:
     return "; run as root, or name another file" if error.errno in (errno.EACCES, errno.EPERM) else ""
 
 
-def _check(seed: bytearray) -> bytes:
-    digest = hashlib.sha256(b"cryprq v1 identity file")
+def _check(label: bytes, seed: bytearray) -> bytes:
+    digest = hashlib.sha256(label)
     digest.update(seed)
     return digest.digest()[:_CHECK_SIZE]
 
 
-def _encode(seed: bytearray) -> bytearray:
-    return bytearray(_FILE_MAGIC + base64.b64encode(seed + _check(seed)) + b"\n")
+def _encode(kind: int, seed: bytearray) -> bytearray:
+    magic, label = _FORMS[kind]
+    return bytearray(magic + base64.b64encode(seed + _check(label, seed)) + b"\n")
 
 
-def _decode(data: bytearray) -> bytearray | None:
-    """The seed, or None if any byte is not as ``_encode`` wrote it (a missing line end is let pass)."""
-    if not data.startswith(_FILE_MAGIC):
-        return None
+def _decode(data: bytearray) -> tuple[int, bytearray] | None:
+    """Kind and seed, or None if any byte is not as ``_encode`` wrote it (a missing line end is let pass)."""
+    for kind, (magic, label) in _FORMS.items():
+        if data.startswith(magic):
+            seed = _decode_seed(data[len(magic) :], label)
+            return None if seed is None else (kind, seed)
+    return None
+
+
+def _decode_seed(text: bytearray, label: bytes) -> bytearray | None:
     try:
-        content = bytearray(binascii.a2b_base64(data[len(_FILE_MAGIC) :].removesuffix(b"\n"), strict_mode=True))
+        content = bytearray(binascii.a2b_base64(text.removesuffix(b"\n"), strict_mode=True))
     except binascii.Error:
         return None
     seed = content[:SEED_SIZE]
     try:
         # A content of another size leaves something else than ten bytes for the check, and so fails it.
-        return bytearray(seed) if content[SEED_SIZE:] == _check(seed) else None
+        return bytearray(seed) if content[SEED_SIZE:] == _check(label, seed) else None
     finally:
         wipe(content)
         wipe(seed)

@@ -26,12 +26,21 @@ from cryprq.config.paths import (
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, LANES_MAX, MTU_MIN, ROTATE_SECS_MAX, ROTATE_SECS_MIN
+from cryprq.protocol.constants import (
+    AEAD_NAMES,
+    KEM_NAMES,
+    KEMS_DEFAULT,
+    LANES_MAX,
+    MTU_MIN,
+    ROTATE_SECS_MAX,
+    ROTATE_SECS_MIN,
+)
 
 DEFAULT_TUN_NAME: Final = "cryprq0"
 MTU_SEALABLE_MAX: Final = 65455
 """A packet of this size, sealed, is the largest datagram that is sent (65,487 bytes, ``CQ_SEND_MAX``)."""
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
+KEM_CHOICES: Final = tuple(KEM_NAMES.values())
 LOG_FORMATS: Final = ("logfmt", "json")
 OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
 """The same names as ``_fastpath.OFFLOADS``."""
@@ -39,6 +48,12 @@ WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
 BACKOFF_MS_MAX: Final = 3_600_000
+
+
+def _listed(names: Sequence[str], conjunction: str = "or") -> str:
+    """The names as Markdown code: `a`, `b` or `c`."""
+    quoted = [f"`{name}`" for name in names]
+    return f" {conjunction} ".join([", ".join(quoted[:-1]), quoted[-1]])
 
 
 def default_workers() -> int:
@@ -195,6 +210,17 @@ class NodeConfig:
         default="auto",
         default_text="`auto`: AES where the CPU has it",
     )
+    kems: tuple[str, ...] = repeatable(
+        "kem",
+        "NAME",
+        env="CRYPRQ_KEM",
+        help=f"key agreement: the first is what this node dials with, all are accepted; {_listed(KEM_CHOICES)}",
+        default_text=f"{_listed([KEM_NAMES[kem] for kem in KEMS_DEFAULT], 'and')}",
+        absent=",".join(KEM_NAMES[kem] for kem in KEMS_DEFAULT),
+        parse=str.lower,
+        check=one_of(KEM_CHOICES),
+        into=lambda names: tuple(dict.fromkeys(names)),
+    )
     workers: int = number(
         "workers",
         env="CRYPRQ_WORKERS",
@@ -265,7 +291,7 @@ class NodeConfig:
         "no-offload",
         "NAME",
         env="CRYPRQ_NO_OFFLOAD",
-        help=f"do without {', '.join(f'`{name}`' for name in OFFLOAD_NAMES[:-1])} or `{OFFLOAD_NAMES[-1]}`",
+        help=f"do without {_listed(OFFLOAD_NAMES)}",
         default_text="use all that work here",
         parse=str,
         check=one_of(OFFLOAD_NAMES),
@@ -310,7 +336,7 @@ class NodeConfig:
         self.validate()
 
     def validate(self) -> None:
-        """ConfigError for the first thing that is wrong."""
+        """ConfigError for the first thing that is wrong, MachineError for what the machine lacks."""
         for name, row in table(self).items():
             row.validate(getattr(self, name))
         checks.check_purpose(self.listen, self.peers, self.routes)
@@ -320,6 +346,7 @@ class NodeConfig:
         checks.check_addresses(self.tun_addresses, self.mtu)
         checks.check_owners(self.allow_peers, self.tun_addresses)
         checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses, self.route_table)
+        checks.check_kems(self.kems)
         checks.check_backoff(self.backoff_base_ms, self.backoff_max_ms)
 
     def describe(self) -> str:

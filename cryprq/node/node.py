@@ -43,7 +43,7 @@ from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, KEM_NAMES, KEMS_DEFAULT
 from cryprq.protocol.identity import Identity
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import GateLimits
@@ -225,6 +225,7 @@ class Node:
                 identity=identity,
                 lanes=config.workers,
                 aeads=_aeads(config.aead),
+                kems=_kems(config.kems),
                 rotate_secs=config.rotate_secs,
                 mtu=config.mtu,
                 indices=IndexPool(),
@@ -524,6 +525,11 @@ def _aeads(name: str) -> tuple[int, ...]:
         both = (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305)
         return both if cpu_has_aes() else both[::-1]
     return tuple(suite for suite, known in AEAD_NAMES.items() if known == name)
+
+
+def _kems(names: Sequence[str]) -> tuple[int, ...]:
+    """What to dial with, and what else to accept."""
+    return tuple(kem for name in names for kem, known in KEM_NAMES.items() if known == name) or KEMS_DEFAULT
 
 
 def _announced(config: NodeConfig) -> tuple[Network, ...]:

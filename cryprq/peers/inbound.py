@@ -86,6 +86,7 @@ class Inbound:
             connection.channel_binding,
             lanes=settings.lanes,
             aead_preference=settings.aeads,
+            kems=settings.kems,
             new_index=self._lease,
         )
 
@@ -169,7 +170,7 @@ class Inbound:
         self._over = True
         duration = now - self._began
         shared.reporter.handshake_complete(
-            auth.peer_id, connection.remote, "inbound", session.kem, session.suite, duration
+            auth.peer_id, connection.remote, "inbound", session.kem, auth.kind.name, session.suite, duration
         )
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cryprq.address import Address
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_X25519_MLKEM768
+from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -33,7 +33,8 @@ class HandshakeSettings:
     rotate_secs: int
     mtu: int
     indices: IndexPool
-    kem: int = KEM_X25519_MLKEM768
+    kems: Sequence[int] = KEMS_DEFAULT
+    """The first is what this node dials with; all are accepted."""
 
 
 class Outcome(Enum):
@@ -141,7 +142,7 @@ class Outbound:
                 connection.channel_binding,
                 lanes=settings.lanes,
                 aead_offer=settings.aeads,
-                kem=settings.kem,
+                kem=settings.kems[0],
                 new_index=self._lease,
                 parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
             )
@@ -215,7 +216,7 @@ class Outbound:
         connection.authenticated()
         duration = now - self._began()
         self._reporter.handshake_complete(
-            self._peer.peer_id, self.remote, "outbound", session.kem, session.suite, duration
+            self._peer.peer_id, self.remote, "outbound", session.kem, accepted.kind.name, session.suite, duration
         )
         self._link = self._peer.adopt(session, connection, self._lease, now, keepalive=accepted.parameters.keepalive)
         self._finish(Outcome.SESSION)
@@ -226,8 +227,11 @@ class Outbound:
     def _refusal_hint(self) -> str:
         own = self._settings.identity.peer_id
         if self._expected is FrameType.RESPONSE:
-            who = self._peer.peer_id
-            return f"nobody there is {who}, or is too busy: check --peer against the listener's listener_ready line"
+            who, kem = self._peer.peer_id, KEM_NAMES[self._settings.kems[0]]
+            return (
+                f"nobody there is {who}, or it is too busy, or does not accept --kem {kem}:"
+                " check --peer against the listener's listener_ready line"
+            )
         return f"the listener refuses this node: check that it runs with --allow-peer {own}"
 
     def _timed_out(self) -> None:
@@ -262,4 +266,5 @@ _HINTS: Final = {
     "transport": "the connection was lost during the handshake",
     "own_peer_id": "that is this node's own ID",
     "version": "the listener speaks another version of the protocol",
+    "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
 }
