@@ -8,15 +8,13 @@ seed with another kind would be another identity.
 
 import base64
 import binascii
-import errno
 import hashlib
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
-from cryprq.config import file_access
+from cryprq.config import private_file
 from cryprq.errors import MachineError
 from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87
 from cryprq.protocol.identity import SEED_SIZE, Identity
@@ -38,15 +36,18 @@ class IdentityError(MachineError):
 def load_identity(path: Path) -> Identity:
     """The identity in a file. IdentityError if it is absent, damaged, or open to anyone but its owner.
 
-    A symbolic link is followed; what counts is the file that was opened: a regular one, of this user or root
-    (root may use any user's), with no access for anybody else.
+    ``private_file.read`` says who may have access to it.
     """
     try:
-        data = _read_private(path)
+        data = private_file.read(path, _FILE_SIZE_MAX, "identity file")
     except FileNotFoundError:
         raise IdentityError(f"no identity file {path}; `cryprq keygen --out {path}` makes one") from None
     except OSError as error:
-        raise IdentityError(f"cannot read the identity file {path}: {error.strerror}{_remedy(error)}") from None
+        raise IdentityError(
+            f"cannot read the identity file {path}: {error.strerror}{private_file.remedy(error)}"
+        ) from None
+    except private_file.NotPrivate as error:
+        raise IdentityError(str(error)) from None
     try:
         decoded = _decode(data)
         if decoded is None:
@@ -70,14 +71,16 @@ def create_identity(path: Path, kind: int = KIND_MLDSA65) -> Identity:
     data = _encode(kind, seed)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(path, data)
+        private_file.write_new(path, data)
         return Identity.from_seed(seed, kind)
     except OSError as error:
         if os.path.lexists(path):
             raise IdentityError(
                 f"{path} exists already and an identity is never overwritten; move it away or choose another file"
             ) from None
-        raise IdentityError(f"cannot make the identity file {path}: {error.strerror}{_remedy(error)}") from None
+        raise IdentityError(
+            f"cannot make the identity file {path}: {error.strerror}{private_file.remedy(error)}"
+        ) from None
     finally:
         wipe(seed)
         wipe(data)
@@ -99,10 +102,6 @@ def load_or_create_identity(path: Path) -> Identity:
                 raise
             # Another process made it in between: that identity is this node's.
     return load_identity(path)
-
-
-def _remedy(error: OSError) -> str:
-    return "; run as root, or name another file" if error.errno in (errno.EACCES, errno.EPERM) else ""
 
 
 def _check(label: bytes, seed: bytearray) -> bytes:
@@ -137,43 +136,3 @@ def _decode_seed(text: bytearray, label: bytes) -> bytearray | None:
     finally:
         wipe(content)
         wipe(seed)
-
-
-def _read_private(path: Path) -> bytearray:
-    """The contents of a file that only its owner may touch. OSError, or IdentityError if it is not private."""
-    # O_NONBLOCK: a FIFO in the file's place must not hang the start.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise IdentityError(f"the identity {path} is not a regular file")
-        if (who := file_access.others(descriptor)) is not None:
-            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
-            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
-        if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-            raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
-        data = bytearray(_FILE_SIZE_MAX + 1)  # one more than a good file, so that a longer one is noticed
-        size = os.readv(descriptor, [data])
-        del data[size:]
-        return data
-    finally:
-        os.close(descriptor)
-
-
-def _write_new(path: Path, data: bytearray) -> None:
-    """Makes a private file that appears under its name complete and on the disk, or not at all. OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(descriptor, "wb", buffering=0) as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask took away
-            file.write(data)
-            os.fsync(descriptor)
-        os.link(temporary, path)  # unlike a rename, this fails if the name is taken, even by a dangling link
-    finally:
-        os.unlink(temporary)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, doubts, sources, values
+from cryprq.config import allow_entries, checks, doubts, psk_file, sources, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
@@ -109,6 +109,20 @@ class NodeConfig:
         into=allow_entries.collect,
         join=allow_entries.join,
         toml_entry=allow_entries.from_table,
+        toml_columns={"networks": "allow-peer", "psk-file": "psk-file"},
+        reload=True,
+    )
+    psk_files: Mapping[PeerId, Path] = repeatable(
+        "psk-file",
+        "ID=FILE",
+        env="CRYPRQ_PSK_FILES",
+        help="a key that this node and the peer have for each other, mixed into those of every session with it",
+        parse=psk_file.parse,
+        show=psk_file.show,
+        split=psk_file.split,
+        into=psk_file.collect,
+        join=psk_file.join,
+        toml_entry=psk_file.from_table,
         reload=True,
     )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
@@ -331,6 +345,7 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
+        object.__setattr__(self, "psk_files", MappingProxyType(dict(self.psk_files)))
         if self.control_socket == Path():
             object.__setattr__(self, "control_socket", default_control_socket({}, self.tun_name))
         self.validate()

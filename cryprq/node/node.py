@@ -5,6 +5,7 @@ whatever is due first; and once a second it looks after what has no event of its
 """
 
 import asyncio
+import hmac
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
+from cryprq.config import psk_file
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
@@ -45,6 +47,7 @@ from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, KEM_NAMES, KEMS_DEFAULT
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.key_schedule import wipe
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import GateLimits
 from cryprq.quic.qlog import Qlog
@@ -110,6 +113,7 @@ class Node:
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
+        self._psks: dict[PeerId, bytearray] = {}
         self._undo: list[Callable[[], Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -150,6 +154,8 @@ class Node:
         self._names = NameService()
         known = is_there(config.identity)
         identity = load_or_create_identity(config.identity)
+        self._psks = psk_file.load_all(config.psk_files)
+        self._undo.append(lambda: wipe(*self._psks.values()))
         self.peer_id = identity.peer_id
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
@@ -229,6 +235,7 @@ class Node:
                 rotate_secs=config.rotate_secs,
                 mtu=config.mtu,
                 indices=IndexPool(),
+                psks=self._psks,
             ),
             allowlist=self._roster.allowlist,
             announced=_announced(config),
@@ -478,16 +485,20 @@ class Node:
             self._notifier.ready()
 
     def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
+        psks: dict[PeerId, bytearray] = {}
         try:
             config, kept = merge(self.config, read_config())
+            psks = psk_file.load_all(config.psk_files)
             changes = self._roster.change(config, boottime())
         except CryprqError as error:
+            wipe(*psks.values())
             self._metrics.config_read(taken=False)
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
             return
         self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
         self.config = config
+        self._take_psks(psks)
         self._announce_routes(_announced(config))
         self._tell_doubts(of_configuration(config))
         self._tell_changes(changes)
@@ -500,11 +511,19 @@ class Node:
         )
         self._changed()
 
+    def _take_psks(self, psks: dict[PeerId, bytearray]) -> None:
+        """With a peer that has another key now there is a new handshake; the session's keys live on until then."""
+        before, self._psks = self._psks, psks
+        for peer in self._peers:
+            if not hmac.compare_digest(before.get(peer.peer_id, b""), psks.get(peer.peer_id, b"")):
+                peer.renew("psk_changed", boottime(), dialled=True)
+        wipe(*before.values())
+
     def _announce_routes(self, announced: tuple[Network, ...]) -> None:
         """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
-        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs)
+        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs, self._psks)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
             for peer in self._peers:

@@ -1,17 +1,19 @@
 """The dialer's side of a connection: the handshake as initiator, then frames to and from the session."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.key_schedule import Secret
 from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -33,8 +35,13 @@ class HandshakeSettings:
     rotate_secs: int
     mtu: int
     indices: IndexPool
+    psks: Mapping[PeerId, Secret] = field(default_factory=dict, repr=False)
+    """The keys that this node and some of its peers have for each other."""
     kems: Sequence[int] = KEMS_DEFAULT
     """The first is what this node dials with; all are accepted."""
+
+
+PSK_HINT: Final = "the pre-shared key differs: --psk-file gives the same key at both nodes, or at neither"
 
 
 class Outcome(Enum):
@@ -145,6 +152,7 @@ class Outbound:
                 kem=settings.kems[0],
                 new_index=self._lease,
                 parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
+                psk=settings.psks.get(self._peer.peer_id),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())
         except HandshakeError as error:
@@ -265,6 +273,7 @@ _HINTS: Final = {
     "shutdown": "the listener stops",
     "transport": "the connection was lost during the handshake",
     "own_peer_id": "that is this node's own ID",
+    "psk": PSK_HINT,
     "version": "the listener speaks another version of the protocol",
     "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
 }

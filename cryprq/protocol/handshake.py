@@ -206,21 +206,20 @@ class Initiator(_Machine):
         """``channel_binding`` is the connection's; ``aead_offer`` is in order of preference.
 
         ``parameters`` go into M3, rotate_secs among them (300 if it is None). ``new_index`` draws a receiver index.
-        ``psk`` is the key shared with that peer, if there is one: 32 bytes, which stay the caller's.
+        ``psk`` is the key shared with that peer, if there is one: 32 bytes, which are copied.
         HandshakeError (own_peer_id) if the dialled peer is this node; ValueError for a bad argument.
         """
         super().__init__(identity, channel_binding, lanes, new_index)
         if kem not in KEMS or not aead_offer or any(aead not in AEADS for aead in aead_offer):
             raise ValueError(f"unknown kem {kem} or aead offer {aead_offer}")
         if peer_id == identity.peer_id:
-            self.abort()
             raise HandshakeError("own_peer_id", CloseCode.OK, peer_id)
         self._peer_id = peer_id
         self._offer = bytes(aead_offer)
         self._kem = kem
         self._parameters = _with_rotation(parameters)
         self._rotate_secs = self._parameters.rotate_secs or ROTATE_SECS_DEFAULT
-        self._psk = psk
+        self._psk = None if psk is None else bytearray(psk)
         self._ephemeral: Ephemeral | None = None
         self._peer_kind: Kind | None = None
         self._m1 = b""
@@ -228,6 +227,7 @@ class Initiator(_Machine):
     def abort(self) -> None:
         """Ends the handshake and wipes its secrets. Harmless at any time; the session, if there is one, is apart."""
         super().abort()
+        wipe(self._psk)
         self._ephemeral = self._psk = None
 
     def message1(self) -> bytes:

@@ -98,7 +98,7 @@ def test_flag_beats_environment_beats_file(
 
 
 def test_matrix_covers_every_setting() -> None:
-    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "allow-any", "kill-switch"} == {
+    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "psk-file", "allow-any", "kill-switch"} == {
         o.name for o in OPTIONS
     }
 
