@@ -75,8 +75,9 @@ class Lans:
             assert drops.pop(("tx", "no_route"), 0) <= 2 and drops == {}, (node.name, drops)
 
 
-def make_lans(lab: Lab) -> Lans:
-    """All four machines; returns when the hosts reach each other with either IP version."""
+def make_lans(lab: Lab, *, listen: tuple[str, ...] = (), dial: tuple[str, ...] = ()) -> Lans:
+    """All four machines, the nodes with these flags too; returns when the hosts reach each other with either IP
+    version."""
     gateways = {"left": lab.namespace("listener"), "right": lab.namespace("dialer")}
     hosts = {"left": lab.namespace("left"), "right": lab.namespace("right")}
     outer = [tuple(f"{OUTER[version][end]}/{PREFIX[version]}" for version in (4, 6)) for end in (0, 1)]
@@ -91,11 +92,11 @@ def make_lans(lab: Lab) -> Lans:
         gateway.sysctl("net.ipv6.conf.all.forwarding", 1)
         for version in (4, 6):
             hosts[side].ip(f"-{version} route add default via {ROUTERS[side][version]}")
-    dialer = Node(gateways["right"])
+    dialer = Node(gateways["right"], *dial)
     for version in (4, 6):
         dialer.arguments += ["--tun-address", f"{DIALER[version]}/{PREFIX[version]}"]
     behind = ",".join((f"{DIALER[4]}/32", f"{DIALER[6]}/128", *NETWORKS["right"]))
-    listener = Node(gateways["left"], "--listen", listen_address(4), *LISTEN_FLAGS)
+    listener = Node(gateways["left"], "--listen", listen_address(4), *LISTEN_FLAGS, *listen)
     listener.arguments += ["--allow-peer", f"{dialer.peer_id}={behind}"]
     for network in NETWORKS["left"]:
         listener.arguments += ["--route", network]

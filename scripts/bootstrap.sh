@@ -54,12 +54,13 @@ missing_for_build() {
     has ping || echo iputils-ping
 }
 
-# The aarch64 cipher under QEMU, the judgement of the systemd unit, the dissector of records.
+# The aarch64 cipher under QEMU, the judgement of the systemd unit, the dissector of records, the model of a session.
 missing_for_tests() {
     compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
     has systemd-analyze || echo systemd
     has tshark || echo tshark
+    has spin || echo spin
 }
 
 missing_for_images() {

@@ -37,14 +37,14 @@ def _run(argv: Sequence[str]) -> int:
         raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
-        print(create_identity(_identity_path(arguments.out), kind).peer_id)
+        print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
     elif arguments.command == "genpsk":
         if arguments.out is None:
             print(generate())
         else:
             create_psk(Path(arguments.out))
     elif arguments.command == "id":
-        print(load_identity(_identity_path(arguments.file)).peer_id)
+        print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
         answer = admin_client.request(_socket_path(arguments), "status")
         print(json.dumps(answer, indent=2) if arguments.json else render(answer))
@@ -112,7 +112,9 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _identity_path(given: str | None) -> Path:
+def _identity_path(given: str | None, flag: str) -> Path:
+    if given == "":
+        raise ConfigError(f"{flag} is empty")
     text = given or os.environ.get("CRYPRQ_IDENTITY")
     return Path(text) if text else default_identity(os.environ)
 

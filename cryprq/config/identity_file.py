@@ -25,6 +25,7 @@ _FORMS: Final = {
     KIND_MLDSA87: (b"cryprq-identity-v2 ml-dsa-87 ", b"cryprq v2 identity file ml-dsa-87"),
 }
 """How the file of each kind begins, and the label of its check."""
+_MAGICS: Final = tuple(magic for magic, _ in _FORMS.values())
 _CHECK_SIZE: Final = 10  # seed and check are 42 bytes: base64 without padding, so no character has spare bits
 _FILE_SIZE_MAX: Final = max(len(magic) for magic, _ in _FORMS.values()) + (SEED_SIZE + _CHECK_SIZE) // 3 * 4 + 1
 
@@ -39,7 +40,9 @@ def load_identity(path: Path) -> Identity:
     ``private_file.read`` says who may have access to it.
     """
     try:
-        data = private_file.read(path, _FILE_SIZE_MAX, "identity file")
+        data = private_file.read(
+            path, _FILE_SIZE_MAX, "identity file", "`cryprq keygen --out FILE`", lambda data: data.startswith(_MAGICS)
+        )
     except FileNotFoundError:
         raise IdentityError(f"no identity file {path}; `cryprq keygen --out {path}` makes one") from None
     except OSError as error:

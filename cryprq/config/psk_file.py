@@ -32,7 +32,9 @@ def load_psk(path: Path) -> bytearray:
     """The key in a file, 32 bytes, which the caller wipes. PskError if it is absent, damaged, or open to anyone but its
     owner (as for the identity file), or if the key is all zero."""
     try:
-        data = private_file.read(path, _FILE_SIZE_MAX, "pre-shared key")
+        data = private_file.read(
+            path, _FILE_SIZE_MAX, "pre-shared key", "`cryprq genpsk --out FILE`", lambda data: bool(_decode(data))
+        )
     except FileNotFoundError:
         raise PskError(
             f"no pre-shared key {path}; `cryprq genpsk --out {path}` makes one, and the peer needs a copy"
@@ -41,15 +43,22 @@ def load_psk(path: Path) -> bytearray:
         raise PskError(f"cannot read the pre-shared key {path}: {error.strerror}{private_file.remedy(error)}") from None
     except private_file.NotPrivate as error:
         raise PskError(str(error)) from None
+    psk = _decode(data)
+    wipe(data)
+    if psk is None:
+        raise PskError(f"{path} is no pre-shared key: it has {PSK_SIZE} bytes in base64, as `cryprq genpsk` makes them")
+    return psk
+
+
+def _decode(data: bytearray) -> bytearray | None:
+    """The key, or None if that is none: zeros are what stands for no key in the key schedule."""
     try:
         psk = bytearray(binascii.a2b_base64(data.removesuffix(b"\n"), strict_mode=True))
     except binascii.Error:
-        psk = bytearray()
-    finally:
-        wipe(data)
+        return None
     if len(psk) != PSK_SIZE or not any(psk):
         wipe(psk)
-        raise PskError(f"{path} is no pre-shared key: it has {PSK_SIZE} bytes in base64, as `cryprq genpsk` makes them")
+        return None
     return psk
 
 

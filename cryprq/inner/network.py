@@ -38,6 +38,7 @@ class NetworkObserver(Protocol):
     def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
+    def tunnel_routes(self, networks: Sequence[Network]) -> None: ...
     def tunnel_mtu(self, mtu: int) -> None: ...
     def forwarding_off(self, sysctl: str) -> None: ...
 
@@ -63,9 +64,10 @@ class InnerNetwork:
         self._allowed = AllowedIps()
         self._handles: dict[PeerId, int] = {}
         self._forwarding_told: set[int] = set()
+        self._routed: set[Network] = set()
         self._configured_mtu = mtu
         self.mtu = mtu
-        """The TUN's MTU: the smallest of the configured one and those that gateways gave."""
+        """The TUN's MTU: the configured one, or less if no gateway takes as much."""
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
@@ -162,7 +164,8 @@ class InnerNetwork:
         self._observer.tunnel_addresses(peer_id, addresses)
 
     def _set_mtu(self) -> None:
-        mtu = min([self._configured_mtu, *self._mtus.values()])
+        # A peer that takes less than others is looked after by the data plane, packet by packet.
+        mtu = min(self._configured_mtu, max(self._mtus.values(), default=self._configured_mtu))
         if mtu != self.mtu:
             self._device.set_mtu(mtu)
             self.mtu = mtu
@@ -170,7 +173,11 @@ class InnerNetwork:
 
     def _apply(self) -> None:
         self._plane.set_routes(self._allowed.routes(self._handles))
-        self._device.set_routes(self._allowed.interface_routes(self.addresses))
+        routes = self._allowed.interface_routes(self.addresses)
+        self._device.set_routes(routes)
+        if routes != self._routed:
+            self._routed = routes
+            self._observer.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
 
     def check_forwarding(self, networks: Sequence[Network]) -> None:
         """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""

@@ -51,6 +51,8 @@ class SocketGroup:
     port: int
     rcvbuf: int
     """Bytes of receive buffer that the kernel granted to each socket, at most ``BUFFER_SIZE``."""
+    mark: int = 0
+    """What all that they send is marked with (SO_MARK), 0 for nothing."""
     offloads: dict[str, str] = field(default_factory=dict)
     """State by name: ``udp_segment`` and ``udp_gro`` are ``on``, ``off`` or ``unavailable: reason``."""
 
@@ -67,6 +69,7 @@ class SocketGroup:
         try:
             for member in (self.control, *self.data):
                 member.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            self.mark = mark
         except OSError as error:
             raise MachineError(f"cannot mark the UDP sockets with {mark:#x}: {error.strerror}") from error
 
@@ -113,7 +116,7 @@ def open_group(
     except BaseException:
         _close(members)
         raise
-    return SocketGroup(control, members[1:], family, port, rcvbuf, states)
+    return SocketGroup(control, members[1:], family, port, rcvbuf, offloads=states)
 
 
 def _set_hop_limit(member: socket.socket, hops: int) -> None:
@@ -179,7 +182,9 @@ def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    # Records may be fragmented until the path MTU is probed; QUIC keeps its datagrams small.
+    # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams of at
+    # most 1280 bytes may be for good: a handshake has to get through whatever the path is like, and nothing would find
+    # out for QUIC, which has no probes, that one with DF does not.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

@@ -43,13 +43,15 @@ def _lines(path: Path) -> list[str]:
         return []  # IPv6 is off, or there is no /proc
 
 
-def path_mtu(host: str) -> int:
-    """The largest packet that fits on the way to a numeric address, as far as this host knows. OSError: there is no way
-    to it."""
+def path_mtu(host: str, mark: int = 0) -> int:
+    """The largest packet that fits on the way to a numeric address, as far as this host knows, for packets with that
+    mark (SO_MARK). OSError: there is no way to it."""
     if ip_address(host).version == 4:
         family, level, option = socket.AF_INET, socket.IPPROTO_IP, _IP_MTU
     else:
         family, level, option = socket.AF_INET6, socket.IPPROTO_IPV6, _IPV6_MTU
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.connect((host, 9))  # asks the routes; nothing is sent
         return sock.getsockopt(level, option)

@@ -222,11 +222,12 @@ class Outbound:
             connection.close(CloseCode.REFUSED)
             return
         connection.authenticated()
+        self._peer.token = accepted.parameters.token
         duration = now - self._began()
         self._reporter.handshake_complete(
             self._peer.peer_id, self.remote, "outbound", session.kem, accepted.kind.name, session.suite, duration
         )
-        self._link = self._peer.adopt(session, connection, self._lease, now, keepalive=accepted.parameters.keepalive)
+        self._link = self._peer.adopt(session, connection, self._lease, now, told=accepted.parameters)
         self._finish(Outcome.SESSION)
 
     def _began(self) -> float:

@@ -13,6 +13,8 @@ from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
+    EVENT_PROBE_ACKED,
+    EVENT_RECORD_REFUSED,
     EVENT_ROTATE_DUE,
     PeerStats,
     PlaneError,
@@ -23,6 +25,7 @@ from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
 from cryprq.protocol.actions import (
     Action,
@@ -39,9 +42,10 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import PROBE_TIMEOUT
+from cryprq.protocol.constants import MTU_SEALABLE_MAX, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session, State
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
@@ -70,17 +74,31 @@ class Peer:
         permits: Callable[[PeerId], bool],
         allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
+        mtu: Callable[[], int],
+        hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``changed`` is called when the peer may
+        for who is told; ``mtu`` and ``hint`` are those of ``Path``; ``changed`` is called when the peer may
         want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
         self.peer_id = peer_id
+        self.token = b""
+        """What it gave this node to be let in by at the next dial; empty: nothing. In memory only."""
         self.handle = plane.add_peer()
         self.current: Link | None = None
         self.links: list[Link] = []
         self.liveness = Liveness()
+        self.path = Path(
+            peer_id,
+            self.handle,
+            plane=plane,
+            observer=observer,
+            mtu=mtu,
+            sending_index=self._sending_index,
+            round_trip=lambda: self.round_trip,
+            hint=hint,
+        )
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
@@ -126,17 +144,24 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(
-        self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, keepalive: int | None = None
-    ) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
-        the peer's parameters ask for.
+    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, told: Parameters) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``told`` is what the
+        peer says of itself: how large a packet it takes, and how often it wants to be heard from.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
         """
         link = Link(
-            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+            session,
+            carrier,
+            lease,
+            carrier.remote,
+            carrier.local,
+            next(self._serials),
+            now,
+            now,
+            keepalive=told.keepalive,
+            mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -169,7 +194,10 @@ class Peer:
     def event(self, rx_index: int, flags: int, now: Boottime) -> None:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
-            self._endpoint_moved()
+            self._endpoint_moved(now)
+        if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
+            self.path.event(flags, now)
+            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -205,7 +233,9 @@ class Peer:
         if self.current is None:
             return
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
+        stats = self._plane.peer_stats(self.handle)
+        verdict = self.liveness.look(stats, now, self.current.keepalive)
+        self.path.look(stats, now)
         if verdict is Verdict.SEND_EMPTY:
             self._send_empty()
         if self.liveness.silent is not was_silent:
@@ -216,10 +246,12 @@ class Peer:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
+        times = (self.path.next_timer(), *(link.session.next_timer() for link in self.links))
+        return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
-        """Lets every session act whose time has come."""
+        """Lets every session act whose time has come, and the path."""
+        self.path.handle_timer(now)
         for link in tuple(self.links):
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
@@ -299,7 +331,7 @@ class Peer:
                 self._install(link, keys, lifetime)
             case Activate(rx_index):
                 if not self._lost_race(link):
-                    self._plane.activate(rx_index)
+                    self._activate(link, rx_index)
             case Promote(rx_index):
                 link.promoted_index = rx_index
                 if not self._lost_race(link):
@@ -340,6 +372,11 @@ class Peer:
         )
         link.indices.add(keys.rx_index)
 
+    def _activate(self, link: Link, rx_index: int) -> None:
+        """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
+        self.path.set_limit(link.mtu)
+        self._plane.activate(rx_index)
+
     def _remove(self, link: Link, rx_index: int) -> None:
         if self._plane.has(rx_index):
             self._plane.remove(rx_index)
@@ -363,6 +400,7 @@ class Peer:
         for other in tuple(self.links):
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
                 self._retire(other, CloseCode.REPLACED, now)
+        self.path.begin("session", now)
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
@@ -415,6 +453,7 @@ class Peer:
         self._hang_up(link, code, reason)
         if link is self.current:
             self.current = None
+            self.path.end()
             self._tell_end(reason)
         elif self.current is not None:
             self._resume(self.current)
@@ -431,24 +470,31 @@ class Peer:
 
     def _resume(self, link: Link) -> None:
         """Sends on the current session, whichever other one was activated last."""
-        uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
-        for index, use in uses:
-            if index is not None and self._plane.has(index):
-                use(index)
+        sending, promoted = link.session.sending_index, link.promoted_index
+        if sending is not None and self._plane.has(sending):
+            self._activate(link, sending)
+        if promoted is not None and self._plane.has(promoted):
+            self._plane.promote(promoted)
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
         self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
         link.endpoint_set = True
 
-    def _endpoint_moved(self) -> None:
+    def _endpoint_moved(self, now: Boottime) -> None:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self._send_empty()
+        if self.current is not None:
+            self.path.begin("moved", now)
+            self._changed()
+
+    def _sending_index(self) -> int | None:
+        return self.current.session.sending_index if self.current is not None else None
 
     def _send_empty(self) -> None:
-        index = self.current.session.sending_index if self.current is not None else None
+        index = self._sending_index()
         if index is not None and self._plane.has(index):
             self._plane.send_empty(index)

@@ -35,6 +35,7 @@ class PeerTable:
         observer: PeerObserver,
         permits: Callable[[PeerId], bool],
         records_soft: int,
+        hint: Callable[[str], int],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -45,6 +46,7 @@ class PeerTable:
         self._observer = observer
         self._permits = permits
         self._records_soft = records_soft
+        self._hint = hint
         self._changed = changed
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
@@ -74,6 +76,8 @@ class PeerTable:
                 permits=self._permits,
                 allowed=self._network.allowed,
                 records_soft=self._records_soft,
+                mtu=lambda: self._network.mtu,
+                hint=self._hint,
                 changed=partial(self._touch, peer_id),
                 later=self._later,
             )

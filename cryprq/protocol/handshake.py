@@ -27,7 +27,7 @@ from cryprq.protocol.constants import (
     X25519_SIZE,
 )
 from cryprq.protocol.frames import CloseCode, Cursor, FrameError
-from cryprq.protocol.identity import Credentials, Identity, Kind
+from cryprq.protocol.identity import Identity, Kind, Proof
 from cryprq.protocol.kem import SIZES, Ephemeral, KemError, encapsulate
 from cryprq.protocol.key_schedule import Secret, wipe
 from cryprq.protocol.parameters import Parameters
@@ -265,7 +265,7 @@ class Initiator(_Machine):
             self._verify_listener(th1, opened)
             th2 = key_schedule.transcript2(th1, body)
             statement = key_schedule.initiator_statement(th2, self._identity.record)
-            plaintext = Credentials.of(self._identity, statement).encode() + self._parameters.encode()
+            plaintext = Proof.of(self._identity, statement).encode() + self._parameters.encode()
             assert self._k_i2r is not None
             message3 = key_schedule.seal_once(self._k_i2r, th2, plaintext)
             wipe(self._k_i2r)
@@ -311,14 +311,14 @@ class Initiator(_Machine):
     def _verify_listener(self, th1: bytes, opened: bytes) -> None:
         """The peer ID first: a signature of somebody else is not worth a look."""
         cursor = Cursor(opened)
-        credentials = Credentials.take(cursor)
+        proof = Proof.take(cursor)
         cursor.end()
-        claimed = credentials.peer_id
+        claimed = proof.peer_id
         if not hmac.compare_digest(claimed.digest, self._peer_id.digest):
             raise _Failure("wrong_peer_id", claimed)
-        if not credentials.verify(key_schedule.responder_statement(th1, credentials.record)):
+        if not proof.verify(key_schedule.responder_statement(th1, proof.record)):
             raise _Failure("signature", claimed)
-        self._peer_kind = credentials.kind
+        self._peer_kind = proof.kind
 
 
 class Responder(_Machine):
@@ -375,10 +375,10 @@ class Responder(_Machine):
             )
             th1 = key_schedule.transcript1(self._binding, body, clear)
             k_r2i = self._agree(th1, answer.shared)
-            credentials = Credentials.of(
+            proof = Proof.of(
                 self._identity, key_schedule.responder_statement(th1, self._identity.record)
             ).encode()
-            message2 = clear + key_schedule.seal_once(k_r2i, th1, credentials)
+            message2 = clear + key_schedule.seal_once(k_r2i, th1, proof)
             wipe(k_r2i)
             self._transcript = key_schedule.transcript2(th1, message2)
         return message2
@@ -393,11 +393,11 @@ class Responder(_Machine):
             if opened is None:
                 raise _Failure("tag")
             cursor = Cursor(opened)
-            credentials = Credentials.take(cursor)
-            claimed = credentials.peer_id
+            proof = Proof.take(cursor)
+            claimed = proof.peer_id
             if claimed == self._identity.peer_id:
                 raise _Failure("own_peer_id", claimed)
-            if not credentials.verify(key_schedule.initiator_statement(th2, credentials.record)):
+            if not proof.verify(key_schedule.initiator_statement(th2, proof.record)):
                 raise _Failure("signature", claimed)
             if not permits(claimed):
                 raise _Failure("not_allowlisted", claimed)
@@ -406,7 +406,7 @@ class Responder(_Machine):
                 raise _Failure("parameters", claimed)
             self._peer_id = claimed
             self._transcript = key_schedule.transcript3(th2, body)
-        return Auth(claimed, credentials.kind, self._peer_parameters)
+        return Auth(claimed, proof.kind, self._peer_parameters)
 
     def message4(
         self, status: int, parameters: Parameters, now: Boottime, psk: Secret | None = None

@@ -81,15 +81,24 @@ class Identity:
     Made by ``generate`` or ``from_seed``; ``cryprq.config.identity_file`` keeps one in a file.
     """
 
-    __slots__ = ("_ed25519", "_mldsa", "peer_id", "record")
+    __slots__ = ("_ed25519", "_mldsa", "peer_id", "record", "token_key")
 
     record: bytes
     """Kind (1) || Ed25519 public key (32) || ML-DSA public key (1952 or 2592)."""
     peer_id: PeerId
+    token_key: bytes
+    """Of the tokens that this node gives to its peers (32 bytes). It opens nothing but these."""
 
-    def __init__(self, kind: Kind, ed25519: Ed25519PrivateKey, mldsa: MLDSA65PrivateKey | MLDSA87PrivateKey) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        ed25519: Ed25519PrivateKey,
+        mldsa: MLDSA65PrivateKey | MLDSA87PrivateKey,
+        token_key: bytes,
+    ) -> None:
         self._ed25519 = ed25519
         self._mldsa = mldsa
+        self.token_key = token_key
         self.record = (
             bytes((kind.number,)) + ed25519.public_key().public_bytes_raw() + mldsa.public_key().public_bytes_raw()
         )
@@ -104,8 +113,8 @@ class Identity:
     def from_seed(cls, seed: bytes | bytearray, kind: int = KIND_MLDSA65) -> Self:
         """The identity of a 32-byte seed (ValueError for another size). The buffer stays the caller's to wipe.
 
-        Ed25519 (RFC 8032) and ML-DSA (FIPS 204, xi) seeds are HKDF-SHA-256 outputs (RFC 5869) under labels of the kind.
-        KeyError for a kind that is not one of ``KINDS``.
+        Ed25519 (RFC 8032) and ML-DSA (FIPS 204, xi) seeds are HKDF-SHA-256 outputs (RFC 5869) under labels of the kind,
+        and the key of tokens is one under a third label. KeyError for a kind that is not one of ``KINDS``.
         """
         if len(seed) != SEED_SIZE:
             raise ValueError(f"an identity seed has {SEED_SIZE} bytes, not {len(seed)}")
@@ -116,9 +125,11 @@ class Identity:
             ed25519 = Ed25519PrivateKey.from_private_bytes(part)
             _derive(seed, chosen.mldsa_label, part)
             mldsa = chosen.private_key.from_seed_bytes(part)
+            _derive(seed, b"cryprq v2 identity tokens", part)
+            token_key = bytes(part)
         finally:
             wipe(part)
-        return cls(chosen, ed25519, mldsa)
+        return cls(chosen, ed25519, mldsa, token_key)
 
     @property
     def kind(self) -> Kind:
@@ -134,7 +145,7 @@ class Identity:
         return f"<Identity {self.peer_id}>"
 
 
-class Credentials(NamedTuple):
+class Proof(NamedTuple):
     """By which one end of a handshake proves who it is: its record and both signatures of a statement."""
 
     record: bytes

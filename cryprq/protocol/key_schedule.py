@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import IV_SIZE, KEY_SIZE, LANE_SECRET_SIZE, PSK_SIZE
+from cryprq.protocol.constants import IV_SIZE, KEY_SIZE, KNOCK_TAG_SIZE, LANE_SECRET_SIZE, PSK_SIZE
 
 Secret = bytes | bytearray
 
@@ -61,6 +61,17 @@ def knock(responder_digest: bytes, channel_binding: bytes, m1_without_knock: byt
     """What M1 ends with: a filter that only those who know the responder's peer ID pass, not authentication."""
     key = digest(b"cryprq v2 knock", responder_digest)
     return hmac.digest(key, channel_binding + m1_without_knock, "sha256")
+
+
+def first_knock_key(responder_digest: bytes) -> bytes:
+    """The key of every ``first_knock`` for the responder with that peer ID (32 bytes)."""
+    return digest(b"cryprq v2 first knock", responder_digest)
+
+
+def first_knock(key: bytes, random: bytes, step: int) -> bytes:
+    """The connection ID (20 bytes) that a dialer's first datagram goes to: ``random`` (8) and a tag over it and the
+    number of the ``KNOCK_STEP`` of Unix time, so that a recorded one is soon worth nothing. A filter like ``knock``."""
+    return random + hmac.digest(key, random + step.to_bytes(8, "big"), "sha256")[:KNOCK_TAG_SIZE]
 
 
 def transcript1(channel_binding: bytes, m1: bytes, m2_clear: bytes) -> bytes:

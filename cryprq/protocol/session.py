@@ -479,9 +479,12 @@ class Session:
             return [Remove(epoch.rx_index)]
         self._pending = None
         actions: list[Action] = [Remove(epoch.rx_index)]
-        if self.state is not State.RETIRED:
+        if self.state is not State.RETIRED and self._current is not None:
             self._empty_at = None
             self.rotation = Rotation.IDLE
+            if self._dials:  # it was sending on the pending epoch
+                self._number = self._current.number
+                actions.append(Activate(self._current.rx_index))
             actions += [RotationFailed("key_expired"), *self._fail_channel(CloseCode.TIMEOUT, "key_expired")]
         return actions
 

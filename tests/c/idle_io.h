@@ -1,6 +1,6 @@
 /*
  * In place of csrc/cq_io.c, for programs that drive the loops themselves, without a kernel, a clock or threads: what
- * does nothing. The program has cq_io_send, cq_io_send_each and cq_io_tun_read of its own.
+ * does nothing. The program has cq_io_send, cq_io_send_each, cq_io_tun_read and cq_io_tun_write of its own.
  */
 #ifndef IDLE_IO_H
 #define IDLE_IO_H

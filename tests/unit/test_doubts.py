@@ -54,6 +54,7 @@ def test_flag_whose_last_value_wins_is_told(flag: str, first: str, last: str) ->
     [
         ("CRYPRQ_ALLOW_PEER", "; did you mean CRYPRQ_ALLOW_PEERS?"),
         ("CRYPRQ_LISTEN_ADDR", "; did you mean CRYPRQ_LISTEN?"),
+        ("CRYPRQ_ALLOW_ANY", "; --allow-any is a flag, and a key of the file, alone"),
         ("CRYPRQ_XYZZY", ""),
     ],
 )

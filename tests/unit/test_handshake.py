@@ -16,7 +16,7 @@ from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, FRAME_MAX, KEMS
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
-from cryprq.protocol.identity import Credentials, Identity
+from cryprq.protocol.identity import Identity, Proof
 from cryprq.protocol.kem import SIZES
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters
@@ -294,7 +294,7 @@ def test_listener_with_another_identity_is_refused_before_its_signatures(monkeyp
     impostor.peer_id = LISTENER.peer_id  # it knows the ID that is dialled, and so what the knock has to be
     pair = Pair(listener=impostor)  # type: ignore[arg-type]  # see Forger
     message2 = pair.run(until=2)
-    monkeypatch.setattr(Credentials, "verify", lambda *_: pytest.fail("a signature was checked"))
+    monkeypatch.setattr(Proof, "verify", lambda *_: pytest.fail("a signature was checked"))
     error = refused(pair, 2, message2)
     assert error.reason == "wrong_peer_id"
     assert error.peer_id == STRANGER.peer_id
@@ -308,7 +308,7 @@ def test_peer_outside_the_allowlist_is_refused_by_its_proven_id(monkeypatch: pyt
 def test_allowlist_is_not_asked_about_an_id_that_is_only_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(permits=lambda peer: pytest.fail("it was asked"))
     message3 = pair.run(until=3)
-    monkeypatch.setattr(Credentials, "verify", lambda *_: False)
+    monkeypatch.setattr(Proof, "verify", lambda *_: False)
     error = refused(pair, 3, message3)
     assert (error.reason, error.peer_id) == ("signature", DIALER.peer_id)
 

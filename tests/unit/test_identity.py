@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cryprq.config.identity_file import IdentityError, create_identity, load_identity, load_or_create_identity
 from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87, RECORD_SIZES, PeerId
 from cryprq.protocol.frames import Cursor, FrameError
-from cryprq.protocol.identity import KINDS, SIG_ED25519_SIZE, Credentials, Identity, verify_record
+from cryprq.protocol.identity import KINDS, SIG_ED25519_SIZE, Identity, Proof, verify_record
 
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 SEED = bytes(range(32))
@@ -150,22 +150,22 @@ def test_each_key_of_the_record_counts(signer: Identity) -> None:
     assert not verify_record(signer.record[:33] + other[33:], b"message", *signatures)
 
 
-def test_credentials_are_read_as_they_were_written(signer: Identity) -> None:
-    credentials = Credentials.of(signer, b"message")
-    cursor = Cursor(credentials.encode() + b"more")
-    assert Credentials.take(cursor) == credentials
+def test_proof_is_read_as_it_was_written(signer: Identity) -> None:
+    proof = Proof.of(signer, b"message")
+    cursor = Cursor(proof.encode() + b"more")
+    assert Proof.take(cursor) == proof
     assert cursor.rest() == b"more"
-    assert (credentials.peer_id, credentials.kind) == (signer.peer_id, signer.kind)
-    assert credentials.verify(b"message")
-    assert not credentials.verify(b"another message")
+    assert (proof.peer_id, proof.kind) == (signer.peer_id, signer.kind)
+    assert proof.verify(b"message")
+    assert not proof.verify(b"another message")
 
 
 @pytest.mark.parametrize("kind", [0, 3, 255])
-def test_credentials_of_an_unknown_kind_or_too_short_are_refused(kind: int) -> None:
-    encoded = Credentials.of(Identity.from_seed(SEED), b"message").encode()
+def test_proof_of_an_unknown_kind_or_too_short_is_refused(kind: int) -> None:
+    encoded = Proof.of(Identity.from_seed(SEED), b"message").encode()
     for data in (b"", encoded[:-1], bytes((kind,)) + encoded[1:]):
         with pytest.raises(FrameError):
-            Credentials.take(Cursor(data))
+            Proof.take(Cursor(data))
 
 
 @given(record=st.binary(max_size=64), ed25519=st.binary(max_size=80), mldsa=st.binary(max_size=80))

@@ -18,7 +18,7 @@ from cryprq._fastpath import PeerStats
 from cryprq.address import Address
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
-from cryprq.peers.inbound import Admittance, Inbound
+from cryprq.peers.inbound import Admittance, Announcement, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameType
@@ -73,11 +73,12 @@ class End(Side):
         self.admittance = Admittance(
             settings=self.settings,
             allowlist=self.allowlist,  # type: ignore[arg-type]
-            announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
+            announced=Announcement((ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24"))),
             obtain=self._obtain,
             allowed=self.allowlist.networks_for,
             spares_endpoint=lambda network: network in self.spared,
             allow_m2=self._allow_m2,
+            token_for=lambda peer: b"token for " + peer,
             reporter=self.observer,  # type: ignore[arg-type]
             clock=clock,
         )
@@ -87,7 +88,7 @@ class End(Side):
             raise self.obtain_error
         return self.peer
 
-    def _allow_m2(self) -> bool:
+    def _allow_m2(self, _: Any) -> bool:
         self.tokens -= 1
         return self.tokens >= 0
 
@@ -230,7 +231,8 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
-    net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60, {})  # type: ignore[arg-type]
+    announced = Announcement((ip_network("10.9.0.0/24"),))
+    net.right.admittance.reconfigure(net.right.allowlist, announced, 60, {})  # type: ignore[arg-type]
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
@@ -436,14 +438,15 @@ def test_handshake_that_is_under_way_when_the_listener_stops_ends_without_a_sess
     assert not len(net.right.pool)
 
 
-@pytest.mark.parametrize(("steps", "failures"), [(0, 0), (1, 1)])
-def test_dialer_that_goes_after_m2_has_failed(net: Net, steps: int, failures: int) -> None:
-    """An M2 costs signatures and an encapsulation. Before it, a dialer may have found another way."""
+@pytest.mark.parametrize("steps", [0, 1])
+def test_dialer_that_goes_before_m3_has_failed_and_that_is_told(net: Net, steps: int) -> None:
+    """TLS costs a signature, an M2 more of them and an encapsulation."""
     path = net.path(net.left, net.right)
     for _ in range(steps):
         path.step()
     path.inbound.closed(path.there, 3, "", True)  # type: ignore[arg-type]
-    assert path.there.failures == failures
+    assert path.there.failures == 1
+    assert net.right.observer.last("handshake_failed")[0] == "left"
 
 
 def test_dialer_that_gets_its_session_has_not_failed(net: Net) -> None:

@@ -8,6 +8,7 @@ from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTA
 from cryprq.address import Address
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import INNER, SILENT, World
 
@@ -100,6 +101,24 @@ def test_newer_session_replaces_the_older_one_without_a_gap(world: World) -> Non
     assert left.observer.names.count("peer_connected") == 1
     assert "peer_disconnected" not in left.observer.names + right.observer.names
     assert len(left.pool) == len(right.pool) == 1
+
+
+def test_each_session_tells_anew_what_its_ends_take(world: World) -> None:
+    left, right = world.left, world.right
+
+    def limits() -> tuple[int, int]:
+        return left.plane.mtus[left.peer.handle], right.plane.mtus[right.peer.handle]
+
+    world.connect(left, right, mtus=(1300, 1420))
+    assert limits() == (1420, 1300)
+    world.left.plane.cut = True
+    world.connect(left, right, mtus=(9000, 1380))
+    assert limits() == (1380, 1300)  # the listener still sends on the old session
+    world.left.plane.cut = False
+    world.pass_time(1.5)
+    assert limits() == (1380, 9000)
+    world.connect(left, right, mtus=(65535, None))  # more than any record carries; an end that says nothing
+    assert limits() == (MTU_SEALABLE_MAX, MTU_SEALABLE_MAX)
 
 
 def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -> None:

@@ -401,10 +401,12 @@ def test_pending_key_at_a_volume_limit_fails_the_rotation_only() -> None:
     new = install(initiator.receive_frame(*frame(r2), at(10.0))).keys.rx_index
     assert initiator.key_expired(new, at(11.0)) == [
         Remove(new),
+        Activate(1),
         RotationFailed("key_expired"),
         CloseConnection(CloseCode.TIMEOUT, "key_expired"),
     ]
     assert initiator.rx_indices() == {1}
+    assert (initiator.sending_index, initiator.number) == (1, 0), "the plane sends on what the session says"
 
 
 def test_timer_after_a_long_sleep_ends_everything_at_once() -> None:

@@ -50,6 +50,7 @@ class Rig:
             observer=self.observer,
             permits=lambda _: True,
             records_soft=2**26,
+            hint=lambda _: 1500,
             changed=lambda: None,
             later=lambda delay, call: None,
         )
@@ -100,7 +101,7 @@ def test_removed_peer_keeps_nothing_whatever_fails(part: str, monkeypatch: pytes
     assert rig.plane.removed == [peer.handle]
     assert rig.plane.routes == []
     assert rig.peers.get(ONE) is None
-    assert rig.observer.names == ["internal_error"]
+    assert rig.observer.names.count("internal_error") == 1
 
 
 class Dialling(Rig):

@@ -67,7 +67,7 @@ def record_of(name: str) -> bytes:
     return b(VECTORS["identities"][name]["record"])
 
 
-def credentials(name: str, statement: bytes, drawn: dict[str, str]) -> bytes:
+def proof(name: str, statement: bytes, drawn: dict[str, str]) -> bytes:
     """record || sig_ed25519 || sig_mldsa, the drawn signature checked."""
     ed25519, mldsa = keys(name)
     record, signature = record_of(name), b(drawn["sig_mldsa"])
@@ -146,13 +146,13 @@ def test_handshake(case: dict[str, Any]) -> None:
     assert [b(case[name]) for name in ("th1", "hs", "k_r2i_hs", "k_i2r_hs")] == [th1, hs, k_r2i, k_i2r]
     statement_r = b"cryprq v2 responder\x00" + sha(th1, record_of(listener))
     assert b(case["responder_statement"]) == statement_r
-    m2 = clear + AESGCM(k_r2i).encrypt(bytes(12), credentials(listener, statement_r, drawn["listener"]), th1)
+    m2 = clear + AESGCM(k_r2i).encrypt(bytes(12), proof(listener, statement_r, drawn["listener"]), th1)
     assert b(case["m2"]) == m2
 
     th2 = sha(b"cryprq v2 th2", th1, m2)
     statement_i = b"cryprq v2 initiator\x00" + sha(th2, record_of(dialer))
     assert [b(case[name]) for name in ("th2", "initiator_statement")] == [th2, statement_i]
-    plain = credentials(dialer, statement_i, drawn["dialer"]) + b(inputs["parameters_i"])
+    plain = proof(dialer, statement_i, drawn["dialer"]) + b(inputs["parameters_i"])
     m3 = AESGCM(k_i2r).encrypt(bytes(12), plain, th2)
     assert b(case["m3"]) == m3
 
