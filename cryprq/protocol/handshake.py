@@ -227,6 +227,8 @@ class Initiator(_Machine):
     def abort(self) -> None:
         """Ends the handshake and wipes its secrets. Harmless at any time; the session, if there is one, is apart."""
         super().abort()
+        if self._ephemeral is not None:
+            self._ephemeral.drop()
         wipe(self._psk)
         self._ephemeral = self._psk = None
 
@@ -375,9 +377,7 @@ class Responder(_Machine):
             )
             th1 = key_schedule.transcript1(self._binding, body, clear)
             k_r2i = self._agree(th1, answer.shared)
-            proof = Proof.of(
-                self._identity, key_schedule.responder_statement(th1, self._identity.record)
-            ).encode()
+            proof = Proof.of(self._identity, key_schedule.responder_statement(th1, self._identity.record)).encode()
             message2 = clear + key_schedule.seal_once(k_r2i, th1, proof)
             wipe(k_r2i)
             self._transcript = key_schedule.transcript2(th1, message2)

@@ -27,9 +27,9 @@ class OqsKey:
     """A fresh key pair, used once. The library wipes the private key when it is dropped."""
 
     def __init__(self, kem: "OqsKem", native: _Native) -> None:
-        self.encapsulation_key = native.generate_keypair()
         self._kem = kem
         self._native: _Native | None = native
+        self.encapsulation_key = native.generate_keypair()
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
         """The shared secret. OqsError for a ciphertext of another size, and for a second call."""
