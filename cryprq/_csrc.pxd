@@ -35,6 +35,10 @@ cdef extern from "cq_wipe.h" nogil:
     void cq_wipe(void *p, size_t n)
 
 
+cdef extern from "cq_scrub.h" nogil:
+    void cq_scrub_deep()
+
+
 cdef extern from "cq_aead.h" nogil:
     ctypedef struct cq_aead_ops "const struct cq_aead_ops":
         const char *name
@@ -252,6 +256,8 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_stop(cq_plane *plane)
     void cq_plane_free(cq_plane *plane)
     int cq_plane_send_empty(cq_plane *plane, uint32_t rx_index)
+    int cq_plane_send_ping(cq_plane *plane, uint32_t rx_index)
+    void cq_plane_sockets_replaced(cq_plane *plane)
     int cq_plane_send_probe(cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size)
     size_t cq_plane_events(cq_plane *plane, cq_plane_event *events, size_t max)
     void cq_plane_clear_event_fd(cq_plane *plane)

@@ -52,6 +52,11 @@ class PeerStats(NamedTuple):
     last_tx_large_ns: int = 0
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
 
+def wipe(*buffers: bytearray | bytes | None) -> None:
+    """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
+    and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
+    whoever else has the object would see it change."""
+
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
 
@@ -145,6 +150,9 @@ class Plane:
     def send_empty(self, rx_index: int) -> None:
         """A worker seals an empty record (a keepalive) under that epoch and sends it to the peer's endpoint."""
 
+    def send_ping(self, rx_index: int) -> None:
+        """The same for a record that the peer's plane answers with an empty one."""
+
     def send_probe(self, rx_index: int, token: int, size: int) -> None:
         """A worker sends a record of ``size`` bytes (43 up to the tunnel's MTU + 32) under that epoch, which asks the
         peer to acknowledge ``token`` and leaves whole or not at all. The token has 64 bits, is not 0, and its lowest bit
@@ -156,6 +164,10 @@ class Plane:
 
     def acknowledged(self, peer: int) -> list[int]:
         """Tokens of the probes that the peer has acknowledged, as large as they were, since the last call."""
+
+    def sockets_replaced(self) -> None:
+        """The descriptors of ``udp_fds`` are other sockets now, of the same family: receivers that wait, wait for
+        those."""
 
     def events(self) -> list[Event]:
         """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""

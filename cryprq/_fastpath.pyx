@@ -12,7 +12,7 @@ from operator import index
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AsString
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -108,6 +108,19 @@ cdef check_tun(fd):
 
 
 # ---- secrets ----
+
+def wipe(*buffers):
+    """Overwrites each buffer, and what computations have left on the stack and in registers."""
+    for buffer in buffers:
+        if isinstance(buffer, bytearray):
+            cq_wipe(PyByteArray_AsString(buffer), len(buffer))
+        elif isinstance(buffer, bytes):
+            if len(buffer) > 1:  # Python keeps one object for each of the shorter ones
+                cq_wipe(PyBytes_AsString(buffer), len(buffer))
+        elif buffer is not None:
+            raise TypeError(f"cannot wipe a {type(buffer).__name__}")
+    cq_scrub_deep()
+
 
 cdef size_t hold_lanes(secrets, str what, Py_buffer *view) except 0:
     """How many lanes the secrets are for. The buffer cannot be resized until ``wipe_secrets`` lets go of it."""
@@ -493,6 +506,11 @@ cdef class Plane:
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
 
+    def send_ping(self, rx_index):
+        """A worker seals a record under that epoch that its peer is to answer."""
+        self.slot(rx_index)
+        check(cq_plane_send_ping(self.plane, rx_index), "send a ping")
+
     def send_probe(self, rx_index, token, size):
         """A worker sends a probe of the path under that epoch."""
         self.slot(rx_index)
@@ -502,6 +520,10 @@ cdef class Plane:
             ),
             f"send a probe of {size} bytes",
         )
+
+    def sockets_replaced(self):
+        """The descriptors of the UDP sockets are other sockets now."""
+        cq_plane_sockets_replaced(self.live())
 
     # ---- what the workers report ----
 

@@ -21,6 +21,7 @@ static_assert((CQ_NOTICES_MAX & (CQ_NOTICES_MAX - 1)) == 0, "sequences wrap arou
 
 enum cq_notice_kind {
     CQ_NOTICE_EMPTY,
+    CQ_NOTICE_PING,
     CQ_NOTICE_PROBE, /* `size` is that of the record to make */
     CQ_NOTICE_ACK,   /* `size` is that of the record that came */
 };

@@ -17,7 +17,7 @@
 #define CQ_RECORD_LARGE 1200u
 
 struct cq_path {
-    _Atomic uint32_t whole_max; /* the largest record that is never fragmented; 0: any may be */
+    _Atomic uint32_t whole_max;     /* the largest record that is never fragmented; 0: any may be */
     _Atomic uint64_t last_large_ns; /* CLOCK_BOOTTIME when a record of more than CQ_RECORD_LARGE was last sent */
     /* Tokens, the lowest bit clear as long as no acknowledgement has come; 0: free. A size is older than its token. */
     _Atomic uint64_t tokens[CQ_PROBES_MAX];

@@ -106,14 +106,24 @@ void cq_plane_free(struct cq_plane *plane)
 
 /* ---- for the control thread ---- */
 
-int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
+static int send_without_packet(struct cq_plane *plane, uint32_t rx_index, enum cq_notice_kind kind)
 {
     struct cq_slot *slot = cq_table_find(atomic_load(&plane->shared.tables.current), rx_index);
     if (slot == NULL)
         return CQ_E_ARGUMENT;
     /* Where there is no room, what waits there are records of that epoch as well. */
-    (void)cq_worker_notify(&plane->shared, slot, (struct cq_notice){.kind = CQ_NOTICE_EMPTY});
+    (void)cq_worker_notify(&plane->shared, slot, (struct cq_notice){.kind = kind});
     return CQ_OK;
+}
+
+int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
+{
+    return send_without_packet(plane, rx_index, CQ_NOTICE_EMPTY);
+}
+
+int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index)
+{
+    return send_without_packet(plane, rx_index, CQ_NOTICE_PING);
 }
 
 int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size)
@@ -127,6 +137,12 @@ int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t toke
     (void)cq_worker_notify(&plane->shared, slot,
                            (struct cq_notice){.kind = CQ_NOTICE_PROBE, .size = size, .token = token});
     return CQ_OK;
+}
+
+void cq_plane_sockets_replaced(struct cq_plane *plane)
+{
+    for (size_t i = 0; i < plane->shared.options.workers; i++)
+        cq_worker_wake(cq_rx_worker(plane->rx[i]));
 }
 
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max)

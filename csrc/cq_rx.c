@@ -6,8 +6,8 @@
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
  *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. A TCP
- *              SYN announces no larger segments than the way back takes. A probe of the path is acknowledged, by a tx
- *              worker: a receiver has no send lane.
+ *              SYN announces no larger segments than the way back takes. A probe of the path is acknowledged and a ping
+ *              answered, by a tx worker: a receiver has no send lane.
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *
@@ -257,12 +257,11 @@ static size_t message_length(const uint8_t *p, size_t n)
 }
 
 /* Answers where records for the peer go now: an answer that the asker did not get is no answer. */
-static void acknowledge(struct cq_rx *rx, const struct cq_peer *peer, uint64_t token, size_t size)
+static void answer(struct cq_rx *rx, const struct cq_peer *peer, struct cq_notice notice)
 {
     struct cq_slot *active = rx->worker.table->peers[peer->handle].active;
     if (active != NULL)
-        (void)cq_worker_notify(rx->worker.shared, active,
-                               (struct cq_notice){.kind = CQ_NOTICE_ACK, .size = (uint32_t)size, .token = token});
+        (void)cq_worker_notify(rx->worker.shared, active, notice);
 }
 
 /* An in-band message of n bytes, in a record of `size`. One that is shorter than its kind has to be says nothing; what
@@ -272,7 +271,9 @@ static void in_band(struct cq_rx *rx, struct cq_peer *peer, const uint8_t *p, si
     const uint8_t *body = p + CQ_MESSAGE_HEADER_SIZE;
     n -= CQ_MESSAGE_HEADER_SIZE;
     if (p[0] == CQ_MESSAGE_PATH_PROBE && n >= CQ_PATH_PROBE_LENGTH)
-        acknowledge(rx, peer, cq_get64(body), size);
+        answer(rx, peer, (struct cq_notice){.kind = CQ_NOTICE_ACK, .size = (uint32_t)size, .token = cq_get64(body)});
+    else if (p[0] == CQ_MESSAGE_PING)
+        answer(rx, peer, (struct cq_notice){.kind = CQ_NOTICE_EMPTY});
     else if (p[0] == CQ_MESSAGE_PATH_ACK && n >= CQ_PATH_ACK_LENGTH &&
              cq_path_acknowledge(&peer->path, cq_get64(body), cq_get16(body + 8)))
         cq_worker_raise_peer(&rx->worker, peer, CQ_EVENT_PROBE_ACKED);

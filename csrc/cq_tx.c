@@ -244,6 +244,11 @@ static size_t write_notice(const struct cq_notice *notice, uint8_t *payload)
 {
     if (notice->kind == CQ_NOTICE_EMPTY)
         return 0;
+    if (notice->kind == CQ_NOTICE_PING) {
+        payload[0] = CQ_MESSAGE_PING;
+        cq_put16(payload + 1, 0);
+        return CQ_MESSAGE_HEADER_SIZE;
+    }
     const bool probe = notice->kind == CQ_NOTICE_PROBE;
     const uint16_t length = probe ? CQ_PATH_PROBE_LENGTH : CQ_PATH_ACK_LENGTH;
     payload[0] = probe ? CQ_MESSAGE_PATH_PROBE : CQ_MESSAGE_PATH_ACK;
@@ -469,6 +474,7 @@ void cq_tx_free(struct cq_tx *tx)
         cq_wipe_free(tx->runs[i].open, tx->worker.shared->options.mtu); /* plaintext of users */
     }
     cq_wipe_free(tx->packet, TUN_READ_MAX);
+    cq_wipe(tx->answers.out, sizeof tx->answers.out); /* quotes them */
     cq_worker_close(&tx->worker);
     free(tx);
 }

@@ -38,6 +38,7 @@
 /* In-band messages; any other is skipped. */
 #define CQ_MESSAGE_PATH_PROBE 0x10u
 #define CQ_MESSAGE_PATH_ACK 0x11u
+#define CQ_MESSAGE_PING 0x12u   /* an empty record is to answer it */
 #define CQ_PATH_PROBE_LENGTH 8u /* token */
 #define CQ_PATH_ACK_LENGTH 10u  /* token, size of the probe's record (16 bits) */
 

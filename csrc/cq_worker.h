@@ -18,7 +18,7 @@ enum cq_event {
     CQ_EVENT_ROTATE_DUE = 2,
     CQ_EVENT_ENDPOINT_MOVED = 4,
     CQ_EVENT_KEY_EXPIRED = 8,
-    CQ_EVENT_PROBE_ACKED = 16,   /* the peer has acknowledged a probe of the path */
+    CQ_EVENT_PROBE_ACKED = 16,    /* the peer has acknowledged a probe of the path */
     CQ_EVENT_RECORD_REFUSED = 32, /* a record was too large for the link, and left in fragments */
 };
 
@@ -41,7 +41,7 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
-    int notice_fd; /* wakes the worker that sends them; -1: there is none yet */
+    int notice_fd;                  /* wakes the worker that sends them; -1: there is none yet */
     _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
     _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */
     _Atomic int failure;            /* errno of a worker that gave up, 0 for none */

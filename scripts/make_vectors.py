@@ -150,7 +150,7 @@ class RecordedKey:
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
         assert ciphertext == self.ciphertext
-        return self.shared
+        return bytes(bytearray(self.shared))  # another object: whoever gets it wipes it
 
     def drop(self) -> None:
         """There is nothing to wipe."""

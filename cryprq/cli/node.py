@@ -12,6 +12,7 @@ from cryprq.config.command_line import parser
 from cryprq.config.identity_file import load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
+from cryprq.node import hook
 from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.protocol.constants import AEAD_NAMES
 from cryprq.protocol.key_schedule import wipe
@@ -64,5 +65,7 @@ def _check(config: NodeConfig) -> str:
             raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
         who = str(identity.peer_id)
     wipe(*psk_file.load_all(config.psk_files).values())  # are they there, and private?
+    if config.on_change is not None:
+        hook.check(config.on_change)
     told = "".join(f"\n# warning: {doubt}" for doubt in (*of_machine(config), *of_configuration(config)))
     return f"peer_id = {who}\n{config.describe()}{told}"

@@ -6,9 +6,9 @@ ML-DSA-87 it is ``cryprq-identity-v2 ml-dsa-87 ``, and the hash that of "cryprq 
 seed with another kind would be another identity.
 """
 
-import base64
 import binascii
 import hashlib
+import hmac
 import os
 import secrets
 from pathlib import Path
@@ -18,7 +18,7 @@ from cryprq.config import private_file
 from cryprq.errors import MachineError
 from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87
 from cryprq.protocol.identity import SEED_SIZE, Identity
-from cryprq.protocol.key_schedule import wipe
+from cryprq.protocol.key_schedule import join, take, wipe
 
 _FORMS: Final = {
     KIND_MLDSA65: (b"cryprq-identity-v1 ", b"cryprq v1 identity file"),
@@ -70,7 +70,7 @@ def create_identity(path: Path, kind: int = KIND_MLDSA65) -> Identity:
     ``kind``: ``KIND_MLDSA65`` or ``KIND_MLDSA87``. A missing parent directory is made with mode 0700. IdentityError if
     the path exists or cannot be written.
     """
-    seed = bytearray(secrets.token_bytes(SEED_SIZE))
+    seed = take(secrets.token_bytes(SEED_SIZE))
     data = _encode(kind, seed)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,27 +115,30 @@ def _check(label: bytes, seed: bytearray) -> bytes:
 
 def _encode(kind: int, seed: bytearray) -> bytearray:
     magic, label = _FORMS[kind]
-    return bytearray(magic + base64.b64encode(seed + _check(label, seed)) + b"\n")
+    content = join(seed, _check(label, seed))
+    text = binascii.b2a_base64(content)
+    try:
+        return join(magic, text)
+    finally:
+        wipe(content, text)
 
 
 def _decode(data: bytearray) -> tuple[int, bytearray] | None:
     """Kind and seed, or None if any byte is not as ``_encode`` wrote it (a missing line end is let pass)."""
     for kind, (magic, label) in _FORMS.items():
         if data.startswith(magic):
-            seed = _decode_seed(data[len(magic) :], label)
+            seed = _decode_seed(memoryview(data)[len(magic) : len(data) - data.endswith(b"\n")], label)
             return None if seed is None else (kind, seed)
     return None
 
 
-def _decode_seed(text: bytearray, label: bytes) -> bytearray | None:
+def _decode_seed(text: memoryview, label: bytes) -> bytearray | None:
     try:
-        content = bytearray(binascii.a2b_base64(text.removesuffix(b"\n"), strict_mode=True))
+        content = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:
         return None
-    seed = content[:SEED_SIZE]
-    try:
-        # A content of another size leaves something else than ten bytes for the check, and so fails it.
-        return bytearray(seed) if content[SEED_SIZE:] == _check(label, seed) else None
-    finally:
-        wipe(content)
-        wipe(seed)
+    seed = bytearray(memoryview(content)[:SEED_SIZE])
+    # A content of another size leaves something else than ten bytes for the check, and so fails it.
+    good = hmac.compare_digest(memoryview(content)[SEED_SIZE:], _check(label, seed))
+    wipe(content, None if good else seed)
+    return seed if good else None

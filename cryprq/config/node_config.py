@@ -45,6 +45,9 @@ ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")
 LOG_FORMATS: Final = ("logfmt", "json")
 OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
 """The same names as ``_fastpath.OFFLOADS``."""
+REAUTH_SECS_MIN: Final = 10
+REAUTH_SECS_MAX: Final = 604_800
+"""A week."""
 WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
@@ -167,6 +170,15 @@ class NodeConfig:
         low=ROTATE_SECS_MIN,
         high=ROTATE_SECS_MAX,
         default=300,
+        reload=True,
+    )
+    reauth_secs: int = number(
+        "reauth-secs",
+        env="CRYPRQ_REAUTH_SECS",
+        help="seconds after which the two ends of a tunnel prove again who they are, beside the tunnel that goes on",
+        low=REAUTH_SECS_MIN,
+        high=REAUTH_SECS_MAX,
+        default=3600,
         reload=True,
     )
     routes: tuple[Network, ...] = repeatable(

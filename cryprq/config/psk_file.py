@@ -13,7 +13,7 @@ from cryprq.config import private_file, values
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import PSK_SIZE
-from cryprq.protocol.key_schedule import wipe
+from cryprq.protocol.key_schedule import take, wipe
 
 Entry = tuple[PeerId, Path]
 Files = Mapping[PeerId, Path]
@@ -53,7 +53,8 @@ def load_psk(path: Path) -> bytearray:
 def _decode(data: bytearray) -> bytearray | None:
     """The key, or None if that is none: zeros are what stands for no key in the key schedule."""
     try:
-        psk = bytearray(binascii.a2b_base64(data.removesuffix(b"\n"), strict_mode=True))
+        text = memoryview(data)[: len(data) - data.endswith(b"\n")]
+        psk = take(binascii.a2b_base64(text, strict_mode=True))
     except binascii.Error:
         return None
     if len(psk) != PSK_SIZE or not any(psk):

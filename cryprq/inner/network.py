@@ -38,7 +38,6 @@ class NetworkObserver(Protocol):
     def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
-    def tunnel_routes(self, networks: Sequence[Network]) -> None: ...
     def tunnel_mtu(self, mtu: int) -> None: ...
     def forwarding_off(self, sysctl: str) -> None: ...
 
@@ -64,10 +63,11 @@ class InnerNetwork:
         self._allowed = AllowedIps()
         self._handles: dict[PeerId, int] = {}
         self._forwarding_told: set[int] = set()
-        self._routed: set[Network] = set()
         self._configured_mtu = mtu
         self.mtu = mtu
         """The TUN's MTU: the configured one, or less if no gateway takes as much."""
+        self.routes: frozenset[Network] = frozenset()
+        """The networks routed into the tunnel, besides those of its addresses; another object if they change."""
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
@@ -175,9 +175,8 @@ class InnerNetwork:
         self._plane.set_routes(self._allowed.routes(self._handles))
         routes = self._allowed.interface_routes(self.addresses)
         self._device.set_routes(routes)
-        if routes != self._routed:
-            self._routed = routes
-            self._observer.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
+        if routes != self.routes:
+            self.routes = frozenset(routes)
 
     def check_forwarding(self, networks: Sequence[Network]) -> None:
         """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""

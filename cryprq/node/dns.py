@@ -199,7 +199,7 @@ class DnsKeeper:
 
     async def _apply(self, way: Way, settings: DnsSettings) -> None:
         interface = self._interface()
-        if self._by is not None and self._by != (way, interface):
+        if self._by is not None and not (self._by[0] == way and (self._by[1] == interface or not way.leaves_record)):
             await self._take_back()
         if way.leaves_record:
             self._note(interface)
@@ -216,8 +216,8 @@ class DnsKeeper:
 
     async def _take_back(self) -> None:
         assert self._by is not None
-        way, interface = self._by
-        for command in way.undo(interface):
+        way, noted = self._by
+        for command in way.undo(noted if way.leaves_record else self._interface()):  # it may have another name by now
             await _run(command, TIME_LIMIT)
         self._by = None
         if way.leaves_record:

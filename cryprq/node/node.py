@@ -19,14 +19,14 @@ from cryprq.config import psk_file
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
-from cryprq.errors import CryprqError
+from cryprq.errors import CryprqError, MachineError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
-from cryprq.linux.surroundings import path_mtu
+from cryprq.linux.surroundings import way_to
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
@@ -48,6 +48,7 @@ from cryprq.peers.indices import IndexPool
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
+from cryprq.peers.stale_port import StalePort
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, KEM_NAMES, KEMS_DEFAULT
@@ -123,6 +124,7 @@ class Node:
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
         self._psks: dict[PeerId, bytearray] = {}
+        self._stale_port = StalePort()
         self._undo: list[Callable[[], Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -131,6 +133,7 @@ class Node:
         self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
         self._up = False
+        self._told_routes: frozenset[Network] = frozenset()
 
     # ---- life ----
 
@@ -200,7 +203,7 @@ class Node:
         self._tell_up()
         self._roster.apply(boottime())
         self._machine.interface.settle()
-        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper = Keeper(self._loop, self._machine.interface, self._roster.dialled_hosts, self._way_opened)
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
@@ -230,7 +233,8 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
-            hint=lambda host: path_mtu(host, self._machine.sockets.mark),
+            reauth_secs=lambda: self.config.reauth_secs,
+            way=lambda host: way_to(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -242,6 +246,7 @@ class Node:
             network=self._network,
             resolver=self._resolver,
             connect=self._connect,
+            unanswered=self._dial_unanswered,
             observer=self._reporter,
         )
 
@@ -409,6 +414,7 @@ class Node:
         try:
             self._peers.handle_timers(now)
             self._settle_dns()
+            self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
@@ -417,6 +423,13 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
+
+    def _tell_routes(self) -> None:
+        """Once for many that come together, as when a gateway with hundreds of sites starts."""
+        routes = self._network.routes
+        if routes is not self._told_routes:
+            self._told_routes = routes
+            self._reporter.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""
@@ -476,6 +489,29 @@ class Node:
         digest = peer.peer_id.digest
         outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout, peer=digest, token=peer.token))
         return outbound
+
+    def _way_opened(self) -> None:
+        self._roster.hurry(boottime())
+        self._changed()
+
+    def _dial_unanswered(self, began: Boottime) -> None:
+        if not self._machine.sockets.movable:
+            return
+        now = boottime()
+        if self._stale_port.unanswered(began, self._peers.heard_at(), now):
+            self._move_port()
+
+    def _move_port(self) -> None:
+        """Another local port for everything; to peers that are there this node has changed its address."""
+        before = self._machine.sockets.port
+        try:
+            self._endpoint.replace_socket(self._machine.move_port)
+        except MachineError as error:
+            self._reporter.port_kept(before, str(error))
+            return
+        self._reporter.port_changed(before, self._machine.sockets.port)
+        for peer in self._peers:
+            peer.show()
 
     def _take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
         refusal = self._roster.take(peer, parameters, remote)

@@ -11,7 +11,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.outbound import PSK_HINT
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.key_schedule import Secret
@@ -180,6 +180,12 @@ class Inbound:
             shared.reporter.handshake_failed("endpoint_covered", connection.remote, peer_id=auth.peer_id, hint=hint)
             connection.close(CloseCode.REFUSED)
             return
+        if not peer.may_begin(now):
+            self._finish()
+            shared.reporter.handshake_failed("too_often", connection.remote, peer_id=auth.peer_id)
+            connection.refused(auth.peer_id.digest)
+            connection.close(CloseCode.REFUSED)
+            return
         psk = shared.settings.psks.get(auth.peer_id)
         if peer.outranks_inbound():
             message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now, psk)
@@ -215,6 +221,7 @@ class Inbound:
             name_servers=self._shared.announced.name_servers,
             search=self._shared.announced.search,
             token=self._shared.token_for(peer_id.digest),
+            messages=(MESSAGE_PING,),
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

@@ -34,6 +34,10 @@ class Link:
     """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
     mtu: int = MTU_SEALABLE_MAX
     """What the peer's tunnel takes; the data plane sends nothing larger than that, nor than this node's own MTU."""
+    answers_pings: bool = False
+    """Whether the peer's plane answers a ping at once."""
+    round_trip: float = 0.0
+    """Seconds, as its connection last measured it; 0 if it is not known."""
     indices: set[int] = field(default_factory=set)
     """The receiver indices that this session has installed."""
 

@@ -9,7 +9,7 @@ from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT
+from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -151,7 +151,7 @@ class Outbound:
                 aead_offer=settings.aeads,
                 kem=settings.kems[0],
                 new_index=self._lease,
-                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
+                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs, messages=(MESSAGE_PING,)),
                 psk=settings.psks.get(self._peer.peer_id),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())

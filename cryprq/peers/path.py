@@ -9,7 +9,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.ports import EpochPlane, PeerObserver
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import MTU_SEALABLE_MAX, PROBE_SIZE_MIN, RECORD_OVERHEAD
-from cryprq.protocol.path_mtu import Found, Output, PathMtu, Probe
+from cryprq.protocol.path_mtu import Found, Output, PathMtu, Probe, State
 
 _UDP_OVER: Final = {4: 28, 6: 48}
 """Bytes of IP and UDP headers, by the version of IP."""
@@ -28,17 +28,20 @@ class Path:
         mtu: Callable[[], int],
         sending_index: Callable[[], int | None],
         round_trip: Callable[[], float],
-        hint: Callable[[str], int],
+        way: Callable[[str], tuple[str, int]],
     ) -> None:
         """``mtu`` is the largest inner packet that this node has; ``sending_index`` names the epoch that is sent on;
-        ``hint`` says what the kernel believes that the path to a host carries, or raises OSError."""
+        ``way`` is how this host reaches another: its own address there, and what its kernel believes that the path
+        carries; OSError if there is none."""
         self._peer_id = peer_id
         self._handle = handle
         self._plane = plane
         self._observer = observer
         self._mtu = mtu
         self._sending_index = sending_index
-        self._hint = hint
+        self._way_to = way
+        self._way: tuple[str, int] | None = None  # when the path was measured
+        self._looked_ns = 0
         self._around = _UDP_OVER[4]
         self._limit = MTU_SEALABLE_MAX
         self._applied: tuple[int, int] | None = None
@@ -59,6 +62,7 @@ class Path:
         endpoint = self._plane.endpoint(self._handle)
         if endpoint is None:
             return
+        self._way = None
         self._around = _UDP_OVER[6 if endpoint[0].is_ipv6 else 4]
         smallest, ceiling = PROBE_SIZE_MIN + self._around, self._inner_max() + RECORD_OVERHEAD + self._around
         self._carry_out(self._machine.begin(smallest, ceiling, reason, now))
@@ -76,7 +80,15 @@ class Path:
             self._carry_out(self._machine.refused(now))
 
     def look(self, stats: PeerStats, now: Boottime) -> None:
-        """Once a second: are large records under way, so that the size has to be verified?"""
+        """Once a second: are large records under way, so that the size has to be verified? Do packets leave another way
+        than before?"""
+        if stats.last_tx_data_ns > self._looked_ns and self._machine.state is State.COMPLETE:
+            way = self._way_now()
+            if self._way is not None and way != self._way:
+                self.begin("link", now)
+            else:
+                self._way = way
+        self._looked_ns = stats.last_tx_data_ns
         self._carry_out(self._machine.large_sent(Boottime(stats.last_tx_large_ns / 1e9), now))
 
     def next_timer(self) -> Boottime | None:
@@ -113,11 +125,15 @@ class Path:
         self._plane.set_peer_mtu(self._handle, inner)
 
     def _hinted(self) -> int | None:
+        way = self._way_now()
+        return way[1] if way is not None else None
+
+    def _way_now(self) -> tuple[str, int] | None:
         endpoint = self._plane.endpoint(self._handle)
         try:
-            return self._hint(endpoint[0].host) if endpoint is not None else None
+            return self._way_to(endpoint[0].host) if endpoint is not None else None
         except OSError:
-            return None  # there is no way at the moment
+            return None  # there is none at the moment
 
 
 def _token() -> int:

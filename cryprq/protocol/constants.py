@@ -66,6 +66,10 @@ HANDSHAKE_ROUND_TRIPS: Final = 4
 ANSWER_ROUND_TRIPS: Final = 3
 """... and one question and its answer so many: one and a loss (RFC 9002, 6.2.1)."""
 
+# ---- data records ----
+
+MESSAGE_PING: Final = 0x12
+"""An in-band message: whoever gets it answers at once with an empty record. (``CQ_MESSAGE_PING`` in ``csrc/``)"""
 # ---- the knock in the first datagram ----
 
 KNOCK_STEP: Final = 30
@@ -89,7 +93,9 @@ PROBE_TIMEOUT: Final = 3.0
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
 ROTATE_MIN_INTERVAL: Final = 1.0
-"""Least time between the starts of two rotations."""
+"""Least time between the starts of two rotations, ..."""
+ROTATE_BURST: Final = 8
+"""... but for so many at once, which a listener lets pass: what was on its way for long may arrive together."""
 ROTATE_RESPONSE_TIMEOUT: Final = 15.0
 """No R2 after R1 within this: the dialer closes the connection and dials afresh."""
 PROMOTE_TIMEOUT: Final = 15.0
@@ -139,6 +145,9 @@ SEARCH_MAX: Final = 32
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
+MESSAGES_FIRST: Final = 0x10
+MESSAGES_LAST: Final = 0x1F
+"""The types that an in-band message can have."""
 TOKEN_MAX: Final = 256
 """Bytes of a token that a gateway may give in M4: the dialer's first datagram has room for it."""
 

@@ -16,13 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import (
     MLDSA87PrivateKey,
     MLDSA87PublicKey,
 )
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cryprq.peer_id import ED25519_PUBLIC_SIZE, KIND_MLDSA65, KIND_MLDSA87, RECORD_SIZES, PeerId
 from cryprq.protocol.constants import SIGNATURE_CONTEXT
 from cryprq.protocol.frames import Cursor, FrameError
-from cryprq.protocol.key_schedule import wipe
+from cryprq.protocol.key_schedule import expand_into, extract, take, wipe
 
 SEED_SIZE: Final = 32
 SIG_ED25519_SIZE: Final = 64
@@ -107,7 +105,11 @@ class Identity:
     @classmethod
     def generate(cls, kind: int = KIND_MLDSA65) -> Self:
         """A new identity that is in no file."""
-        return cls.from_seed(secrets.token_bytes(SEED_SIZE), kind)
+        seed = take(secrets.token_bytes(SEED_SIZE))
+        try:
+            return cls.from_seed(seed, kind)
+        finally:
+            wipe(seed)
 
     @classmethod
     def from_seed(cls, seed: bytes | bytearray, kind: int = KIND_MLDSA65) -> Self:
@@ -119,16 +121,17 @@ class Identity:
         if len(seed) != SEED_SIZE:
             raise ValueError(f"an identity seed has {SEED_SIZE} bytes, not {len(seed)}")
         chosen = KINDS[kind]
+        prk = extract(bytes(32), seed)
         part = bytearray(32)
         try:
-            _derive(seed, chosen.ed25519_label, part)
+            expand_into(prk, chosen.ed25519_label, part)
             ed25519 = Ed25519PrivateKey.from_private_bytes(part)
-            _derive(seed, chosen.mldsa_label, part)
+            expand_into(prk, chosen.mldsa_label, part)
             mldsa = chosen.private_key.from_seed_bytes(part)
-            _derive(seed, b"cryprq v2 identity tokens", part)
+            expand_into(prk, b"cryprq v2 identity tokens", part)
             token_key = bytes(part)
         finally:
-            wipe(part)
+            wipe(prk, part)
         return cls(chosen, ed25519, mldsa, token_key)
 
     @property
@@ -139,7 +142,10 @@ class Identity:
     def sign(self, message: bytes) -> tuple[bytes, bytes]:
         """The Ed25519 (64 bytes; pure, RFC 8032, 5.1) and the ML-DSA signature (3309 or 4627 bytes; pure, hedged, with
         the context ``SIGNATURE_CONTEXT``, FIPS 204, 5.2) of the message."""
-        return self._ed25519.sign(message), self._mldsa.sign(message, SIGNATURE_CONTEXT)
+        try:
+            return self._ed25519.sign(message), self._mldsa.sign(message, SIGNATURE_CONTEXT)
+        finally:
+            wipe()  # what signing leaves on the stack
 
     def __repr__(self) -> str:
         return f"<Identity {self.peer_id}>"
@@ -199,7 +205,3 @@ def verify_record(record: bytes, message: bytes, sig_ed25519: bytes, sig_mldsa: 
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def _derive(seed: bytes | bytearray, info: bytes, out: bytearray) -> None:
-    HKDF(algorithm=SHA256(), length=len(out), salt=bytes(32), info=info).derive_into(seed, out)

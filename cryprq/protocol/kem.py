@@ -22,6 +22,7 @@ from cryprq.protocol.constants import (
     KEM_X25519_MLKEM768_FRODOKEM976,
     KEM_X25519_MLKEM1024,
 )
+from cryprq.protocol.key_schedule import join, wipe
 from cryprq.protocol.oqs_kem import FRODOKEM_976_AES, OqsError, OqsKem, OqsKey
 
 
@@ -97,9 +98,11 @@ class Ephemeral:
     def generate(cls, kem: int) -> Self:
         """Fresh keys. KeyError for a KEM that is not one of ``constants.KEMS``, LiboqsMissing as from ``require``."""
         mlkem, third = _PARTS[kem]
-        return cls(
+        keys = cls(
             kem, mlkem.private_key.generate(), X25519PrivateKey.generate(), None if third is None else third.generate()
         )
+        wipe()
+        return keys
 
     @classmethod
     def from_seeds(cls, kem: int, mlkem_seed: bytes, x25519_seed: bytes, third: OqsKey | None = None) -> Self:
@@ -119,16 +122,21 @@ class Ephemeral:
         self._mlkem = self._x25519 = self._third = None  # what is left of the third is wiped when it goes
         if mlkem is None or own is None:
             raise KemError("an ephemeral key is used once")
-        if len(ciphertext) != SIZES[self.kem].ciphertext:
-            raise KemError(f"a ciphertext of {len(ciphertext)} bytes")
-        size = _PARTS[self.kem][0].ciphertext
+        parts: list[bytes] = []
         try:
-            shared = bytearray(mlkem.decapsulate(ciphertext[:size]) + _exchange(own, x25519))
+            if len(ciphertext) != SIZES[self.kem].ciphertext:
+                raise KemError(f"a ciphertext of {len(ciphertext)} bytes")
+            size = _PARTS[self.kem][0].ciphertext
+            parts.append(mlkem.decapsulate(ciphertext[:size]))
+            parts.append(_exchange(own, x25519))
             if third is not None:
-                shared += third.decapsulate(ciphertext[size:])
+                parts.append(third.decapsulate(ciphertext[size:]))
+            return join(*parts)
         except (ValueError, OqsError) as error:
             raise KemError(str(error)) from None
-        return shared
+        finally:
+            del mlkem, own, third
+            wipe(*parts)
 
     def drop(self) -> None:
         """Forgets the private keys (OpenSSL and liboqs clear them when they free them)."""
@@ -156,19 +164,25 @@ def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
         raise KemError(f"an encapsulation key of {len(kem_ek)} bytes")
     size = mlkem.encapsulation_key
     own = X25519PrivateKey.generate()
+    ss_x25519 = ss_mlkem = None
+    ss_third = ciphertext_third = b""
     try:
         # In the order of what they cost: the costlier ones would be in vain.
         ss_x25519 = _exchange(own, x25519)
         # from_public_bytes makes the modulus check of FIPS 203, 7.2 (a test holds it to that).
         ss_mlkem, ciphertext = mlkem.public_key.from_public_bytes(kem_ek[:size]).encapsulate()
-        shared = bytearray(ss_mlkem + ss_x25519)
         if third is not None:
-            third_ciphertext, ss_third = third.encapsulate(kem_ek[size:])
-            ciphertext += third_ciphertext
-            shared += ss_third
+            ciphertext_third, ss_third = third.encapsulate(kem_ek[size:])
+        return Encapsulation(
+            ciphertext + ciphertext_third,
+            own.public_key().public_bytes_raw(),
+            join(ss_mlkem, ss_x25519, ss_third),
+        )
     except (ValueError, OqsError) as error:
         raise KemError(str(error)) from None
-    return Encapsulation(ciphertext, own.public_key().public_bytes_raw(), shared)
+    finally:
+        del own
+        wipe(ss_x25519, ss_mlkem, ss_third or None)  # b"" is everybody's
 
 
 def _exchange(own: X25519PrivateKey, x25519: bytes) -> bytes:

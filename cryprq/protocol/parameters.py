@@ -1,9 +1,9 @@
 """Tunnel parameters: the TLVs (type u8, length u16, value) in M3 and M4.
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
-and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 16 token:
-bytes that only the listener reads. A type may occur once, in any order; unknown types are skipped; anything else that
-``encode`` would not write is an error.
+and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
+list of u8, ascending; 16 token: bytes that only the listener reads. A type may occur once, in any order; unknown types
+are skipped; anything else that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,8 @@ from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
+    MESSAGES_FIRST,
+    MESSAGES_LAST,
     MTU_MIN,
     MTU_PARAMETER_MAX,
     NAME_SERVERS_MAX,
@@ -47,6 +49,7 @@ class ParameterType(IntEnum):
     KEEPALIVE = 5
     NAME_SERVERS = 6
     SEARCH = 7
+    MESSAGES = 8
     TOKEN = 16
 
 
@@ -79,6 +82,8 @@ class Parameters:
     """Domains that those know, as ``cryprq.dns.domain`` writes them."""
     token: bytes = field(default=b"", repr=False)
     """What the dialer shows the listener in the first datagram of its next dial; at most ``TOKEN_MAX`` bytes."""
+    messages: tuple[int, ...] = ()
+    """The types of in-band messages that this end acts on, ascending; 0x10..0x1f."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -101,6 +106,10 @@ class Parameters:
             if len(self.token) > TOKEN_MAX:
                 raise ValueError(f"a token has at most {TOKEN_MAX} bytes, not {len(self.token)}")
             parts.append(_tlv(ParameterType.TOKEN, self.token))
+        if self.messages:
+            if not _are_messages(self.messages):
+                raise ValueError(f"{self.messages} are not ascending types of messages")
+            parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         return b"".join(parts)
 
     @classmethod
@@ -114,6 +123,7 @@ class Parameters:
         name_servers: tuple[NameServerAddress, ...] = ()
         search: tuple[str, ...] = ()
         token = b""
+        messages: tuple[int, ...] = ()
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -134,6 +144,10 @@ class Parameters:
                 name_servers = _decode_items(value, NAME_SERVERS_MAX, _server)
             elif kind == ParameterType.SEARCH:
                 search = _decode_items(value, SEARCH_MAX, _domain)
+            elif kind == ParameterType.MESSAGES:
+                messages = tuple(value.take(value.remaining))
+                if not _are_messages(messages):
+                    raise FrameError(f"messages {messages}")
         return cls(
             addresses=addresses,
             routes=routes,
@@ -143,7 +157,13 @@ class Parameters:
             name_servers=name_servers,
             search=search,
             token=token,
+            messages=messages,
         )
+
+
+def _are_messages(types: tuple[int, ...]) -> bool:
+    in_range = all(MESSAGES_FIRST <= each <= MESSAGES_LAST for each in types)
+    return bool(types) and in_range and sorted(set(types)) == list(types)
 
 
 def _tlv(kind: ParameterType, value: bytes) -> bytes:

@@ -27,7 +27,10 @@ VERIFY_TIMEOUT: Final = 0.5
 VERIFY_INTERVAL: Final = 1.0
 """CONFIRMATION_TIMER: while large records leave, the size is asked for again this often."""
 RAISE_INTERVAL: Final = 600.0
-"""PMTU_RAISE_TIMER: a path may have grown."""
+"""PMTU_RAISE_TIMER: a path may have grown; ..."""
+RAISE_SOON: Final = 60.0
+"""... and the first time after a change it is looked at sooner: what was lost in a row may just have been losses, and a
+detour of the network's may be over."""
 RESTART_INTERVAL: Final = 1.0
 """Least time between two beginnings: a peer that moves with each record costs no more probes than that."""
 PRECISION: Final = 8
@@ -122,22 +125,27 @@ class PathMtu:
         self._verified: Boottime | None = None
         self._begin_at: Boottime | None = None  # a new beginning, that came too soon
         self._raise_at: Boottime | None = None
+        self._raise_in = RAISE_SOON
 
     # ---- what happens ----
 
     def begin(self, smallest: int, ceiling: int, reason: str, now: Boottime) -> list[Output]:
         """The path is a new one, or may be. ``smallest`` is the size of a probe without padding, ``ceiling`` the largest
-        packet that is of use. What was known counts until something else is."""
+        packet that is of use. What was known counts until something else is; answers that are under way are of before."""
         if (smallest, ceiling) != (self._smallest, self._ceiling):
             self._smallest, self._ceiling, self._told, self.size = smallest, ceiling, ceiling, None
         self._reason = reason
         if self._begun is not None and now - self._begun < RESTART_INTERVAL:
             self._begin_at = Boottime(self._begun + RESTART_INTERVAL)
             return []
-        self._begun, self._begin_at, self._raise_at = now, None, None
+        self._awaited.clear()
+        return self._begin(now)
+
+    def _begin(self, now: Boottime) -> list[Output]:
+        self._begun, self._begin_at, self._raise_at, self._raise_in = now, None, None, RAISE_SOON
         self.state = State.BASE
-        self._failed = ceiling + 1
-        return self._ask(ceiling, now, less=True)
+        self._failed = self._ceiling + 1
+        return self._ask(self._ceiling, now, less=True)
 
     def end(self) -> None:
         """There is no session any more: nothing is asked. What was found is remembered for the next one."""
@@ -151,8 +159,9 @@ class PathMtu:
         if size == 0 or now - left > LATE:
             return []
         if self.size is None and self._question is None:  # given up too soon: a long way, or many losses
-            news = self.state is State.DISABLED or size >= BASE
-            return self.begin(self._smallest, self._ceiling, self._reason, now) if news else []
+            if size >= min(BASE, self._ceiling):
+                return self._carried(size, now)
+            return self._begin(now) if self.state is State.DISABLED else []
         question = self._question
         if question is not None:
             question.best = max(question.best, size)
@@ -180,14 +189,14 @@ class PathMtu:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due."""
-        due = self._question.due if self._question is not None else None
-        return min((at for at in (due, self._begin_at, self._raise_at) if at is not None), default=None)
+        due = self._question.due if self._question is not None else self._raise_at
+        return min((at for at in (due, self._begin_at) if at is not None), default=None)
 
     def handle_timer(self, now: Boottime) -> list[Output]:
         """Whatever is due; harmless when nothing is."""
         if self._begin_at is not None and self._begin_at <= now:
-            self._begun = None
-            return self.begin(self._smallest, self._ceiling, self._reason, now)
+            self._awaited.clear()
+            return self._begin(now)
         if self._question is not None:
             if self._question.due > now:
                 return []
@@ -197,8 +206,9 @@ class PathMtu:
         if self._raise_at is not None and self._raise_at <= now:
             self._raise_at = None
             if self.state is not State.COMPLETE:
-                return self.begin(self._smallest, self._ceiling, "raise", now)
-            self._reason, self._failed = "raise", self._ceiling + 1
+                self._reason = "raise"
+                return self._begin(now)
+            self._reason, self._failed, self._raise_in = "raise", self._ceiling + 1, RAISE_INTERVAL
             return self._search(now)
         return []
 
@@ -217,7 +227,8 @@ class PathMtu:
         return self._round(self._question, now)
 
     def _round(self, question: _Question, now: Boottime) -> list[Output]:
-        sizes = [question.size]
+        # To doubt what was verified takes more than losses that a busy path has anyway: twice, where once was not enough.
+        sizes = [question.size] * (2 if self.state is State.COMPLETE and question.rounds else 1)
         if question.less and (question.rounds or self.state is State.BASE):
             best = question.best
             known = [BASE, self.size or 0, self._hinted() if question.rounds else 0]
@@ -260,6 +271,7 @@ class PathMtu:
         if question.best < BASE:
             return self._give_up(State.ERROR, now)
         self.size, self._failed = question.best, question.size
+        self._raise_in = RAISE_SOON
         told = self._tell() if verifying else []
         if verifying:
             self._reason = "search"
@@ -278,7 +290,7 @@ class PathMtu:
         self.state = State.COMPLETE
         self._verified = now
         if self.size is not None and self.size < self._ceiling:
-            self._raise_at = Boottime(now + RAISE_INTERVAL)
+            self._raise_at = Boottime(now + self._raise_in)
         return self._tell()
 
     def _candidate(self) -> int | None:

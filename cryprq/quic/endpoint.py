@@ -89,6 +89,15 @@ class Endpoint:
         self._running = True
         self._loop.add_reader(self._udp.fileno(), self._readable)
 
+    def replace_socket(self, replace: Callable[[], None]) -> None:
+        """Has the descriptor made another socket's. Connections go on: to their peers they have changed their
+        address. Raises what ``replace`` raises."""
+        self._loop.remove_reader(self._udp.fileno())
+        try:
+            replace()
+        finally:
+            self._loop.add_reader(self._udp.fileno(), self._readable)
+
     def stop_accepting(self) -> None:
         """New connections get no answer from now on: what their dialers repeat reaches whoever has the port next."""
         self._accepting = False

@@ -15,6 +15,7 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic, Realtime
+from cryprq.protocol.token_bucket import TokenBucket
 from cryprq.quic.adapter import VERSIONS, parse_header, version_negotiation
 from cryprq.quic.admission import Admission, Rank, site_of, source_of
 from cryprq.quic.backoff import BACKOFF_FREE_FAILURES, Backoff
@@ -22,7 +23,6 @@ from cryprq.quic.knocks import Knocks
 from cryprq.quic.peer_tokens import PEER_TOKEN, PeerTokens
 from cryprq.quic.refusals import Refusals
 from cryprq.quic.retry_tokens import RetryTokens
-from cryprq.quic.token_bucket import TokenBucket
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
 RESPONSE_RATE: Final = 200.0

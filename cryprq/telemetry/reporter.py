@@ -12,7 +12,7 @@ from cryprq.dns import DnsSettings
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, ALPN, KEM_NAMES
+from cryprq.protocol.constants import AEAD_NAMES, ALPN, KEM_NAMES, ROTATE_SECS_MIN
 from cryprq.telemetry.changes import Change
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
@@ -168,8 +168,16 @@ class Reporter:
         self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
 
     def peer_silent(self, peer_id: PeerId) -> None:
-        """Data went out and nothing authenticated came back for ten seconds."""
+        """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
+
+    def port_changed(self, before: int, port: int) -> None:
+        """This node sends from another UDP port, since nobody answered at the one before."""
+        self._log.info("port_changed", before=before, port=port)
+
+    def port_kept(self, port: int, error: str) -> None:
+        """It was to send from another one, and there is none."""
+        self._log.limited("warning", "port_kept", port=port, error=error)
 
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""
@@ -203,18 +211,15 @@ class Reporter:
     def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None:
         """Both ends use epoch ``epoch``; seconds that it took, and since the epoch before."""
         self._metrics.rotated(duration, interval)
-        self._log.info(
-            "key_rotation",
-            peer_id=peer_id,
-            epoch=epoch,
-            status="success",
-            duration_ms=_ms(duration),
-            interval_secs=round(interval, 3),
-        )
+        fields = {"duration_ms": _ms(duration), "interval_secs": round(interval, 3)}
+        if interval < ROTATE_SECS_MIN:  # more often than any node is set to: by hand, by volume, or by a peer's whim
+            self._log.limited("info", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
+        else:
+            self._log.info("key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
 
     def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
-        self._log.warning("key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
+        self._log.limited("warning", "key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
 
     # ---- the configuration ----
 

@@ -1,15 +1,17 @@
 """What does not fit, or has no way, is told to who sent it: hosts behind a gateway and the gateway itself."""
 
 import errno
+import json
 import random
 import socket
+import struct
 import time
 
 import pytest
 
 from lab.hosts import Lab, Namespace
 from lab.icmp import FRAGMENT, TOO_BIG, IcmpError, Probe
-from lab.lans import HOSTS, MTU, UDP_OVERHEAD, Lans, make_lans, transfer
+from lab.lans import HOSTS, MTU, UDP_OVERHEAD, Lans, counters, make_lans, transfer
 from lab.traffic import family_of
 from lab.tunnels import DIALER, Tunnel, make_tunnel
 from tests.rigs.planes import wait
@@ -18,7 +20,9 @@ NARROW = 1300
 """The MTU of the dialer: less than its listener's."""
 NOBODY = {4: "10.66.0.77", 6: "fd66::77"}
 """In the tunnel's network, and no peer's."""
-HOST_UNREACHABLE = {4: (3, 1), 6: (1, 3)}
+HOST_UNREACHABLE, PROHIBITED = {4: (3, 1), 6: (1, 3)}, {4: (3, 13), 6: (1, 1)}
+SENT_ERRORS = "Icmp.OutDestUnreachs"
+UDP_SEGMENT = 103
 
 
 @pytest.fixture
@@ -80,6 +84,34 @@ def test_gateways_of_different_mtu(lans: Lans) -> None:
             assert sock.recv(65535) == payload
     assert answers(lans.tunnel, "too_big", "sent") == 4
     assert not lans.corrupted()
+
+
+def test_a_super_packet_is_one_packet_for_the_kernel(lab: Lab) -> None:
+    lans = make_lans(lab)
+    gateway, count, size = lans.gateways[1], 40, 1000
+    gateway.run("nft", "add table inet filter; add chain inet filter forward { type filter hook forward priority 0; }")
+    gateway.run("nft", "add rule inet filter forward udp dport 5004 counter reject with icmpx type admin-prohibited")
+    with Probe(lans.left, HOSTS["right"][4], 5004, discover=FRAGMENT) as probe:
+        arrived, answered = lans.tunnel.dialer.status()["peers"][0]["rx_packets"], counters(gateway)[SENT_ERRORS]
+        segments = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+        probe.socket.sendmsg([random.randbytes(count * size)], segments)
+        assert probe.error().kind == PROHIBITED[4]
+        assert wait(lambda: lans.tunnel.dialer.status()["peers"][0]["rx_packets"] - arrived == count)
+        counter = wait_for_rest(gateway, count * size)
+    assert counter["packets"] < count  # one, unless they arrived in several batches
+    assert counters(gateway)[SENT_ERRORS] - answered == counter["packets"]
+
+
+def wait_for_rest(gateway: Namespace, payload: int) -> dict[str, int]:
+    """The counter of the only rule, when so many bytes of payload have passed it."""
+
+    def counter() -> dict[str, int]:
+        rules = json.loads(gateway.run("nft", "-j", "list", "chain", "inet", "filter", "forward"))["nftables"]
+        expressions = next(entry["rule"]["expr"] for entry in rules if "rule" in entry)
+        return next(expression["counter"] for expression in expressions if "counter" in expression)
+
+    assert wait(lambda: counter()["bytes"] >= payload)
+    return counter()
 
 
 def segment_size(server: Namespace, client: Namespace, address: str) -> int:

@@ -176,6 +176,28 @@ def test_unknown_in_band_message_is_skipped(bench: Bench) -> None:
     assert bench.to_tun()[1] == packet
 
 
+def test_ping_is_answered_with_an_empty_record(bench: Bench) -> None:
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"after")
+    bench.send(bench.sealer.seal(b"\x12\x00\x02ab" + packet))
+    assert bench.to_tun()[1] == packet
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"", True)
+    assert bench.plane.peer_stats(bench.peer).last_tx_data_ns == 0
+
+
+def test_ping_that_is_not_authentic_or_repeated_is_not_answered(bench: Bench) -> None:
+    ping = bench.sealer.seal(b"\x12\x00\x00")
+    bench.send(ping[:-1] + bytes([ping[-1] ^ 1]))
+    assert bench.dropped("rx", "auth")
+    bench.send(ping)
+    bench.udp.recv(2000)
+    bench.send(ping)
+    assert bench.dropped("rx", "replay")
+    assert bench.quiet()
+    bench.plane.send_empty(RX_INDEX)  # the next that leaves
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"", True)
+    assert bench.plane.epoch_records(RX_INDEX)[0] == 2
+
+
 def test_unroutable_and_broken_packets_from_tun(bench: Bench) -> None:
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.9"))
     assert bench.dropped("tx", "no_route")
@@ -294,6 +316,13 @@ def test_soft_limit_asks_for_rotation_once() -> None:
     bench.udp.recv(2000)
     assert bench.plane.events() == []
     bench.close()
+
+
+def test_send_ping(bench: Bench) -> None:
+    bench.plane.send_ping(RX_INDEX)
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"\x12\0\0", True)
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_tx_ns > 0)
+    assert bench.plane.peer_stats(bench.peer).last_tx_data_ns == 0
 
 
 def test_send_empty(bench: Bench) -> None:

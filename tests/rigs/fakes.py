@@ -13,7 +13,7 @@ from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MTU_SEALABLE_MAX
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
@@ -70,6 +70,7 @@ class FakePlane:
         self.stats: dict[int, PeerStats] = {}
         self.routes: list[tuple[str, int]] = []
         self.sent: list[int] = []
+        self.pings: list[int] = []
         self.pending_events: list[Event] = []
         self.others: list[FakePlane] = []
         self.cut = False
@@ -131,6 +132,9 @@ class FakePlane:
             if not self.cut and (there := other.epochs.get(epoch.tx_index)) is not None and not there.heard:
                 there.heard = True
                 other.pending_events.append(Event(there.peer, epoch.tx_index, EVENT_FIRST_RECORD))
+
+    def send_ping(self, rx_index: int) -> None:
+        self.pings.append(rx_index)
 
     def send_probe(self, rx_index: int, token: int, size: int) -> None:
         """Arrives and is acknowledged, if the path carries it and the other plane has the epoch."""
@@ -214,8 +218,9 @@ class Side:
             permits=self.permits,
             allowed=lambda _: (INNER,),
             records_soft=2**26,
+            reauth_secs=lambda: 3600,
             mtu=lambda: MTU_SEALABLE_MAX,
-            hint=lambda _: 1500,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
@@ -251,9 +256,11 @@ class World:
         answer: bool = True,
         quiet: bool = False,
         mtus: tuple[int | None, int | None] = (None, None),
+        messages: tuple[int, ...] = (MESSAGE_PING,),
     ) -> tuple[Link, Link]:
         """A whole handshake, in which dialer and listener tell their MTUs. Returns the links of dialer and listener;
-        ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it."""
+        ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
+        ``messages``: what both act on."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
         initiator = Initiator(
@@ -264,12 +271,14 @@ class World:
             aead_offer=(1, 2),
             kem=1,
             new_index=dialer_lease,
-            parameters=Parameters(rotate_secs=rotate_secs, mtu=mtus[0]),
+            parameters=Parameters(rotate_secs=rotate_secs, mtu=mtus[0], messages=messages),
         )
         responder = Responder(listener.identity, b"b" * 32, lanes=1, aead_preference=(1, 2), new_index=listener_lease)
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
         auth = responder.receive_message3(m3, lambda _: True)
-        m4, session = responder.message4(0, Parameters(rotate_secs=rotate_secs, mtu=mtus[1]), self.now)
+        m4, session = responder.message4(
+            0, Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages), self.now
+        )
         assert session is not None
         listener_link = listener.peer.adopt(session, there, listener_lease, self.now, told=auth.parameters)
 

@@ -110,7 +110,8 @@ class Rig:
     def __init__(self, path: Path, *ways: Way, hooked: bool = False) -> None:
         self.observer = Recorder()
         self.record = path / "record"
-        self.keeper = DnsKeeper(lambda: "tun0", self.record, self.observer, hooked=hooked, ways=lambda: ways)
+        self.tun = "tun0"
+        self.keeper = DnsKeeper(lambda: self.tun, self.record, self.observer, hooked=hooked, ways=lambda: ways)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -165,6 +166,29 @@ def test_what_stays_is_taken_back_at_the_end_and_the_rest_left_to_go_with_the_tu
             rig.keeper.want(Choice(SPLIT, A))
             await asyncio.sleep(0.02)
         assert [line.split()[0] for line in shell.done()] == ["apply", "undo", "apply"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "done"),
+    [
+        (False, ["apply tun0 10.9.0.1", "apply tun9 10.9.0.1,fd00::1", "undo tun9"]),
+        (True, ["apply tun0 10.9.0.1", "undo tun0", "apply tun9 10.9.0.1,fd00::1", "undo tun9"]),
+    ],
+    ids=["by interface", "by record"],
+)
+def test_tun_may_have_another_name_meanwhile(tmp_path: Path, shell: Shell, leaves: bool, done: list[str]) -> None:
+    async def scene() -> None:
+        shell.leaves_record = leaves
+        rig = Rig(tmp_path, shell)
+        await rig.want(SPLIT)
+        rig.tun = "tun9"
+        await rig.want(ALL)
+        await rig.want(None)
+        assert shell.done() == done
+        assert rig.keeper.failure() is None
+        await rig.keeper.stop()
 
     play(scene)
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import io
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -505,6 +506,32 @@ async def test_the_listener_follows_a_dialer_that_moves() -> None:
             accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
             await until(lambda n=n: len(dialled.frames) == 3 + n)  # type: ignore[misc]
         relay.close()
+
+
+@run
+async def test_connections_go_on_when_the_socket_is_replaced() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        dialled = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        assert dialled.conn is not None
+        accepted = server.accepted[0]
+
+        def replace() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as other:
+                other.bind(("127.0.0.1", 0))
+                os.dup2(other.fileno(), client.sock.fileno())
+
+        client.endpoint.replace_socket(replace)
+        port = client.sock.getsockname()[1]
+        assert port != client.address.port
+        dialled.conn.send(encode(FrameType.REKEY, b""))
+        await until(lambda: len(accepted.frames) == 3)
+        await until(lambda: accepted.conn is not None and accepted.conn.remote.port == port)
+        assert accepted.conn is not None
+        accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
+        await until(lambda: len(dialled.frames) == 3)
 
 
 @run

@@ -1,8 +1,8 @@
 """The QUIC endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
 from cryprq.protocol.frames import CloseCode
+from cryprq.protocol.token_bucket import TokenBucket
 from cryprq.quic.admission import Rank
-from cryprq.quic.token_bucket import TokenBucket
 from tests.rigs.endpoints import answer, greet, rigs, run, until
 
 

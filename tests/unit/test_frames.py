@@ -151,13 +151,15 @@ FULL = Parameters(
     keepalive=0,
     name_servers=(ip_address("10.9.0.1"), ip_address("fd00:9::1")),
     search=("corp.example", "lan"),
+    messages=(0x10, 0x12, 0x1F),
 )
 
 
 def test_parameters_known_bytes() -> None:
-    parameters = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("fd00::/8"),), 1420, 300, 10)
+    parameters = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("fd00::/8"),), 1420, 300, 10, messages=(0x12,))
     assert parameters.encode().hex() == (
         "01 0006 04 18 0a090002 02 0012 06 08 fd000000000000000000000000000000 03 0002 058c 04 0002 012c 05 0002 000a"
+        "08 0001 12"
     ).replace(" ", "")
 
 
@@ -261,6 +263,11 @@ def test_parameters_of_unknown_type_are_skipped_in_any_order() -> None:
         ("04 0002 0e11", "rotate_secs 3601"),
         ("03 0002 023f", "mtu 575"),
         ("05 0002 0e11", "keepalive 3601"),
+        ("08 0000", "no message"),
+        ("08 0001 0f", "a message's type below 0x10"),
+        ("08 0001 20", "a message's type above 0x1f"),
+        ("08 0002 1211", "messages that do not ascend"),
+        ("08 0002 1212", "message twice"),
         ("01 0000", "no address"),
         ("02 0000", "no route"),
         ("01 0006 05 18 0a090002", "family 5"),
@@ -299,6 +306,8 @@ def test_parameters_truncated_raise_or_end_between_tlvs(cut: int) -> None:
         Parameters(mtu=65536),
         Parameters(rotate_secs=4),
         Parameters(keepalive=-1),
+        Parameters(messages=(0x20,)),
+        Parameters(messages=(0x12, 0x10)),
         Parameters(routes=(ip_network("10.0.0.0/8"),) * 2),
         Parameters(addresses=tuple(ip_interface(f"10.0.0.{i}/24") for i in range(1, 10))),
     ],

@@ -20,6 +20,7 @@ from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
 from cryprq.peers.inbound import Admittance, Announcement, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
+from cryprq.peers.peer import HANDSHAKE_BURST, HANDSHAKE_RATE
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.parameters import Parameters
@@ -379,6 +380,21 @@ def test_full_tunnel_network_refuses_without_a_session(net: Net) -> None:
     assert path.there.closed_with is CloseCode.REFUSED
     assert net.right.peer.idle
     assert path.there.failures == 0
+
+
+def test_peer_that_does_nothing_but_connect_is_refused(net: Net) -> None:
+    for _ in range(HANDSHAKE_BURST):
+        assert net.right.peer.may_begin(net.now)
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("handshake_failed")[0] == "too_often"
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert path.there.refused_identities == [net.left.identity.peer_id.digest]
+    assert net.right.peer.idle
+    net.pass_time(round(1 / HANDSHAKE_RATE))
+    net.path(net.left, net.right)
+    net.run()
+    assert net.right.peer.current is not None
 
 
 def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None:

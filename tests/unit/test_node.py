@@ -124,7 +124,9 @@ class FakeMachine:
         control.setblocking(False)
         self.plane: Any = EventPlane()
         self.interface = FakeInterface(config.tun_name)
-        self.sockets = SimpleNamespace(control=control, family=socket.AF_INET, port=control.getsockname()[1], mark=0)
+        self.sockets = SimpleNamespace(
+            control=control, family=socket.AF_INET, port=control.getsockname()[1], mark=0, movable=False
+        )
         self.started = self.closed = False
         FakeMachine.opened.append(self)
         for other in FakeMachine.opened:

@@ -42,6 +42,7 @@ MATRIX = [
     ("tun-address", "tun_addresses", "10.1.0.1/24", "10.2.0.1/24", "10.3.0.1/24"),
     ("mtu", "mtu", "1401", "1402", "1403"),
     ("rotate-secs", "rotate_secs", "11", "12", "13"),
+    ("reauth-secs", "reauth_secs", "601", "602", "603"),
     ("metrics-addr", "metrics_addr", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     ("aead", "aead", "aes-256-gcm", "chacha20-poly1305", "auto"),
     ("kem", "kems", "x25519-mlkem1024", "x25519-mlkem768", "x25519-mlkem1024"),

@@ -191,7 +191,7 @@ def test_what_a_reload_takes_over() -> None:
     names = {row.name for row in table(NodeConfig).values() if row.reload}
     assert names == {
         *("config", "peer", "allow-peer", "psk-file", "allow-any", "route", "dns", "search", "accept-dns"),
-        *("rotate-secs", "log-level"),
+        *("rotate-secs", "reauth-secs", "log-level"),
     }
 
 
