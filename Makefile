@@ -82,10 +82,10 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 
 # The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest ends with an error.
 test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
-test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
+test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it; its FrodoKEM
 	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
 	    print("liboqs", oqs.oqs_version(), "liboqs-python", oqs.oqs_python_version())'
-	$(VENV)/bin/pytest tests/unit/test_oqs.py
+	$(VENV)/bin/pytest tests/unit/test_oqs.py tests/e2e/test_choice.py
 
 $(LIBOQS): scripts/build_liboqs.sh $(wildcard scripts/liboqs/*)
 	scripts/build_liboqs.sh

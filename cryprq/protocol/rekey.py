@@ -158,6 +158,8 @@ class ControlChannel:
         for key in (self._seal, self._open, self._next_open):
             if key is not None:
                 key.wipe()
+        if self._ephemeral is not None:
+            self._ephemeral.drop()
         wipe(self.root, self._next_root)
         self._next_root = self._next_open = self._ephemeral = None
 
