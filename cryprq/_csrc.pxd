@@ -35,6 +35,10 @@ cdef extern from "cq_wipe.h" nogil:
     void cq_wipe(void *p, size_t n)
 
 
+cdef extern from "cq_scrub.h" nogil:
+    void cq_scrub_deep()
+
+
 cdef extern from "cq_aead.h" nogil:
     ctypedef struct cq_aead_ops "const struct cq_aead_ops":
         const char *name
@@ -117,9 +121,21 @@ cdef extern from "cq_io.h" nogil:
     uint64_t cq_io_now_ns()
 
 
+cdef extern from "cq_path.h" nogil:
+    cdef struct cq_path:
+        uint32_t whole_max
+        uint64_t last_large_ns
+
+    uint64_t cq_path_take(cq_path *path)
+
+
 cdef extern from "cq_table.h" nogil:
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
+        uint64_t segment_off_until_ns
+        cq_path path
+        uint32_t mtu
+        uint64_t keyless_ns
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns
@@ -130,6 +146,7 @@ cdef extern from "cq_table.h" nogil:
 
     cdef struct cq_slot:
         cq_epoch *epoch
+        cq_peer *peer
 
     cdef struct cq_table:
         pass
@@ -168,6 +185,8 @@ cdef extern from "cq_worker.h" nogil:
         CQ_EVENT_ROTATE_DUE
         CQ_EVENT_ENDPOINT_MOVED
         CQ_EVENT_KEY_EXPIRED
+        CQ_EVENT_PROBE_ACKED
+        CQ_EVENT_RECORD_REFUSED
 
     cdef struct cq_drop_name:
         const char *direction
@@ -204,6 +223,25 @@ cdef extern from "cq_worker.h" nogil:
         const char *failure_what
 
 
+cdef extern from "cq_icmp.h" nogil:
+    enum:
+        CQ_ICMP_REASONS
+
+    ctypedef enum cq_icmp_reason "enum cq_icmp_reason":
+        pass
+
+
+cdef extern from "cq_answer.h" nogil:
+    enum:
+        CQ_ANSWER_RESULTS
+
+    ctypedef enum cq_answer_result "enum cq_answer_result":
+        pass
+
+    const char *const cq_answer_reasons[]
+    const char *const cq_answer_results[]
+
+
 cdef extern from "cq_plane.h" nogil:
     cdef struct cq_plane_event:
         uint32_t peer
@@ -218,12 +256,16 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_stop(cq_plane *plane)
     void cq_plane_free(cq_plane *plane)
     int cq_plane_send_empty(cq_plane *plane, uint32_t rx_index)
+    int cq_plane_send_ping(cq_plane *plane, uint32_t rx_index)
+    void cq_plane_sockets_replaced(cq_plane *plane)
+    int cq_plane_send_probe(cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size)
     size_t cq_plane_events(cq_plane *plane, cq_plane_event *events, size_t max)
     void cq_plane_clear_event_fd(cq_plane *plane)
     const cq_ring_entry *cq_plane_ring_peek(cq_plane *plane, size_t worker)
     void cq_plane_ring_pop(cq_plane *plane, size_t worker)
     void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
     uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)
+    uint64_t cq_plane_answer_count(cq_plane *plane, cq_icmp_reason reason, cq_answer_result result)
 
 
 cdef extern from "cq_bench.h" nogil:

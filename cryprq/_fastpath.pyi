@@ -16,6 +16,8 @@ EVENT_FIRST_RECORD: Final = 1  # the first valid record of a receive epoch arriv
 EVENT_ROTATE_DUE: Final = 2  # a key passed a soft limit (records or blocks)
 EVENT_ENDPOINT_MOVED: Final = 4  # an authenticated record came from another address
 EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals and opens nothing more
+EVENT_PROBE_ACKED: Final = 16  # the peer has acknowledged a probe of the path
+EVENT_RECORD_REFUSED: Final = 32  # a record that was to stay whole was too large for the link; it left in fragments
 
 class PlaneError(Exception):
     """The data plane refused a call or a system call failed; the message is one clear line."""
@@ -23,7 +25,8 @@ class PlaneError(Exception):
 class Event(NamedTuple):
     peer: int
     rx_index: int
-    """The epoch that the event is about; 0 for ``EVENT_ENDPOINT_MOVED``."""
+    """The epoch that the event is about; 0 for ``EVENT_ENDPOINT_MOVED``, ``EVENT_PROBE_ACKED`` and
+    ``EVENT_RECORD_REFUSED``, which are about the peer."""
     flags: int
 
 class Datagram(NamedTuple):
@@ -45,7 +48,14 @@ class PeerStats(NamedTuple):
     last_tx_ns: int
     """CLOCK_BOOTTIME when a record was last sent, or tried to be; 0 for never."""
     last_tx_data_ns: int
-    """Likewise, of the last record that carried a packet: empty records do not count."""
+    """Likewise, of the last record that carried a packet: empty records and probes do not count."""
+    last_tx_large_ns: int = 0
+    """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
+
+def wipe(*buffers: bytearray | bytes | None) -> None:
+    """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
+    and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
+    whoever else has the object would see it change."""
 
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
@@ -100,6 +110,14 @@ class Plane:
         """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
         pinned one was refused. None before ``set_endpoint``."""
 
+    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+        """The largest inner packet for the peer from the next burst on, 576..65,455 bytes; more than the tunnel's MTU,
+        which is the limit at first, is as much as that. Records are no larger than such a packet makes them.
+        ValueError; KeyError."""
+
+    def peer_mtu(self, peer: int) -> int:
+        """The largest inner packet that is sent to the peer. KeyError."""
+
     def install(
         self,
         peer: int,
@@ -125,11 +143,31 @@ class Plane:
         """Makes it the newest promoted receive epoch of its peer: the one whose records may move the endpoint."""
 
     def remove(self, rx_index: int) -> None:
-        """Wipes an epoch. If it was the active one, packets for the peer are dropped as no_key. KeyError."""
+        """Wipes an epoch. If it was the active one, packets for the peer are dropped as no_key, and their senders told
+        that it is unreachable, if that lasts longer than a second. KeyError."""
 
     def has(self, rx_index: int) -> bool: ...
     def send_empty(self, rx_index: int) -> None:
         """A worker seals an empty record (a keepalive) under that epoch and sends it to the peer's endpoint."""
+
+    def send_ping(self, rx_index: int) -> None:
+        """The same for a record that the peer's plane answers with an empty one."""
+
+    def send_probe(self, rx_index: int, token: int, size: int) -> None:
+        """A worker sends a record of ``size`` bytes (43 up to the tunnel's MTU + 32) under that epoch, which asks the
+        peer to acknowledge ``token`` and leaves whole or not at all. The token has 64 bits, is not 0, and its lowest bit
+        is clear. The 16 newest probes of a peer are known when the answer comes. ValueError; KeyError."""
+
+    def set_whole_max(self, peer: int, size: int) -> None:
+        """The largest record for the peer, in bytes, that leaves with the Don't Fragment bit; 0, as at first, lets all
+        be fragmented. KeyError; ValueError beyond 65,535."""
+
+    def acknowledged(self, peer: int) -> list[int]:
+        """Tokens of the probes that the peer has acknowledged, as large as they were, since the last call."""
+
+    def sockets_replaced(self) -> None:
+        """The descriptors of ``udp_fds`` are other sockets now, of the same family: receivers that wait, wait for
+        those."""
 
     def events(self) -> list[Event]:
         """What happened since the last call, at most one entry per epoch, flags joined. Clears ``event_fd``."""
@@ -147,6 +185,11 @@ class Plane:
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""
+
+    def answers(self) -> dict[tuple[str, str], int]:
+        """ICMP errors about packets from the TUN by (reason, result); all are there from the start, at 0. Reasons:
+        too_big, no_route, unreachable. Results: sent, limited (by rate, or in the first second without a key), barred
+        (what nobody may answer), failed (the TUN did not take it)."""
 
     def udp_segment_active(self) -> bool:
         """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""

@@ -12,7 +12,7 @@ from operator import index
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AsString
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -32,11 +32,14 @@ EVENT_FIRST_RECORD = CQ_EVENT_FIRST_RECORD
 EVENT_ROTATE_DUE = CQ_EVENT_ROTATE_DUE
 EVENT_ENDPOINT_MOVED = CQ_EVENT_ENDPOINT_MOVED
 EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
+EVENT_PROBE_ACKED = CQ_EVENT_PROBE_ACKED
+EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
 PeerStats = namedtuple(
-    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns"
+    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns",
+    defaults=(0,),
 )
 
 cdef enum:
@@ -105,6 +108,19 @@ cdef check_tun(fd):
 
 
 # ---- secrets ----
+
+def wipe(*buffers):
+    """Overwrites each buffer, and what computations have left on the stack and in registers."""
+    for buffer in buffers:
+        if isinstance(buffer, bytearray):
+            cq_wipe(PyByteArray_AsString(buffer), len(buffer))
+        elif isinstance(buffer, bytes):
+            if len(buffer) > 1:  # Python keeps one object for each of the shorter ones
+                cq_wipe(PyBytes_AsString(buffer), len(buffer))
+        elif buffer is not None:
+            raise TypeError(f"cannot wipe a {type(buffer).__name__}")
+    cq_scrub_deep()
+
 
 cdef size_t hold_lanes(secrets, str what, Py_buffer *view) except 0:
     """How many lanes the secrets are for. The buffer cannot be resized until ``wipe_secrets`` lets go of it."""
@@ -338,6 +354,7 @@ cdef class Plane:
         """A handle for a new peer, without routes, keys or endpoint."""
         cdef uint32_t handle
         check(cq_table_add_peer(&self.live().shared.tables, &handle), "add a peer")
+        self.peer(handle).keyless_ns = cq_io_now_ns()
         return handle
 
     def remove_peer(self, peer):
@@ -388,6 +405,31 @@ cdef class Plane:
         cdef cq_endpoint endpoint
         cq_endpoint_read(&self.peer(peer).endpoint, &endpoint)
         return read_endpoint(&endpoint)
+
+    # ---- the path to a peer ----
+
+    def set_whole_max(self, peer, size):
+        """The largest record for the peer that is never fragmented."""
+        cdef cq_peer *p = self.peer(peer)
+        p.path.whole_max = bounded(size, "size", 0, 0xffff)
+        p.segment_off_until_ns = 0  # what was refused may have been too large for the path from before
+
+    def acknowledged(self, peer):
+        """Tokens of the probes that the peer has acknowledged since the last call."""
+        cdef cq_peer *p = self.peer(peer)
+        cdef uint64_t token
+        tokens = []
+        while (token := cq_path_take(&p.path)) != 0:
+            tokens.append(token)
+        return tokens
+
+    def set_peer_mtu(self, peer, mtu):
+        """The largest inner packet for the peer."""
+        self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+
+    def peer_mtu(self, peer):
+        """The largest inner packet that is sent to the peer."""
+        return min(self.peer(peer).mtu, self.plane.shared.options.mtu)
 
     # ---- epochs ----
 
@@ -447,8 +489,9 @@ cdef class Plane:
 
     def remove(self, rx_index):
         """Wipes an epoch."""
-        self.slot(rx_index)
+        cdef cq_peer *peer = self.slot(rx_index).peer
         check(cq_table_remove(&self.plane.shared.tables, rx_index), "remove an epoch")
+        peer.keyless_ns = cq_io_now_ns()
 
     def has(self, rx_index):
         """Whether an epoch is installed."""
@@ -462,6 +505,25 @@ cdef class Plane:
         """A worker sends an empty record under that epoch."""
         self.slot(rx_index)
         check(cq_plane_send_empty(self.plane, rx_index), "send an empty record")
+
+    def send_ping(self, rx_index):
+        """A worker seals a record under that epoch that its peer is to answer."""
+        self.slot(rx_index)
+        check(cq_plane_send_ping(self.plane, rx_index), "send a ping")
+
+    def send_probe(self, rx_index, token, size):
+        """A worker sends a probe of the path under that epoch."""
+        self.slot(rx_index)
+        check(
+            cq_plane_send_probe(
+                self.plane, rx_index, bounded(token, "token", 0, 0xffffffffffffffff), bounded(size, "size", 0, 0xffff)
+            ),
+            f"send a probe of {size} bytes",
+        )
+
+    def sockets_replaced(self):
+        """The descriptors of the UDP sockets are other sockets now."""
+        cq_plane_sockets_replaced(self.live())
 
     # ---- what the workers report ----
 
@@ -512,7 +574,8 @@ cdef class Plane:
         cdef cq_peer *p = self.peer(peer)
         cq_table_reclaim(&self.plane.shared.tables)
         return PeerStats(
-            p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns
+            p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns,
+            p.path.last_large_ns,
         )
 
     def epoch_records(self, rx_index):
@@ -535,6 +598,17 @@ cdef class Plane:
             (cq_drop_names[i].direction.decode(), cq_drop_names[i].reason.decode()):
                 cq_plane_drop_count(self.plane, <cq_drop>i)
             for i in range(CQ_DROP_COUNT)
+        }
+
+    def answers(self):
+        """What became of ICMP answers to packets from the TUN, by (reason, result)."""
+        cdef int reason, result
+        self.live()
+        return {
+            (cq_answer_reasons[reason].decode(), cq_answer_results[result].decode()):
+                cq_plane_answer_count(self.plane, <cq_icmp_reason>reason, <cq_answer_result>result)
+            for reason in range(CQ_ICMP_REASONS)
+            for result in range(CQ_ANSWER_RESULTS)
         }
 
     def udp_segment_active(self):

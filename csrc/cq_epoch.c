@@ -4,6 +4,7 @@
  * The clock is the caller's: it compares expires_ns once per batch and calls neither seal nor open after it.
  */
 #include "cq_epoch.h"
+#include "cq_scrub.h"
 #include "cq_wipe.h"
 
 #include <stdlib.h>
@@ -100,6 +101,7 @@ struct cq_epoch *cq_epoch_new(const struct cq_epoch_params *params, int *error)
         epoch->expires_ns = params->expires_ns;
         epoch->limits = clamp(params->limits);
         rc = epoch_fill(epoch, params);
+        cq_scrub(); /* of the key schedules */
     }
     if (rc != CQ_OK) {
         cq_epoch_free(epoch);

@@ -21,6 +21,9 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
+#ifndef IPV6_DONTFRAG
+#define IPV6_DONTFRAG 62
+#endif
 
 /* UDP_MAX_SEGMENTS of the kernel's <linux/udp.h>, which it does not show */
 #define SEGMENTS_MAX 128
@@ -284,6 +287,18 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
     return sent;
 }
 
+void cq_io_set_whole(int fd, int version, bool whole)
+{
+    if (version == 4) {
+        const int discover = whole ? IP_PMTUDISC_PROBE : IP_PMTUDISC_DONT;
+        (void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover, sizeof discover);
+        return;
+    }
+    const int discover = whole ? IPV6_PMTUDISC_PROBE : IPV6_PMTUDISC_WANT, dont = whole;
+    (void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover, sizeof discover);
+    (void)setsockopt(fd, IPPROTO_IPV6, IPV6_DONTFRAG, &dont, sizeof dont); /* else it is we who fragment */
+}
+
 /* ---- TUN ---- */
 
 ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *packet, size_t size)
@@ -299,6 +314,17 @@ ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *pac
     if (!has_vnet)
         return n;
     return n > (ssize_t)sizeof *vnet ? n - (ssize_t)sizeof *vnet : -EBADMSG;
+}
+
+int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n)
+{
+    struct cq_vnet none = {0};
+    struct iovec iov[2] = {{.iov_base = &none, .iov_len = sizeof none}, {.iov_base = packet, .iov_len = n}};
+    ssize_t written;
+    do
+        written = has_vnet ? writev(fd, iov, 2) : write(fd, packet, n);
+    while (written < 0 && errno == EINTR);
+    return written < 0 ? -errno : 0;
 }
 
 /* ---- waiting ---- */

@@ -42,10 +42,17 @@ int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *
 unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
                          size_t segment, int *error);
 
+/* Whether datagrams over IPv4 or IPv6 (4 or 6) leave whole or not at all: with the Don't Fragment bit, whatever size the
+ * kernel thinks that the path has (ICMP may have told it, and anybody sends that); EMSGSIZE where the link is smaller. */
+void cq_io_set_whole(int fd, int version, bool whole);
+
 /* ---- TUN ---- */
 
 /* One read: the packet's length, 0 if there is none now, or -errno. vnet is zeroed where the TUN has none. */
 ssize_t cq_io_tun_read(int fd, bool has_vnet, struct cq_vnet *vnet, uint8_t *packet, size_t size);
+
+/* One packet that needs nothing done to it: 0 or -errno. */
+int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n);
 
 /* ---- waiting ---- */
 

@@ -7,8 +7,6 @@
 #define EXTENSIONS_MAX 8
 #define TCP_HEADER_MAX 60u /* 15 words */
 
-enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, DESTINATION = 60 };
-
 size_t cq_packet_length(const uint8_t *p, size_t n)
 {
     if (n >= 20 && p[0] >> 4 == 4) {
@@ -50,10 +48,10 @@ static void parse6(struct cq_packet *h, const uint8_t *p, size_t n)
 {
     uint8_t next = p[6];
     size_t offset = 40;
-    for (int i = 0; next == HOP_BY_HOP || next == ROUTING || next == DESTINATION; i++) {
+    for (int i = 0; cq_packet_is_extension(next); i++) {
         if (i == EXTENSIONS_MAX || n - offset < 8)
             return;
-        if (next != HOP_BY_HOP)
+        if (next != CQ_PROTOCOL_HOP_BY_HOP)
             h->plain = false;
         size_t size = ((size_t)p[offset + 1] + 1) * 8;
         next = p[offset];
@@ -61,7 +59,7 @@ static void parse6(struct cq_packet *h, const uint8_t *p, size_t n)
             return;
         offset += size;
     }
-    if (next == FRAGMENT)
+    if (next == CQ_PROTOCOL_FRAGMENT)
         h->fragment = true;
     else
         parse_transport(h, p, n, next, offset);

@@ -12,11 +12,16 @@
 
 #define CQ_PROTOCOL_TCP 6u
 #define CQ_PROTOCOL_UDP 17u
+#define CQ_PROTOCOL_HOP_BY_HOP 0u /* IPv6 extension headers, RFC 8200, 4 */
+#define CQ_PROTOCOL_ROUTING 43u
+#define CQ_PROTOCOL_FRAGMENT 44u
+#define CQ_PROTOCOL_DESTINATION 60u
 
 #define CQ_TCP_CHECKSUM 16u /* offset of the field from the transport header */
 #define CQ_UDP_CHECKSUM 6u
 #define CQ_TCP_FLAGS 13u /* offset of the flags byte */
 #define CQ_TCP_FIN 0x01u
+#define CQ_TCP_SYN 0x02u
 #define CQ_TCP_PSH 0x08u
 #define CQ_TCP_ACK 0x10u
 #define CQ_TCP_ECE 0x40u
@@ -46,6 +51,13 @@ size_t cq_packet_length(const uint8_t *p, size_t n);
 
 /* Parses the packet of exactly n bytes at p, where n is cq_packet_length's answer. */
 void cq_packet_parse(struct cq_packet *h, const uint8_t *p, size_t n);
+
+/* Whether what comes next in an IPv6 packet is a header that is longer by the number in its second byte, and not yet what
+ * the packet carries. */
+static inline bool cq_packet_is_extension(uint8_t next)
+{
+    return next == CQ_PROTOCOL_HOP_BY_HOP || next == CQ_PROTOCOL_ROUTING || next == CQ_PROTOCOL_DESTINATION;
+}
 
 static inline uint16_t cq_packet_checksum_offset(const struct cq_packet *h)
 {

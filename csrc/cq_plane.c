@@ -30,6 +30,7 @@ static int plane_fill(struct cq_plane *plane, const struct cq_worker_options *op
     for (size_t i = 0; i < workers; i++)
         if ((plane->tx[i] = cq_tx_new(&plane->shared, i)) == NULL)
             return errno != 0 ? errno : ENOMEM;
+    plane->shared.notice_fd = cq_tx_worker(plane->tx[0])->wake;
     for (size_t i = 0; i <= workers; i++)
         if ((plane->rx[i] = cq_rx_new(&plane->shared, i)) == NULL)
             return errno != 0 ? errno : ENOMEM;
@@ -105,15 +106,43 @@ void cq_plane_free(struct cq_plane *plane)
 
 /* ---- for the control thread ---- */
 
-int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
+static int send_without_packet(struct cq_plane *plane, uint32_t rx_index, enum cq_notice_kind kind)
 {
     struct cq_slot *slot = cq_table_find(atomic_load(&plane->shared.tables.current), rx_index);
     if (slot == NULL)
         return CQ_E_ARGUMENT;
-    atomic_store(&slot->empty_wanted, true);
-    atomic_store(&plane->shared.empties_wanted, true);
-    cq_worker_wake(cq_tx_worker(plane->tx[0]));
+    /* Where there is no room, what waits there are records of that epoch as well. */
+    (void)cq_worker_notify(&plane->shared, slot, (struct cq_notice){.kind = kind});
     return CQ_OK;
+}
+
+int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index)
+{
+    return send_without_packet(plane, rx_index, CQ_NOTICE_EMPTY);
+}
+
+int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index)
+{
+    return send_without_packet(plane, rx_index, CQ_NOTICE_PING);
+}
+
+int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size)
+{
+    struct cq_slot *slot = cq_table_find(atomic_load(&plane->shared.tables.current), rx_index);
+    if (slot == NULL || token == 0 || (token & CQ_PROBE_ACKED) != 0 ||
+        size < CQ_OVERHEAD + CQ_MESSAGE_HEADER_SIZE + CQ_PATH_PROBE_LENGTH ||
+        size > plane->shared.options.mtu + CQ_OVERHEAD)
+        return CQ_E_ARGUMENT;
+    cq_path_await(&slot->peer->path, token, size);
+    (void)cq_worker_notify(&plane->shared, slot,
+                           (struct cq_notice){.kind = CQ_NOTICE_PROBE, .size = size, .token = token});
+    return CQ_OK;
+}
+
+void cq_plane_sockets_replaced(struct cq_plane *plane)
+{
+    for (size_t i = 0; i < plane->shared.options.workers; i++)
+        cq_worker_wake(cq_rx_worker(plane->rx[i]));
 }
 
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max)
@@ -163,5 +192,13 @@ uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop)
         sum += atomic_load_explicit(&cq_tx_worker(plane->tx[i])->drops[drop], memory_order_relaxed);
     for (size_t i = 0; i <= workers; i++)
         sum += atomic_load_explicit(&cq_rx_worker(plane->rx[i])->drops[drop], memory_order_relaxed);
+    return sum;
+}
+
+uint64_t cq_plane_answer_count(struct cq_plane *plane, enum cq_icmp_reason reason, enum cq_answer_result result)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < plane->shared.options.workers; i++)
+        sum += atomic_load_explicit(&cq_tx_answers(plane->tx[i])->counts[reason][result], memory_order_relaxed);
     return sum;
 }

@@ -30,6 +30,17 @@ void cq_plane_free(struct cq_plane *plane); /* stops, wipes every key; NULL is f
 /* Asks for an empty record under an epoch. CQ_E_ARGUMENT if it is unknown. */
 int cq_plane_send_empty(struct cq_plane *plane, uint32_t rx_index);
 
+/* The same for a record that the peer answers with an empty one. */
+int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index);
+
+/* Asks for a probe of the path to the epoch's peer: a record of `size` bytes that must not be fragmented. The token is
+ * not 0 and its lowest bit is clear. CQ_E_ARGUMENT if that is not so, for an unknown epoch, and for a size that is none
+ * of a probe or of which this plane makes no record. */
+int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size);
+
+/* The receivers look at their sockets anew: other sockets have the descriptors now. */
+void cq_plane_sockets_replaced(struct cq_plane *plane);
+
 /* Up to max events since the last call; call again while it returns max. */
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max);
 void cq_plane_clear_event_fd(struct cq_plane *plane);
@@ -42,5 +53,6 @@ void cq_plane_ring_pop(struct cq_plane *plane, size_t worker);
 void cq_plane_inject(struct cq_plane *plane, uint8_t *data, size_t length, const struct cq_endpoint *from);
 
 uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop);
+uint64_t cq_plane_answer_count(struct cq_plane *plane, enum cq_icmp_reason reason, enum cq_answer_result result);
 
 #endif

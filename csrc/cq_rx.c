@@ -5,19 +5,22 @@
  *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
- *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer.
+ *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. A TCP
+ *              SYN announces no larger segments than the way back takes. A probe of the path is acknowledged and a ping
+ *              answered, by a tx worker: a receiver has no send lane.
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *
  * Socket, TUN queue, batch, coalescer and the ring's producing end are the worker's own. One lock is taken, that of a
  * receive lane, in cq_epoch_open: another worker may hold it where GRO gave it records of this lane. The table cannot
- * change while it is announced, which it is for one batch. A peer's endpoint is behind a sequence lock, whose writers
- * give way to each other. Counters and events are atomics; those of packets are added up before they touch them.
+ * change while it is announced: from a batch on until the worker sleeps, or begins a batch and finds a newer one. A
+ * peer's endpoint is behind a sequence lock, whose writers give way to each other. Counters and events are atomics;
+ * those of packets are added up before they touch them.
  */
 #include "cq_rx.h"
 #include "cq_coalesce.h"
 #include "cq_io.h"
-#include "cq_packet.h"
+#include "cq_mss.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -65,7 +68,6 @@ static void end_batch(struct cq_rx *rx)
 {
     cq_coalesce_flush(rx->coalesce);
     settle(rx);
-    cq_worker_end(&rx->worker);
 }
 
 /* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
@@ -78,10 +80,14 @@ void *cq_rx_run(void *arg)
     uint64_t linger_until = 0;
     while (!atomic_load(&shared->stopping)) {
         int n = cq_io_receive(rx->udp, rx->batch);
-        if (n == 0 && !cq_io_linger(linger_until))
+        if (n == 0 && !cq_io_linger(linger_until)) {
+            cq_worker_rest(&rx->worker);
             n = cq_io_wait(rx->udp, rx->worker.wake, -1);
-        if (n < 0 && !is_fatal(-n))
+        }
+        if (n < 0 && !is_fatal(-n)) {
+            cq_worker_rest(&rx->worker);
             n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
+        }
         if (n < 0) {
             cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);
             break;
@@ -97,6 +103,7 @@ void *cq_rx_run(void *arg)
         end_batch(rx);
         linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
     }
+    cq_worker_rest(&rx->worker);
     return NULL;
 }
 
@@ -106,6 +113,7 @@ void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct c
     rx->heard = NULL;
     record(rx, data, length, from);
     end_batch(rx);
+    cq_worker_rest(&rx->worker);
 }
 
 /* ---- 2. part ---- */
@@ -248,32 +256,79 @@ static size_t message_length(const uint8_t *p, size_t n)
     return length <= n ? length : 0;
 }
 
-static void packet(struct cq_rx *rx, const struct cq_route_table *routes, uint32_t sender, uint8_t *p, size_t n,
-                   bool vouched)
+/* Answers where records for the peer go now: an answer that the asker did not get is no answer. */
+static void answer(struct cq_rx *rx, const struct cq_peer *peer, struct cq_notice notice)
+{
+    struct cq_slot *active = rx->worker.table->peers[peer->handle].active;
+    if (active != NULL)
+        (void)cq_worker_notify(rx->worker.shared, active, notice);
+}
+
+/* An in-band message of n bytes, in a record of `size`. One that is shorter than its kind has to be says nothing; what
+ * follows the fields that are known here is for later versions. */
+static void in_band(struct cq_rx *rx, struct cq_peer *peer, const uint8_t *p, size_t n, size_t size)
+{
+    const uint8_t *body = p + CQ_MESSAGE_HEADER_SIZE;
+    n -= CQ_MESSAGE_HEADER_SIZE;
+    if (p[0] == CQ_MESSAGE_PATH_PROBE && n >= CQ_PATH_PROBE_LENGTH)
+        answer(rx, peer, (struct cq_notice){.kind = CQ_NOTICE_ACK, .size = (uint32_t)size, .token = cq_get64(body)});
+    else if (p[0] == CQ_MESSAGE_PING)
+        answer(rx, peer, (struct cq_notice){.kind = CQ_NOTICE_EMPTY});
+    else if (p[0] == CQ_MESSAGE_PATH_ACK && n >= CQ_PATH_ACK_LENGTH &&
+             cq_path_acknowledge(&peer->path, cq_get64(body), cq_get16(body + 8)))
+        cq_worker_raise_peer(&rx->worker, peer, CQ_EVENT_PROBE_ACKED);
+}
+
+/* Whether a packet of n bytes may be a TCP SYN, as cheaply as can be. */
+static bool may_be_syn(const uint8_t *p, size_t n)
+{
+    const bool four = p[0] >> 4 == 4;
+    const uint8_t protocol = four ? p[9] : p[6];
+    if (protocol != CQ_PROTOCOL_TCP)
+        return !four && cq_packet_is_extension(protocol);
+    const size_t flags = (four ? (size_t)(p[0] & 15) * 4 : 40) + CQ_TCP_FLAGS;
+    return flags < n && (p[flags] & CQ_TCP_SYN) != 0;
+}
+
+/* What the sender's side announces binds the answers, which take the way back. */
+static void clamp_mss(const struct cq_rx *rx, const struct cq_peer *peer, uint8_t *p, size_t n, bool vouched)
+{
+    struct cq_packet h;
+    cq_packet_parse(&h, p, n);
+    if (h.protocol == CQ_PROTOCOL_TCP && (p[h.transport + CQ_TCP_FLAGS] & CQ_TCP_SYN) != 0)
+        cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu(&rx->worker, peer)), !vouched);
+}
+
+static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const struct cq_peer *peer, uint8_t *p,
+                   size_t n, bool vouched)
 {
     uint32_t owner = p[0] >> 4 == 4 ? cq_route_lookup4(routes, p + 12) : cq_route_lookup6(routes, p + 8);
-    if (owner != sender) {
+    if (owner != peer->handle) {
         cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
         return;
     }
     rx->tally.packets++;
     rx->tally.bytes += n;
+    if (may_be_syn(p, n))
+        clamp_mss(rx, peer, p, n, vouched);
     cq_coalesce_add(rx->coalesce, p, n, vouched);
 }
 
 static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched)
 {
     const struct cq_route_table *routes = rx->worker.table->routes->table;
-    const uint32_t sender = peer->handle;
+    const size_t size = n + CQ_OVERHEAD;
     while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
-        const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE; /* there is none yet that means anything */
+        const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE;
         const size_t length = is_message ? message_length(payload, n) : cq_packet_length(payload, n);
         if (length == 0) {
             cq_worker_drop(&rx->worker, CQ_DROP_RX_MALFORMED, 1);
             return;
         }
-        if (!is_message)
-            packet(rx, routes, sender, payload, length, vouched);
+        if (is_message)
+            in_band(rx, peer, payload, length, size);
+        else
+            packet(rx, routes, peer, payload, length, vouched);
         payload += length;
         n -= length;
     }

@@ -49,6 +49,17 @@ static bool wait_for_room(struct cq_sender *s, int error)
     return true;
 }
 
+/* Whether what is sent from now on may be fragmented is an option of the socket: it is set when it changes, which it does
+ * where peers whose paths are known and others take turns. */
+static void set_whole(struct cq_sender *s, const struct cq_endpoint *to, bool whole)
+{
+    bool *now = to->remote.family == 4 ? &s->whole4 : &s->whole6;
+    if (*now == whole)
+        return;
+    cq_io_set_whole(s->fd, to->remote.family, whole);
+    *now = whole;
+}
+
 /* ---- a batch ---- */
 
 /* From one record on, count of them. */
@@ -70,8 +81,10 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
     /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records,
      * too): then the first datagram tells which, sent singly from the same source. */
     bool trial = false;
+    bool whole = b->probe || b->segment <= atomic_load_explicit(&peer->path.whole_max, memory_order_relaxed);
     cq_endpoint_read(&peer->endpoint, &known);
     to = known;
+    set_whole(s, &to, whole);
     while (offset < b->length) {
         const uint8_t *wire = b->wire + offset;
         size_t left = b->length - offset;
@@ -98,6 +111,10 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
         } else if (pinned && blames_source(error)) { /* the address has gone, or cannot reach the peer */
             to.source = CQ_SOURCE_FORGOTTEN;
             trial = false;
+        } else if (whole && error == EMSGSIZE && !b->probe) { /* the link has become smaller than the path was */
+            whole = false;
+            lost.refused = true;
+            set_whole(s, &to, whole);
         } else if (segment && error == EIO) { /* the device cannot make the checksums; it will not learn to */
             atomic_store_explicit(s->segment_refused, true, memory_order_relaxed);
         } else if (segment && (error == EMSGSIZE || error == EINVAL)) { /* a small path MTU, or a broken route */

@@ -19,6 +19,7 @@ struct cq_batch {
     const uint8_t *wire;
     size_t length, segment;
     const struct cq_load *loads; /* one per record */
+    bool probe;                  /* goes whole or not at all */
 };
 
 struct cq_sender {
@@ -26,6 +27,7 @@ struct cq_sender {
     bool segment;                  /* UDP_SEGMENT is to be used */
     _Atomic bool *segment_refused; /* set on EIO: no path of these sockets takes it */
     const _Atomic bool *stopping;  /* ends any wait */
+    bool whole4, whole6;           /* what the socket sends over IPv4 and IPv6 is not fragmented; at first it may be */
     uint64_t now_ns;               /* CLOCK_BOOTTIME; kept fresh after a wait */
     uint64_t patient_until_ns;     /* 0: no send of this burst has waited yet */
 };
@@ -36,9 +38,11 @@ void cq_send_begin(struct cq_sender *s, uint64_t now_ns);
 struct cq_lost {
     unsigned records;
     uint64_t packets, bytes;
+    bool refused; /* nothing is lost, but the records were too large for the link, and left in fragments */
 };
 
-/* Sends a batch and returns what did not leave. */
+/* Sends a batch and returns what did not leave. Records that the peer's path is known to carry leave with the Don't
+ * Fragment bit (RFC 8899, section 3: without it nothing would be known for long), larger ones may be fragmented. */
 struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const struct cq_batch *batch);
 
 #endif

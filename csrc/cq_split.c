@@ -44,6 +44,15 @@ static bool own_type(const struct cq_packet *h, uint8_t gso_type)
     }
 }
 
+/* How many bytes of payload a segment has, and what follows from it. */
+static void set_size(struct cq_split *s, size_t size)
+{
+    size_t payload = s->length - s->header_length;
+    s->gso_size = (uint16_t)size;
+    s->count = payload > 0 ? (unsigned)((payload + size - 1) / size) : 1;
+    s->largest = s->header_length + (payload < size ? payload : size);
+}
+
 static int init_super(struct cq_split *s, const struct cq_packet *h, const struct cq_vnet *vnet)
 {
     if ((vnet->flags & CQ_VNET_NEEDS_CSUM) == 0 || !own_type(h, vnet->gso_type) || !own_checksum(h, vnet) ||
@@ -51,13 +60,7 @@ static int init_super(struct cq_split *s, const struct cq_packet *h, const struc
         return CQ_E_MALFORMED;
     s->vouched = vouchable(h, s->packet);
     s->header_length = h->headers;
-    s->gso_size = vnet->gso_size;
-    s->version = h->version;
-    s->protocol = h->protocol;
-    s->l4_offset = (uint8_t)h->transport;
-    size_t payload = s->length - h->headers;
-    if (payload > 0)
-        s->count = (unsigned)((payload + s->gso_size - 1) / s->gso_size);
+    set_size(s, vnet->gso_size);
     memcpy(s->header, s->packet, h->headers);
     if (h->version == 4) {
         s->id = cq_get16(s->header + 4);
@@ -79,21 +82,47 @@ int cq_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_t *packe
     s->index = 0;
     s->packet = packet;
     s->length = cq_packet_length(packet, length);
+    s->largest = s->length;
     s->header_length = 0;
     if (s->length == 0)
         return CQ_E_MALFORMED;
     cq_packet_parse(&h, packet, s->length);
+    s->version = h.version;
+    s->protocol = h.protocol;
     s->transport = h.protocol != 0;
+    s->l4_offset = (uint8_t)h.transport;
+    s->syn = h.protocol == CQ_PROTOCOL_TCP && (packet[h.transport + CQ_TCP_FLAGS] & CQ_TCP_SYN) != 0;
     if (vnet == NULL)
         vnet = &none;
     return vnet->gso_type == CQ_GSO_NONE ? init_ordinary(s, &h, vnet) : init_super(s, &h, vnet);
+}
+
+bool cq_split_narrow(struct cq_split *s, size_t mtu)
+{
+    if (s->header_length == 0 || s->protocol != CQ_PROTOCOL_TCP)
+        return false;
+    set_size(s, mtu - s->header_length);
+    return true;
+}
+
+static uint8_t *checksum_field(const struct cq_split *s, uint8_t *packet)
+{
+    return packet + s->l4_offset + (s->protocol == CQ_PROTOCOL_TCP ? CQ_TCP_CHECKSUM : CQ_UDP_CHECKSUM);
+}
+
+void cq_split_complete(struct cq_split *s)
+{
+    if (s->vouched && s->header_length == 0) /* the field holds the kernel's sum of the pseudo-header */
+        cq_checksum_put(checksum_field(s, s->packet),
+                        cq_checksum_add(s->packet + s->l4_offset, s->length - s->l4_offset, 0));
+    s->vouched = false;
 }
 
 /* Completes the checksum of a segment of n bytes whose pseudo-header only the kernel knows. */
 static void complete_segment(const struct cq_split *s, uint8_t *p, size_t n)
 {
     size_t size = n - s->l4_offset;
-    uint8_t *field = p + s->l4_offset + (s->protocol == CQ_PROTOCOL_TCP ? CQ_TCP_CHECKSUM : CQ_UDP_CHECKSUM);
+    uint8_t *field = checksum_field(s, p);
     cq_put16(field, 0);
     cq_checksum_put(field, cq_checksum_add(p + s->l4_offset, size, s->l4_base + size));
 }

@@ -13,15 +13,19 @@
 
 struct cq_split {
     bool vouched;   /* all packets that come out may go into a VOUCHED record */
+    bool syn;       /* an ordinary packet that opens a TCP connection */
     bool transport; /* the packets are TCP or UDP: they may not share a record with others of the opposite vouched */
     unsigned count; /* of packets that come out, >= 1 */
+    size_t largest; /* of their lengths */
+    size_t length;  /* of what was read */
+    uint8_t version;
+    uint8_t l4_offset; /* of the TCP or UDP header, where transport is true */
     /* private from here on */
     unsigned index; /* of the next packet */
     uint8_t *packet;
-    size_t length;
     size_t header_length; /* IP and transport headers of a super-packet, 0 for an ordinary packet */
     uint16_t gso_size;
-    uint8_t version, protocol, l4_offset;
+    uint8_t protocol;
     uint16_t id, ip_sum; /* IPv4: ID of the first segment; sum of the header without length, ID and checksum */
     uint32_t l4_base;    /* not vouched: the kernel's sum of the pseudo-header without the transport length */
     uint8_t header[CQ_PACKET_HEADERS_MAX]; /* the super-packet's headers, since segments overwrite the packet */
@@ -35,6 +39,15 @@ struct cq_split {
  * from the addresses it sees (or must not): packets with IPv4 options, a routing or a destination options header, UDP
  * over IPv4 with checksum 0, UDP whose length field is not what the IP header says. They are completed here, too. */
 int cq_split_init(struct cq_split *split, const struct cq_vnet *vnet, uint8_t *packet, size_t length);
+
+/* Before the first packet: cuts a TCP super-packet into smaller segments, of at most mtu bytes each with their headers,
+ * as a network card does that was told a smaller MSS. False, and nothing has changed, for what has to stay in one piece:
+ * an ordinary packet, and the datagrams of UDP. mtu is more than the headers, as CQ_MTU_MIN is. */
+bool cq_split_narrow(struct cq_split *split, size_t mtu);
+
+/* Before the first packet: none of them is vouched for any more, each has a checksum of its own. So a fragment, whose
+ * receiver could not make it, has its part of one. */
+void cq_split_complete(struct cq_split *split);
 
 /* The next packet: built in place in front of its payload (the headers overwrite bytes of the segment before, which
  * the caller has sealed by then). False when there is no more. */

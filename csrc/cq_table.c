@@ -17,6 +17,7 @@ static struct cq_peer *peer_new(uint32_t handle)
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->endpoint.writer, NULL);
     p->handle = handle;
+    p->mtu = CQ_MTU_MAX;
     return p;
 }
 
@@ -40,6 +41,7 @@ static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
     if (s == NULL)
         return NULL;
     pthread_mutex_init(&s->path.writer, NULL);
+    cq_notices_init(&s->notices);
     s->peer = peer;
     s->epoch = epoch;
     return s;
@@ -214,6 +216,11 @@ struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker)
 }
 
 void cq_table_release(struct cq_tables *t, size_t worker) { cq_hazard_withdraw(&t->hazards, worker); }
+
+bool cq_table_is_current(struct cq_tables *t, const struct cq_table *table)
+{
+    return atomic_load(&t->current) == table;
+}
 
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
 {

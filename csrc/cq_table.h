@@ -12,6 +12,8 @@
 #include "cq_endpoint.h"
 #include "cq_epoch.h"
 #include "cq_hazard.h"
+#include "cq_notice.h"
+#include "cq_path.h"
 #include "cq_route.h"
 
 struct cq_peer {
@@ -20,10 +22,13 @@ struct cq_peer {
     struct cq_shared_endpoint endpoint;
     _Atomic uint32_t events;               /* cq_worker.h has their bits */
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
+    _Atomic uint32_t mtu;                  /* the largest inner packet for it, where the tunnel's own MTU is no less */
+    _Atomic uint64_t keyless_ns;           /* since when it has no key to send under, where it has none */
     _Alignas(64) _Atomic uint64_t rx_packets;
     _Atomic uint64_t rx_bytes, last_rx_ns;
     _Alignas(64) _Atomic uint64_t tx_packets;
     _Atomic uint64_t tx_bytes, last_tx_ns, last_tx_data_ns;
+    struct cq_path path; /* begins with what senders write, too */
 };
 
 /* An epoch and what surrounds it. */
@@ -33,7 +38,7 @@ struct cq_slot {
     unsigned references;
     _Atomic uint32_t events;
     _Atomic bool seen;         /* a valid record has arrived */
-    _Atomic bool empty_wanted; /* a worker is to send an empty record */
+    struct cq_notices notices; /* what a worker is to send under it beside packets */
     /* Where the newest record came from while the epoch was not the promoted one; family 0: there was none. */
     struct cq_shared_endpoint path;
 };
@@ -76,6 +81,8 @@ void cq_table_destroy(struct cq_tables *t);
 /* worker: the current table, safe to use until release. */
 struct cq_table *cq_table_acquire(struct cq_tables *t, size_t worker);
 void cq_table_release(struct cq_tables *t, size_t worker);
+
+bool cq_table_is_current(struct cq_tables *t, const struct cq_table *table); /* worker */
 
 struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index); /* worker */
 

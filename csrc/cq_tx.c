@@ -2,7 +2,8 @@
  * The tx worker: TUN to UDP. A packet's way, which is also the order of this file:
  *
  *   1. read    The TUN queue is read until it is empty: one burst. A read brings a packet, or a super-packet of a flow.
- *   2. look up The destination names a peer, the peer its active epoch. A super-packet is split.
+ *   2. look up The destination names a peer, the peer its active epoch. A super-packet is split, and what is too large
+ *              for the peer cut to fragments. The sender of what has no way, or does not fit, is answered.
  *   3. gather  Packets gather in a run, one for each peer of the burst; small ones share a record.
  *   4. seal    A record is sealed from where its packets lie to the end of the run.
  *   5. send    A run is records of equal size, back to back, the last perhaps shorter: one UDP_SEGMENT send. It goes
@@ -10,11 +11,14 @@
  *              later packets.
  *
  * The worker takes no lock. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
- * announced, which it is for one burst. A peer's endpoint is behind a sequence lock; counters, flags and events are
- * atomics.
+ * announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
+ * behind a sequence lock; counters, flags and events are atomics.
  */
 #include "cq_tx.h"
+#include "cq_answer.h"
+#include "cq_fragment.h"
 #include "cq_io.h"
+#include "cq_mss.h"
 #include "cq_send.h"
 #include "cq_split.h"
 #include "cq_wipe.h"
@@ -25,17 +29,21 @@
 #define TUN_READ_MAX 65536u /* a super-packet has at most 65,535 bytes */
 #define BURST_READS 64      /* before runs are sent in any case, though the TUN never runs dry: so the table can go */
 #define RUNS 8              /* peers that one burst can address without extra sends */
+#define DONT_FRAGMENT 0x40u /* of byte 6 of an IPv4 header */
 #define PAD_MAX 256         /* zeros that a record may get to keep its run in one send, which costs more than they do */
-#define UNREADABLE_MAX 100  /* reads in a row that give no packet, until the TUN counts as broken */
+#define KEYLESS_NS 1000000000u /* a second: what connects again in it loses packets, and no sender gives up for them */
+#define UNREADABLE_MAX 100     /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct run {
     struct cq_slot *slot; /* NULL: free */
     uint64_t age;
+    size_t mtu; /* of the peer, as it was when the run began: what a record carries at most */
     uint8_t *wire;
     size_t length;
     size_t segment;          /* size of every record but the last */
     unsigned count;          /* sealed records */
     bool ended;              /* the last one is short: nothing may follow */
+    bool probe;              /* its only record asks what the path carries */
     uint64_t packets, bytes; /* of the inner packets in it */
     struct cq_load loads[CQ_SEND_RECORDS_MAX];
     /* the open record: small packets that are not sealed yet */
@@ -50,17 +58,17 @@ struct cq_tx {
     int tun;
     struct cq_sender sender;
     unsigned records_max; /* in one send */
-    size_t payload_max;
     unsigned unreadable;
     uint64_t ticks;
     struct cq_vnet vnet;
+    struct cq_answers answers;
     uint8_t *packet;
     struct run runs[RUNS];
 };
 
 /* What a stage calls of a later one. */
 static void handle(struct cq_tx *tx, size_t n);
-static void send_empties(struct cq_tx *tx);
+static void send_notices(struct cq_tx *tx);
 static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot);
 static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport,
                        bool vouched);
@@ -79,12 +87,12 @@ static ssize_t read_tun(struct cq_tx *tx)
 }
 
 /* Sends the n bytes that were read and what else the TUN has. Returns what the last read did. */
-static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
+static ssize_t burst(struct cq_tx *tx, ssize_t n, bool notices)
 {
     cq_worker_begin(&tx->worker);
     cq_send_begin(&tx->sender, cq_io_now_ns());
-    if (empties)
-        send_empties(tx);
+    if (notices)
+        send_notices(tx);
     for (int reads = 1; n > 0; reads++) {
         handle(tx, (size_t)n);
         tx->unreadable = 0;
@@ -94,7 +102,6 @@ static ssize_t burst(struct cq_tx *tx, ssize_t n, bool empties)
         n = read_tun(tx);
     }
     flush_all(tx);
-    cq_worker_end(&tx->worker);
     return n;
 }
 
@@ -109,10 +116,10 @@ static int cannot_read(struct cq_tx *tx, int error)
     return ++tx->unreadable < UNREADABLE_MAX ? 0 : error;
 }
 
-/* The flag is taken before the table is: an epoch whose empty record is asked for is in any table acquired after. */
-static bool take_empties(struct cq_tx *tx)
+/* The flag is taken before the table is: an epoch that a notice is for is in any table acquired after. */
+static bool take_notices(struct cq_tx *tx)
 {
-    _Atomic bool *wanted = &tx->worker.shared->empties_wanted;
+    _Atomic bool *wanted = &tx->worker.shared->notices_wanted;
     return tx->worker.index == 0 && atomic_load_explicit(wanted, memory_order_relaxed) &&
            atomic_exchange(wanted, false);
 }
@@ -125,22 +132,77 @@ void *cq_tx_run(void *arg)
     int rc = 0;
     while (rc == 0 && !atomic_load(&shared->stopping)) {
         ssize_t n = read_tun(tx);
-        bool empties = take_empties(tx);
-        if (n > 0 || empties) {
-            n = burst(tx, n, empties);
+        bool notices = take_notices(tx);
+        if (n > 0 || notices) {
+            n = burst(tx, n, notices);
             linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
         } else if (n == 0 && !cq_io_linger(linger_until)) {
+            cq_worker_rest(&tx->worker);
             rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
     }
+    cq_worker_rest(&tx->worker);
     if (rc != 0)
         cq_worker_fail(&tx->worker, "reading the TUN device", -rc);
     return NULL;
 }
 
 /* ---- 2. look up, and split ---- */
+
+static void no_route(struct cq_tx *tx, const struct cq_split *split)
+{
+    cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ROUTE, split->count);
+    cq_answer_give(&tx->answers, CQ_ICMP_NO_ROUTE, tx->packet, split->length, 0, tx->sender.now_ns);
+}
+
+static void no_key(struct cq_tx *tx, const struct cq_peer *peer, const struct cq_split *split)
+{
+    cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, split->count);
+    if (tx->sender.now_ns < atomic_load_explicit(&peer->keyless_ns, memory_order_relaxed) + KEYLESS_NS)
+        cq_answer_count(&tx->answers, CQ_ICMP_UNREACHABLE, CQ_ANSWER_LIMITED);
+    else
+        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, tx->packet, split->length, 0, tx->sender.now_ns);
+}
+
+/* A packet that every router may cut (RFC 791, 3.2), in pieces that the peer takes. */
+static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, size_t length)
+{
+    struct cq_fragment fragment;
+    if (cq_fragment_init(&fragment, packet, length, run->mtu) != CQ_OK) {
+        cq_worker_drop(&tx->worker, CQ_DROP_TX_MALFORMED, 1);
+        return;
+    }
+    while (cq_fragment_next(&fragment, &packet, &length))
+        add_packet(tx, run, packet, length, false, false);
+}
+
+/* The largest packet for a run's peer. No sender of IPv6 goes below its least MTU: where a path carries less in one
+ * record, what is in between leaves in fragments of the record (cq_send_batch). */
+static size_t largest_for(const struct cq_tx *tx, const struct run *run, uint8_t version)
+{
+    const size_t own = tx->worker.shared->options.mtu;
+    if (version == 4 || run->mtu >= CQ_MTU_MIN6)
+        return run->mtu;
+    return own < CQ_MTU_MIN6 ? own : CQ_MTU_MIN6;
+}
+
+/* What is larger than the peer takes is cut, where it may be. Where not, its sender is told; of TCP, whose segments the
+ * kernel has left to whoever sends them, nothing is lost in the meantime. False: nothing is left to send. */
+static bool fit(struct cq_tx *tx, size_t mtu, struct cq_split *split)
+{
+    const bool whole = split->version == 6 || (tx->packet[6] & DONT_FRAGMENT) != 0;
+    if (whole)
+        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, mtu, tx->sender.now_ns);
+    if (cq_split_narrow(split, mtu))
+        return true;
+    if (whole)
+        cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split->count);
+    else
+        cq_split_complete(split);
+    return !whole;
+}
 
 static void handle(struct cq_tx *tx, size_t n)
 {
@@ -154,36 +216,66 @@ static void handle(struct cq_tx *tx, size_t n)
     uint32_t handle = packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes->table, packet + 16)
                                           : cq_route_lookup6(table->routes->table, packet + 24);
     if (handle >= table->peer_count || table->peers[handle].peer == NULL) {
-        cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ROUTE, split.count);
+        no_route(tx, &split);
         return;
     }
     struct cq_slot *slot = table->peers[handle].active;
     if (slot == NULL || tx->worker.index >= slot->epoch->tx_lanes) {
-        cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, split.count);
+        no_key(tx, table->peers[handle].peer, &split);
         return;
     }
     struct run *run = run_for(tx, slot);
+    if (split.syn)
+        cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, run->mtu), !split.vouched);
+    const size_t mtu = largest_for(tx, run, split.version);
+    if (split.largest > mtu && !fit(tx, mtu, &split))
+        return;
     size_t length;
     while (cq_split_next(&split, &packet, &length)) {
-        if (length > tx->payload_max) {
-            cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, 1);
-            continue;
-        }
-        add_packet(tx, run, packet, length, split.transport, split.vouched);
+        if (length <= mtu)
+            add_packet(tx, run, packet, length, split.transport, split.vouched);
+        else
+            add_fragments(tx, run, packet, length);
     }
 }
 
-/* The empty records that the control thread has asked for, each by itself. */
-static void send_empties(struct cq_tx *tx)
+/* The payload of a notice's record, at most as large as one packet. Returns its length. */
+static size_t write_notice(const struct cq_notice *notice, uint8_t *payload)
 {
+    if (notice->kind == CQ_NOTICE_EMPTY)
+        return 0;
+    if (notice->kind == CQ_NOTICE_PING) {
+        payload[0] = CQ_MESSAGE_PING;
+        cq_put16(payload + 1, 0);
+        return CQ_MESSAGE_HEADER_SIZE;
+    }
+    const bool probe = notice->kind == CQ_NOTICE_PROBE;
+    const uint16_t length = probe ? CQ_PATH_PROBE_LENGTH : CQ_PATH_ACK_LENGTH;
+    payload[0] = probe ? CQ_MESSAGE_PATH_PROBE : CQ_MESSAGE_PATH_ACK;
+    cq_put16(payload + 1, length);
+    cq_put64(payload + CQ_MESSAGE_HEADER_SIZE, notice->token);
+    if (!probe) {
+        cq_put16(payload + CQ_MESSAGE_HEADER_SIZE + 8, (uint16_t)notice->size);
+        return CQ_MESSAGE_HEADER_SIZE + length;
+    }
+    const size_t n = notice->size - CQ_OVERHEAD, head = CQ_MESSAGE_HEADER_SIZE + length;
+    memset(payload + head, 0, n - head);
+    return n;
+}
+
+/* What the control thread and receivers have asked for, each record by itself: a probe in a run of another size would
+ * be cut to that, or end it. */
+static void send_notices(struct cq_tx *tx)
+{
+    struct cq_notice notice;
     for (size_t i = 0; i < tx->worker.table->slot_count; i++) {
         struct cq_slot *slot = tx->worker.table->slots[i];
-        if (!atomic_exchange(&slot->empty_wanted, false))
-            continue;
-        struct run *run = run_for(tx, slot);
-        close_record(tx, run, true);
-        seal(tx, run, run->open, 0, false, 0, 0);
-        flush_run(tx, run);
+        for (unsigned n = 0; n < CQ_NOTICES_MAX && cq_notices_pop(&slot->notices, &notice); n++) {
+            struct run *run = run_for(tx, slot);
+            run->probe = notice.kind == CQ_NOTICE_PROBE;
+            seal(tx, run, run->open, write_notice(&notice, run->open), false, 0, 0);
+            flush_run(tx, run);
+        }
     }
 }
 
@@ -204,6 +296,7 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
     if (victim->slot != NULL)
         flush_run(tx, victim);
     victim->slot = slot;
+    victim->mtu = cq_worker_mtu(&tx->worker, slot->peer);
     victim->age = ++tx->ticks;
     return victim;
 }
@@ -211,12 +304,12 @@ static struct run *run_for(struct cq_tx *tx, struct cq_slot *slot)
 static void add_packet(struct cq_tx *tx, struct run *run, const uint8_t *packet, size_t n, bool transport, bool vouched)
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
-    if (!tx->worker.shared->options.packing || n > tx->payload_max / 2) {
+    if (!tx->worker.shared->options.packing || n > run->mtu / 2) {
         close_record(tx, run, true);
         seal(tx, run, packet, n, vouched, 1, n);
         return;
     }
-    if (run->open_length + n > tx->payload_max || (transport && run->open_transport && vouched != run->open_vouched))
+    if (run->open_length + n > run->mtu || (transport && run->open_transport && vouched != run->open_vouched))
         close_record(tx, run, true);
     memcpy(run->open + run->open_length, packet, n);
     run->open_length += n;
@@ -234,7 +327,7 @@ static void close_record(struct cq_tx *tx, struct run *run, bool more)
         return;
     size_t n = run->open_length;
     /* Pad to the run's size, so that the run need not end here: a few zero bytes are cheaper than a system call. */
-    size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : tx->payload_max;
+    size_t target = run->count > 0 && !run->ended ? run->segment - CQ_OVERHEAD : run->mtu;
     if (more && run->open_packets > 1 && n < target && target - n <= PAD_MAX) {
         memset(run->open + n, 0, target - n);
         n = target;
@@ -298,14 +391,18 @@ static void send_run(struct cq_tx *tx, struct run *run)
     if (run->count > 0 && to.remote.family == 0) {
         cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_ENDPOINT, run->packets);
     } else if (run->count > 0) {
-        const struct cq_batch batch = {run->wire, run->length, run->segment, run->loads};
+        const struct cq_batch batch = {run->wire, run->length, run->segment, run->loads, run->probe};
         struct cq_lost lost = cq_send_batch(&tx->sender, peer, &batch);
+        if (lost.refused)
+            cq_worker_raise_peer(&tx->worker, peer, CQ_EVENT_RECORD_REFUSED);
         if (lost.records > 0)
             cq_worker_drop(&tx->worker, CQ_DROP_TX_SEND_ERROR, lost.packets);
         /* The times of attempts: a path that takes nothing any more is to be noticed like one that answers nothing. */
         atomic_store_explicit(&peer->last_tx_ns, tx->sender.now_ns, memory_order_relaxed);
         if (run->packets > 0)
             atomic_store_explicit(&peer->last_tx_data_ns, tx->sender.now_ns, memory_order_relaxed);
+        if (run->packets > 0 && run->segment > CQ_RECORD_LARGE)
+            atomic_store_explicit(&peer->path.last_large_ns, tx->sender.now_ns, memory_order_relaxed);
         atomic_fetch_add_explicit(&peer->tx_packets, run->packets - lost.packets, memory_order_relaxed);
         atomic_fetch_add_explicit(&peer->tx_bytes, run->bytes - lost.bytes, memory_order_relaxed);
     }
@@ -313,6 +410,7 @@ static void send_run(struct cq_tx *tx, struct run *run)
     run->count = 0;
     run->segment = 0;
     run->ended = false;
+    run->probe = false;
     run->packets = 0;
     run->bytes = 0;
 }
@@ -349,15 +447,15 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
         .segment_refused = &shared->segment_refused,
         .stopping = &shared->stopping,
     };
+    cq_answer_init(&tx->answers, tx->tun, o->vnet_hdr);
     tx->records_max = cq_io_max_segments();
     if (tx->records_max > CQ_SEND_RECORDS_MAX)
         tx->records_max = CQ_SEND_RECORDS_MAX;
-    tx->payload_max = o->mtu;
     tx->packet = aligned_alloc(64, TUN_READ_MAX);
     ok = ok && tx->packet != NULL;
     for (size_t i = 0; i < RUNS; i++) {
         tx->runs[i].wire = malloc(CQ_SEND_MAX);
-        tx->runs[i].open = malloc(tx->payload_max);
+        tx->runs[i].open = malloc(o->mtu);
         ok = ok && tx->runs[i].wire != NULL && tx->runs[i].open != NULL;
     }
     if (!ok) {
@@ -373,11 +471,14 @@ void cq_tx_free(struct cq_tx *tx)
         return;
     for (size_t i = 0; i < RUNS; i++) {
         free(tx->runs[i].wire);
-        cq_wipe_free(tx->runs[i].open, tx->payload_max); /* plaintext of users */
+        cq_wipe_free(tx->runs[i].open, tx->worker.shared->options.mtu); /* plaintext of users */
     }
     cq_wipe_free(tx->packet, TUN_READ_MAX);
+    cq_wipe(tx->answers.out, sizeof tx->answers.out); /* quotes them */
     cq_worker_close(&tx->worker);
     free(tx);
 }
 
 struct cq_worker *cq_tx_worker(struct cq_tx *tx) { return &tx->worker; }
+
+const struct cq_answers *cq_tx_answers(const struct cq_tx *tx) { return &tx->answers; }

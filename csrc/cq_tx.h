@@ -4,6 +4,7 @@
 #ifndef CQ_TX_H
 #define CQ_TX_H
 
+#include "cq_answer.h"
 #include "cq_worker.h"
 
 struct cq_tx;
@@ -15,6 +16,7 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index);
 void cq_tx_free(struct cq_tx *tx);
 
 struct cq_worker *cq_tx_worker(struct cq_tx *tx);
+const struct cq_answers *cq_tx_answers(const struct cq_tx *tx);
 
 /* Its thread, until the workers are to stop. */
 void *cq_tx_run(void *tx);

@@ -35,12 +35,20 @@
 #define CQ_PAYLOAD_MESSAGE 1u
 #define CQ_MESSAGE_HEADER_SIZE 3u /* type, and 16 bits of length */
 
+/* In-band messages; any other is skipped. */
+#define CQ_MESSAGE_PATH_PROBE 0x10u
+#define CQ_MESSAGE_PATH_ACK 0x11u
+#define CQ_MESSAGE_PING 0x12u   /* an empty record is to answer it */
+#define CQ_PATH_PROBE_LENGTH 8u /* token */
+#define CQ_PATH_ACK_LENGTH 10u  /* token, size of the probe's record (16 bits) */
+
 /* A UDP datagram over IPv4 carries at most 65,507 bytes; with IPv6 and jumbo-free links 65,487 is safe for both. */
 #define CQ_SEND_MAX 65487u
 #define CQ_DATAGRAM_MAX 65535u
 
 /* Of the tunnel: what every IPv4 host can take (RFC 791), and what one record carries. */
 #define CQ_MTU_MIN 576u
+#define CQ_MTU_MIN6 1280u /* and what IPv6 relies on (RFC 8200, 5) */
 #define CQ_MTU_MAX 65455u
 
 /* The least that the window of replay protection has to cover. */

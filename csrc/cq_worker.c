@@ -1,5 +1,6 @@
 #include "cq_worker.h"
 #include "cq_io.h"
+#include "cq_scrub.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     memset(shared, 0, sizeof *shared);
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;
+    shared->notice_fd = -1;
     shared->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (shared->event_fd < 0)
         return -errno;
@@ -51,6 +53,15 @@ static void raise_event(struct cq_worker *w, _Atomic uint32_t *flags, uint32_t e
         return;
     if ((atomic_fetch_or(flags, event) & event) == 0)
         cq_io_wake(w->shared->event_fd);
+}
+
+bool cq_worker_notify(struct cq_worker_shared *shared, struct cq_slot *slot, struct cq_notice notice)
+{
+    if (!cq_notices_push(&slot->notices, notice))
+        return false;
+    if (!atomic_exchange(&shared->notices_wanted, true))
+        cq_io_wake(shared->notice_fd);
+    return true;
 }
 
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event)
@@ -95,10 +106,19 @@ void cq_worker_close(struct cq_worker *w)
 
 void cq_worker_wake(struct cq_worker *w) { cq_io_wake(w->wake); }
 
-void cq_worker_begin(struct cq_worker *w) { w->table = cq_table_acquire(&w->shared->tables, w->hazard); }
-
-void cq_worker_end(struct cq_worker *w)
+void cq_worker_begin(struct cq_worker *w)
 {
+    if (w->table != NULL && !cq_table_is_current(&w->shared->tables, w->table))
+        cq_worker_rest(w);
+    if (w->table == NULL)
+        w->table = cq_table_acquire(&w->shared->tables, w->hazard);
+}
+
+void cq_worker_rest(struct cq_worker *w)
+{
+    if (w->table == NULL)
+        return;
+    cq_scrub(); /* first: a table that nobody announces is freed, and nothing of its keys may be left then */
     cq_table_release(&w->shared->tables, w->hazard);
     w->table = NULL;
 }

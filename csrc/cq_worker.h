@@ -18,6 +18,8 @@ enum cq_event {
     CQ_EVENT_ROTATE_DUE = 2,
     CQ_EVENT_ENDPOINT_MOVED = 4,
     CQ_EVENT_KEY_EXPIRED = 8,
+    CQ_EVENT_PROBE_ACKED = 16,    /* the peer has acknowledged a probe of the path */
+    CQ_EVENT_RECORD_REFUSED = 32, /* a record was too large for the link, and left in fragments */
 };
 
 /* ---- what all workers share ---- */
@@ -38,7 +40,8 @@ struct cq_worker_shared {
     struct cq_tables tables; /* hazards: tx workers first, then rx workers, then the control thread */
     int event_fd;
     _Atomic bool stopping;
-    _Atomic bool empties_wanted;
+    _Atomic bool notices_wanted;
+    int notice_fd;                  /* wakes the worker that sends them; -1: there is none yet */
     _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
     _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */
     _Atomic int failure;            /* errno of a worker that gave up, 0 for none */
@@ -69,13 +72,27 @@ void cq_worker_close(struct cq_worker *w);
 
 void cq_worker_wake(struct cq_worker *w); /* any thread */
 
-/* A batch lies between these two: in it, w->table is the newest that there was at its beginning. */
+/* Before a batch, in which w->table is the newest that there was at its beginning. It stays announced until the worker
+ * rests, or begins a batch and finds a newer one. */
 void cq_worker_begin(struct cq_worker *w);
-void cq_worker_end(struct cq_worker *w);
+
+/* Before it sleeps or ends. Both this and leaving a table for a newer one scrub the stack and the registers before the
+ * announcement is withdrawn: when the keys of a table are wiped, no worker has a trace of them left. */
+void cq_worker_rest(struct cq_worker *w);
 
 static inline void cq_worker_drop(struct cq_worker *w, enum cq_drop reason, uint64_t n)
 {
     atomic_fetch_add_explicit(&w->drops[reason], n, memory_order_relaxed);
+}
+
+/* Any thread: has a notice sent under an epoch. False if too many wait, each of which is a record of that epoch too. */
+bool cq_worker_notify(struct cq_worker_shared *shared, struct cq_slot *slot, struct cq_notice notice);
+
+/* The largest inner packet for a peer: of its own MTU and the tunnel's, the smaller. */
+static inline size_t cq_worker_mtu(const struct cq_worker *w, const struct cq_peer *peer)
+{
+    size_t own = w->shared->options.mtu, its = atomic_load_explicit(&peer->mtu, memory_order_relaxed);
+    return its < own ? its : own;
 }
 
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);

@@ -154,6 +154,7 @@ class Member:
             addresses=lambda _: (host.listener,),
             resolve_error=lambda _: None,
             connect=self._connect,
+            unanswered=lambda _: None,
             observer=self,
         )
 

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Self
 
 from cryprq.address import Address
-from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
@@ -28,7 +28,7 @@ from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
-from cryprq.quic.gate import GateLimits
+from cryprq.quic.gate import Credentials, GateLimits
 from lab.oracle import OVERHEAD, Header, RecordSealer
 from lab.traffic import make_room
 
@@ -56,6 +56,7 @@ def identity_of(seed: int, number: int) -> Identity:
 
 _NOBODY = GateLimits(max_inbound=0, backoff_base_ms=1, backoff_max_ms=1)
 """Who may connect to an endpoint that only dials."""
+_NO_CREDENTIALS = Credentials(peer_id=bytes(32), token_key=bytes(32))
 
 
 class _Socket(UdpSocket):
@@ -91,6 +92,8 @@ class Dial:
     ) -> None:
         """``changed`` is called when QUIC is up, when there is an outcome, and when the connection ends after that."""
         self.session: Session | None = None
+        self.token = b""
+        """What M4 brought for the next dial."""
         self.outcome: str | None = None
         """``done``: it went as far as it should; else how it failed."""
         self.answered = False
@@ -184,7 +187,8 @@ class Dial:
     def _accepted(self, body: bytes) -> None:
         now = boottime()
         assert self._initiator is not None
-        session = self._initiator.receive_message4(body, now).session
+        accepted = self._initiator.receive_message4(body, now)
+        session, self.token = accepted.session, accepted.parameters.token
         if session is None:
             self._end("duplicate")
             return
@@ -240,7 +244,9 @@ class Dialers:
             limits=_NOBODY,
             accept=None,
             loop=asyncio.get_running_loop(),
+            credentials=_NO_CREDENTIALS,
             clock=monotonic,
+            unix=realtime,
             on_record=self._on_record,
             observer=_Complaints(),
         )
@@ -264,16 +270,24 @@ class Dialers:
         until: Until = Until.RECORD,
         *,
         wrong_knock: bool = False,
+        token: bytes = b"",
         timeout: float | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> Dial:
         """Begins a handshake. The connection stays open when it is over, as a node's does.
 
+        ``wrong_knock``: none in the first datagram, and a wrong one in M1; ``token``: what the listener gave in an M4.
         ``timeout`` is for the QUIC handshake and then again for ours, as in a node; without, a node's usual one is for
         the former, and nothing for the latter.
         """
         dial = Dial(self, identity, until, wrong_knock, changed, timeout)
-        dial.connection = self._endpoint.dial(self._listener, dial, timeout=timeout or DIAL_TIMEOUT)
+        dial.connection = self._endpoint.dial(
+            self._listener,
+            dial,
+            timeout=timeout or DIAL_TIMEOUT,
+            peer=None if wrong_knock else self.peer_id.digest,
+            token=token,
+        )
         return dial
 
     def send(self, record: bytes) -> None:

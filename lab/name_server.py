@@ -1,4 +1,4 @@
-"""A name server that knows one name, for as long as a context is open (RFC 1035)."""
+"""A name server that knows one answer, for as long as a context is open (RFC 1035)."""
 
 import socket
 import struct
@@ -19,7 +19,9 @@ class NameServer(Background):
     def __init__(self, host: Namespace, address: str, *answers: str) -> None:
         super().__init__()
         self.asked: list[str] = []
-        """Who asked."""
+        """Who asked ..."""
+        self.names: list[str] = []
+        """... about which name."""
         self._answers = answers
         with host.entered():
             self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -35,6 +37,7 @@ class NameServer(Background):
             except TimeoutError:
                 continue
             self.asked.append(sender[0])
+            self.names.append(_name(query))
             self._sock.sendto(self._answer(query), sender)
 
     def _answer(self, query: bytes) -> bytes:
@@ -47,3 +50,12 @@ class NameServer(Background):
             for data in (socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text) for text in found)
         )
         return query[:2] + struct.pack("!HHHHH", _RESPONSE, 1, len(found), 0, 0) + query[12:end] + records
+
+
+def _name(query: bytes) -> str:
+    """The name in the question."""
+    labels, at = [], 12
+    while size := query[at]:
+        labels.append(query[at + 1 : at + 1 + size].decode(errors="replace"))
+        at += 1 + size
+    return ".".join(labels)

@@ -15,7 +15,7 @@ from qa.flows import WAYS, Flow, Probe, ping, transfer
 from qa.report import Report
 from qa.site import GATEWAY, OUTER, Metrics, Site, drops, inside, total
 
-RECONNECT_SECS = 15.0
+RECONNECT_SECS = 6.0
 """A node that was killed must carry traffic again so long after its restart: the other end notices by silence."""
 READY_SECS = 2.0
 """And so long after a restarted node has told systemd that it is ready."""

@@ -126,6 +126,8 @@ def check_start() -> None:
     check("state in StateDirectory", (state.st_mode & 0o777, state.st_uid) == (0o600, int(fields["Uid"])))
     named = [line for line in journal(began) if f"event=node_started peer_id={identity} " in line]
     check("the identity that root made before is the node's", len(named) == 1)
+    warned = sh("journalctl", f"--since=@{began:.6f}", "-u", UNIT, "-p", "warning..warning", "-o", "cat")
+    check("the journal has its warnings as warnings", "event=config_doubtful" in warned)
     check("cryprq status", "cryprq0, 10.77.0.1/24" in sh("cryprq", "status"))
 
 
@@ -156,6 +158,26 @@ def check_restart() -> None:
     sh("systemctl", "restart", UNIT)
     check("restart", healthy() and show("MainPID") != process, f"{time.monotonic() - start:.2f} s")
     check("and the identity stays", peer_id() == identity)
+
+
+def check_credentials() -> None:
+    """The identity as a credential: a file of root's, mode 0440, whose access control list lets the service read it
+    (with 257; 252 has owner and mode 0400), on a file system that nobody can write to."""
+    identity, plain, sealed = peer_id(), "/etc/cryprq/identity", "/etc/cryprq/identity.cred"
+    drop_in = Path(f"/etc/systemd/system/{UNIT}.service.d/credential.conf")
+    drop_in.parent.mkdir(exist_ok=True)
+    sh("cp", "/var/lib/cryprq/identity", plain)
+    sh("systemd-creds", "encrypt", "--name=identity", plain, sealed)
+    for setting, source in (("LoadCredential", plain), ("LoadCredentialEncrypted", sealed)):
+        drop_in.write_text(f"[Service]\n{setting}=identity:{source}\nEnvironment=CRYPRQ_IDENTITY=%d/identity\n")
+        sh("systemctl", "daemon-reload")
+        began = time.time()
+        started = succeeds("systemctl", "restart", UNIT)
+        named = [line for line in journal(began) if f"event=node_started peer_id={identity} " in line]
+        check(f"the identity by {setting}=", started and healthy() and len(named) == 1)
+    drop_in.unlink()
+    sh("systemctl", "daemon-reload")
+    sh("systemctl", "restart", UNIT)
 
 
 def check_failures() -> None:
@@ -209,6 +231,7 @@ def main() -> int:
     check_start()
     check_reload(version)
     check_restart()
+    check_credentials()
     check_failures()
     check_watchdog()
     check_stop(began)

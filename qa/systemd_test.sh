@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs deploy/cryprq-node.service under a real systemd, which is PID 1 of a container: the node is installed from wheels
-# as the unit's first lines say, then started, reloaded, restarted, misconfigured, robbed of its TUN, hung and stopped.
-# The container is removed at the end.
+# as the unit's first lines say, then started, reloaded, restarted, misconfigured, given its identity as a
+# credential, robbed of its TUN, hung and stopped. The container is removed at the end.
 #
 #   qa/systemd_test.sh [--suite SUITE]     a Debian: bookworm (default, systemd 252), trixie (257: notify-reload), ...
 #
@@ -39,13 +39,14 @@ fetch=("$PYTHON" -m pip download --quiet --disable-pip-version-check --only-bina
 cp deploy/cryprq-node.service deploy/notify-reload.conf qa/systemd_checks.py "$files"
 
 # Docker mounts the control groups read-only, and those of version 1 where the host still has them; systemd wants to make
-# its own, in version 2. Not --privileged: the machine's devices, and the other containers, are none of its business.
+# its own, in version 2. What it mounts for a service (credentials) reaches that one by propagation. Not --privileged: the machine's devices, and the other containers, are none of its business.
 # shellcheck disable=SC2016  # the container's shell expands it
 docker run --detach --name "$name" --network none --cgroupns private --device /dev/net/tun \
     --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE --cap-add DAC_READ_SEARCH \
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
     --tmpfs /run --tmpfs /run/lock --tmpfs /tmp --env container=docker --volume "$files:/work:ro" "$SYSTEMD_IMAGE" \
-    /bin/sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /sbin/init' >/dev/null
+    /bin/sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
+        mount --make-rshared / && exec /sbin/init' >/dev/null
 for _ in $(seq 60); do
     state=$(docker exec "$name" systemctl is-system-running 2>/dev/null || true)
     [[ $state == running || $state == degraded ]] && break

@@ -54,11 +54,13 @@ missing_for_build() {
     has ping || echo iputils-ping
 }
 
-# The aarch64 cipher under QEMU, the judgement of the systemd unit, the dissector of records, the model of a session.
+# The aarch64 cipher under QEMU, the judgement of the systemd unit, the bus of systemd-resolved, the dissector of records,
+# the model of a session.
 missing_for_tests() {
     compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
     has systemd-analyze || echo systemd
+    has dbus-daemon || echo dbus
     has tshark || echo tshark
     has spin || echo spin
 }
@@ -89,25 +91,36 @@ install_missing() {
         die "apt-get could not install $packages: $said"
 }
 
-# Debian's Prometheus, for the tests of alert rules and dashboard: unpacked into the environment, not installed, since
-# installing it would start a server on this machine.
-unpack_prometheus() {
-    local directory=$VENV/prometheus
-    if { has promtool && has prometheus; } || [[ -x $directory/usr/bin/promtool ]]; then
-        return
+# Debian packages that only some tests run, unpacked into the environment, not installed: that would start a server on
+# this machine, or take over how it looks names up.
+unpack_for_tests() {
+    if ! { has promtool && has prometheus; }; then
+        local found
+        # From Debian 13 on promtool is a package of its own.
+        found=$(apt-cache search --names-only '^promtool$' 2>/dev/null) || found=
+        # shellcheck disable=SC2086  # none or one
+        unpack prometheus prometheus ${found%% *}
     fi
-    { has apt-get && has dpkg-deb; } || { say "no apt-get: install prometheus yourself for its tests"; return; }
-    say "unpacking Debian's prometheus into $directory"
+    [[ -x /usr/lib/systemd/systemd-resolved ]] || unpack systemd-resolved systemd-resolved
+    unpack openresolv openresolv
+}
+
+# unpack DIRECTORY PACKAGE...
+unpack() {
+    local directory=$VENV/$1
+    shift
+    [[ ! -e $directory/.unpacked ]] || return 0
+    { has apt-get && has dpkg-deb; } || { say "no apt-get: install $1 yourself for its tests"; return; }
+    say "unpacking Debian's $1 into $directory"
     mkdir -p "$directory"
     (
         cd "$directory"
-        # From Debian 13 on promtool is a package of its own.
-        mapfile -t packages < <(apt-cache search --names-only '^promtool$' | cut -d' ' -f1)
-        apt-get download -qq -o APT::Sandbox::User=root prometheus "${packages[@]}" || exit
+        apt-get download -qq -o APT::Sandbox::User=root "$@" || exit
         for package in ./*.deb; do
             dpkg-deb -x "$package" . && rm -f "$package" || exit
         done
-    ) || say "could not download prometheus; its tests will say so"
+        : >.unpacked
+    ) || say "could not download $1; its tests will say so"
 }
 
 make_venv() {
@@ -146,7 +159,7 @@ case ${1:-} in
     --system) install_missing build ;;
     --tests)
         (install_missing tests) || say "going on without; tests that need it are skipped and say so"
-        unpack_prometheus
+        unpack_for_tests
         ;;
     --images) install_missing images ;;
     *) die "usage: $0 [--system | --tests | --images]" ;;

@@ -47,6 +47,8 @@ PARAMETERS_R: Final = Parameters(
     mtu=1420,
     rotate_secs=120,
     keepalive=10,
+    name_servers=(ip_address("10.77.0.1"), ip_address("fd77::1")),
+    search=("corp.example", "77.10.in-addr.arpa"),
 )
 CASES: Final = {
     "aes-256-gcm, x25519-ml-kem-768": (

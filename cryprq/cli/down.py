@@ -7,7 +7,7 @@ from typing import Final
 
 from cryprq.cli import admin_client
 from cryprq.errors import MachineError
-from cryprq.linux.interface_state import remove_leftovers
+from cryprq.linux.interface_state import refuse_namesake, remove_leftovers
 from cryprq.linux.netlink import NetlinkError
 from cryprq.linux.route_plan import Numbers
 from cryprq.linux.rtnetlink import RtNetlink
@@ -23,6 +23,7 @@ def down(socket_path: Path, tun_name: str) -> str:
     stopped = _stop(socket_path)
     try:
         with RtNetlink() as kernel:
+            refuse_namesake(kernel, tun_name)
             removed = remove_leftovers(kernel, Numbers.of(tun_name))
     except NetlinkError as error:
         hint = "; needs root or CAP_NET_ADMIN" if error.errno == errno.EPERM else ""

@@ -11,7 +11,9 @@ from cryprq.config.command_line import parser
 from cryprq.config.identity_file import load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
+from cryprq.node import hook
 from cryprq.node.doubts import of_configuration, of_machine
+from cryprq.protocol.constants import AEAD_NAMES
 
 PROGRAM = "cryprq-node"
 
@@ -29,16 +31,26 @@ def _run(argv: Sequence[str]) -> int:
         print(version.describe(PROGRAM))
         return 0
     config = NodeConfig.load(argv, environ)
-    if arguments.check:
-        print(_check(config))
-        return 0
     try:
         from cryprq.node.daemon import run
     except ImportError as error:
         if error.name != "cryprq._fastpath":
             raise
         raise MachineError(f"the compiled data plane cannot be loaded: {error}; build it with `make build`") from None
+    _check_backend(environ.get("CRYPRQ_AEAD_BACKEND", ""))
+    if arguments.check:
+        print(_check(config))
+        return 0
     return run(config, reload=lambda: NodeConfig.load(argv, environ))
+
+
+def _check_backend(word: str) -> None:
+    """ConfigError if the variable names no back end of this CPU (``cq_aead_select``)."""
+    from cryprq._fastpath import aead_backends
+
+    known = dict.fromkeys(name.partition("-")[0] for suite in AEAD_NAMES for name in aead_backends(suite))
+    if word and word not in known:
+        raise ConfigError(f"CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has {', '.join(known)}")
 
 
 def _check(config: NodeConfig) -> str:
@@ -50,5 +62,7 @@ def _check(config: NodeConfig) -> str:
         if any(peer.peer_id == identity.peer_id for peer in config.peers) or identity.peer_id in config.allow_peers:
             raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
         who = str(identity.peer_id)
+    if config.on_change is not None:
+        hook.check(config.on_change)
     told = "".join(f"\n# warning: {doubt}" for doubt in (*of_machine(config), *of_configuration(config)))
     return f"peer_id = {who}\n{config.describe()}{told}"

@@ -15,11 +15,13 @@ def render(status: Mapping[str, Any]) -> str:
         lines.append(f"listening {status['listen_addr']}")
     addresses = ", ".join(status["addresses"]) or "no address yet"
     lines.append(f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}")
+    if status["name_servers"]:
+        lines.append(f"names     {_names(status)}")
     lines += [*(f"missing   {fault}" for fault in status["faults"]), ""]
-    rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "RECEIVED", "SENT")]
+    rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "HEARD", "RECEIVED", "SENT")]
     for peer in status["peers"]:
         up = peer["connected"]
-        age = peer["epoch_age_secs"]
+        age, heard = peer["epoch_age_secs"], peer["last_heard_secs"]
         # One network a line: a site with ten of them must not push the other columns off the screen.
         lists = [list(peer["addresses"]) or ["-"], list(peer["allowed_ips"]) or ["-"]]
         rows.append(
@@ -30,13 +32,14 @@ def render(status: Mapping[str, Any]) -> str:
                 lists[1].pop(0),
                 str(peer["epoch"]) if up else "down",
                 "-" if age is None else _duration(age),
+                "never" if heard is None else f"{_duration(heard)} ago",
                 _size(peer["rx_bytes"]),
                 _size(peer["tx_bytes"]),
             )
         )
         while any(lists):
             address, network = (items.pop(0) if items else "" for items in lists)
-            rows.append(("", "", address, network, "", "", "", ""))
+            rows.append(("", "", address, network, "", "", "", "", ""))
     if len(rows) == 1:
         lines.append("no peers")
     else:
@@ -51,6 +54,12 @@ def render(status: Mapping[str, Any]) -> str:
     ]
     lines += ["", f"dropped   {', '.join(drops) or 'nothing'}"]
     return "\n".join(lines)
+
+
+def _names(status: Mapping[str, Any]) -> str:
+    about = "all names" if status["dns_everything"] else ", ".join(status["search"])
+    told = {"": "NOT in use here", "on-change": "left to --on-change"}.get(status["dns_by"], f"by {status['dns_by']}")
+    return f"{', '.join(status['name_servers'])} for {about}, {told}"
 
 
 def _duration(seconds: float) -> str:

@@ -34,9 +34,9 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command is None:
         raise ConfigError("nothing to do: give keygen, id, status, rotate, down or bench; see cryprq --help")
     elif arguments.command == "keygen":
-        print(create_identity(_identity_path(arguments.out)).peer_id)
+        print(create_identity(_identity_path(arguments.out, "--out")).peer_id)
     elif arguments.command == "id":
-        print(load_identity(_identity_path(arguments.file)).peer_id)
+        print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
         answer = admin_client.request(_socket_path(arguments), "status")
         print(json.dumps(answer, indent=2) if arguments.json else render(answer))
@@ -94,7 +94,9 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _identity_path(given: str | None) -> Path:
+def _identity_path(given: str | None, flag: str) -> Path:
+    if given == "":
+        raise ConfigError(f"{flag} is empty")
     text = given or os.environ.get("CRYPRQ_IDENTITY")
     return Path(text) if text else default_identity(os.environ)
 

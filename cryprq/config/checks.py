@@ -4,21 +4,28 @@
 ConfigError.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_network
+from pathlib import Path
 from typing import Final
 
 from cryprq.config.allow_entries import Allowed
+from cryprq.dns import PRIVATE_TOP_DOMAINS, NameServerAddress, domain, is_public_top
 from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, ROUTES_MAX
+from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, NAME_SERVERS_MAX, ROUTES_MAX, SEARCH_MAX
 
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
 _TABLE_MAX: Final = 999_999_999
+_TABLE_LOCAL: Final = 255
+"""The kernel's own, with this host's addresses (RT_TABLE_LOCAL)."""
+_SOCKET_PATH_MAX: Final = 107
+"""Bytes of a Unix socket's path (unix(7): sun_path has 108 with its end)."""
 _TUN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)  # IFNAMSIZ is 16 with the terminator
 
 
@@ -66,13 +73,38 @@ def route_fault(value: Network) -> str | None:
     return None
 
 
+def search_fault(value: str) -> str | None:
+    try:
+        written = domain(value)
+    except ValueError as error:
+        return str(error)
+    if written != value:
+        return f"{value} is to be written as {written}"
+    if is_public_top(value):
+        return f"{value}: a domain of one label is told only if it is {', '.join(sorted(PRIVATE_TOP_DOMAINS))}"
+    return None
+
+
+def program_fault(value: Path) -> str | None:
+    return None if value.is_absolute() else f"{value} is not an absolute path"
+
+
 def mark_fault(value: int) -> str | None:
     return None if 1 <= value <= 0xFFFFFFFF else f"{value} is out of range: 1 to 0xffffffff"
+
+
+def socket_path_fault(value: Path) -> str | None:
+    length = len(os.fsencode(value))
+    if length > _SOCKET_PATH_MAX:
+        return f"{value} is too long for a Unix socket: {length} bytes, and {_SOCKET_PATH_MAX} is the most"
+    return None
 
 
 def route_table_fault(value: int | str) -> str | None:
     if isinstance(value, int) and not 1 <= value <= _TABLE_MAX:
         return f"{value} is no routing table: 1 to {_TABLE_MAX}"
+    if value == _TABLE_LOCAL:
+        return f"{value} is the kernel's table of this host's own addresses; take another one"
     if isinstance(value, str) and value not in ROUTE_TABLES:
         return f"{value!r} is unknown; valid are {', '.join(ROUTE_TABLES)} and a table's number"
     return None
@@ -81,12 +113,20 @@ def route_table_fault(value: int | str) -> str | None:
 # ---- several together ----
 
 
-def check_purpose(listen: Multiaddr | None, peers: Sequence[Multiaddr], routes: Sequence[Network]) -> None:
-    """A node listens or dials, or both."""
+def check_purpose(
+    listen: Multiaddr | None,
+    peers: Sequence[Multiaddr],
+    routes: Sequence[Network],
+    dns: Sequence[NameServerAddress],
+    search: Sequence[str],
+) -> None:
+    """A node listens or dials, or both; what is told to dialers, a listener tells."""
     if listen is None and not peers:
         raise ConfigError("nothing to do: give --listen MULTIADDR, --peer MULTIADDR/p2p/ID, or both")
     if listen is None and routes:
         raise ConfigError("--route needs --listen: it announces the networks behind a listener to its dialers")
+    if listen is None and (dns or search):
+        raise ConfigError("--dns and --search need --listen: they name a listener's name servers to its dialers")
 
 
 def check_announced(addresses: Sequence[Interface], routes: Sequence[Network]) -> None:
@@ -99,6 +139,18 @@ def check_announced(addresses: Sequence[Interface], routes: Sequence[Network]) -
             f"a listener tells its dialers up to {ADDRESSES_MAX} --tun-address and {ROUTES_MAX} networks,"
             f" not {len(addresses)} and {len(told)}: use fewer and wider --route"
         )
+
+
+def check_dns(dns: Sequence[NameServerAddress], search: Sequence[str]) -> None:
+    """What a listener tells of name servers fits into the message, and is of use."""
+    if search and not dns:
+        raise ConfigError("--search needs --dns: who is to be asked about those domains?")
+    for flag, given, most in (("--dns", dns, NAME_SERVERS_MAX), ("--search", search, SEARCH_MAX)):
+        if len(given) > most:
+            raise ConfigError(f"a listener tells its dialers up to {most} {flag}, not {len(given)}")
+        if len(set(given)) != len(given):
+            twice = next(each for each in given if given.count(each) > 1)
+            raise ConfigError(f"{flag}: {twice} is given twice")
 
 
 def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:

@@ -26,10 +26,13 @@ def of_sources(options: Iterable[Option], arguments: Namespace, environ: Mapping
     known = {option.env for option in rows if option.env is not None} | _OTHERS
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
-            yield f"nobody reads the variable {name}{_suggestion(name, known)}"
+            yield f"nobody reads the variable {name}{_suggestion(name, rows, known)}"
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, options: Iterable[Option], known: Iterable[str]) -> str:
+    word = name.removeprefix(_PREFIX).lower().replace("_", "-")
+    if any(word == option.name for option in options if option.env is None):
+        return f"; --{word} is a flag, and a key of the file, alone"
     names = sorted(each.removeprefix(_PREFIX) for each in known)
     similar = get_close_matches(name.removeprefix(_PREFIX), names, n=1)
     return f"; did you mean {_PREFIX}{similar[0]}?" if similar else ""

@@ -4,10 +4,10 @@ One line of text, ``cryprq-identity-v1 `` and 56 characters of base64: the 32-by
 SHA-256("cryprq v1 identity file" || seed), so that a wrong byte is noticed, not taken for another identity.
 """
 
-import base64
 import binascii
 import errno
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -17,7 +17,7 @@ from typing import Final
 from cryprq.config import file_access
 from cryprq.errors import MachineError
 from cryprq.protocol.identity import SEED_SIZE, Identity
-from cryprq.protocol.key_schedule import wipe
+from cryprq.protocol.key_schedule import join, take, wipe
 
 _FILE_MAGIC: Final = b"cryprq-identity-v1 "
 _CHECK_SIZE: Final = 10  # seed and check are 42 bytes: base64 without padding, so no character has spare bits
@@ -57,7 +57,7 @@ def create_identity(path: Path) -> Identity:
 
     A missing parent directory is made with mode 0700. IdentityError if the path exists or cannot be written.
     """
-    seed = bytearray(secrets.token_bytes(SEED_SIZE))
+    seed = take(secrets.token_bytes(SEED_SIZE))
     data = _encode(seed)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,24 +103,28 @@ def _check(seed: bytearray) -> bytes:
 
 
 def _encode(seed: bytearray) -> bytearray:
-    return bytearray(_FILE_MAGIC + base64.b64encode(seed + _check(seed)) + b"\n")
+    content = join(seed, _check(seed))
+    text = binascii.b2a_base64(content)
+    try:
+        return join(_FILE_MAGIC, text)
+    finally:
+        wipe(content, text)
 
 
 def _decode(data: bytearray) -> bytearray | None:
     """The seed, or None if any byte is not as ``_encode`` wrote it (a missing line end is let pass)."""
     if not data.startswith(_FILE_MAGIC):
         return None
+    text = memoryview(data)[len(_FILE_MAGIC) : len(data) - data.endswith(b"\n")]
     try:
-        content = bytearray(binascii.a2b_base64(data[len(_FILE_MAGIC) :].removesuffix(b"\n"), strict_mode=True))
+        content = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:
         return None
-    seed = content[:SEED_SIZE]
-    try:
-        # A content of another size leaves something else than ten bytes for the check, and so fails it.
-        return bytearray(seed) if content[SEED_SIZE:] == _check(seed) else None
-    finally:
-        wipe(content)
-        wipe(seed)
+    seed = bytearray(memoryview(content)[:SEED_SIZE])
+    # A content of another size leaves something else than ten bytes for the check, and so fails it.
+    good = hmac.compare_digest(memoryview(content)[SEED_SIZE:], _check(seed))
+    wipe(content, None if good else seed)
+    return seed if good else None
 
 
 def _read_private(path: Path) -> bytearray:
@@ -131,14 +135,20 @@ def _read_private(path: Path) -> bytearray:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError(f"the identity {path} is not a regular file")
-        if (who := file_access.others(descriptor)) is not None:
-            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
-            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
-        if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-            raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
         data = bytearray(_FILE_SIZE_MAX + 1)  # one more than a good file, so that a longer one is noticed
         size = os.readv(descriptor, [data])
         del data[size:]
+        if (who := file_access.others(descriptor)) is not None:
+            # Whoever names the wrong file is not to be told to change that one's mode.
+            is_identity = data.startswith(_FILE_MAGIC)
+            wipe(data)
+            if not is_identity:
+                raise IdentityError(f"{path} is no identity file; `cryprq keygen --out FILE` makes one")
+            remedy = f"chmod 600 {path}" if who.startswith("mode") else f"setfacl -b {path} && chmod 600 {path}"
+            raise IdentityError(f"the identity file {path} is open to others ({who}); if it is still secret, {remedy}")
+        if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+            wipe(data)
+            raise IdentityError(f"the identity file {path} belongs to another user (uid {status.st_uid})")
         return data
     finally:
         os.close(descriptor)

@@ -23,18 +23,28 @@ from cryprq.config.paths import (
     is_credential,
     state_directory,
 )
+from cryprq.dns import NameServerAddress, domain, server_fault
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, LANES_MAX, MTU_MIN, ROTATE_SECS_MAX, ROTATE_SECS_MIN
+from cryprq.protocol.constants import (
+    AEAD_NAMES,
+    LANES_MAX,
+    MTU_MIN,
+    MTU_SEALABLE_MAX,
+    ROTATE_SECS_MAX,
+    ROTATE_SECS_MIN,
+)
 
 DEFAULT_TUN_NAME: Final = "cryprq0"
-MTU_SEALABLE_MAX: Final = 65455
-"""A packet of this size, sealed, is the largest datagram that is sent (65,487 bytes, ``CQ_SEND_MAX``)."""
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
+ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")
 LOG_FORMATS: Final = ("logfmt", "json")
 OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
 """The same names as ``_fastpath.OFFLOADS``."""
+REAUTH_SECS_MIN: Final = 10
+REAUTH_SECS_MAX: Final = 604_800
+"""A week."""
 WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
@@ -139,6 +149,15 @@ class NodeConfig:
         default=300,
         reload=True,
     )
+    reauth_secs: int = number(
+        "reauth-secs",
+        env="CRYPRQ_REAUTH_SECS",
+        help="seconds after which the two ends of a tunnel prove again who they are, beside the tunnel that goes on",
+        low=REAUTH_SECS_MIN,
+        high=REAUTH_SECS_MAX,
+        default=3600,
+        reload=True,
+    )
     routes: tuple[Network, ...] = repeatable(
         "route",
         "CIDR",
@@ -148,6 +167,44 @@ class NodeConfig:
         check=checks.route_fault,
         into=tuple,
         reload=True,
+    )
+    dns: tuple[NameServerAddress, ...] = repeatable(
+        "dns",
+        "ADDRESS",
+        env="CRYPRQ_DNS",
+        help="a name server in the tunnel, told to dialers",
+        parse=values.name_server,
+        check=server_fault,
+        into=tuple,
+        reload=True,
+    )
+    search: tuple[str, ...] = repeatable(
+        "search",
+        "DOMAIN",
+        env="CRYPRQ_SEARCH",
+        help="a domain that those name servers know, told to dialers",
+        parse=domain,
+        check=checks.search_fault,
+        into=tuple,
+        reload=True,
+    )
+    accept_dns: str = choice(
+        "accept-dns",
+        ACCEPT_DNS_CHOICES,
+        env="CRYPRQ_ACCEPT_DNS",
+        help="what to ask the name servers of a gateway: with a full tunnel everything, else names in its `--search`"
+        " domains (`auto`); everything (`all`); nothing (`off`)",
+        default="auto",
+        reload=True,
+    )
+    on_change: Path | None = option(
+        "on-change",
+        "PROGRAM",
+        env="CRYPRQ_ON_CHANGE",
+        help="run this program, by its absolute path, when something changes, with a JSON object on standard input",
+        parse=Path,
+        check=checks.program_fault,
+        default=None,
     )
     kill_switch: bool = switch(
         "kill-switch",
@@ -256,6 +313,7 @@ class NodeConfig:
         env="CRYPRQ_CONTROL_SOCKET",
         help="the Unix socket that `cryprq` talks to",
         parse=Path,
+        check=checks.socket_path_fault,
         is_path=True,
         default=Path(),
         default_text=f"`<tun-name>.sock` in `$RUNTIME_DIRECTORY` or `{RUNTIME_DIRECTORY}`",
@@ -313,9 +371,10 @@ class NodeConfig:
         """ConfigError for the first thing that is wrong."""
         for name, row in table(self).items():
             row.validate(getattr(self, name))
-        checks.check_purpose(self.listen, self.peers, self.routes)
+        checks.check_purpose(self.listen, self.peers, self.routes, self.dns, self.search)
         if self.listen is not None:
             checks.check_announced(self.tun_addresses, self.routes)
+            checks.check_dns(self.dns, self.search)
         checks.check_peers(self.listen, self.peers)
         checks.check_addresses(self.tun_addresses, self.mtu)
         checks.check_owners(self.allow_peers, self.tun_addresses)

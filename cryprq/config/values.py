@@ -1,15 +1,16 @@
 """Texts and the values that they mean. Every parser raises ValueError with what is wrong with the text."""
 
 import re
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Final
 
+from cryprq.dns import NameServerAddress
 from cryprq.networks import Interface, Network
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
 
 _LEVEL_WORDS: Final = {**{level: level for level in LOG_LEVELS}, "trace": "debug", "warning": "warn"}
-_MARK: Final = re.compile(r"0|[1-9][0-9]{0,9}|0[xX][0-9a-fA-F]{1,9}", re.ASCII)
+_MARK: Final = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}", re.ASCII)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 
@@ -50,6 +51,16 @@ def network(text: str) -> Network:
         return ip_network(text, strict=False)
     except ValueError:
         raise ValueError(f"{text!r} is not a network such as 10.9.0.0/24 or fd00:9::/64") from None
+
+
+def name_server(text: str) -> NameServerAddress:
+    """An address; name servers are asked on port 53."""
+    try:
+        if "%" not in text:
+            return ip_address(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is not an address such as 10.9.0.1 or fd00:9::1")
 
 
 def interface(text: str) -> Interface:

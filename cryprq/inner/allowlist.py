@@ -1,6 +1,6 @@
 """Who may connect, and with which inner addresses. Default deny."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 from cryprq.inner.leases import Leases
@@ -19,12 +19,16 @@ class Allowlist:
         allow_any: bool = False,
         tunnel_networks: Iterable[Network] = (),
         leases: Leases | None = None,
+        is_here: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
-        """``leases`` is None for a node that does not listen, which assigns no addresses."""
+        """``leases`` is None for a node that does not listen, which assigns no addresses; ``is_here`` says who has a
+        session. Whom ``allow_any`` alone lets in is a guest: its address goes to another one when there is no other
+        left and it is not here."""
         self._entries = entries
         self._allow_any = allow_any
         self._tunnel_networks = tuple(tunnel_networks)
         self._leases = leases
+        self._is_here = is_here
         self._by_hand = {network for networks in entries.values() for network in networks}
         self.dialled: frozenset[PeerId] = frozenset(dialled)
         """Peers that are allowed by being dialled."""
@@ -66,7 +70,12 @@ class Allowlist:
         own, for a dialled one, and where this node does not listen. LeaseError if a tunnel network is full."""
         if self._leases is None or not self.permits(peer) or self._entries.get(peer) or peer in self.dialled:
             return ()
-        return self._leases.address_for(peer, avoid=self._by_hand, permitted=self.permits)
+        return self._leases.address_for(
+            peer, avoid=self._by_hand, permitted=self.permits, absent_guest=self._is_absent_guest
+        )
+
+    def _is_absent_guest(self, peer: PeerId) -> bool:
+        return peer not in self._entries and peer not in self.dialled and not self._is_here(peer)
 
     def difference(self, other: "Allowlist") -> set[PeerId]:
         """The named peers that this allowlist permits and ``other`` does not. (Peers that only ``--allow-any`` let in

@@ -1,15 +1,17 @@
 """Tunnel addresses that a listener has given to peers, kept across restarts in a file beside the identity.
 
-The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``, a lease a line. It is replaced
-as a whole, so it is always complete; one that does not parse is reported and never overwritten.
+The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``, a lease a line, those that were
+used last at the end. It is replaced as a whole, so it is always complete; one that does not parse is reported and never
+overwritten.
 """
 
 import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, ip_interface
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,13 +80,16 @@ class Leases:
         *,
         avoid: Collection[Network] = (),
         permitted: Callable[[PeerId], bool] = lambda _: True,
+        absent_guest: Callable[[PeerId], bool] = lambda _: False,
     ) -> tuple[Interface, ...]:
         """The peer's address in every tunnel network, with the network's prefix length; the same one each time.
 
         Nothing inside ``avoid`` (what other peers were given by hand) is assigned; a lease there moves. A network
-        that is full takes back the addresses of peers that are not ``permitted`` any more. LeaseError if it is full.
+        that is full takes back the addresses of peers that are not ``permitted`` any more, and then that of the
+        ``absent_guest`` that has not been here for the longest time. LeaseError if it is full.
         ``avoid`` must not change; another object is another question.
         """
+        self._note_use(peer)
         given = self._given.get(peer)
         if given is not None and given[0] is avoid:
             return given[1]
@@ -92,7 +97,7 @@ class Leases:
         chosen: list[Interface] = []
         reclaimed: set[PeerId] = set()
         if not held and len(self._addresses) >= LEASES_MAX:
-            reclaimed = self._unused(peer, permitted)
+            reclaimed = self._unused(peer, permitted) or set(islice(self._guests(peer, absent_guest), 1))
             if len(self._addresses) - len(reclaimed) >= LEASES_MAX:
                 raise LeaseError(f"no address for {peer}: {LEASES_MAX} peers have one")
         for gateway in self._networks:
@@ -101,6 +106,10 @@ class Leases:
                 mine = self._free(gateway, avoid, self._taken_but(reclaimed))
             if mine is None:
                 reclaimed |= self._unused(peer, permitted)
+                mine = self._free(gateway, avoid, self._taken_but(reclaimed))
+            if mine is None:
+                holders = (other for other in self._guests(peer, absent_guest) if self._holds(other, gateway.network))
+                reclaimed |= set(islice(holders, 1))
                 mine = self._free(gateway, avoid, self._taken_but(reclaimed))
             if mine is None:
                 raise LeaseError(
@@ -120,11 +129,7 @@ class Leases:
     def used(self, network: Network, permitted: Callable[[PeerId], bool]) -> int:
         """How many peers that are ``permitted`` have an address in the network; the others give theirs back when it is
         needed."""
-        return sum(
-            any(address.version == network.version and address in network for address in addresses)
-            for peer, addresses in self._addresses.items()
-            if permitted(peer)
-        )
+        return sum(self._holds(peer, network) for peer in self._addresses if permitted(peer))
 
     def try_to_write(self) -> None:
         """LeaseError if the next lease could not be written: the directory is read-only, full, or not ours."""
@@ -151,6 +156,18 @@ class Leases:
             self._given.pop(other, None)
         self._addresses[peer] = addresses
         self._taken |= _numbers([addresses])
+
+    def _note_use(self, peer: PeerId) -> None:
+        """Leases are in the order of their last use, in the file too, which has it when it is written next."""
+        if peer in self._addresses:
+            self._addresses[peer] = self._addresses.pop(peer)
+            self._lines[peer] = self._lines.pop(peer)
+
+    def _holds(self, peer: PeerId, network: Network) -> bool:
+        return any(address.version == network.version and address in network for address in self._addresses[peer])
+
+    def _guests(self, peer: PeerId, absent_guest: Callable[[PeerId], bool]) -> Iterator[PeerId]:
+        return (other for other in self._addresses if other != peer and absent_guest(other))
 
     def _unused(self, peer: PeerId, permitted: Callable[[PeerId], bool]) -> set[PeerId]:
         return {other for other in self._addresses if other != peer and not permitted(other)}

@@ -65,7 +65,9 @@ class InnerNetwork:
         self._forwarding_told: set[int] = set()
         self._configured_mtu = mtu
         self.mtu = mtu
-        """The TUN's MTU: the smallest of the configured one and those that gateways gave."""
+        """The TUN's MTU: the configured one, or less if no gateway takes as much."""
+        self.routes: frozenset[Network] = frozenset()
+        """The networks routed into the tunnel, besides those of its addresses; another object if they change."""
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
@@ -162,7 +164,8 @@ class InnerNetwork:
         self._observer.tunnel_addresses(peer_id, addresses)
 
     def _set_mtu(self) -> None:
-        mtu = min([self._configured_mtu, *self._mtus.values()])
+        # A peer that takes less than others is looked after by the data plane, packet by packet.
+        mtu = min(self._configured_mtu, max(self._mtus.values(), default=self._configured_mtu))
         if mtu != self.mtu:
             self._device.set_mtu(mtu)
             self.mtu = mtu
@@ -170,7 +173,10 @@ class InnerNetwork:
 
     def _apply(self) -> None:
         self._plane.set_routes(self._allowed.routes(self._handles))
-        self._device.set_routes(self._allowed.interface_routes(self.addresses))
+        routes = self._allowed.interface_routes(self.addresses)
+        self._device.set_routes(routes)
+        if routes != self.routes:
+            self.routes = frozenset(routes)
 
     def check_forwarding(self, networks: Sequence[Network]) -> None:
         """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""

@@ -2,7 +2,7 @@
 
 import time
 
-from cryprq.protocol.clock import Boottime, Monotonic
+from cryprq.protocol.clock import Boottime, Monotonic, Realtime
 
 
 def monotonic() -> Monotonic:
@@ -13,3 +13,8 @@ def monotonic() -> Monotonic:
 def boottime() -> Boottime:
     """Seconds of CLOCK_BOOTTIME: the clock of sessions and of the data plane, which runs on during suspend."""
     return Boottime(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def realtime() -> Realtime:
+    """Unix time, as this machine has it."""
+    return Realtime(time.time())

@@ -79,6 +79,7 @@ class InterfaceState:
         self._by_policy: set[Network] = set()
         self._rules: tuple[Rule, ...] = ()
         self._endpoints: dict[Endpoint, None] = {}
+        self._listen_port: int | None = None
         self._locals: dict[Network, int] = {}
         self._told_overlaps: set[tuple[Network, Network]] = set()
         self._faults: dict[Part, str] = {}
@@ -135,11 +136,13 @@ class InterfaceState:
 
     def begin(self) -> None:
         """Looks at what is there: this host's networks, and what an earlier run with this TUN left behind. Without the
-        kill switch that goes; with it, it stays until its place is taken (``settle``). Raises MachineError."""
+        kill switch that goes; with it, it stays until its place is taken (``settle``). Raises MachineError, also where
+        another node's TUN has a name that gives the same numbers."""
         self._do(self._look_around, "cannot read this host's networks and routes")
 
     def _look_around(self) -> None:
         self._locals = self._local_networks(self._kernel.addresses())
+        refuse_namesake(self._kernel, self._name)
         if not self._plan.kill_switch:
             remove_leftovers(self._kernel, self._plan.numbers)
 
@@ -209,6 +212,13 @@ class InterfaceState:
         for network in added:
             self._add_guard(network)
             self._add_route(network)
+        self._set_rules()
+        self._tell_faults()
+
+    def listens(self, port: int) -> None:
+        """Peers dial this node there: answers to them are outside the tunnel, whatever networks they have. Raises
+        MachineError."""
+        self._listen_port = port
         self._set_rules()
         self._tell_faults()
 
@@ -370,7 +380,7 @@ class InterfaceState:
         self._remove_guard(network)
 
     def _set_rules(self) -> None:
-        wanted = self._plan.rules(self._by_policy, self._endpoints)
+        wanted = self._plan.rules(self._by_policy, self._endpoints, self._listen_port)
         if wanted == self._rules:
             return
         if wanted:
@@ -483,6 +493,19 @@ def remove_leftovers(kernel: RtNetlink, numbers: Numbers) -> int:
     return found
 
 
+def refuse_namesake(kernel: RtNetlink, name: str) -> None:
+    """MachineError if a node runs here whose TUN has another name, and yet the same numbers: one in 1024 does. What is
+    the one's would be taken for the other's. NetlinkError."""
+    found = {route.interface for route in kernel.routes(protocol=PROTOCOL)}
+    for index in sorted(index for index in found if index is not None):
+        link = kernel.link(index)
+        if link is not None and link.name != name and Numbers.of(link.name) == Numbers.of(name):
+            raise MachineError(
+                f"--tun-name {name} gives the same numbers of rules and tables as {link.name}, where a node runs: "
+                "choose another name"
+            )
+
+
 def _unless_there(add: Callable[[], None]) -> Callable[[], None]:
     """An earlier run may have left it."""
 
@@ -520,6 +543,8 @@ def _shown(rule: Rule) -> str:
     family = " (IPv6)" if rule.version == 6 else ""
     if rule.endpoint is not None:
         which = f" to {rule.endpoint[0]} ipproto udp dport {rule.endpoint[1]}"
+    if rule.own_port is not None:
+        which = f" iif lo ipproto udp sport {rule.own_port}"
     if rule.lookups_of is not None:
         which = f" ipproto udp dport 53 uidrange {rule.lookups_of}-{rule.lookups_of}"
     return f"{rule.priority}: from all{which} lookup {rule.table}{less}{family}"

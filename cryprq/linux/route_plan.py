@@ -5,9 +5,10 @@ is in the main table; ``main`` and a number have one table for all; ``off`` leav
 
 With ``auto`` the rules are those that wg-quick(8) made known: the main table is asked first, but its default routes do
 not count; then the tunnel's own table, except for packets with the mark that the node's own sockets have. So every
-network that this host knows stays where it is, and records leave as if there were no tunnel. A third rule is for
-answers: IPv4's strict reverse path filter (rp_filter 1) asks which way a packet to a gateway would go, without a mark.
-A fourth one lets the node ask name servers where a gateway is before there is a tunnel to ask them through.
+network that this host knows stays where it is, and records leave as if there were no tunnel. Further rules are for
+answers: IPv4's strict reverse path filter (rp_filter 1) asks which way a packet to a gateway, or to somebody who dials
+this node, would go, without a mark. One more lets the node ask name servers where a gateway is before there is a tunnel
+to ask them through.
 """
 
 from binascii import crc32
@@ -27,6 +28,7 @@ _SLOTS: Final = 1024
 _FIRST_MARK: Final = 0x3400  # up to 0x37FF: clear of the bits that container networks use, 0x4000 and 0x8000
 _FIRST_PRIORITY: Final = 28_000  # before the kernel's own rule for the main table, 32766
 _RULES: Final = 3
+_HERE: Final = IPv4Address("127.0.0.1")
 _FIRST_GUARD: Final = 2_000_000_000
 """Metric of an unreachable route: above whatever else a table may have for that network."""
 _METRIC: Final = {4: 0, 6: 1}
@@ -115,15 +117,24 @@ class RoutePlan:
             return None
         return Route(network, None, self.table(network) or TABLE_MAIN, self.numbers.guard)
 
-    def rules(self, networks: Iterable[Network], endpoints: Iterable[Endpoint] = ()) -> tuple[Rule, ...]:
-        """The rules for these networks while peers at these endpoints are dialled, in the order in which they have to
-        be made: nothing is drawn into the tunnel before what must stay outside is spared."""
+    def rules(
+        self, networks: Iterable[Network], endpoints: Iterable[Endpoint] = (), listen_port: int | None = None
+    ) -> tuple[Rule, ...]:
+        """The rules for these networks while peers at these endpoints are dialled, and others dial this node at a port,
+        in the order in which they have to be made: nothing is drawn into the tunnel before what must stay outside is
+        spared."""
         rules = []
         for version in sorted({network.version for network in networks if self.by_policy(network)}):
             first = self.numbers.priority
             if version == 4:  # not bound to lo: for such rules the kernel does not look at an arriving packet's ports
                 spared = [endpoint for endpoint in endpoints if endpoint[0].version == 4]
                 rules += [Rule(version, first, TABLE_MAIN, endpoint=endpoint) for endpoint in spared]
+                if listen_port is not None:
+                    # Where dialers are, nobody knows beforehand, but answers to them are from this port. What is
+                    # forwarded from such a port is others', so this rule is bound to lo; the one before it, which
+                    # nothing needs, makes the kernel look at ports all the same.
+                    rules.append(Rule(version, first, TABLE_MAIN, endpoint=(_HERE, listen_port)))
+                    rules.append(Rule(version, first, TABLE_MAIN, own_port=listen_port))
             if self.lookup_uid is not None:
                 rules.append(Rule(version, first, TABLE_MAIN, lookups_of=self.lookup_uid))
             rules.append(Rule(version, first + 1, TABLE_MAIN, suppressed=0))

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Final, NamedTuple
@@ -19,6 +19,7 @@ from cryprq.networks import Interface, Network
 PROTOCOL: Final = 113
 """Who made a route or rule: CrypRQ, by a number that <linux/rtnetlink.h> and rt_protos of iproute2 give nobody."""
 TABLE_MAIN: Final = 254
+_TABLE_LOCAL: Final = 255
 
 # <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/fib_rules.h>
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
@@ -30,14 +31,15 @@ _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ind
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 0, 0, action, flags
 _IFF_UP = 0x1
+_CARRIES = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC, _IFLA_GSO_MAX_SEGS = 3, 4, 13, 26, 40
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 8, 1
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD, _IFA_F_TENTATIVE = 1, 2, 0x02, 0x40
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _RTN_UNICAST, _RTN_UNREACHABLE, _RTM_F_CLONED = 1, 7, 0x200
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _FRA_DST, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE = 1, 6, 10, 14, 15
-_FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 20, 21, 22, 24
+_FRA_IIFNAME, _FRA_UID_RANGE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 3, 20, 21, 22, 23, 24
 _PORTS, _UIDS = struct.Struct("=HH"), struct.Struct("=II")  # first and last
 _ALL_UIDS = (0, 0xFFFFFFFF)
 _DNS_PORT = 53
@@ -94,6 +96,8 @@ class Rule:
     """Only for UDP to this address and port."""
     lookups_of: int | None = None
     """Only for queries to name servers (UDP port 53) from sockets of this user."""
+    own_port: int | None = None
+    """Only for UDP from this port of this host itself (``iif lo``), not for what it forwards."""
     protocol: int = PROTOCOL
 
 
@@ -283,14 +287,17 @@ def _pack_rule(rule: Rule) -> bytes:
         body += u32(_FRA_SUPPRESS_PREFIXLEN, rule.suppressed)
     if rule.endpoint is not None:
         address, port = rule.endpoint
-        body += attribute(_FRA_DST, address.packed) + _udp_port(port)
+        body += attribute(_FRA_DST, address.packed) + _udp_port(_FRA_DPORT_RANGE, port)
     if rule.lookups_of is not None:
-        body += attribute(_FRA_UID_RANGE, _UIDS.pack(rule.lookups_of, rule.lookups_of)) + _udp_port(_DNS_PORT)
+        body += attribute(_FRA_UID_RANGE, _UIDS.pack(rule.lookups_of, rule.lookups_of))
+        body += _udp_port(_FRA_DPORT_RANGE, _DNS_PORT)
+    if rule.own_port is not None:
+        body += attribute(_FRA_IIFNAME, b"lo\0") + _udp_port(_FRA_SPORT_RANGE, rule.own_port)
     return body
 
 
-def _udp_port(port: int) -> bytes:
-    return attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(_FRA_DPORT_RANGE, _PORTS.pack(port, port))
+def _udp_port(which: int, port: int) -> bytes:
+    return attribute(_FRA_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(which, _PORTS.pack(port, port))
 
 
 def _parse_rule(body: bytes) -> Rule | None:
@@ -302,6 +309,9 @@ def _parse_rule(body: bytes) -> Rule | None:
     endpoint = None
     if _FRA_DST in values and _FRA_DPORT_RANGE in values:
         endpoint = ip_address(values[_FRA_DST]), _PORTS.unpack_from(values[_FRA_DPORT_RANGE])[0]
+    own_port = None
+    if _FRA_IIFNAME in values and _FRA_SPORT_RANGE in values:
+        own_port = _PORTS.unpack_from(values[_FRA_SPORT_RANGE])[0]
     uids = _UIDS.unpack_from(values.get(_FRA_UID_RANGE, _UIDS.pack(*_ALL_UIDS)))
     return Rule(
         _version(family),
@@ -311,6 +321,7 @@ def _parse_rule(body: bytes) -> Rule | None:
         None if suppressed == _NO_SUPPRESSION else suppressed,
         endpoint,
         None if uids == _ALL_UIDS else uids[0],
+        own_port,
         values.get(_FRA_PROTOCOL, b"\0")[0],
     )
 
@@ -318,6 +329,46 @@ def _parse_rule(body: bytes) -> Rule | None:
 def _number(value: bytes | None, absent: int = 0) -> int:
     """An attribute of 32 bits, in host byte order."""
     return absent if value is None else int(struct.unpack_from("=I", value)[0])
+
+
+# ---- notices ----
+
+
+def link_state(body: bytes) -> tuple[int, bool]:
+    """Of a notice about a link: its index, and whether it is up and has a carrier. (0, False) for what is none."""
+    if len(body) < _IFINFOMSG.size:
+        return 0, False
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
+    return index, flags & _CARRIES == _CARRIES
+
+
+def held_address(body: bytes) -> tuple[int, bytes, bool]:
+    """Of a notice about an address: the interface, the packed address, and whether it can be used yet (RFC 4862, 5.4).
+    (0, b"", False) for what is none."""
+    if len(body) < _IFADDRMSG.size:
+        return 0, b"", False
+    _, _, flags, _, index = _IFADDRMSG.unpack_from(body)
+    values = dict(_attributes(body[_IFADDRMSG.size :]))
+    packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS, b""))
+    return index, packed, bool(packed) and not flags & _IFA_F_TENTATIVE
+
+
+def leads_to(body: bytes, hosts: Collection[bytes]) -> bool:
+    """Of a notice about a route: whether packets to one of these packed addresses may take it. Not one of ours."""
+    if len(body) < _RTMSG.size or not hosts:
+        return False
+    family, prefix, _src, _tos, table, protocol, _scope, kind, flags = _RTMSG.unpack_from(body)
+    if kind != _RTN_UNICAST or protocol == PROTOCOL or table == _TABLE_LOCAL or flags & _RTM_F_CLONED:
+        return False
+    size = 4 if family == socket.AF_INET else 16
+    network = dict(_attributes(body[_RTMSG.size :])).get(_RTA_DST, bytes(size))
+    if len(network) != size or not 0 <= prefix <= 8 * size:
+        return False
+    rest = 8 * size - prefix
+    return any(
+        len(host) == size and int.from_bytes(host, "big") >> rest == int.from_bytes(network, "big") >> rest
+        for host in hosts
+    )
 
 
 def concerns(kind: int, body: bytes, interface: int) -> bool:

@@ -2,7 +2,8 @@
 
 The kernel splits the traffic (protocol, section 2): all sockets form one SO_REUSEPORT group, and a classic BPF program
 picks the member by the first two payload bytes. The program's result is an index in the order in which the sockets
-joined the group, and closing one moves the last into its place: the group is opened and closed as a whole.
+joined the group, and closing one moves the last into its place: the group is opened and closed as a whole. It moves to
+another port as a whole, too, under the descriptors that it has.
 """
 
 import ctypes
@@ -28,7 +29,7 @@ _FIRST_HOP_LIMIT: Final = 65
 # <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>: what the socket module has no names for
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 32, 33, 51
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
-_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT = 23, 1
+_IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT, _IPV6_DONTFRAG = 23, 1, 62
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 
 # <linux/bpf_common.h>
@@ -51,8 +52,12 @@ class SocketGroup:
     port: int
     rcvbuf: int
     """Bytes of receive buffer that the kernel granted to each socket, at most ``BUFFER_SIZE``."""
+    mark: int = 0
+    """What all that they send is marked with (SO_MARK), 0 for nothing."""
     offloads: dict[str, str] = field(default_factory=dict)
     """State by name: ``udp_segment`` and ``udp_gro`` are ``on``, ``off`` or ``unavailable: reason``."""
+    movable: bool = False
+    """Whether the port is one that the kernel chose: nobody else knows it."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +72,30 @@ class SocketGroup:
         try:
             for member in (self.control, *self.data):
                 member.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            self.mark = mark
         except OSError as error:
             raise MachineError(f"cannot mark the UDP sockets with {mark:#x}: {error.strerror}") from error
+
+    def move(self) -> None:
+        """Goes over to another port that the kernel chooses. Every descriptor stays what it is called and is another
+        socket from then on; whoever waits for one waits in vain until woken, and what has arrived at the old port is
+        lost. MachineError, with nothing changed; RuntimeError for a port that was chosen."""
+        if not self.movable:
+            raise RuntimeError("others know this port")
+        try:
+            control = _bind(self.family, "::" if self.family == socket.AF_INET6 else "0.0.0.0", 0)
+        except OSError as error:
+            raise MachineError(f"cannot open another UDP port: {error.strerror}") from error
+        other = _join(control, len(self.data), self.offloads)
+        try:
+            if self.mark:
+                other.set_mark(self.mark)
+            for old, new in zip((self.control, *self.data), (other.control, *other.data), strict=True):
+                _copy_fragmentation(old, new)
+                os.dup2(new.fileno(), old.fileno(), inheritable=False)
+        finally:
+            other.close()
+        self.port, self.rcvbuf = other.port, other.rcvbuf
 
     def close(self) -> None:
         """Closes every socket. Idempotent."""
@@ -86,10 +113,21 @@ def open_group(
     Raises MachineError, for instance for a port in use.
     """
     control = _bind_control(listen)
+    try:
+        states = probe_offloads(udp_gro=udp_gro, udp_segment=udp_segment)
+    except BaseException:
+        control.close()
+        raise
+    group = _join(control, lanes, states)
+    group.movable = listen is None
+    return group
+
+
+def _join(control: socket.socket, lanes: int, states: dict[str, str]) -> SocketGroup:
+    """The group of a bound socket 0, which it closes if it fails. MachineError."""
     members = [control]
     try:
         family, port = control.family, int(control.getsockname()[1])
-        states = probe_offloads(udp_gro=udp_gro, udp_segment=udp_segment)
         _set_options(control, udp_gro=states["udp_gro"] == "on")
         # Only now: the bind above had to fail if anybody, even we, held the port.
         control.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -113,7 +151,16 @@ def open_group(
     except BaseException:
         _close(members)
         raise
-    return SocketGroup(control, members[1:], family, port, rcvbuf, states)
+    return SocketGroup(control, members[1:], family, port, rcvbuf, offloads=states)
+
+
+def _copy_fragmentation(old: socket.socket, new: socket.socket) -> None:
+    """Whether what the socket sends may be fragmented is the one thing that its worker may have changed."""
+    options = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER)]
+    if old.family == socket.AF_INET6:
+        options += [(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER), (socket.IPPROTO_IPV6, _IPV6_DONTFRAG)]
+    for level, option in options:
+        new.setsockopt(level, option, old.getsockopt(level, option))
 
 
 def _set_hop_limit(member: socket.socket, hops: int) -> None:
@@ -179,7 +226,9 @@ def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    # Records may be fragmented until the path MTU is probed; QUIC keeps its datagrams small.
+    # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams of at
+    # most 1280 bytes may be for good: a handshake has to get through whatever the path is like, and nothing would find
+    # out for QUIC, which has no probes, that one with DF does not.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

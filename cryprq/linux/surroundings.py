@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryprq.networks import Network
 
@@ -43,13 +43,23 @@ def _lines(path: Path) -> list[str]:
         return []  # IPv6 is off, or there is no /proc
 
 
-def path_mtu(host: str) -> int:
-    """The largest packet that fits on the way to a numeric address, as far as this host knows. OSError: there is no way
-    to it."""
+class Way(NamedTuple):
+    """How this host reaches an address."""
+
+    source: str
+    """Its own address there."""
+    mtu: int
+    """The largest packet that fits, as far as it knows: its own link's, or less that routers have told it."""
+
+
+def way_to(host: str, mark: int = 0) -> Way:
+    """The way of packets with that mark (SO_MARK) to a numeric address. OSError: there is none."""
     if ip_address(host).version == 4:
         family, level, option = socket.AF_INET, socket.IPPROTO_IP, _IP_MTU
     else:
         family, level, option = socket.AF_INET6, socket.IPPROTO_IPV6, _IPV6_MTU
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.connect((host, 9))  # asks the routes; nothing is sent
-        return sock.getsockopt(level, option)
+        return Way(sock.getsockname()[0], sock.getsockopt(level, option))

@@ -9,7 +9,7 @@ from typing import Final
 
 from cryprq.config.node_config import NodeConfig
 from cryprq.inner.leases import capacity
-from cryprq.linux.surroundings import ELSEWHERE, local_networks, path_mtu
+from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import overlapping
 
@@ -62,14 +62,14 @@ def _ways(config: NodeConfig) -> Iterator[str]:
     for peer in config.peers:
         if peer.is_numeric:
             try:
-                yield from _narrow(config.mtu, peer.host, path_mtu(peer.host))
+                yield from _narrow(config.mtu, peer.host, way_to(peer.host).mtu)
             except OSError as error:
                 hint = "this machine has no IPv6 address or route" if ":" in peer.host else "is the network up?"
                 yield f"--peer {peer}: there is no way to {peer.host} ({error.strerror}): {hint}"
     if config.listen is not None:
         for host in _others(config.listen):
             try:
-                yield from _narrow(config.mtu, host, path_mtu(host))
+                yield from _narrow(config.mtu, host, way_to(host).mtu)
             except OSError:
                 continue  # it may have peers in its own network, or none by this IP version
 
@@ -86,6 +86,6 @@ def _narrow(mtu: int, host: str, path: int) -> Iterator[str]:
     if mtu + around > path:
         where = "the way to dialers" if host in ELSEWHERE else f"the way to {host}"
         yield (
-            f"--mtu {mtu} makes datagrams of {mtu + around} bytes, and {where} takes {path}: full packets go in "
-            f"fragments, or not at all; use --mtu {path - around}"
+            f"--mtu {mtu} makes datagrams of {mtu + around} bytes, and {where} takes {path}: senders are told to "
+            f"make their packets smaller; --mtu {path - around} spares them that"
         )

@@ -36,6 +36,8 @@ class Machine:
                 if config.fwmark is not None:
                     self.sockets.set_mark(config.fwmark)
                 self.interface.before_rules = self.sockets.set_mark
+                if config.listen is not None:
+                    self.interface.listens(self.sockets.port)
                 self._used: Final = self._usable(wanted)
                 self.plane: Final = Plane(
                     self.tun.fds,
@@ -60,6 +62,12 @@ class Machine:
             self.plane.start()
         except PlaneError as error:
             raise MachineError(str(error)) from error
+
+    def move_port(self) -> None:
+        """Another UDP port (``SocketGroup.move``); nobody but the workers may be reading. MachineError, with nothing
+        changed."""
+        self.sockets.move()
+        self.plane.sockets_replaced()
 
     def close(self) -> None:
         """Ends the workers, wipes every key and removes the TUN. Idempotent."""

@@ -17,17 +17,22 @@ from cryprq.address import Address
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
-from cryprq.errors import CryprqError
+from cryprq.errors import CryprqError, MachineError
 from cryprq.inner.leases import Leases, lease_path
+from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
-from cryprq.linux.clock import boottime, monotonic
+from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
+from cryprq.linux.surroundings import way_to
 from cryprq.linux.systemd import Notifier
 from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.dns import DnsKeeper, record_path
 from cryprq.node.doubts import of_configuration, of_machine
+from cryprq.node.hook import Hook
+from cryprq.node.hook import check as check_hook
 from cryprq.node.keeper import Keeper
 from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
@@ -36,19 +41,23 @@ from cryprq.node.roster import Changes, Roster
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer
-from cryprq.peers.inbound import Admittance
+from cryprq.peers.inbound import Admittance, Announcement
 from cryprq.peers.indices import IndexPool
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
 from cryprq.peers.peer import CLOSE_FLUSH_TIMEOUT, Peer
 from cryprq.peers.resolver import Resolver
+from cryprq.peers.stale_port import StalePort
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.parameters import Parameters
+from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
-from cryprq.quic.gate import GateLimits
+from cryprq.quic.gate import Credentials, GateLimits
 from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.changes import Change
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.logs import Log
@@ -100,6 +109,7 @@ class Node:
         self._metrics = Metrics(
             peers=self._samples,
             drops=self._drops,
+            answers=self._answers,
             offloads=self._offloads,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
@@ -110,6 +120,7 @@ class Node:
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
+        self._stale_port = StalePort()
         self._undo: list[Callable[[], Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -117,6 +128,8 @@ class Node:
         self._told_failure: str | None = None
         self._told_doubts: tuple[str, ...] = ()
         self._stop_requested = asyncio.Event()
+        self._up = False
+        self._told_routes: frozenset[Network] = frozenset()
 
     # ---- life ----
 
@@ -148,15 +161,20 @@ class Node:
         config = self.config
         self._loop = asyncio.get_running_loop()
         self._names = NameService()
+        if config.on_change is not None:
+            check_hook(config.on_change)
         known = is_there(config.identity)
         identity = load_or_create_identity(config.identity)
         self.peer_id = identity.peer_id
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
         leases = Leases(path, config.tun_addresses) if config.listen else None
+        self._hook = Hook(config.on_change, self._reporter, {"node": str(self.peer_id), "tun": config.tun_name})
+        self._undo.append(self._tell_down)
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
         self._machine.interface.observer = self._reporter
+        self._reporter.on_change = self._hook.tell
         self._make_parts(leases)
         self._machine.start()
         self._plane = self._machine.plane
@@ -164,7 +182,10 @@ class Node:
         self._undo.append(partial(self._loop.remove_reader, self._plane.event_fd))
         self._start_endpoint(identity)
         self._undo.append(self._resolver.close)
-        self._snapshot = Snapshot(self._machine, self._peers, self._roster, self._network, self.health, boottime)
+        self._start_dns()
+        self._snapshot = Snapshot(
+            self._machine, self._peers, self._roster, self._network, self.health, self._dns, boottime
+        )
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)
             addresses = await http.start(*config.metrics_addr)
@@ -173,9 +194,10 @@ class Node:
         control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
         await control.start()
         self._undo.append(control.close)
+        self._tell_up()
         self._roster.apply(boottime())
         self._machine.interface.settle()
-        self._keeper = Keeper(self._loop, self._machine.interface)
+        self._keeper = Keeper(self._loop, self._machine.interface, self._roster.dialled_hosts, self._way_opened)
         self._keeper.start()
         self._undo.append(self._keeper.stop)
         self.health.watch(self._machine.failure)
@@ -183,6 +205,7 @@ class Node:
             check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
             self.health.watch(check, restart_helps=False)
         self.health.watch(self._machine.interface.failure, restart_helps=False)
+        self.health.watch(self._dns.failure, restart_helps=False)
         self.health.ready()
         self._metrics.config_read(taken=True)
         self._undo.append(self._stop_timers)
@@ -204,6 +227,8 @@ class Node:
             observer=self._reporter,
             permits=self._permits,
             records_soft=config.rotate_records,
+            reauth_secs=lambda: self.config.reauth_secs,
+            way=lambda host: way_to(host, self._machine.sockets.mark),
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -215,8 +240,17 @@ class Node:
             network=self._network,
             resolver=self._resolver,
             connect=self._connect,
+            unanswered=self._dial_unanswered,
             observer=self._reporter,
         )
+
+    def _start_dns(self) -> None:
+        config, interface = self.config, self._machine.interface
+        record = record_path(config.identity, config.tun_name, config.lease_dir)
+        self._told_names = NameServers()
+        self._dns = DnsKeeper(lambda: interface.name, record, self._reporter, hooked=config.on_change is not None)
+        self._dns.start()
+        self._undo.append(self._dns.stop)
 
     def _start_endpoint(self, identity: Identity) -> None:
         config = self.config
@@ -235,6 +269,7 @@ class Node:
             allowed=self._network.allowed,
             spares_endpoint=self._spares_endpoint,
             allow_m2=self._allow_m2,
+            token_for=self._token_for,
             reporter=self._reporter,
             clock=boottime,
         )
@@ -243,7 +278,9 @@ class Node:
             limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
             accept=self._admittance.accept if config.listen is not None else None,
             loop=self._loop,
+            credentials=Credentials(identity.peer_id.digest, identity.token_key),
             clock=monotonic,
+            unix=realtime,
             on_record=self._stray_record,
             observer=self._reporter,
             qlog=self._open_qlog(config.qlog_dir),
@@ -325,6 +362,18 @@ class Node:
             offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
         )
 
+    def _tell_up(self) -> None:
+        self._up = True
+        fields = {
+            "addresses": [str(address) for address in self.config.tun_addresses],
+            "mtu": self.config.mtu,
+            "port": self._machine.sockets.port,
+        }
+        self._hook.tell(Change("up", "node_started", fields=fields))
+
+    async def _tell_down(self) -> None:
+        await self._hook.stop(Change("down", "node_stopped") if self._up else None)
+
     def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
         """Those that were not told the last time."""
         for doubt in doubts:
@@ -356,6 +405,8 @@ class Node:
         now = boottime()
         try:
             self._peers.handle_timers(now)
+            self._settle_dns()
+            self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]
         except Exception as error:  # a fault with one peer must not stop the timers of all
             self._reporter.internal_error(error)
@@ -364,6 +415,19 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_later(max(0.0, due - now), self._changed)
+
+    def _tell_routes(self) -> None:
+        """Once for many that come together, as when a gateway with hundreds of sites starts."""
+        routes = self._network.routes
+        if routes is not self._told_routes:
+            self._told_routes = routes
+            self._reporter.tunnel_routes(sorted(routes, key=lambda route: (route.version, route)))
+
+    def _settle_dns(self) -> None:
+        """Names are asked of gateways that there is a session with."""
+        dialled = (target.peer_id for target in self.config.peers if target.peer_id is not None)
+        gateways = [i for i in dialled if (peer := self._peers.get(i)) is not None and peer.current is not None]
+        self._dns.want(self._told_names.choose(gateways, self._network.allowed, self.config.accept_dns))
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK, self._tick)
@@ -387,8 +451,11 @@ class Node:
     def _permits(self, peer_id: PeerId) -> bool:
         return self._roster.permits(peer_id)
 
-    def _allow_m2(self) -> bool:
-        return self._endpoint.allow_m2()
+    def _allow_m2(self, connection: Connection) -> bool:
+        return self._endpoint.allow_m2(connection)
+
+    def _token_for(self, peer: bytes) -> bytes:
+        return self._endpoint.token_for(peer)
 
     def _spares_endpoint(self, network: Network) -> bool:
         return spares_endpoint(network, self.config.route_table)
@@ -405,14 +472,44 @@ class Node:
             remote,
             self._admittance.settings,
             timeout=timeout,
-            take=self._roster.take,
+            take=self._take,
             ended=partial(self._dial_ended, dialer),
             reporter=self._reporter,
             clock=boottime,
             call_later=self._loop.call_later,
         )
-        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout))
+        digest = peer.peer_id.digest
+        outbound.begin(self._endpoint.dial(remote, outbound, timeout=timeout, peer=digest, token=peer.token))
         return outbound
+
+    def _way_opened(self) -> None:
+        self._roster.hurry(boottime())
+        self._changed()
+
+    def _dial_unanswered(self, began: Boottime) -> None:
+        if not self._machine.sockets.movable:
+            return
+        now = boottime()
+        if self._stale_port.unanswered(began, self._peers.heard_at(), now):
+            self._move_port()
+
+    def _move_port(self) -> None:
+        """Another local port for everything; to peers that are there this node has changed its address."""
+        before = self._machine.sockets.port
+        try:
+            self._endpoint.replace_socket(self._machine.move_port)
+        except MachineError as error:
+            self._reporter.port_kept(before, str(error))
+            return
+        self._reporter.port_changed(before, self._machine.sockets.port)
+        for peer in self._peers:
+            peer.show()
+
+    def _take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
+        refusal = self._roster.take(peer, parameters, remote)
+        if refusal is None:
+            self._told_names.take(peer.peer_id, parameters)
+        return refusal
 
     def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
         if outcome is Outcome.REPLACED:
@@ -427,6 +524,9 @@ class Node:
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
+
+    def _answers(self) -> Mapping[tuple[str, str], int]:
+        return self._snapshot.answers() if self._snapshot is not None else {}
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.drops() if self._snapshot is not None else {}
@@ -452,8 +552,10 @@ class Node:
         now = boottime()
         if peer_id is not None:
             peer = self._peers.get(peer_id)
-            if peer is None or not peer.rotate(now):
-                raise LookupError(f"no session with {peer_id} to rotate")
+            if peer is None:
+                raise LookupError(f"this node knows no peer {peer_id}; `cryprq status` lists those that it knows")
+            if not peer.rotate(now):
+                raise LookupError(f"no session with {peer_id} to rotate: it is not connected")
             return (peer_id,)
         return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))
 
@@ -487,7 +589,7 @@ class Node:
         self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
         self.config = config
-        self._announce_routes(_announced(config))
+        self._announce_again(_announced(config))
         self._tell_doubts(of_configuration(config))
         self._tell_changes(changes)
         self._log.info(
@@ -499,15 +601,16 @@ class Node:
         )
         self._changed()
 
-    def _announce_routes(self, announced: tuple[Network, ...]) -> None:
+    def _announce_again(self, announced: Announcement) -> None:
         """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
         self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
+            what = "routes_changed" if announced.networks != before.networks else "dns_changed"
             for peer in self._peers:
-                peer.renew("routes_changed", boottime())
+                peer.renew(what, boottime())
 
     def _tell_changes(self, changes: Changes) -> None:
         for peer_id in sorted(changes.added):
@@ -526,6 +629,6 @@ def _aeads(name: str) -> tuple[int, ...]:
     return tuple(suite for suite, known in AEAD_NAMES.items() if known == name)
 
 
-def _announced(config: NodeConfig) -> tuple[Network, ...]:
-    """What this listener tells its dialers: its tunnel networks and every ``--route``."""
-    return tuple(dict.fromkeys((*(address.network for address in config.tun_addresses), *config.routes)))
+def _announced(config: NodeConfig) -> Announcement:
+    networks = tuple(dict.fromkeys((*(address.network for address in config.tun_addresses), *config.routes)))
+    return Announcement(networks, config.dns, config.search)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Protocol
 
 from cryprq.address import Address
@@ -29,14 +30,17 @@ class RosterObserver(DialObserver, Protocol):
     def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
 
 
-def allowlist_of(config: NodeConfig, leases: Leases | None) -> Allowlist:
-    """The allowlist that a configuration describes; ``leases`` as for ``Allowlist``."""
+def allowlist_of(
+    config: NodeConfig, leases: Leases | None, is_here: Callable[[PeerId], bool] = lambda _: False
+) -> Allowlist:
+    """The allowlist that a configuration describes; ``leases`` and ``is_here`` as for ``Allowlist``."""
     return Allowlist(
         config.allow_peers,
         dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
         allow_any=config.allow_any,
         tunnel_networks=(interface.network for interface in config.tun_addresses),
         leases=leases,
+        is_here=is_here,
     )
 
 
@@ -82,18 +86,20 @@ class Roster:
         network: InnerNetwork,
         resolver: Resolver,
         connect: Callable[[Dialer, Peer, Address, float], Attempt],
+        unanswered: Callable[[Boottime], None],
         observer: RosterObserver,
     ) -> None:
-        """``connect`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
+        """``connect`` and ``unanswered`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
         _refuse_own_id(config, own_id)
         self.config = config
-        self.allowlist = allowlist_of(config, leases)
+        self.allowlist = allowlist_of(config, leases, self._is_here)
         self._own_id = own_id
         self._leases = leases
         self._peers = peers
         self._network = network
         self._resolver = resolver
         self._connect = connect
+        self._unanswered = unanswered
         self._observer = observer
         self._dialers: dict[PeerId, Dialer] = {}
 
@@ -135,6 +141,9 @@ class Roster:
         }
         return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
 
+    def _is_here(self, peer_id: PeerId) -> bool:
+        return self._peers.get(peer_id) is not None
+
     # ---- changes ----
 
     def change(self, config: NodeConfig, now: Boottime) -> "Changes":
@@ -142,7 +151,7 @@ class Roster:
         changed."""
         _refuse_own_id(config, self._own_id)
         before, self.config = self.config, config
-        self.allowlist = allowlist_of(config, self._leases)
+        self.allowlist = allowlist_of(config, self._leases, self._is_here)
         self.apply(now)
         return changes(before, config)
 
@@ -174,6 +183,7 @@ class Roster:
                     addresses=self._resolver.addresses,
                     resolve_error=self._resolver.error,
                     connect=self._dial,
+                    unanswered=self._unanswered,
                     observer=self._observer,
                 )
 
@@ -205,6 +215,21 @@ class Roster:
         """Dials whoever is due; returns when to call again at the latest."""
         times = [self._poll_one(dialer, now) for dialer in tuple(self._dialers.values())]
         return min((at for at in times if at is not None), default=None)
+
+    def hurry(self, now: Boottime) -> None:
+        """There is a new way to elsewhere: who is to be dialled is dialled, and who is there is asked whether it is
+        still heard, and sees where this node is now."""
+        for dialer in self._dialers.values():
+            dialer.hurry(now)
+        for peer in self._peers:
+            peer.check(now)
+
+    def dialled_hosts(self) -> set[bytes]:
+        """The packed addresses at which peers are dialled, as far as they are known."""
+        found = (
+            address.host for dialer in self._dialers.values() for address in self._resolver.known(dialer.multiaddr)
+        )
+        return {ip_address(host).packed for host in found}
 
     def _poll_one(self, dialer: Dialer, now: Boottime) -> Boottime | None:
         try:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from cryprq.inner.network import InnerNetwork
+from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
 from cryprq.peers.peer import Peer
@@ -25,6 +26,7 @@ class Snapshot:
         roster: Roster,
         network: InnerNetwork,
         health: Health,
+        dns: DnsKeeper,
         clock: Callable[[], Boottime],
     ) -> None:
         """``clock`` is CLOCK_BOOTTIME; the node's uptime begins now."""
@@ -33,6 +35,7 @@ class Snapshot:
         self._roster = roster
         self._network = network
         self._health = health
+        self._dns = dns
         self._clock = clock
         self._started = clock()
 
@@ -44,6 +47,10 @@ class Snapshot:
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
         return self._machine.plane.drops()
+
+    def answers(self) -> Mapping[tuple[str, str], int]:
+        """By (reason, result)."""
+        return self._machine.plane.answers()
 
     def offloads(self) -> Mapping[str, str]:
         """By name."""
@@ -66,10 +73,8 @@ class Snapshot:
     def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""
         interface = self._machine.interface
+        names = self._dns.settings
         unhealthy = self._health.reason()
-        drops: dict[str, dict[str, int]] = {}
-        for (direction, reason), count in self.drops().items():
-            drops.setdefault(direction, {})[reason] = count
         return NodeStatus(
             version=VERSION,
             peer_id=peer_id,
@@ -81,9 +86,17 @@ class Snapshot:
             addresses=tuple(map(str, self._network.addresses)),
             mtu=self._network.mtu,
             routes_missing=interface.routes_missing,
-            faults=tuple(f"{part.kind} {part.what}: {reason}" for part, reason in interface.faults.items()),
+            name_servers=tuple(map(str, names.servers)) if names is not None else (),
+            search=names.search if names is not None else (),
+            dns_everything=names is not None and names.everything,
+            dns_by=self._dns.by,
+            faults=(
+                *(f"{part.kind} {part.what}: {reason}" for part, reason in interface.faults.items()),
+                *self._dns.faults,
+            ),
             peers=tuple(self.samples()),
-            drops=drops,
+            drops=_nested(self.drops()),
+            answers=_nested(self.answers()),
             offloads=self.offloads(),
         )
 
@@ -102,13 +115,23 @@ class Snapshot:
             endpoint=str(endpoint[0]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
+            mtu=plane.peer_mtu(peer.handle),
             aead=AEAD_NAMES[session.suite] if session is not None else "",
             kem=KEM_NAMES[session.kem] if session is not None else "",
             epoch=session.number if session is not None else 0,
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
+            last_heard_secs=round(max(0.0, now - stats.last_rx_ns / 1e9), 3) if stats.last_rx_ns else None,
             last_handshake=None if happened is None else time.time() - (now - happened),
+            path_mtu=peer.path.mtu if link is not None else None,
             rx_bytes=stats.rx_bytes,
             tx_bytes=stats.tx_bytes,
             rx_packets=stats.rx_packets,
             tx_packets=stats.tx_packets,
         )
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (first, second), count in counts.items():
+        found.setdefault(first, {})[second] = count
+    return found

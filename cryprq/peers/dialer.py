@@ -27,6 +27,9 @@ CONTEST_FORGET: Final = 3
 """After so many times the longest wait without losing a session to another host, it is as if there had been none."""
 TELL_EVERY: Final = 30.0
 """Seconds between reports that a peer still does not answer; the first one comes at once."""
+HURRY_WINDOW: Final = 5.0
+"""For so long after the way to a peer may have opened, it is dialled as often as after a tunnel: an address comes after
+its link, and a route after its address."""
 _AT_ONCE: Final = Boottime(float("-inf"))
 
 
@@ -49,6 +52,8 @@ class DialSchedule:
         self._starts = 0
         self._failures = 0
         self._not_before = _AT_ONCE
+        self._spaced = _AT_ONCE
+        self._unhurried_until = _AT_ONCE
         self._lost = 0
         self._lost_at = _AT_ONCE
 
@@ -83,7 +88,14 @@ class DialSchedule:
         """A dial starts."""
         self._starts += 1
         interval = max(REDIAL_FAST_INTERVAL, self._round_trip / 2)
-        self._not_before = Boottime(now + interval * self._uniform(1 - BACKOFF_JITTER, 1))
+        self._not_before = self._spaced = Boottime(now + interval * self._uniform(1 - BACKOFF_JITTER, 1))
+
+    def hurry(self, now: Boottime) -> None:
+        """The way to the peer may have opened: what there is to wait for is the way no more. The wait after a refusal,
+        or after another host took the session, goes on."""
+        if now >= self._unhurried_until:
+            self._fast_until = Boottime(max(self._fast_until or now, now + HURRY_WINDOW))
+            self._not_before = min(self._not_before, self._spaced)
 
     def failed(self, now: Boottime, *, refused: bool = False) -> float:
         """A dial came to nothing. Returns the seconds to wait from now; ``refused``: by a peer that is there, so
@@ -94,6 +106,8 @@ class DialSchedule:
             return max(0.0, self._not_before - now)
         wait = self._wait(self._failures, now)
         self._failures += 1
+        if refused:
+            self._unhurried_until = self._not_before
         return wait
 
     def replaced(self, now: Boottime) -> float:
@@ -101,6 +115,7 @@ class DialSchedule:
         if now - self._lost_at > CONTEST_FORGET * self._maximum:
             self._lost = 0
         wait = self._wait(self._lost, now)
+        self._unhurried_until = self._not_before
         self._lost += 1
         self._lost_at = now
         return wait
@@ -163,6 +178,7 @@ class DialObserver(Protocol):
 class _Volley:
     """One dial: the peer's addresses one after the other, a quarter of a second apart, until one answers."""
 
+    began: Boottime
     timeout: float
     waiting: list[Address]
     next_at: Boottime
@@ -188,16 +204,19 @@ class Dialer:
         addresses: Callable[[Multiaddr], tuple[Address, ...]],
         resolve_error: Callable[[Multiaddr], str | None],
         connect: Callable[["Dialer", Address, float], Attempt],
+        unanswered: Callable[[Boottime], None],
         observer: DialObserver,
     ) -> None:
         """``connect`` starts an attempt that gives up after so many seconds, and sees to it that ``poll`` is called
-        when it is over; OSError if the address cannot be dialled from here."""
+        when it is over; OSError if the address cannot be dialled from here. ``unanswered`` is called when none of the
+        addresses has answered a dial that began then."""
         self.target = target
         self.multiaddr = multiaddr
         self.schedule = schedule
         self._addresses = addresses
         self._resolve_error = resolve_error
         self._connect = connect
+        self._unanswered = unanswered
         self._observer = observer
         self._volleys: list[_Volley] = []
         self._stopped = False
@@ -213,6 +232,11 @@ class Dialer:
         """Gives up what runs and dials no more."""
         self._stopped = True
         self._abandon(lambda attempt: True)
+
+    def hurry(self, now: Boottime) -> None:
+        """The way to the peer may have opened: if it is to be dialled, then soon."""
+        if self.target.wants_dial():
+            self.schedule.hurry(now)
 
     def poll(self, now: Boottime) -> Boottime | None:
         """Starts and ends attempts as due. Returns when to call again at the latest; None: when something changes."""
@@ -239,7 +263,7 @@ class Dialer:
         addresses = self._addresses(self.multiaddr)
         if addresses:
             self.schedule.started(now)
-            self._volleys.append(_Volley(self.schedule.timeout(now), list(addresses), now))
+            self._volleys.append(_Volley(now, self.schedule.timeout(now), list(addresses), now))
         elif (error := self._resolve_error(self.multiaddr)) is not None:
             self._observer.dial_unresolved(self.target.peer_id, self.multiaddr, error)
             self.schedule.failed(now)
@@ -272,6 +296,8 @@ class Dialer:
                 if not again:
                     self._told_at = now
                 self.schedule.failed(now)
+                if volley.attempts:
+                    self._unanswered(volley.began)
 
     def _abandon(self, which: Callable[[Attempt], bool]) -> None:
         for volley in tuple(self._volleys):

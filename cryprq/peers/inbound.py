@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cryprq.dns import NameServerAddress
 from cryprq.errors import MachineError
 from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.parameters import Parameters
@@ -23,28 +24,40 @@ if TYPE_CHECKING:
     from cryprq.telemetry.reporter import Reporter
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What a listener tells each of its dialers of the network behind it."""
+
+    networks: tuple[Network, ...]
+    """Its tunnel networks and every ``--route``."""
+    name_servers: tuple[NameServerAddress, ...] = ()
+    search: tuple[str, ...] = ()
+    """Domains that the name servers know."""
+
+
 @dataclass
 class Admittance:
     """Whom this listener admits, and what it tells them. Shared by all inbound connections; a reload changes it."""
 
     settings: "HandshakeSettings"
     allowlist: "Allowlist"
-    announced: tuple[Network, ...]
-    """Its tunnel networks and every ``--route``."""
+    announced: Announcement
     obtain: Callable[[PeerId], "Peer"]
     """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
     allowed: Callable[[PeerId], Sequence[Network]]
     """The allowed IPs of such a peer."""
     spares_endpoint: Callable[[Network], bool]
     """Whether records for an endpoint in this network stay out of the tunnel although a peer owns it."""
-    allow_m2: Callable[[], bool]
+    allow_m2: Callable[["Connection"], bool]
     """Takes a token for the work of one M2; False: there is too much to do."""
+    token_for: Callable[[bytes], bytes]
+    """What a peer (the digest of its ID) shows at its next dial, to be told from strangers."""
     reporter: "Reporter"
     clock: Callable[[], Boottime]
     stopping: bool = False
     """The node stops: whoever comes now has to wait for the next one."""
 
-    def reconfigure(self, allowlist: "Allowlist", announced: tuple[Network, ...], rotate_secs: int) -> None:
+    def reconfigure(self, allowlist: "Allowlist", announced: Announcement, rotate_secs: int) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
         self.allowlist, self.announced = allowlist, announced
         self.settings = replace(self.settings, rotate_secs=rotate_secs)
@@ -118,10 +131,11 @@ class Inbound:
             self._peer.carrier_lost(self._link, reason or f"code {code}", self._shared.clock())
             return
         if not self._over and self._responder is not None:
-            if not by_peer:
-                self._shared.reporter.handshake_failed("timeout", connection.remote)
-            if self._answered:
-                connection.failed()  # M2 was costly, and whoever only wanted that could have it again and again
+            reason, quiet = ("left", self._answered) if by_peer else ("timeout", False)
+            self._shared.reporter.handshake_failed(reason, connection.remote, quiet=quiet)
+            # TLS was costly, and M2 is more so: whoever only wanted that could have it again and again. M1 leaves a
+            # dialer together with the end of TLS, so nobody goes before it by mistake.
+            connection.failed()
         self._finish()
 
     # ---- steps ----
@@ -132,7 +146,7 @@ class Inbound:
 
     def _first(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         self._shared.reporter.handshake_started()
-        message = responder.receive_message1(body, self._shared.allow_m2)
+        message = responder.receive_message1(body, lambda: self._shared.allow_m2(connection))
         self._answered = True
         self._send(connection, FrameType.RESPONSE, message)
 
@@ -156,6 +170,12 @@ class Inbound:
             shared.reporter.handshake_failed("endpoint_covered", connection.remote, peer_id=auth.peer_id, hint=hint)
             connection.close(CloseCode.REFUSED)
             return
+        if not peer.may_begin(now):
+            self._finish()
+            shared.reporter.handshake_failed("too_often", connection.remote, peer_id=auth.peer_id)
+            connection.refused(auth.peer_id.digest)
+            connection.close(CloseCode.REFUSED)
+            return
         if peer.outranks_inbound():
             message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now)
             shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)
@@ -174,7 +194,7 @@ class Inbound:
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
             peer,
-            peer.adopt(session, connection, self._lease, now, keepalive=auth.parameters.keepalive),
+            peer.adopt(session, connection, self._lease, now, told=auth.parameters),
         )
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)
@@ -187,6 +207,10 @@ class Inbound:
             mtu=settings.mtu,
             rotate_secs=settings.rotate_secs,
             keepalive=KEEPALIVE_DEFAULT,
+            name_servers=self._shared.announced.name_servers,
+            search=self._shared.announced.search,
+            token=self._shared.token_for(peer_id.digest),
+            messages=(MESSAGE_PING,),
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:
@@ -194,7 +218,7 @@ class Inbound:
         own = self._shared.allowed(peer_id)
         return tuple(
             network
-            for network in self._shared.announced
+            for network in self._shared.announced.networks
             if not any(network.version == mine.version and within(network, mine) for mine in own)
         )
 

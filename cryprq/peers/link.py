@@ -8,6 +8,7 @@ from cryprq.peers.indices import IndexLease
 from cryprq.peers.ports import Carrier
 from cryprq.protocol.actions import Action, Established, Promote
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MTU_SEALABLE_MAX
 from cryprq.protocol.session import Role, Session
 
 
@@ -31,6 +32,12 @@ class Link:
     ended: bool = False
     keepalive: int | None = None
     """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
+    mtu: int = MTU_SEALABLE_MAX
+    """What the peer's tunnel takes; the data plane sends nothing larger than that, nor than this node's own MTU."""
+    answers_pings: bool = False
+    """Whether the peer's plane answers a ping at once."""
+    round_trip: float = 0.0
+    """Seconds, as its connection last measured it; 0 if it is not known."""
     indices: set[int] = field(default_factory=set)
     """The receiver indices that this session has installed."""
 

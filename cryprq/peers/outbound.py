@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cryprq.address import Address
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_X25519_MLKEM768
+from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_X25519_MLKEM768, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -143,7 +143,7 @@ class Outbound:
                 aead_offer=settings.aeads,
                 kem=settings.kem,
                 new_index=self._lease,
-                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs),
+                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs, messages=(MESSAGE_PING,)),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())
         except HandshakeError as error:
@@ -213,11 +213,12 @@ class Outbound:
             connection.close(CloseCode.REFUSED)
             return
         connection.authenticated()
+        self._peer.token = accepted.parameters.token
         duration = now - self._began()
         self._reporter.handshake_complete(
             self._peer.peer_id, self.remote, "outbound", session.kem, session.suite, duration
         )
-        self._link = self._peer.adopt(session, connection, self._lease, now, keepalive=accepted.parameters.keepalive)
+        self._link = self._peer.adopt(session, connection, self._lease, now, told=accepted.parameters)
         self._finish(Outcome.SESSION)
 
     def _began(self) -> float:

@@ -13,6 +13,8 @@ from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_KEY_EXPIRED,
+    EVENT_PROBE_ACKED,
+    EVENT_RECORD_REFUSED,
     EVENT_ROTATE_DUE,
     PeerStats,
     PlaneError,
@@ -23,7 +25,9 @@ from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
+from cryprq.peers.reauth import Reauth
 from cryprq.protocol.actions import (
     Action,
     Activate,
@@ -39,15 +43,21 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import PROBE_TIMEOUT
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
+from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session, State
+from cryprq.protocol.token_bucket import TokenBucket
 
 CLOSE_FLUSH_TIMEOUT: Final = 1.0
 """How long a stopping node waits for its last frames to be acknowledged."""
 CANDIDATES_MAX: Final = 4
 """Sessions of one peer that wait for their first record; one more ends the oldest."""
+HANDSHAKE_RATE: Final = 0.5
+"""Handshakes a second that a peer may complete at this node, in the long run, ..."""
+HANDSHAKE_BURST: Final = 30
+"""... and at once: a dialer that is restarted over and over, on several hosts even, needs fewer."""
 RETIRED_MAX: Final = 4
 """Sessions of one peer in their grace; one more ends the oldest."""
 
@@ -70,20 +80,38 @@ class Peer:
         permits: Callable[[PeerId], bool],
         allowed: Callable[[PeerId], Sequence[Network]],
         records_soft: int,
+        reauth_secs: Callable[[], int],
+        mtu: Callable[[], int],
+        way: Callable[[str], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         """``permits`` is asked again whenever an inbound session is promoted, ``allowed`` gives a peer's inner networks
-        for who is told; ``changed`` is called when the peer may
-        want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is the loop's call_later."""
+        for who is told; ``reauth_secs`` is that of ``Reauth``, ``mtu`` and ``way`` are those of ``Path``; ``changed``
+        is called when the peer may want to be dialled, or no longer, and when a timer may be due earlier; ``later`` is
+        the loop's call_later."""
         self.peer_id = peer_id
+        self.token = b""
+        """What it gave this node to be let in by at the next dial; empty: nothing. In memory only."""
         self.handle = plane.add_peer()
         self.current: Link | None = None
         self.links: list[Link] = []
         self.liveness = Liveness()
+        self.path = Path(
+            peer_id,
+            self.handle,
+            plane=plane,
+            observer=observer,
+            mtu=mtu,
+            sending_index=self._sending_index,
+            round_trip=lambda: self.round_trip,
+            way=way,
+        )
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
+        self._reauth = Reauth(reauth_secs)
+        self._handshakes = TokenBucket(HANDSHAKE_RATE, HANDSHAKE_BURST)
         self._own_id = own_id
         self._plane = plane
         self._observer = observer
@@ -96,6 +124,11 @@ class Peer:
         self._later = later
 
     # ---- a handshake completed ----
+
+    def may_begin(self, now: Boottime) -> bool:
+        """Takes a token for one handshake that the peer has dialled; False: it comes too often. It is on the list, and
+        yet one that does nothing but connect is not to take this node's time from the others."""
+        return self._handshakes.take(now)
 
     def outranks_inbound(self) -> bool:
         """The duplicate rule at M3: True if a session that this node dialled lives, and wins over one that the peer
@@ -126,23 +159,33 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(
-        self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, keepalive: int | None = None
-    ) -> Link:
-        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``keepalive`` is what
-        the peer's parameters ask for.
+    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, told: Parameters) -> Link:
+        """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``told`` is what the
+        peer says of itself: how large a packet it takes, and how often it wants to be heard from.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
         """
         link = Link(
-            session, carrier, lease, carrier.remote, carrier.local, next(self._serials), now, now, keepalive=keepalive
+            session,
+            carrier,
+            lease,
+            carrier.remote,
+            carrier.local,
+            next(self._serials),
+            now,
+            now,
+            keepalive=told.keepalive,
+            mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
+            answers_pings=MESSAGE_PING in told.messages,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
         for other in candidates[: max(0, len(candidates) + 1 - CANDIDATES_MAX)]:
             self._end(other, CloseCode.REPLACED, "too many sessions wait for their first record")
         self.links.append(link)
+        if link.dialled:
+            self._reauth.began()
         if link.dialled or self.current is None:
             self._aim(link)
         self._execute(link, session.start(now), now)
@@ -162,14 +205,17 @@ class Peer:
         link.carrier = None
         if link.ended:
             return
-        if link is self.current:
+        if link is self.current and not self.has_successor(link):  # one that is about to take over closes it, too
             self._observer.control_lost(self.peer_id, link.remote, reason)
         self._execute(link, link.session.connection_lost(now), now)
 
     def event(self, rx_index: int, flags: int, now: Boottime) -> None:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
-            self._endpoint_moved()
+            self._endpoint_moved(now)
+        if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
+            self.path.event(flags, now)
+            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -196,29 +242,73 @@ class Peer:
                 carrier.close(CloseCode.OK, reason)
 
     def look(self, now: Boottime) -> None:
-        """Once a second: the silence rule and the keepalive (protocol, 3.3)."""
-        if self.current is None:
+        """Once a second, and when a timer says so: the silence rule and the keepalive (protocol, 3.3),
+        and whether the ends are to prove anew who they are.
+
+        Whom this node has not dialled it cannot dial either: it takes its time, and then asks the peer's connections,
+        in whose way the peer's next one may be.
+        """
+        link = self.current
+        if link is None:
             return
+        if link.carrier is not None:
+            link.round_trip = link.carrier.round_trip
+        hurried = link.dialled and link.answers_pings
         was_silent = self.liveness.silent
-        verdict = self.liveness.look(self._plane.peer_stats(self.handle), now, self.current.keepalive)
+        stats = self._plane.peer_stats(self.handle)
+        verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
+        self.path.look(stats, now)
+        self._look_at_identity(link, now)
         if verdict is Verdict.SEND_EMPTY:
-            self._send_empty()
-        if self.liveness.silent is not was_silent:
-            if not was_silent:
-                self._observer.peer_silent(self.peer_id)
+            self._send(self._plane.send_empty)
+        elif verdict is Verdict.ASK:
+            self._send(self._plane.send_ping)
+        if self.liveness.silent and not was_silent:
+            self._observer.peer_silent(self.peer_id)
+            if not link.dialled:
                 self.doubt()
+        if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
+
+    def _look_at_identity(self, link: Link, now: Boottime) -> None:
+        wanted_dial = self._reauth.wants_dial
+        if self._reauth.look(link.created, now, dialled=link.dialled):
+            self.renew("reauth", now)
+        if self._reauth.wants_dial is not wanted_dial:
+            self._changed()
+
+    def check(self, now: Boottime) -> None:
+        """The way to the peer may be another one: asks one that this node has dialled whether it is heard, as if data
+        had gone out."""
+        link = self.current
+        if link is None or not link.dialled:
+            return
+        if not link.answers_pings:
+            self.show()
+        elif not self.liveness.silent:
+            self.liveness.suspect(self._plane.peer_stats(self.handle), now)
+            self.look(now)
+
+    def show(self) -> None:
+        """Shows the peer where this node is now, which may be another place than before."""
+        self._send(self._plane.send_empty)
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        return min((due for link in self.links if (due := link.session.next_timer()) is not None), default=None)
+        times = [self.path.next_timer(), *(link.session.next_timer() for link in self.links)]
+        if self.current is not None:
+            times.append(self.liveness.due)
+        return min((due for due in times if due is not None), default=None)
 
     def handle_timers(self, now: Boottime) -> None:
-        """Lets every session act whose time has come."""
+        """Lets every session act whose time has come, and the path."""
+        self.path.handle_timer(now)
         for link in tuple(self.links):
             due = link.session.next_timer()
             if due is not None and due <= now and not link.ended:
                 self._execute(link, link.session.handle_timer(now), now)
+        if self.liveness.due is not None and self.liveness.due <= now:
+            self.look(now)
 
     def close(self, code: CloseCode, reason: str, now: Boottime) -> None:
         """Ends every session: the peer is told by a sealed CLOSE, all keys are wiped at once.
@@ -245,12 +335,14 @@ class Peer:
     # ---- what the node asks ----
 
     def wants_dial(self) -> bool:
-        """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, or
-        silence. Not while a fresh session waits for its first record."""
+        """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, one that
+        has to be proven anew, or silence. Not while a fresh session waits for its first record."""
         if any(link.dialled and not link.established and link.carrier is not None for link in self.links):
             return False
         current = self.current
-        return current is None or self.liveness.silent or (current.dialled and current.carrier is None)
+        if current is None or self.liveness.silent:
+            return True
+        return current.dialled and (current.carrier is None or self._reauth.wants_dial)
 
     @property
     def up(self) -> bool:
@@ -294,7 +386,7 @@ class Peer:
                 self._install(link, keys, lifetime)
             case Activate(rx_index):
                 if not self._lost_race(link):
-                    self._plane.activate(rx_index)
+                    self._activate(link, rx_index)
             case Promote(rx_index):
                 link.promoted_index = rx_index
                 if not self._lost_race(link):
@@ -335,6 +427,11 @@ class Peer:
         )
         link.indices.add(keys.rx_index)
 
+    def _activate(self, link: Link, rx_index: int) -> None:
+        """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
+        self.path.set_limit(link.mtu)
+        self._plane.activate(rx_index)
+
     def _remove(self, link: Link, rx_index: int) -> None:
         if self._plane.has(rx_index):
             self._plane.remove(rx_index)
@@ -358,6 +455,7 @@ class Peer:
         for other in tuple(self.links):
             if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
                 self._retire(other, CloseCode.REPLACED, now)
+        self.path.begin("session", now)
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
@@ -410,6 +508,7 @@ class Peer:
         self._hang_up(link, code, reason)
         if link is self.current:
             self.current = None
+            self.path.end()
             self._tell_end(reason)
         elif self.current is not None:
             self._resume(self.current)
@@ -426,24 +525,32 @@ class Peer:
 
     def _resume(self, link: Link) -> None:
         """Sends on the current session, whichever other one was activated last."""
-        uses = ((link.session.sending_index, self._plane.activate), (link.promoted_index, self._plane.promote))
-        for index, use in uses:
-            if index is not None and self._plane.has(index):
-                use(index)
+        sending, promoted = link.session.sending_index, link.promoted_index
+        if sending is not None and self._plane.has(sending):
+            self._activate(link, sending)
+        if promoted is not None and self._plane.has(promoted):
+            self._plane.promote(promoted)
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
         self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
         link.endpoint_set = True
 
-    def _endpoint_moved(self) -> None:
+    def _endpoint_moved(self, now: Boottime) -> None:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
         # The peer has changed its address: an answer shows it that the new path works in both directions.
-        self._send_empty()
+        self.show()
+        if self.current is not None:
+            self.path.begin("moved", now)
+            self._changed()
 
-    def _send_empty(self) -> None:
-        index = self.current.session.sending_index if self.current is not None else None
+    def _sending_index(self) -> int | None:
+        return self.current.session.sending_index if self.current is not None else None
+
+    def _send(self, what: Callable[[int], None]) -> None:
+        """A record without a packet, in the session in use."""
+        index = self._sending_index()
         if index is not None and self._plane.has(index):
-            self._plane.send_empty(index)
+            what(index)

@@ -35,6 +35,8 @@ class PeerTable:
         observer: PeerObserver,
         permits: Callable[[PeerId], bool],
         records_soft: int,
+        reauth_secs: Callable[[], int],
+        way: Callable[[str], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -45,6 +47,8 @@ class PeerTable:
         self._observer = observer
         self._permits = permits
         self._records_soft = records_soft
+        self._reauth_secs = reauth_secs
+        self._way = way
         self._changed = changed
         self._later = later
         self._by_id: dict[PeerId, Peer] = {}
@@ -74,6 +78,9 @@ class PeerTable:
                 permits=self._permits,
                 allowed=self._network.allowed,
                 records_soft=self._records_soft,
+                reauth_secs=self._reauth_secs,
+                mtu=lambda: self._network.mtu,
+                way=self._way,
                 changed=partial(self._touch, peer_id),
                 later=self._later,
             )
@@ -135,6 +142,10 @@ class PeerTable:
             peer_id = self._touched.pop()
             if (peer := self._by_id.get(peer_id)) is not None:
                 self._timers.set(peer_id, peer.next_timer())
+
+    def heard_at(self) -> Boottime:
+        """When the last authentic record of any of them came; 0 for never."""
+        return Boottime(max((self._plane.peer_stats(peer.handle).last_rx_ns for peer in self), default=0) / 1e9)
 
     def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""

@@ -52,6 +52,19 @@ HANDSHAKE_ROUND_TRIPS: Final = 4
 ANSWER_ROUND_TRIPS: Final = 3
 """... and one question and its answer so many: one and a loss (RFC 9002, 6.2.1)."""
 
+# ---- data records ----
+
+MESSAGE_PING: Final = 0x12
+"""An in-band message: whoever gets it answers at once with an empty record. (``CQ_MESSAGE_PING`` in ``csrc/``)"""
+# ---- the knock in the first datagram ----
+
+KNOCK_STEP: Final = 30
+"""Seconds of Unix time for which one knock is good, and for as long before and after."""
+KNOCK_RANDOM_SIZE: Final = 8
+"""What a client's first destination connection ID has to have of unpredictable bytes (RFC 9000, 7.2)."""
+KNOCK_TAG_SIZE: Final = 12
+"""Together with them the longest connection ID that there is (RFC 9000, 17.2)."""
+
 # ---- dialer ----
 
 DIAL_TIMEOUT: Final = 5.0
@@ -66,7 +79,9 @@ PROBE_TIMEOUT: Final = 3.0
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
 ROTATE_MIN_INTERVAL: Final = 1.0
-"""Least time between the starts of two rotations."""
+"""Least time between the starts of two rotations, ..."""
+ROTATE_BURST: Final = 8
+"""... but for so many at once, which a listener lets pass: what was on its way for long may arrive together."""
 ROTATE_RESPONSE_TIMEOUT: Final = 15.0
 """No R2 after R1 within this: the dialer closes the connection and dials afresh."""
 PROMOTE_TIMEOUT: Final = 15.0
@@ -90,19 +105,37 @@ EPOCH_MAX: Final = 2**32 - 1
 CLOSE_REASON_MAX: Final = 64
 """Length of the reason in a CLOSE frame."""
 
+# ---- data records ----
+
+RECORD_OVERHEAD: Final = 32
+"""Header and tag."""
+PROBE_SIZE_MIN: Final = RECORD_OVERHEAD + 11
+"""A record with nothing in it but a PATH_PROBE."""
+
 # ---- tunnel parameters ----
 
 MTU_MIN: Final = 576
 MTU_PARAMETER_MAX: Final = 65_535
-"""What the parameter can say. What a node can send is less (``NodeConfig.mtu``)."""
+"""What the parameter can say."""
+MTU_SEALABLE_MAX: Final = 65_455
+"""What a node can send: a packet of this size, sealed, is the largest datagram (65,487 bytes, ``CQ_SEND_MAX``)."""
 MTU_MIN_IPV6: Final = 1280
 ADDRESSES_MAX: Final = 8
 """Addresses that a gateway may assign in one M4."""
 ROUTES_MAX: Final = 256
 """Routes that a gateway may announce in one M4."""
+NAME_SERVERS_MAX: Final = 8
+"""Name servers that a gateway may name in one M4; resolvers ask three or so."""
+SEARCH_MAX: Final = 32
+"""Search domains in one M4: a parameter of 8 KiB at most, which leaves room in the frame for everything else."""
 KEEPALIVE_DEFAULT: Final = 10
 """Seconds without a record after which a listener wants an empty one from its dialer."""
 KEEPALIVE_MAX: Final = 3600
+MESSAGES_FIRST: Final = 0x10
+MESSAGES_LAST: Final = 0x1F
+"""The types that an in-band message can have."""
+TOKEN_MAX: Final = 256
+"""Bytes of a token that a gateway may give in M4: the dialer's first datagram has room for it."""
 
 
 def hard_age(rotate_secs: int) -> float:

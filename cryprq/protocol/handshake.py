@@ -142,8 +142,10 @@ class _Machine:
     def _agree(self, th1: bytes, shared: bytearray) -> bytearray:
         """Sets hs and k_i2r_hs; returns k_r2i_hs, which is used at once and wiped by the caller."""
         self._transcript = th1
-        self._hs = key_schedule.handshake_secret(th1, shared)
-        wipe(shared)
+        try:
+            self._hs = key_schedule.handshake_secret(th1, shared)
+        finally:
+            wipe(shared)
         self._k_i2r = key_schedule.handshake_key(self._hs, key_schedule.I2R)
         return key_schedule.handshake_key(self._hs, key_schedule.R2I)
 
@@ -267,10 +269,10 @@ class Initiator(_Machine):
         """The listener's answer. ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age."""
         with self._step(_State.SENT_M3, _State.OVER):
             root = self._first_root()
-            key = key_schedule.accept_key(root)
-            opened = key_schedule.open_once(key, self._transcript, body)
-            wipe(key)
             try:
+                key = key_schedule.accept_key(root)
+                opened = key_schedule.open_once(key, self._transcript, body)
+                wipe(key)
                 if opened is None:
                     raise _Failure("tag", self._peer_id)
                 status, parameters = _decode_message4(opened, self._peer_id)
@@ -361,10 +363,12 @@ class Responder(_Machine):
             )
             th1 = key_schedule.transcript1(self._binding, body, clear)
             k_r2i = self._agree(th1, answer.shared)
-            record = self._identity.record
-            plaintext = record + b"".join(self._identity.sign(key_schedule.responder_statement(th1, record)))
-            message2 = clear + key_schedule.seal_once(k_r2i, th1, plaintext)
-            wipe(k_r2i)
+            try:
+                record = self._identity.record
+                plaintext = record + b"".join(self._identity.sign(key_schedule.responder_statement(th1, record)))
+                message2 = clear + key_schedule.seal_once(k_r2i, th1, plaintext)
+            finally:
+                wipe(k_r2i)
             self._transcript = key_schedule.transcript2(th1, message2)
         return message2
 
@@ -406,12 +410,13 @@ class Responder(_Machine):
             self._rotate_secs = parameters.rotate_secs or ROTATE_SECS_DEFAULT
             root = self._first_root()
             key = key_schedule.accept_key(root)
-            body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + parameters.encode())
-            wipe(key)
-            session = None
-            if status == STATUS_ACCEPTED:
-                session = self._session(Role.RESPONDER, self._peer_id, root, self._peer_parameters, now)
-            wipe(root)
+            try:
+                body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + parameters.encode())
+                session = None
+                if status == STATUS_ACCEPTED:
+                    session = self._session(Role.RESPONDER, self._peer_id, root, self._peer_parameters, now)
+            finally:
+                wipe(key, root)  # the session has its own copy
         return body, session
 
     def _parse_message1(self, cursor: Cursor) -> tuple[bytes, bytes]:

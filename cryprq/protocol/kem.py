@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import (
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from cryprq.protocol.constants import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024
+from cryprq.protocol.key_schedule import join, wipe
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Ephemeral:
     @classmethod
     def generate(cls, kem: int) -> Self:
         """Fresh keys. KeyError for a KEM that is not one of ``constants.KEMS``."""
-        return cls(kem, _PRIVATE[kem].generate(), X25519PrivateKey.generate())
+        keys = cls(kem, _PRIVATE[kem].generate(), X25519PrivateKey.generate())
+        wipe()
+        return keys
 
     @classmethod
     def from_seeds(cls, kem: int, mlkem_seed: bytes, x25519_seed: bytes) -> Self:
@@ -75,10 +78,16 @@ class Ephemeral:
         self.drop()
         if mlkem is None or own is None:
             raise KemError("an ephemeral key is used once")
+        parts: list[bytes] = []
         try:
-            return bytearray(mlkem.decapsulate(ciphertext) + _exchange(own, x25519))
+            parts.append(mlkem.decapsulate(ciphertext))
+            parts.append(_exchange(own, x25519))
+            return join(*parts)
         except ValueError as error:
             raise KemError(str(error)) from None
+        finally:
+            del mlkem, own
+            wipe(*parts)
 
     def drop(self) -> None:
         """Forgets the private keys (OpenSSL clears them when it frees them)."""
@@ -100,14 +109,18 @@ def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
     KeyError for a KEM that is not one of ``constants.KEMS``.
     """
     own = X25519PrivateKey.generate()
+    ss_x25519 = ss_mlkem = None
     try:
         # X25519 first: it costs less than an encapsulation that would be in vain.
         ss_x25519 = _exchange(own, x25519)
         # from_public_bytes makes the modulus check of FIPS 203, 7.2 (a test holds it to that).
         ss_mlkem, ciphertext = _PUBLIC[kem].from_public_bytes(kem_ek).encapsulate()
+        return Encapsulation(ciphertext, own.public_key().public_bytes_raw(), join(ss_mlkem, ss_x25519))
     except ValueError as error:
         raise KemError(str(error)) from None
-    return Encapsulation(ciphertext, own.public_key().public_bytes_raw(), bytearray(ss_mlkem + ss_x25519))
+    finally:
+        del own
+        wipe(ss_x25519, ss_mlkem)
 
 
 def _exchange(own: X25519PrivateKey, x25519: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """The key schedule: every hash, label and key that the protocol derives, and nothing else (protocol, 3.1 to 3.3 and 4).
 
 HKDF-SHA-256 is RFC 5869, HMAC is RFC 2104. Secrets are in bytearrays, and whoever holds one wipes it with ``wipe``.
-Python's own temporaries (the result of an Extract, of a key agreement) are dropped at once but not overwritten: the
-library returns them as immutable bytes.
+What a library returns as bytes is moved into one at once (``take``). No buffer of a secret grows, is sliced or is added
+to another: each of these leaves a copy behind.
 """
 
 import hashlib
@@ -12,11 +12,10 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from cryprq._fastpath import wipe as _overwrite
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import IV_SIZE, KEY_SIZE, LANE_SECRET_SIZE
+from cryprq.protocol.constants import HASH_SIZE, IV_SIZE, KEY_SIZE, KNOCK_TAG_SIZE, LANE_SECRET_SIZE
 
 Secret = bytes | bytearray
 
@@ -27,11 +26,30 @@ R2I: Final = b"r2i"
 _NONCE_ZERO: Final = bytes(12)
 
 
-def wipe(*buffers: bytearray | None) -> None:
-    """Overwrites each buffer with zeros, in place; None is skipped."""
-    for buffer in buffers:
-        if buffer is not None:
-            buffer[:] = bytes(len(buffer))
+def wipe(*buffers: bytearray | bytes | None) -> None:
+    """Overwrites each buffer with zeros, in place; None is skipped. Likewise what the computations before have left on
+    the stack and in registers: so it comes last, if need be without a buffer.
+
+    ``bytes`` only as a library has just made them for the caller: whoever else has the object would see it change.
+    """
+    _overwrite(*buffers)
+
+
+def join(*parts: Secret) -> bytearray:
+    """The concatenation, without copies that nobody can wipe."""
+    out = bytearray(sum(map(len, parts)))
+    view, at = memoryview(out), 0
+    for part in parts:
+        view[at : at + len(part)] = part
+        at += len(part)
+    return out
+
+
+def take(secret: bytes) -> bytearray:
+    """The result of a library, which nobody else may have, in a buffer; the bytes are overwritten."""
+    out = bytearray(secret)
+    wipe(secret)
+    return out
 
 
 def digest(*parts: Secret) -> bytes:
@@ -43,15 +61,31 @@ def digest(*parts: Secret) -> bytes:
 
 
 def extract(salt: Secret, ikm: Secret) -> bytearray:
-    """HKDF-Extract (RFC 5869, 2.2): 32 bytes."""
-    return bytearray(HKDF.extract(SHA256(), bytes(salt), ikm))
+    """HKDF-Extract (RFC 5869, 2.2): 32 bytes. HMAC of the input under the salt, and nothing else."""
+    return take(hmac.digest(salt, ikm, "sha256"))
 
 
 def expand(prk: Secret, info: bytes, size: int = KEY_SIZE) -> bytearray:
-    """HKDF-Expand (RFC 5869, 2.3), straight into a buffer that can be wiped."""
+    """HKDF-Expand (RFC 5869, 2.3)."""
     out = bytearray(size)
-    HKDFExpand(algorithm=SHA256(), length=size, info=info).derive_into(prk, out)
+    expand_into(prk, info, out)
+    wipe()
     return out
+
+
+def expand_into(prk: Secret, info: bytes, out: bytearray | memoryview) -> None:
+    """HKDF-Expand that fills a buffer of 1 to 255 * 32 bytes. What it leaves on the stack is the caller's to wipe.
+
+    Not the library's: that copies the key into bytes of its own. T(i) is HMAC of T(i-1) || info || i under the PRK.
+    """
+    view, block = memoryview(out), b""
+    for number, at in enumerate(range(0, len(out), HASH_SIZE), start=1):
+        text = join(block, info, bytes((number,)))
+        wipe(block)
+        block = hmac.digest(prk, text, "sha256")
+        wipe(text)
+        view[at : at + HASH_SIZE] = memoryview(block)[: len(out) - at]
+    wipe(block)
 
 
 # ---- the handshake (3.1) ----
@@ -61,6 +95,17 @@ def knock(responder_digest: bytes, channel_binding: bytes, m1_without_knock: byt
     """What M1 ends with: a filter that only those who know the responder's peer ID pass, not authentication."""
     key = digest(b"cryprq v1 knock", responder_digest)
     return hmac.digest(key, channel_binding + m1_without_knock, "sha256")
+
+
+def first_knock_key(responder_digest: bytes) -> bytes:
+    """The key of every ``first_knock`` for the responder with that peer ID (32 bytes)."""
+    return digest(b"cryprq v1 first knock", responder_digest)
+
+
+def first_knock(key: bytes, random: bytes, step: int) -> bytes:
+    """The connection ID (20 bytes) that a dialer's first datagram goes to: ``random`` (8) and a tag over it and the
+    number of the ``KNOCK_STEP`` of Unix time, so that a recorded one is soon worth nothing. A filter like ``knock``."""
+    return random + hmac.digest(key, random + step.to_bytes(8, "big"), "sha256")[:KNOCK_TAG_SIZE]
 
 
 def transcript1(channel_binding: bytes, m1: bytes, m2_clear: bytes) -> bytes:
@@ -119,12 +164,13 @@ def control_key(root: Secret, direction: bytes) -> bytearray:
 def data_secrets(root: Secret, direction: bytes, lanes: int) -> bytearray:
     """key (32) || iv (12) of each lane 0..lanes-1 of one direction, in one buffer."""
     out = bytearray(lanes * LANE_SECRET_SIZE)
+    view = memoryview(out)
     for lane in range(lanes):
         start = lane * LANE_SECRET_SIZE
         for kind, offset, size in ((b"key", 0, KEY_SIZE), (b"iv", KEY_SIZE, IV_SIZE)):
-            part = expand(root, b"cryprq v1 data " + direction + b" " + kind + bytes((lane,)), size)
-            out[start + offset : start + offset + size] = part
-            wipe(part)
+            info = b"cryprq v1 data " + direction + b" " + kind + bytes((lane,))
+            expand_into(root, info, view[start + offset : start + offset + size])
+    wipe()
     return out
 
 
@@ -140,7 +186,7 @@ class NextRoot:
 def next_root(root: Secret, shared: Secret, r1: bytes, r2_without_tag: bytes) -> NextRoot:
     """root_{n+1} from root_n and a rotation's shared secret, and both confirmation tags (3.3)."""
     salt = expand(root, b"cryprq v1 rekey salt")
-    ikm = bytearray(shared) + digest(b"cryprq v1 rekey", r1, r2_without_tag)
+    ikm = join(shared, digest(b"cryprq v1 rekey", r1, r2_without_tag))
     new = extract(salt, ikm)
     key_r, key_i = expand(new, b"cryprq v1 confirm r"), expand(new, b"cryprq v1 confirm i")
     transcript = digest(r1, r2_without_tag)
@@ -154,7 +200,7 @@ def next_root(root: Secret, shared: Secret, r1: bytes, r2_without_tag: bytes) ->
 
 def seal_once(key: Secret, aad: bytes, plaintext: bytes) -> bytes:
     """One handshake message under a key that seals nothing else, so that the nonce is 0. Ends with the 16-byte tag."""
-    return AESGCM(bytes(key)).encrypt(_NONCE_ZERO, plaintext, aad)
+    return _seal(key, _NONCE_ZERO, aad, plaintext)
 
 
 def open_once(key: Secret, aad: bytes, sealed: bytes) -> bytes | None:
@@ -174,7 +220,7 @@ class ControlKey:
 
     def seal(self, header: bytes, plaintext: bytes) -> bytes:
         """The sealed body (16 bytes longer) of the frame with that header."""
-        sealed = AESGCM(bytes(self._key)).encrypt(self._nonce(), plaintext, header)
+        sealed = _seal(self._key, self._nonce(), header, plaintext)
         self._counter += 1
         return sealed
 
@@ -193,11 +239,20 @@ class ControlKey:
         return bytes(4) + self._counter.to_bytes(8, "big")
 
 
+def _seal(key: Secret, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
+    try:
+        return AESGCM(key).encrypt(nonce, plaintext, aad)
+    finally:
+        wipe()
+
+
 def _open(key: Secret, nonce: bytes, aad: bytes, sealed: bytes) -> bytes | None:
     try:
-        return AESGCM(bytes(key)).decrypt(nonce, sealed, aad)
+        return AESGCM(key).decrypt(nonce, sealed, aad)
     except InvalidTag:  # also raised for what is shorter than a tag
         return None
+    finally:
+        wipe()
 
 
 @dataclass

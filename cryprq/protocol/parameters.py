@@ -1,32 +1,40 @@
 """Tunnel parameters: the TLVs (type u8, length u16, value) in M3 and M4.
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
-and 5 keepalive: u16. A type may occur once, in any order; unknown types are skipped; anything else that ``encode``
-would not write is an error.
+and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
+list of u8, ascending; 16 token: bytes that only the listener reads. A type may occur once, in any order; unknown types
+are skipped; anything else that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import (
     IPv4Address,
     IPv4Network,
     IPv6Address,
     IPv6Network,
+    ip_address,
     ip_interface,
     ip_network,
 )
 from typing import Final, Self, TypeVar
 
+from cryprq.dns import NameServerAddress, domain, server_fault
 from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
+    MESSAGES_FIRST,
+    MESSAGES_LAST,
     MTU_MIN,
     MTU_PARAMETER_MAX,
+    NAME_SERVERS_MAX,
     ROTATE_SECS_MAX,
     ROTATE_SECS_MIN,
     ROUTES_MAX,
+    SEARCH_MAX,
+    TOKEN_MAX,
 )
 from cryprq.protocol.frames import Cursor, FrameError
 
@@ -39,6 +47,10 @@ class ParameterType(IntEnum):
     MTU = 3
     ROTATE_SECS = 4
     KEEPALIVE = 5
+    NAME_SERVERS = 6
+    SEARCH = 7
+    MESSAGES = 8
+    TOKEN = 16
 
 
 _NUMBERS: Final = {
@@ -64,6 +76,14 @@ class Parameters:
     """5..3600; both ends use the smaller one."""
     keepalive: int | None = None
     """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
+    name_servers: tuple[NameServerAddress, ...] = ()
+    """Name servers in the tunnel that the listener has for the dialer, the preferred one first."""
+    search: tuple[str, ...] = ()
+    """Domains that those know, as ``cryprq.dns.domain`` writes them."""
+    token: bytes = field(default=b"", repr=False)
+    """What the dialer shows the listener in the first datagram of its next dial; at most ``TOKEN_MAX`` bytes."""
+    messages: tuple[int, ...] = ()
+    """The types of in-band messages that this end acts on, ascending; 0x10..0x1f."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -78,6 +98,18 @@ class Parameters:
                 if not low <= value <= high:
                     raise ValueError(f"{kind.name.lower()} {value} is not in {low}..{high}")
                 parts.append(_tlv(kind, value.to_bytes(2, "big")))
+        if self.name_servers:
+            parts.append(_tlv(ParameterType.NAME_SERVERS, _encode_servers(self.name_servers)))
+        if self.search:
+            parts.append(_tlv(ParameterType.SEARCH, _encode_search(self.search)))
+        if self.token:
+            if len(self.token) > TOKEN_MAX:
+                raise ValueError(f"a token has at most {TOKEN_MAX} bytes, not {len(self.token)}")
+            parts.append(_tlv(ParameterType.TOKEN, self.token))
+        if self.messages:
+            if not _are_messages(self.messages):
+                raise ValueError(f"{self.messages} are not ascending types of messages")
+            parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         return b"".join(parts)
 
     @classmethod
@@ -88,6 +120,10 @@ class Parameters:
         addresses: tuple[Interface, ...] = ()
         routes: tuple[Network, ...] = ()
         numbers: dict[int, int] = {}
+        name_servers: tuple[NameServerAddress, ...] = ()
+        search: tuple[str, ...] = ()
+        token = b""
+        messages: tuple[int, ...] = ()
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -98,15 +134,36 @@ class Parameters:
                 addresses = _decode_list(value, ADDRESSES_MAX, _interface)
             elif kind == ParameterType.ROUTES:
                 routes = _decode_list(value, ROUTES_MAX, ip_network)
+            elif kind == ParameterType.TOKEN:
+                token = value.rest()
+                if not 0 < len(token) <= TOKEN_MAX:
+                    raise FrameError(f"a token of {len(token)} bytes")
             elif kind in _NUMBERS:
                 numbers[kind] = _decode_number(value, *_NUMBERS[ParameterType(kind)])
+            elif kind == ParameterType.NAME_SERVERS:
+                name_servers = _decode_items(value, NAME_SERVERS_MAX, _server)
+            elif kind == ParameterType.SEARCH:
+                search = _decode_items(value, SEARCH_MAX, _domain)
+            elif kind == ParameterType.MESSAGES:
+                messages = tuple(value.take(value.remaining))
+                if not _are_messages(messages):
+                    raise FrameError(f"messages {messages}")
         return cls(
             addresses=addresses,
             routes=routes,
             mtu=numbers.get(ParameterType.MTU),
             rotate_secs=numbers.get(ParameterType.ROTATE_SECS),
             keepalive=numbers.get(ParameterType.KEEPALIVE),
+            name_servers=name_servers,
+            search=search,
+            token=token,
+            messages=messages,
         )
+
+
+def _are_messages(types: tuple[int, ...]) -> bool:
+    in_range = all(MESSAGES_FIRST <= each <= MESSAGES_LAST for each in types)
+    return bool(types) and in_range and sorted(set(types)) == list(types)
 
 
 def _tlv(kind: ParameterType, value: bytes) -> bytes:
@@ -114,8 +171,7 @@ def _tlv(kind: ParameterType, value: bytes) -> bytes:
 
 
 def _encode_list(items: Sequence[Interface | Network], most: int) -> bytes:
-    if len(items) > most or len(set(items)) != len(items):
-        raise ValueError(f"more than {most} entries, or one twice")
+    _check_list(items, most)
     parts = []
     for item in items:
         if isinstance(item, IPv4Network | IPv6Network):
@@ -126,20 +182,70 @@ def _encode_list(items: Sequence[Interface | Network], most: int) -> bytes:
     return b"".join(parts)
 
 
+def _encode_servers(servers: Sequence[NameServerAddress]) -> bytes:
+    _check_list(servers, NAME_SERVERS_MAX)
+    for server in servers:
+        if (fault := server_fault(server)) is not None:
+            raise ValueError(fault)
+    return b"".join(bytes((server.version,)) + server.packed for server in servers)
+
+
+def _encode_search(search: Sequence[str]) -> bytes:
+    _check_list(search, SEARCH_MAX)
+    for name in search:
+        if domain(name) != name:
+            raise ValueError(f"{name!r} is not written as it should be")
+    return b"".join(bytes((len(name),)) + name.encode("ascii") for name in search)
+
+
+def _check_list(items: Sequence[object], most: int) -> None:
+    if len(items) > most or len(set(items)) != len(items):
+        raise ValueError(f"more than {most} entries, or one twice")
+
+
 def _decode_list(cursor: Cursor, most: int, make: Callable[[tuple[bytes, int]], _T]) -> tuple[_T, ...]:
+    def item(cursor: Cursor) -> _T:
+        size, prefix = _address_size(cursor), cursor.u8()
+        # A packed address and a prefix length that is out of range, or a route with host bits, are ValueErrors.
+        return make((cursor.take(size), prefix))
+
+    return _decode_items(cursor, most, item)
+
+
+def _decode_items(cursor: Cursor, most: int, item: Callable[[Cursor], _T]) -> tuple[_T, ...]:
+    """At least one and at most so many different items; ``item`` reads one, and a ValueError of it is a FrameError."""
     items: list[_T] = []
     while cursor.remaining:
-        family, prefix = cursor.u8(), cursor.u8()
-        if family not in (4, 6):
-            raise FrameError(f"address family {family}")
+        if len(items) == most:
+            raise FrameError(f"more than {most} entries")
         try:
-            # A packed address and a prefix length that is out of range, or a route with host bits, are ValueErrors.
-            items.append(make((cursor.take(4 if family == 4 else 16), prefix)))
+            items.append(item(cursor))
         except ValueError as error:
             raise FrameError(str(error)) from None
     if not 0 < len(items) <= most or len(set(items)) != len(items):
         raise FrameError(f"{len(items)} entries, not 1..{most} different ones")
     return tuple(items)
+
+
+def _address_size(cursor: Cursor) -> int:
+    family = cursor.u8()
+    if family not in (4, 6):
+        raise FrameError(f"address family {family}")
+    return 4 if family == 4 else 16
+
+
+def _server(cursor: Cursor) -> NameServerAddress:
+    address = ip_address(cursor.take(_address_size(cursor)))
+    if (fault := server_fault(address)) is not None:
+        raise ValueError(fault)
+    return address
+
+
+def _domain(cursor: Cursor) -> str:
+    text = cursor.take(cursor.u8()).decode("ascii")
+    if domain(text) != text:
+        raise ValueError("a domain that is not in lower case, or ends with a dot")
+    return text
 
 
 def _interface(value: tuple[bytes, int]) -> Interface:

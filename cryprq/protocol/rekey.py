@@ -16,7 +16,7 @@ from cryprq.protocol.key_schedule import ControlKey, wipe
 
 
 class Refused(Exception):
-    """A frame of the peer ends the connection. ``str()`` is one snake_case word: tag, order, malformed, kem."""
+    """A frame of the peer ends the connection. ``str()`` is one snake_case word: tag, order, malformed, kem, too_often."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,10 @@ class ControlChannel:
             raise _refused(error) from None
         rx_index = new_index()
         r2 = number.to_bytes(4, "big") + answer.ciphertext + answer.x25519 + rx_index.to_bytes(4, "big")
-        following = key_schedule.next_root(self.root, answer.shared, r1, r2)
-        wipe(answer.shared)
+        try:
+            following = key_schedule.next_root(self.root, answer.shared, r1, r2)
+        finally:
+            wipe(answer.shared)
         frame = self.seal(frames.REKEY_RESPONSE, r2 + following.tag_r)
         self._next_root = following.root
         self._next_open = ControlKey(following.root, self.rx)
@@ -114,8 +116,10 @@ class ControlChannel:
             shared = ephemeral.agree(ciphertext, x25519)
         except (FrameError, KemError) as error:
             raise _refused(error) from None
-        following = key_schedule.next_root(self.root, shared, self._r1, without_tag)
-        wipe(shared)
+        try:
+            following = key_schedule.next_root(self.root, shared, self._r1, without_tag)
+        finally:
+            wipe(shared)
         if not hmac.compare_digest(tag, following.tag_r):
             wipe(following.root)
             raise Refused("tag")

@@ -36,6 +36,7 @@ from cryprq.protocol.constants import (
     EPOCH_MAX,
     GRACE,
     PROMOTE_TIMEOUT,
+    ROTATE_BURST,
     ROTATE_MIN_INTERVAL,
     ROTATE_RESPONSE_TIMEOUT,
     hard_age,
@@ -43,6 +44,7 @@ from cryprq.protocol.constants import (
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.rekey import Agreed, ControlChannel, Refused
+from cryprq.protocol.token_bucket import TokenBucket
 
 _REASON: Final = re.compile(rb"[a-z0-9_]{1,%d}" % CLOSE_REASON_MAX)
 
@@ -134,6 +136,7 @@ class Session:
         self._connected = True  # the channel can be used; it is wiped when this ends
         self._r1_index = 0  # initiator: promised in R1
         self._requested = False  # responder: REKEY_REQUEST is sent and not answered
+        self._pace = TokenBucket(1 / ROTATE_MIN_INTERVAL, ROTATE_BURST)  # responder: of R1s
 
         # Timers: when, or None.
         self._rotation_started: Boottime | None = None
@@ -357,6 +360,8 @@ class Session:
 
     def _receive_rekey(self, r1: bytes, now: Boottime) -> list[Action]:
         """R1. The pending epoch receives before R2 leaves."""
+        if not self._pace.take(now):
+            raise Refused("too_often")
         number = self._next_number()
         agreed = self._channel.answer_rekey(r1, number, self._setup.new_index)
         self._rotation_started = now

@@ -95,7 +95,11 @@ class Quic(QuicConnection):
         *,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
+        first_destination: bytes = b"",
+        token: bytes = b"",
     ) -> None:
+        """A dialer's first packet goes to the connection ID ``first_destination`` (8 to 20 bytes; else a random one),
+        and carries ``token``."""
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
@@ -106,6 +110,10 @@ class Quic(QuicConnection):
         self.opened = 0
         """Packets that were opened under keys that only the peer has (anyone can make those of an Initial), and that
         were no repetitions."""
+        if first_destination:
+            self._choose_destination(first_destination)
+        if token:
+            self._peer_token = token
         self._assumed_round_trip = 0.0
         self._window = 0
         self._ack_delay = 0.0
@@ -122,6 +130,11 @@ class Quic(QuicConnection):
     def started(self) -> bool:
         """Whether a packet of the peer could be opened: a listener keeps nothing of a connection before that."""
         return self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def answered(self) -> bool:
+        """Whether a listener has done its part of the TLS handshake, which is most of what a stranger costs."""
+        return self.tls.state not in (tls.State.SERVER_EXPECT_CLIENT_HELLO, tls.State.CLIENT_HANDSHAKE_START)
 
     @property
     def ending(self) -> tuple[ConnectionTerminated, bool] | None:
@@ -151,6 +164,13 @@ class Quic(QuicConnection):
     def raise_windows(self) -> None:
         """From now on the flow-control windows are ``QUIC_WINDOW`` and slide. Before, they are spent once."""
         self._window = QUIC_WINDOW
+
+    def _choose_destination(self, connection_id: bytes) -> None:
+        """aioquic draws one when it is made, and uses it for nothing before ``connect`` but to name logs."""
+        self._peer_cid.cid = self._original_destination_connection_id = connection_id
+        if (logger := self._configuration.quic_logger) is not None:
+            trace = logger.start_trace(is_client=True, odcid=connection_id)
+            self._quic_logger = self._loss._quic_logger = trace
 
     # ---- what aioquic calls ----
 

@@ -50,6 +50,10 @@ class Backoff:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, source: bytes) -> bool:
+        """Whether a failure of the source is remembered."""
+        return source in self._entries
+
     def failed(self, source: bytes, now: Monotonic) -> float:
         """Counts a failure and returns the wait in seconds that starts now; 0 while failures are still free."""
         self._expire(now)

@@ -8,7 +8,7 @@ flushes, so a handler is never called from within its own call.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from aioquic.quic import events
 
@@ -25,8 +25,15 @@ from cryprq.protocol.constants import (
 )
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
 from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Quic
-from cryprq.quic.admission import source_of
+from cryprq.quic.admission import Rank, source_of
 from cryprq.quic.ending import REASON_MAX, Ended, explain
+
+QUIC_PATIENCE: Final = 1.0
+"""Seconds after which a dialer that has begun the QUIC handshake is overdue: its place goes to who needs it. ..."""
+M1_PATIENCE: Final = 0.25
+"""... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake, ..."""
+M3_PATIENCE: Final = 1.0
+"""... and beyond two round trips from M1 to the end: the dialer has two signatures to verify and two to make."""
 
 
 class ConnectionHandler(Protocol):
@@ -102,6 +109,7 @@ class Connection:
         *,
         is_client: bool,
         validated: bool,
+        rank: Rank = Rank.STRANGER,
         handler: ConnectionHandler | None,
         deadline: Monotonic,
         opened_at: Monotonic,
@@ -113,6 +121,8 @@ class Connection:
         self.is_client = is_client
         self.validated = validated
         """Whether the peer has proven that it receives at ``remote``: by a Retry token or a QUIC handshake."""
+        self.rank = rank
+        """What the dialer of an accepted connection was taken for when it began."""
         self.channel_binding = b""
         """SHA-256 of the DER of the listener's certificate (32 bytes); empty until connected."""
         self.ended: Ended | None = None
@@ -131,6 +141,7 @@ class Connection:
         self._reader = FrameReader()
         self._opened_at = opened_at
         self._deadline: Monotonic | None = deadline
+        self._expected_by = Monotonic(opened_at + QUIC_PATIENCE)
         self._connected = False
         self._greeted = False
         self._failure_counted = False
@@ -247,14 +258,22 @@ class Connection:
         self.process_events(now)
         self._owner.touch(self)
 
+    def overdue(self, now: Monotonic) -> float:
+        """For how many seconds a pending dialer has owed its next step; not positive while it may take its time."""
+        return now - self._expected_by if not self._is_closing() else 0.0
+
+    def give_way(self) -> None:
+        """It is overdue, and somebody else waits for its place."""
+        self._deadline_passed()
+
     def finish(self, event: events.ConnectionTerminated, by_peer: bool) -> None:
         """QUIC is done with the connection: says so to the handler."""
         pending, self.pending = self.pending, False
         if pending:
             self._owner.settled(self, authenticated=False)
         how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
-        if pending and how is Ended.TRANSPORT and not by_peer:
-            self.failed()  # aioquic closed it because of what the dialer sent
+        if pending and self._is_to_blame(how, by_peer):
+            self.failed()
         self.ended = how
         self._close = None
         handler, self._handler = self._handler, None
@@ -274,6 +293,14 @@ class Connection:
         self._failure_counted = True
         return True
 
+    def _is_to_blame(self, how: Ended, by_peer: bool) -> bool:
+        """Whether the dialer of an accepted connection that was pending has failed: aioquic closed it because of what
+        came, or the dialer left when this side had done its part of the TLS handshake. Who leaves after that is the
+        handler's to judge."""
+        if by_peer:
+            return not self._connected and self.quic.answered
+        return how is Ended.TRANSPORT
+
     def _is_closing(self) -> bool:
         return self._close is not None or self.ended is not None
 
@@ -290,6 +317,7 @@ class Connection:
                 return
             if self.pending and not self._greeted:
                 self._deadline = self._pending_until()
+                self._expected_by = Monotonic(self._owner.clock() + M3_PATIENCE + 2 * self.round_trip)
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():
@@ -312,6 +340,7 @@ class Connection:
                 self._owner.became_validated(self)
             m1_within = max(self._owner.times.m1_timeout, ANSWER_ROUND_TRIPS * self.round_trip)
             self._deadline = Monotonic(min(now + m1_within, self._pending_until()))
+            self._expected_by = Monotonic(now + M1_PATIENCE + self.round_trip)
             der = self._owner.certificate_der
         self.channel_binding = hashlib.sha256(der).digest()
         if self._handler is None:

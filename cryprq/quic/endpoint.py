@@ -11,15 +11,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cryprq.address import Address
-from cryprq.protocol.clock import Monotonic
+from cryprq.protocol.clock import Monotonic, Realtime
 from cryprq.protocol.constants import QUIC_FIRST_BYTE
 from cryprq.protocol.frames import CloseCode
 from cryprq.quic.adapter import Quic, client_configuration, destination, server_configuration
 from cryprq.quic.certificate import make_certificate
 from cryprq.quic.connection import Connection, ConnectionHandler, Times
 from cryprq.quic.doorman import Doorman
-from cryprq.quic.gate import Drop, Gate, GateLimits, Negotiate, Open, Retry, Wait
+from cryprq.quic.gate import Credentials, Drop, Gate, GateLimits, Negotiate, Open, Retry, Wait
 from cryprq.quic.intake import DatagramSocket, Intake
+from cryprq.quic.knocks import make_knock
 from cryprq.quic.outlet import Outlet
 from cryprq.quic.qlog import Qlog
 from cryprq.quic.table import ConnectionTable
@@ -36,9 +37,10 @@ class Observer(Protocol):
 class Endpoint:
     """Accepts and dials connections on one bound UDP socket (IPv4, or IPv6 with or without dual stack).
 
-    ``accept`` makes the handler of a connection whose QUIC handshake is complete; None: dial only. ``on_record`` gets
-    data records (first byte < 0x40) that arrived here. The socket stays the caller's to close, after ``stop``. The
-    clock is not the loop's, since uvloop's stands still during a callback and has milliseconds only.
+    ``credentials`` are by what dialers show that they have business here. ``accept`` makes the handler of a connection
+    whose QUIC handshake is complete; None: dial only. ``on_record`` gets data records (first byte < 0x40) that arrived
+    here. The socket stays the caller's to close, after ``stop``. The clock is not the loop's, since uvloop's stands
+    still during a callback and has milliseconds only; ``unix`` is what both ends of a knock have to agree on.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Endpoint:
         limits: GateLimits,
         accept: Callable[[Connection], ConnectionHandler] | None,
         loop: asyncio.AbstractEventLoop,
+        credentials: Credentials,
         clock: Callable[[], Monotonic],
+        unix: Callable[[], Realtime],
         on_record: Callable[[bytes, Address, str | None], None],
         observer: Observer,
         times: Times | None = None,
@@ -58,6 +62,7 @@ class Endpoint:
         self.counters: Counter[str] = Counter()
         """Datagrams and connections that came to nothing, by reason; and datagrams sent and received."""
         self.clock = clock
+        self._unix = unix
         self._udp = udp
         self._intake = Intake(udp, clock, self.counters)
         self._outlet = Outlet(udp, self.counters)
@@ -72,7 +77,8 @@ class Endpoint:
         self._client_configuration = client_configuration(self.times.idle_timeout)
         for configuration in (self._server_configuration, self._client_configuration):
             configuration.quic_logger = qlog
-        self._gate = Gate(limits)
+        self._gate = Gate(limits, credentials)
+        self._pending: dict[Connection, None] = {}
         self._doorman = Doorman(loop, clock, waiting=lambda: self._gate.waiting, busy=udp.readable, serve=self._serve)
         self._table = ConnectionTable(loop, clock, self._outlet, self.report_fault, qlog)
         self._accepting = accept is not None
@@ -84,6 +90,15 @@ class Endpoint:
         """Begins to read the socket."""
         self._running = True
         self._loop.add_reader(self._udp.fileno(), self._readable)
+
+    def replace_socket(self, replace: Callable[[], None]) -> None:
+        """Has the descriptor made another socket's. Connections go on: to their peers they have changed their
+        address. Raises what ``replace`` raises."""
+        self._loop.remove_reader(self._udp.fileno())
+        try:
+            replace()
+        finally:
+            self._loop.add_reader(self._udp.fileno(), self._readable)
 
     def stop_accepting(self) -> None:
         """New connections get no answer from now on: what their dialers repeat reaches whoever has the port next."""
@@ -102,9 +117,19 @@ class Endpoint:
         self._running = False
         self._loop.remove_reader(self._udp.fileno())
 
-    def dial(self, remote: Address, handler: ConnectionHandler, *, timeout: float) -> Connection:
+    def dial(
+        self,
+        remote: Address,
+        handler: ConnectionHandler,
+        *,
+        timeout: float,
+        peer: bytes | None = None,
+        token: bytes = b"",
+    ) -> Connection:
         """Begins a connection; ``connected`` or ``closed`` follows.
 
+        ``peer`` is the digest of the peer ID that is dialled, to knock with (None: as a stranger), ``token`` what that
+        peer gave to this node, if anything.
         Without a completed QUIC handshake within ``timeout`` seconds it ends as ``Ended.NO_ANSWER``; what comes after
         the handshake is the handler's to time. RuntimeError when the endpoint is not running.
         """
@@ -112,7 +137,8 @@ class Endpoint:
             raise RuntimeError("the endpoint is not running")
         now = self.clock()
         remote = Address(*remote)
-        quic = Quic(self._client_configuration)
+        knock = b"" if peer is None else make_knock(peer, self._unix())
+        quic = Quic(self._client_configuration, first_destination=knock, token=token)
         quic.connect(remote, now)
         conn = Connection(
             self,
@@ -139,9 +165,13 @@ class Endpoint:
         """Sends a datagram that belongs to no connection."""
         self._outlet.transmit(data, remote, local)
 
-    def allow_m2(self) -> bool:
+    def allow_m2(self, conn: Connection) -> bool:
         """Takes a token for one M2 (a KEM encapsulation and two signatures); False: refuse the M1 instead."""
-        return self._gate.allow_m2(self.clock())
+        return self._gate.allow_m2(conn.rank, self.clock())
+
+    def token_for(self, peer: bytes) -> bytes:
+        """What a peer that has authenticated itself (the digest of its ID) shows the next time that it dials."""
+        return self._gate.token_for(peer, self._unix())
 
     @property
     def connections(self) -> int:
@@ -180,7 +210,7 @@ class Endpoint:
             self.counters["unknown_connection"] += 1
 
     def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
-        match self._gate.decide(data, remote, local, now, behind=self._intake.is_behind(now)):
+        match self._gate.decide(data, remote, local, now, self._unix(), behind=self._intake.is_behind(now)):
             case Open(beginning):
                 self._open(beginning, now)
             case Retry(packet):
@@ -202,7 +232,7 @@ class Endpoint:
         try:
             beginning = self._gate.next_in_line(now)
             if beginning is None:
-                return False
+                return self._make_room(now)
             self._open(beginning, now)
             self._table.flush()
         except Exception as error:
@@ -210,9 +240,25 @@ class Endpoint:
             return False
         return True
 
+    def _make_room(self, now: Monotonic) -> bool:
+        """Ends the pending connection that is most overdue, if that makes a place for somebody who waits."""
+        hindering = (
+            conn
+            for conn in self._pending
+            if conn.overdue(now) > 0 and self._gate.is_in_the_way(conn.source, conn.rank, now)
+        )
+        conn = max(hindering, key=lambda conn: conn.overdue(now), default=None)
+        if conn is None:
+            return False
+        self.counters["gave_way"] += 1
+        conn.give_way()
+        self._table.flush()
+        return True
+
     def _open(self, beginning: Beginning, now: Monotonic) -> None:
         data, header, remote, local = beginning.data, beginning.header, beginning.remote, beginning.local
-        validated = beginning.validated
+        validated, rank = beginning.validated, beginning.rank
+        self.counters[f"opened_{rank.name.lower()}"] += 1
         quic = Quic(
             self._server_configuration,
             original_destination_connection_id=beginning.original,
@@ -225,12 +271,14 @@ class Endpoint:
             local,
             is_client=False,
             validated=validated,
+            rank=rank,
             handler=None,
             deadline=Monotonic(now + self.times.pending_timeout),
             opened_at=now,
         )
         self._table.add(conn)
-        self._gate.opened(conn.source, validated=validated)
+        self._pending[conn] = None
+        self._gate.opened(beginning, self._unix())
         self.add_cid(header.destination_cid, conn)
         self.add_cid(quic.host_cid, conn)
         self._table.receive(quic.host_cid, data, remote, local, now)
@@ -254,17 +302,18 @@ class Endpoint:
         self._table.remove_cid(cid, conn)
 
     def became_validated(self, conn: Connection) -> None:
-        self._gate.became_validated(conn.source)
+        self._gate.became_validated(conn.source, conn.rank)
 
     def settled(self, conn: Connection, *, authenticated: bool) -> None:
-        self._gate.settled(conn.source, validated=conn.validated, authenticated=authenticated)
+        del self._pending[conn]
+        self._gate.settled(conn.source, conn.rank, validated=conn.validated, authenticated=authenticated)
         self._doorman.wake()
 
     def count_failure(self, conn: Connection) -> None:
         self._tell_backoff(conn, self._gate.failed(conn.source, self.clock()))
 
     def count_refusal(self, conn: Connection, identity: bytes) -> None:
-        self._tell_backoff(conn, self._gate.refused(conn.source, identity, self.clock()))
+        self._tell_backoff(conn, self._gate.refused(conn.source, identity, self.clock(), self._unix()))
 
     def _tell_backoff(self, conn: Connection, wait: float) -> None:
         if wait:

@@ -14,6 +14,8 @@ from aioquic.quic.packet import QuicHeader
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
+from cryprq.quic.admission import Rank, source_of
+from cryprq.quic.peer_tokens import PeerToken
 
 WAITING_MAX: Final = 1024
 """Of all sources together; a first datagram each, so a little more than 1 MiB."""
@@ -35,11 +37,16 @@ class Beginning:
     local: str | None
     at: Monotonic
     """When it came."""
+    rank: Rank
+    validated: bool
+    """Its dialer has proven its address with a Retry token."""
+    token: PeerToken | None = None
+    """By which it is KNOWN."""
 
     @property
-    def validated(self) -> bool:
-        """Its dialer has proven its address with a Retry token."""
-        return bool(self.header.token)
+    def source(self) -> bytes:
+        """What the limits count it by."""
+        return source_of(self.remote)
 
 
 class _Place:
@@ -110,6 +117,10 @@ class WaitingLine:
                         self._by_source.move_to_end(source)
                     return place.newest
         return None
+
+    def has(self, source: bytes) -> bool:
+        """Whether one of the source is in line."""
+        return source in self._by_source
 
     def clear(self) -> None:
         """Everybody leaves."""

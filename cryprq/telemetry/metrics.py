@@ -28,6 +28,7 @@ FAILURE_REASONS: Final = (
     "endpoint_covered",
     "kem",
     "knock",
+    "left",
     "malformed",
     "no_address",
     "not_allowlisted",
@@ -45,6 +46,8 @@ FAILURE_REASONS: Final = (
 )
 """Values of ``reason`` that are there from the start, at 0; others appear when they happen."""
 
+HOOK_OUTCOMES: Final = ("ok", "failed", "killed", "dropped")
+
 _HANDSHAKE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROTATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0)
 
@@ -59,6 +62,7 @@ class Metrics:
         peers: Callable[[], Iterable[PeerSample]],
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
+        answers: Callable[[], Mapping[tuple[str, str], int]] = dict,
         healthy: Callable[[], bool] = lambda: True,
         rotate_secs: Callable[[], float] = lambda: 0.0,
         log_lines_dropped: Callable[[], int] = lambda: 0,
@@ -66,7 +70,8 @@ class Metrics:
         pools: Callable[[], Iterable[PoolSample]] = lambda: (),
         routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``drops`` by (direction, reason), as ``Plane.drops``; ``offloads`` by name: ``on``, ``off``, or why not;
+        """``drops`` by (direction, reason), as ``Plane.drops``; ``answers`` by (reason, result), as ``Plane.answers``;
+        ``offloads`` by name: ``on``, ``off``, or why not;
         ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
@@ -93,6 +98,14 @@ class Metrics:
         )
         for kind in ("quic", "record"):
             self._rerouted.labels(kind)
+        self._hook_calls = Counter(
+            "cryprq_on_change_calls",
+            "Calls of the program of --on-change, and changes that it was not told of.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in HOOK_OUTCOMES:
+            self._hook_calls.labels(outcome)
         self._rotation_duration = Histogram(
             "cryprq_rotation_duration_seconds",
             "From a rotation's first message to the use of its keys.",
@@ -131,7 +144,7 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(namespace="cryprq", registry=self.registry)
-        self.registry.register(_StateCollector(peers, drops, offloads, log_lines_dropped, pools))
+        self.registry.register(_StateCollector(peers, drops, answers, offloads, log_lines_dropped, pools))
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value at each scrape."""
@@ -168,6 +181,10 @@ class Metrics:
         self._rotation_duration.observe(duration)
         self._rotation_interval.set(interval)
 
+    def hook_called(self, outcome: str, count: int = 1) -> None:
+        """So many calls came to this (``HOOK_OUTCOMES``)."""
+        self._hook_calls.labels(outcome).inc(count)
+
     def config_read(self, *, taken: bool) -> None:
         """A configuration was read, and taken over or rejected."""
         self._reload_ok.set(taken)
@@ -187,12 +204,14 @@ class _StateCollector(Collector):
         self,
         peers: Callable[[], Iterable[PeerSample]],
         drops: Callable[[], Mapping[tuple[str, str], int]],
+        answers: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
         log_lines_dropped: Callable[[], int],
         pools: Callable[[], Iterable[PoolSample]],
     ) -> None:
         self._peers = peers
         self._drops = drops
+        self._answers = answers
         self._offloads = offloads
         self._log_lines_dropped = log_lines_dropped
         self._pools = pools
@@ -214,6 +233,12 @@ class _StateCollector(Collector):
         for (direction, reason), count in sorted(self._drops().items()):
             dropped.add_metric([direction, reason], count)
         yield dropped
+        answered = CounterMetricFamily(
+            "cryprq_icmp_answers", "ICMP errors about packets from the tunnel device.", labels=["reason", "result"]
+        )
+        for (reason, result), count in sorted(self._answers().items()):
+            answered.add_metric([reason, result], count)
+        yield answered
         offload = GaugeMetricFamily(
             "cryprq_offload_info", "What the machine's offloads came to.", labels=["name", "state"]
         )
@@ -259,6 +284,11 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
         "Unix time of the last handshake or rotation, 0 for never.",
         labels=["peer_id"],
     )
+    path_mtu = GaugeMetricFamily(
+        "cryprq_peer_path_mtu",
+        "Largest packet that the path to the peer carries whole, 0 if that is unknown.",
+        labels=["peer_id"],
+    )
     for sample in samples:
         peer = [sample.peer_id]
         host = sample.endpoint.rpartition(":")[0].strip("[]")  # a port would make a new series of each reconnect
@@ -267,4 +297,5 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
             family.add_metric(peer, getattr(sample, field))
         epoch.add_metric(peer, sample.epoch)
         handshake.add_metric(peer, sample.last_handshake or 0.0)
-    yield from (info, *counters.values(), epoch, handshake)
+        path_mtu.add_metric(peer, sample.path_mtu or 0)
+    yield from (info, *counters.values(), epoch, handshake, path_mtu)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cryprq.address import Address
+from cryprq.dns import DnsSettings
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, SIGNATURE_NAME
+from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, ROTATE_SECS_MIN, SIGNATURE_NAME
+from cryprq.telemetry.changes import Change
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 
@@ -34,6 +36,17 @@ class Reporter:
         self._metrics = metrics
         self._clock = clock
         self._connected: dict[PeerId, float] = {}
+        self.on_change: Callable[[Change], None] | None = None
+        """Who is told of what is otherwise from now on, besides the log."""
+
+    def _changed(self, kind: str, event: str, subject: object, **given: object) -> None:
+        """An event that says how something is from now on: a line of the log, and a change. Several values are a list
+        in the change, and joined in the line."""
+        fields = {name: _json(each) for name, each in given.items()}
+        line = {name: ",".join(each) or None if isinstance(each, list) else each for name, each in fields.items()}
+        self._log.info(event, **line)
+        if self.on_change is not None:
+            self.on_change(Change(kind, event, str(subject), fields))
 
     # ---- handshakes ----
 
@@ -124,16 +137,24 @@ class Reporter:
     def peer_connected(self, peer_id: PeerId, remote: Address, direction: str, allowed_ips: Sequence[Network]) -> None:
         """A tunnel is up where there was none. ``allowed_ips``: what the peer has inside."""
         self._connected[peer_id] = self._clock()
-        self._log.info(
-            "peer_connected", peer_id=peer_id, remote=remote, direction=direction, allowed_ips=_joined(allowed_ips)
+        self._changed(
+            "peer",
+            "peer_connected",
+            peer_id,
+            peer_id=peer_id,
+            remote=remote,
+            direction=direction,
+            allowed_ips=tuple(allowed_ips),
         )
 
     def peer_disconnected(self, peer_id: PeerId, reason: str, *, rx_bytes: int, tx_bytes: int) -> None:
         """The last keys for the peer are gone: its tunnel is closed, its packets are dropped. Bytes since it was up."""
         now = self._clock()
         seconds = now - self._connected.pop(peer_id, now)
-        self._log.info(
+        self._changed(
+            "peer",
             "peer_disconnected",
+            peer_id,
             peer_id=peer_id,
             reason=reason,
             seconds=round(seconds, 3),
@@ -146,12 +167,33 @@ class Reporter:
         self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
 
     def peer_silent(self, peer_id: PeerId) -> None:
-        """Data went out and nothing authenticated came back for ten seconds."""
+        """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
+
+    def port_changed(self, before: int, port: int) -> None:
+        """This node sends from another UDP port, since nobody answered at the one before."""
+        self._log.info("port_changed", before=before, port=port)
+
+    def port_kept(self, port: int, error: str) -> None:
+        """It was to send from another one, and there is none."""
+        self._log.limited("warning", "port_kept", port=port, error=error)
 
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
+        if self.on_change is not None:
+            fields = {"peer_id": str(peer_id), "remote": str(remote)}
+            self.on_change(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
+
+    def path_mtu_changed(self, peer_id: PeerId, old: int, new: int, reason: str) -> None:
+        """The largest packet that the path to the peer carries whole is another one; 0: less than the least that is
+        searched, so that records are fragmented."""
+        fields: dict[str, object] = {"peer_id": peer_id, "old": old, "new": new, "reason": reason}
+        if reason == "black_hole":
+            hint = "the path lost what it carried before and nobody said so; the tunnel goes on with smaller packets"
+            self._log.limited("warning", "path_mtu_changed", **fields, hint=hint)
+        else:
+            self._log.limited("info", "path_mtu_changed", **fields)
 
     def identity_in_use_twice(self, peer_id: PeerId, remote: Address, other: Address) -> None:
         """Sessions of one ID replace each other in turn, from ``remote`` and from ``other``: two hosts have its key."""
@@ -168,18 +210,15 @@ class Reporter:
     def rotated(self, peer_id: PeerId, epoch: int, duration: float, interval: float) -> None:
         """Both ends use epoch ``epoch``; seconds that it took, and since the epoch before."""
         self._metrics.rotated(duration, interval)
-        self._log.info(
-            "key_rotation",
-            peer_id=peer_id,
-            epoch=epoch,
-            status="success",
-            duration_ms=_ms(duration),
-            interval_secs=round(interval, 3),
-        )
+        fields = {"duration_ms": _ms(duration), "interval_secs": round(interval, 3)}
+        if interval < ROTATE_SECS_MIN:  # more often than any node is set to: by hand, by volume, or by a peer's whim
+            self._log.limited("info", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
+        else:
+            self._log.info("key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
 
     def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
-        self._log.warning("key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
+        self._log.limited("warning", "key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
 
     # ---- the configuration ----
 
@@ -277,7 +316,44 @@ class Reporter:
 
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None:
         """A gateway assigned addresses, or took them back."""
-        self._log.info("tunnel_addresses", peer_id=peer_id, addresses=",".join(map(str, addresses)) or None)
+        self._changed("address", "tunnel_addresses", peer_id, peer_id=peer_id, addresses=tuple(addresses))
+
+    def tunnel_routes(self, networks: Sequence[Network]) -> None:
+        """The networks that are routed into the tunnel, besides those of its addresses."""
+        self._changed("route", "tunnel_routes", "", networks=tuple(networks))
+
+    def dns_set(self, peer_id: PeerId | None, settings: DnsSettings | None, by: str) -> None:
+        """This host asks the name servers of a gateway, or no longer; ``by``: what told the host."""
+        self._changed(
+            "dns",
+            "tunnel_dns",
+            "",
+            peer_id=peer_id,
+            servers=settings.servers if settings is not None else (),
+            search=settings.search if settings is not None else (),
+            everything=settings is not None and settings.everything,
+            by=by or None,
+        )
+
+    def dns_failed(self, error: str) -> None:
+        """This host could not be told whom to ask about names, or whom no longer."""
+        self._log.limited("error", "dns_failed", error=error)
+
+    def dns_refused(self, peer_id: PeerId, what: str, reason: str) -> None:
+        """A name server or a domain of a gateway that is not used."""
+        self._log.limited("warning", "dns_refused", peer_id=peer_id, what=what, reason=reason)
+
+    def dns_unavailable(self, peer_id: PeerId | None, settings: DnsSettings, reason: str) -> None:
+        """A gateway has name servers, and there is no way to tell this host."""
+        self._log.limited(
+            "warning",
+            "dns_unavailable",
+            peer_id=peer_id,
+            servers=_joined(settings.servers),
+            search=_joined(settings.search),
+            reason=reason,
+            hint="other servers are asked, as before; --on-change can see to it, --accept-dns off ends this warning",
+        )
 
     def tunnel_mtu(self, mtu: int) -> None:
         """The TUN's MTU follows the smallest that a gateway has."""
@@ -290,6 +366,19 @@ class Reporter:
             sysctl=sysctl,
             hint=f"peers will not reach the networks behind this node; sysctl -w {sysctl}=1 turns forwarding on",
         )
+
+    # ---- the program that is told of changes ----
+
+    def hook_called(self, change: Change, fault: str | None, *, killed: bool = False) -> None:
+        """A call of it has ended, or could not begin."""
+        self._metrics.hook_called("ok" if fault is None else "killed" if killed else "failed")
+        if fault is not None:
+            self._log.limited("warning", "on_change_failed", change=change.kind, about=change.event, error=fault)
+
+    def hook_behind(self, change: Change, lost: int) -> None:
+        """So many changes will not be told, since newer ones came while it was busy; ``change`` is the last of them."""
+        self._metrics.hook_called("dropped", lost)
+        self._log.limited("warning", "on_change_behind", change=change.kind, about=change.event, dropped=lost)
 
     # ---- the endpoint ----
 
@@ -312,6 +401,13 @@ def _ms(seconds: float) -> float:
 
 def _joined(values: Sequence[object]) -> str | None:
     return ",".join(map(str, values)) or None
+
+
+def _json(value: object) -> object:
+    """What JSON has of it; a list of texts for a tuple, which an address is not meant as."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return [str(each) for each in value] if type(value) is tuple else str(value)
 
 
 def _given(**fields: object) -> dict[str, object]:

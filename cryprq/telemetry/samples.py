@@ -18,14 +18,21 @@ class PeerSample:
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
+    mtu: int = 0
+    """The largest inner packet that is sent to it."""
     aead: str = ""
     kem: str = ""
     epoch: int = 0
     """Number of the current epoch: rotations since the handshake."""
     epoch_age_secs: float | None = None
     """Age of the current epoch's keys."""
+    last_heard_secs: float | None = None
+    """Seconds since the last record of the peer that was authentic; None: never since the node knows it."""
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
+    path_mtu: int | None = None
+    """The largest packet that the path to the peer is known to carry whole, IP and UDP headers included, as far as it is
+    of use; None: unknown, records may be fragmented."""
     rx_bytes: int = 0
     tx_bytes: int = 0
     rx_packets: int = 0
@@ -59,6 +66,14 @@ class NodeStatus:
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0
+    name_servers: tuple[str, ...] = ()
+    """Those of a gateway that this host asks, ..."""
+    search: tuple[str, ...] = ()
+    """... about these domains, ..."""
+    dns_everything: bool = False
+    """... or about all names."""
+    dns_by: str = ""
+    """What told the host: ``resolvectl``, ``resolvconf``, or ``on-change``, which is left to it; empty: nobody."""
     routes_missing: int = 0
     """Routes that the kernel should have and does not."""
     faults: tuple[str, ...] = ()
@@ -66,4 +81,6 @@ class NodeStatus:
     peers: Sequence[PeerSample] = ()
     drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Packets and records dropped, by direction and reason."""
+    answers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """ICMP errors about packets from the tunnel device, by reason and what became of them."""
     offloads: Mapping[str, str] = field(default_factory=dict)

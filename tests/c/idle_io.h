@@ -1,6 +1,6 @@
 /*
  * In place of csrc/cq_io.c, for programs that drive the loops themselves, without a kernel, a clock or threads: what
- * does nothing. The program has cq_io_send, cq_io_send_each and cq_io_tun_read of its own.
+ * does nothing. The program has cq_io_send, cq_io_send_each, cq_io_tun_read and cq_io_tun_write of its own.
  */
 #ifndef IDLE_IO_H
 #define IDLE_IO_H
@@ -28,6 +28,7 @@ int cq_io_wait(int fd, int wake, int timeout_ms) { return (void)fd, (void)wake, 
 void cq_io_wait_writable(int fd, int timeout_ms) { (void)fd, (void)timeout_ms; }
 void cq_io_pause(int ms) { (void)ms; }
 void cq_io_wake(int wake) { (void)wake; }
+void cq_io_set_whole(int fd, int version, bool whole) { (void)fd, (void)version, (void)whole; }
 unsigned cq_io_max_segments(void) { return 64; }
 uint64_t cq_io_now_ns(void) { return 1; }
 

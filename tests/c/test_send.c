@@ -19,6 +19,7 @@ static struct {
     int segment;         /* errno for UDP_SEGMENT */
     int record[RECORDS]; /* errno for a single record */
     int shortage;        /* errno while there is no room */
+    size_t link;         /* the largest datagram that leaves whole; 0: any */
     uint64_t room_at_ns;
     const struct cq_endpoint *moves; /* where the peer moves to while a send is refused */
 } kernel;
@@ -55,6 +56,16 @@ static int refusal(const struct cq_endpoint *to)
     return clock_ns < kernel.room_at_ns ? kernel.shortage : 0;
 }
 
+static bool is_whole; /* the socket's datagrams are not fragmented */
+
+void cq_io_set_whole(int fd, int version, bool whole)
+{
+    CHECK(fd == 7 && version == 6 && whole != is_whole);
+    is_whole = whole;
+}
+
+static bool too_large(size_t size) { return is_whole && kernel.link != 0 && size > kernel.link; }
+
 static void take(const uint8_t *data, size_t length, size_t segment)
 {
     for (size_t at = 0; at < length; at += segment)
@@ -68,7 +79,7 @@ int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *
     calls++;
     int error = refusal(to);
     if (error == 0)
-        error = kernel.segment;
+        error = too_large(segment) ? EMSGSIZE : kernel.segment;
     if (error == 0) {
         take(data, length, segment);
         batches++;
@@ -84,7 +95,7 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
     calls++;
     *error = refusal(to);
     for (size_t at = 0; *error == 0 && at < length; at += segment) {
-        *error = kernel.record[data[at]];
+        *error = too_large(length - at < segment ? length - at : segment) ? EMSGSIZE : kernel.record[data[at]];
         if (*error != 0)
             break;
         take(data + at, 1, 1);
@@ -103,6 +114,7 @@ static const struct cq_endpoint pinned = {
 static void reset(void)
 {
     memset(&kernel, 0, sizeof kernel);
+    is_whole = false;
     clock_ns = 1000 * SECOND;
     calls = waits = batches = sent = 0;
     refused = stopping = false;
@@ -110,12 +122,13 @@ static void reset(void)
         .fd = 7, .family = AF_INET, .segment = true, .segment_refused = &refused, .stopping = &stopping};
     for (unsigned i = 0; i < 2; i++) {
         peers[i].segment_off_until_ns = 0;
+        peers[i].path.whole_max = 0;
         cq_endpoint_write(&peers[i].endpoint, &pinned);
     }
     cq_send_begin(&sender, clock_ns);
 }
 
-static struct cq_lost send_to(struct cq_peer *peer)
+static struct cq_lost send_as(struct cq_peer *peer, bool probe)
 {
     static uint8_t wire[(RECORDS - 1) * SIZE + TAIL];
     static struct cq_load loads[RECORDS];
@@ -124,9 +137,11 @@ static struct cq_lost send_to(struct cq_peer *peer)
         loads[i] = (struct cq_load){1u << i, 1000 + i};
     }
     calls = waits = batches = sent = 0;
-    const struct cq_batch batch = {wire, sizeof wire, SIZE, loads};
+    const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe};
     return cq_send_batch(&sender, peer, &batch);
 }
+
+static struct cq_lost send_to(struct cq_peer *peer) { return send_as(peer, false); }
 
 /* Every record left, once, in order, in so many calls. */
 static void check_all_left(struct cq_lost lost, unsigned in_batches)
@@ -338,6 +353,47 @@ static void test_refusal_of_a_batch_is_of_all_of_it(void)
     CHECK_EQUAL(sent, 0);
 }
 
+/* ---- fragments ---- */
+
+static void test_what_the_path_carries_leaves_whole_and_more_does_not(void)
+{
+    reset();
+    peers[0].path.whole_max = SIZE;
+    peers[1].path.whole_max = SIZE - 1;
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK(is_whole);
+    check_all_left(send_to(&peers[1]), 1);
+    CHECK(!is_whole);
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK(is_whole);
+}
+
+static void test_records_too_large_for_the_link_leave_in_fragments(void)
+{
+    reset();
+    peers[0].path.whole_max = SIZE;
+    kernel.link = SIZE - 1;
+    struct cq_lost lost = send_to(&peers[0]);
+    check_all_left(lost, 1);
+    CHECK(lost.refused && !is_whole);
+    kernel.link = SIZE;
+    lost = send_to(&peers[0]);
+    check_all_left(lost, 1);
+    CHECK(!lost.refused && is_whole);
+}
+
+static void test_probe_leaves_whole_or_not_at_all(void)
+{
+    reset();
+    check_all_left(send_as(&peers[0], true), 1);
+    CHECK(is_whole);
+    sender.segment = false;
+    kernel.link = SIZE - 1;
+    struct cq_lost lost = send_as(&peers[0], true);
+    CHECK_EQUAL(lost.records, RECORDS - 1); /* the last one is small */
+    CHECK(is_whole && !lost.refused);
+}
+
 int main(void)
 {
     for (unsigned i = 0; i < 2; i++)
@@ -355,5 +411,8 @@ int main(void)
     RUN(test_stop_ends_the_wait);
     RUN(test_refused_record_does_not_stop_the_others);
     RUN(test_refusal_of_a_batch_is_of_all_of_it);
+    RUN(test_what_the_path_carries_leaves_whole_and_more_does_not);
+    RUN(test_records_too_large_for_the_link_leave_in_fragments);
+    RUN(test_probe_leaves_whole_or_not_at_all);
     return check_done();
 }

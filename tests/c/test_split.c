@@ -5,36 +5,46 @@
 
 static uint8_t super[PACKET_MAX], original[PACKET_MAX], wanted[PACKET_MAX];
 
-/* Splits what is in super and compares every segment with the naive one. A vouched segment may have anything in its
- * transport checksum, another one must have it right. Returns the number of segments, or a negative error. */
-static int split_and_compare(size_t n, const struct cq_vnet *v, bool vouched)
+/* Compares every segment of what is in super with the naive one. A vouched segment may have anything in its transport
+ * checksum, another one must have it right. Returns the number of segments. */
+static int compare(struct cq_split *s, size_t n, size_t gso_size)
 {
-    struct cq_split s;
     uint8_t *p;
-    size_t length;
-    int rc = cq_split_init(&s, v, super, n), count = 0;
+    size_t length, largest = 0;
+    int count = 0;
 
-    if (rc != CQ_OK)
-        return rc;
     memcpy(original, super, n);
-    CHECK_EQUAL(s.vouched, vouched);
-    CHECK(s.transport);
-    while (cq_split_next(&s, &p, &length)) {
-        size_t right = naive_segment(original, n, v->gso_size, (size_t)count, wanted);
+    while (cq_split_next(s, &p, &length)) {
+        size_t right = naive_segment(original, n, gso_size, (size_t)count, wanted);
         int protocol;
         uint8_t *field = wanted + transport_of(wanted, &protocol) + checksum_offset(protocol);
-        if (vouched)
+        if (s->vouched)
             memcpy(field, p + (field - wanted), 2);
         CHECK_EQUAL(length, right);
+        largest = length > largest ? length : largest;
         CHECK(memcmp(p, wanted, right) == 0);
         CHECK(p >= super && p + length <= super + n);
         CHECK_EQUAL(cq_packet_length(p, length), length);
         count++;
     }
-    CHECK_EQUAL(naive_segment(original, n, v->gso_size, (size_t)count, wanted), 0);
-    CHECK_EQUAL(s.count, count);
-    CHECK(!cq_split_next(&s, &p, &length));
+    CHECK_EQUAL(naive_segment(original, n, gso_size, (size_t)count, wanted), 0);
+    CHECK_EQUAL(s->count, count);
+    CHECK_EQUAL(s->largest, largest);
+    CHECK(!cq_split_next(s, &p, &length));
     return count;
+}
+
+/* Splits what is in super. Returns the number of segments, or a negative error. */
+static int split_and_compare(size_t n, const struct cq_vnet *v, bool vouched)
+{
+    struct cq_split s;
+    int rc = cq_split_init(&s, v, super, n);
+
+    if (rc != CQ_OK)
+        return rc;
+    CHECK_EQUAL(s.vouched, vouched);
+    CHECK(s.transport);
+    return compare(&s, n, v->gso_size);
 }
 
 static int split_spec(const struct spec *s, uint16_t gso_size, bool vouched)
@@ -53,6 +63,42 @@ static void test_super_packets_equal_naive_segments(void)
             struct spec s = spec_of(kind & 1 ? 4 : 6, kind & 2 ? TCP : UDP, payloads[i]);
             CHECK_EQUAL(split_spec(&s, 1400, true), (payloads[i] + 1399) / 1400);
         }
+    }
+}
+
+static void test_narrowed_tcp_equals_naive_segments_of_that_size(void)
+{
+    static const size_t payloads[] = {1361, 1400, 2800, 46 * 1400 - 1};
+    for (int version = 4; version <= 6; version += 2) {
+        for (size_t i = 0; i < sizeof payloads / sizeof *payloads; i++) {
+            for (int own = 0; own < 2; own++) { /* checksums of their own, because of IPv4 options */
+                struct spec s = spec_of(version, TCP, payloads[i]);
+                s.flags = ACK | PSH | CWR;
+                s.extension = own && version == 4 ? 0 : NO_EXTENSION;
+                size_t n = build(super, &s), headers = headers_of(super);
+                struct cq_vnet v = vnet_of(super, 1400);
+                struct cq_split split;
+                put_partial(super, n);
+                REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+                REQUIRE(cq_split_narrow(&split, 1300));
+                CHECK_EQUAL(compare(&split, n, 1300 - headers), (payloads[i] + 1299 - headers) / (1300 - headers));
+                CHECK(split.largest == 1300 || payloads[i] < 1300 - headers);
+            }
+        }
+    }
+}
+
+static void test_what_has_to_stay_in_one_piece_is_not_narrowed(void)
+{
+    struct cq_split split;
+    for (int kind = 0; kind < 4; kind++) {
+        struct spec s = spec_of(kind & 1 ? 4 : 6, kind & 2 ? UDP : TCP, 2800);
+        size_t n = build(super, &s);
+        struct cq_vnet v = vnet_of(super, kind & 2 ? 1400 : 0);
+        put_partial(super, n);
+        REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+        CHECK(!cq_split_narrow(&split, 1300));
+        CHECK_EQUAL(compare(&split, n, kind & 2 ? 1400 : 2800), kind & 2 ? 2 : 1);
     }
 }
 
@@ -116,6 +162,40 @@ static void test_hdr_len_is_not_believed(void)
         v.hdr_len = (uint16_t)hdr_len;
         put_partial(super, n);
         CHECK_EQUAL(split_and_compare(n, &v, true), 4);
+    }
+}
+
+static void test_completed_packets_have_checksums_of_their_own(void)
+{
+    for (int kind = 0; kind < 8; kind++) {
+        struct spec s = spec_of(kind & 1 ? 4 : 6, kind & 2 ? TCP : UDP, 3000);
+        size_t n = build(super, &s);
+        uint16_t gso_size = kind & 4 ? 1400 : 0;
+        struct cq_vnet v = vnet_of(super, gso_size);
+        struct cq_split split;
+        put_partial(super, n);
+        REQUIRE(cq_split_init(&split, &v, super, n) == CQ_OK);
+        CHECK(split.vouched);
+        cq_split_complete(&split);
+        CHECK(!split.vouched);
+        CHECK_EQUAL(compare(&split, n, gso_size ? gso_size : 3000), gso_size ? 3 : 1);
+    }
+}
+
+static void test_opening_of_a_connection_is_told(void)
+{
+    for (unsigned flags = 0; flags < 256; flags++) {
+        for (int version = 4; version <= 6; version += 2) {
+            struct spec s = spec_of(version, TCP, 0);
+            struct cq_split split;
+            s.flags = (uint8_t)flags;
+            REQUIRE(cq_split_init(&split, NULL, super, build(super, &s)) == CQ_OK);
+            CHECK_EQUAL(split.syn, (flags & SYN) != 0);
+            CHECK_EQUAL(split.l4_offset, version == 4 ? 20 : 40);
+            s.protocol = UDP;
+            REQUIRE(cq_split_init(&split, NULL, super, build(super, &s)) == CQ_OK);
+            CHECK(!split.syn);
+        }
     }
 }
 
@@ -480,11 +560,15 @@ static void test_what_is_no_ip_packet_is_malformed(void)
 int main(void)
 {
     RUN(test_super_packets_equal_naive_segments);
+    RUN(test_narrowed_tcp_equals_naive_segments_of_that_size);
+    RUN(test_what_has_to_stay_in_one_piece_is_not_narrowed);
     RUN(test_segments_smaller_than_headers);
     RUN(test_super_packet_without_payload_is_one_packet);
     RUN(test_largest_super_packet);
     RUN(test_flags_stay_where_they_belong);
     RUN(test_hdr_len_is_not_believed);
+    RUN(test_completed_packets_have_checksums_of_their_own);
+    RUN(test_opening_of_a_connection_is_told);
     RUN(test_hop_by_hop_header_is_vouched_for);
     RUN(test_source_routed_segments_are_completed);
     RUN(test_pseudo_header_of_another_destination_is_kept);

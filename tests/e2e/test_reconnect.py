@@ -1,9 +1,11 @@
 """What happens when something goes away: the dialer's address, the QUIC connection, the path, the listener."""
 
+import signal
 import time
 
 from lab.capture import Capture
 from lab.hosts import Lab, Process
+from lab.nat import make_natted
 from lab.nodes import PORT
 from lab.oracle import OVERHEAD
 from lab.tunnels import GATEWAY, OUTER, Tunnel, make_tunnel
@@ -91,12 +93,63 @@ def test_listener_restarted_by_sigterm(lab: Lab) -> None:
 
 
 def test_listener_killed_and_restarted(lab: Lab) -> None:
+    """A flow that gets no answer is no reason to dial, nor is a listener that stands still for a second; one that is
+    gone is."""
     tunnel = make_tunnel(lab)
     sender, _ = flow(tunnel, 20)
+    time.sleep(2.5)
+    tunnel.listener.running().signal(signal.SIGSTOP)
+    time.sleep(1)
+    tunnel.listener.running().signal(signal.SIGCONT)
+    time.sleep(1)
+    assert len(tunnel.dialer.events("dial_started")) == 1
+    killed = time.monotonic()
     tunnel.listener.kill()
     tunnel.listener.start().wait_event("listener_ready")
-    assert wait_ping(tunnel, 15) < 15
+    wait_ping(tunnel, 5)
+    assert time.monotonic() - killed < 4
+    assert len(tunnel.dialer.events("peer_silent")) == 1
     sender.stop()
+
+
+def test_router_that_changed_its_uplink_is_passed_by_another_port(lab: Lab) -> None:
+    """It goes on translating to the address of the uplink that is dead, for as long as it sees that flow."""
+    natted = make_natted(lab)
+    natted.start()
+    sender, _ = flow(natted, 30)
+    time.sleep(1)
+    changed = time.monotonic()
+    natted.use("second")
+    wait_ping(natted, 15)
+    assert time.monotonic() - changed < 15
+    (event,) = natted.dialer.events("port_changed")
+    assert natted.listener.status()["peers"][0]["endpoint"].startswith("198.51.100.2:")
+    assert event["port"] != event["before"]
+    sender.stop()
+
+
+def test_link_that_is_back_is_used_at_once(lab: Lab) -> None:
+    """Whatever the wait is by then. An idle tunnel, too, knows within seconds that the link led nowhere meanwhile."""
+    tunnel = make_tunnel(lab, dial=("--backoff-base-ms", "60000", "--backoff-max-ms", "60000"), up=False)
+    here, there = tunnel.listener.namespace, tunnel.dialer.namespace
+    here.ip("link set eth0 down")  # the cable is pulled at the far end
+    tunnel.dialer.start().wait_event("transport_error", timeout=20)
+    tunnel.listener.start().wait_event("listener_ready")
+    start = time.monotonic()
+    here.ip("link set eth0 up")
+    tunnel.wait_up(timeout=10)
+    assert time.monotonic() - start < 5
+    tunnel.listener.kill()
+    tunnel.listener.start().wait_event("listener_ready")
+    start = time.monotonic()
+    for state in ("down", "up"):
+        here.ip(f"link set eth0 {state}")
+    tunnel.dialer.wait_event("peer_silent", timeout=10)
+    tunnel.listener.wait_event("peer_connected", timeout=10)
+    assert time.monotonic() - start < 7
+    there.ip("link set eth0 down")
+    there.ip("link set eth0 up")
+    assert wait_ping(tunnel, 5) < 5
 
 
 def test_idle_dialer_notices_a_killed_listener_within_25_seconds(lab: Lab) -> None:

@@ -65,3 +65,25 @@ def test_either_end_can_rotate_on_request(lab: Lab) -> None:
         for end in (tunnel.dialer, tunnel.listener):
             end.wait_event("key_rotation", status="success", epoch=number)
     assert tunnel.dialer.namespace.measure("ping", GATEWAY[4], count=3, interval=0.01)["received"] == 3
+
+
+def test_identities_are_proven_anew_beside_the_tunnel(lab: Lab) -> None:
+    """A whole handshake takes over while packets flow. The dialer asks for it, whatever the listener's interval is."""
+    tunnel = make_tunnel(lab, listen=(), dial=("--reauth-secs", "10"))
+    here, there = tunnel.listener.namespace, tunnel.dialer.namespace
+    receivers = [here.traffic("udp_receive", GATEWAY[4], 5000), there.traffic("udp_receive", DIALER[4], 5000)]
+    senders = [
+        there.traffic("udp_send", GATEWAY[4], 5000, rate=RATE, seconds=12),
+        here.traffic("udp_send", DIALER[4], 5000, rate=RATE, seconds=12),
+    ]
+    for sender, receiver in zip(senders, receivers, strict=True):
+        sent, result = sender.result(), receiver.result()
+        assert result["overflowed"] == 0, "the receiver of this test was too slow for what came through"
+        assert result["ended"] and result["received"] == sent["sent"]
+        assert result["lost"] == result["duplicates"] == 0
+    for node in (tunnel.listener, tunnel.dialer):
+        assert len(node.events("handshake_complete")) == 2
+        assert len(node.events("peer_connected")) == 1
+        assert not node.events("peer_disconnected")
+        assert not node.events("control_lost")
+        assert tunnel.drops(node) == {}

@@ -1,4 +1,5 @@
-"""The aarch64 back end in ``csrc/cq_aead_armv8.c`` on any machine: cross-compiled and run by QEMU.
+"""The aarch64 back end in ``csrc/cq_aead_armv8.c``, and what is scrubbed after it, on any machine: cross-compiled and
+run by QEMU.
 
 Skipped where there is no cross compiler (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross) or no qemu-user.
 """
@@ -17,22 +18,25 @@ BACKEND = "armv8-aes-256-gcm"
 SOURCES = ["cq_wipe.c", "cq_aead.c", "cq_aead_armv8.c"]
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A script that runs the program of ``tests/c/aead_vectors.c`` for aarch64."""
+def cross_compiled(directory: Path, name: str, *more: str) -> Path:
+    """A script that runs the program of ``tests/c/NAME.c`` for aarch64."""
     compiler = shutil.which("aarch64-linux-gnu-gcc")
     qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if compiler is None or qemu is None:
         pytest.skip("no cross compiler for aarch64, or no QEMU")
     csrc = HERE.parents[1] / "csrc"
-    directory = tmp_path_factory.mktemp("aarch64")
-    sources = [HERE / "aead_vectors.c", HERE / "no_libcrypto.c", *(csrc / name for name in SOURCES)]
+    sources = [HERE / f"{name}.c", HERE / "no_libcrypto.c", *(csrc / source for source in (*SOURCES, *more))]
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", f"-I{csrc}"]
-    subprocess.run([compiler, *flags, "-o", directory / "aead_vectors", *sources], check=True)
+    subprocess.run([compiler, *flags, "-o", directory / name, *sources], check=True)
     script = directory / "run"
-    script.write_text(f'#!/bin/sh\nexec {qemu} "{directory}/aead_vectors"\n')
+    script.write_text(f'#!/bin/sh\nexec {qemu} "{directory}/{name}"\n')
     script.chmod(0o755)
     return script
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cross_compiled(tmp_path_factory.mktemp("aarch64"), "aead_vectors")
 
 
 def test_is_selected(program: Path) -> None:
@@ -61,3 +65,8 @@ def test_every_flipped_bit_is_a_forgery(program: Path, size: int) -> None:
     forgeries += [case._replace(aad=flipped) for flipped in one_bit_flips(case.aad)]
     commands = [forgery.command("open", BACKEND) for forgery in forgeries]
     assert run_lines(program, commands) == ["FAIL"] * len(forgeries)
+
+
+def test_registers_and_stack_are_scrubbed(tmp_path: Path) -> None:
+    run = subprocess.run([cross_compiled(tmp_path, "test_scrub", "cq_scrub.c")], capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr.decode()

@@ -12,7 +12,6 @@ import pytest
 
 from cryprq._fastpath import Plane
 from cryprq.linux.sockets import open_group
-from cryprq.multiaddr import Multiaddr
 from lab.oracle import RecordSealer
 from tests.rigs.planes import ALL, MTU, ipv4, secret, wait
 
@@ -27,7 +26,7 @@ class TwoLanes:
     """A plane with two workers on a group of sockets, and a peer that sends on two lanes from one socket."""
 
     def __init__(self) -> None:
-        self.group = open_group(Multiaddr.parse("/ip4/127.0.0.1/udp/0/quic-v1"), 2)
+        self.group = open_group(None, 2)
         # Where the TUN's queues would be. Which one a packet comes out of is which worker opened it.
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         self.queues, self._inner = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -45,8 +44,12 @@ class TwoLanes:
         )  # fmt: skip
         self.sealers = [RecordSealer(key[:32], key[32:], lane, RX_INDEX, SUITE) for lane, key in enumerate(secrets)]
         self._peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._peer.connect(("127.0.0.1", self.group.port))
+        self.aim()
         self.plane.start()
+
+    def aim(self) -> None:
+        """The peer sends to the port that the group has now."""
+        self._peer.connect(("127.0.0.1", self.group.port))
 
     def close(self) -> None:
         self.plane.stop()
@@ -131,3 +134,15 @@ def test_workers_that_race_for_the_same_records_open_each_once(lanes: TwoLanes) 
     assert openers == {0, 1}
     assert lanes.plane.epoch_records(RX_INDEX) == (0, rounds * batches * size)
     assert lanes.drops() == {("rx", "replay"): rounds * batches * size}
+
+
+def test_workers_go_over_to_the_sockets_of_another_port(lanes: TwoLanes) -> None:
+    for number in range(1, 6):
+        lanes.group.move()
+        lanes.plane.sockets_replaced()
+        lanes.aim()
+        for lane, sealer in enumerate(lanes.sealers):
+            packet = ipv4("10.0.0.2", "10.0.0.1", b"%d" % number)
+            lanes.send([sealer.seal(packet)])  # both wait: nothing but this can wake them
+            assert lanes.received(1) == [(lane, packet)]
+    assert lanes.plane.failure() is None

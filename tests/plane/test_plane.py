@@ -176,6 +176,28 @@ def test_unknown_in_band_message_is_skipped(bench: Bench) -> None:
     assert bench.to_tun()[1] == packet
 
 
+def test_ping_is_answered_with_an_empty_record(bench: Bench) -> None:
+    packet = ipv4("10.0.0.2", "10.0.0.1", b"after")
+    bench.send(bench.sealer.seal(b"\x12\x00\x02ab" + packet))
+    assert bench.to_tun()[1] == packet
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"", True)
+    assert bench.plane.peer_stats(bench.peer).last_tx_data_ns == 0
+
+
+def test_ping_that_is_not_authentic_or_repeated_is_not_answered(bench: Bench) -> None:
+    ping = bench.sealer.seal(b"\x12\x00\x00")
+    bench.send(ping[:-1] + bytes([ping[-1] ^ 1]))
+    assert bench.dropped("rx", "auth")
+    bench.send(ping)
+    bench.udp.recv(2000)
+    bench.send(ping)
+    assert bench.dropped("rx", "replay")
+    assert bench.quiet()
+    bench.plane.send_empty(RX_INDEX)  # the next that leaves
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"", True)
+    assert bench.plane.epoch_records(RX_INDEX)[0] == 2
+
+
 def test_unroutable_and_broken_packets_from_tun(bench: Bench) -> None:
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.9"))
     assert bench.dropped("tx", "no_route")
@@ -183,6 +205,56 @@ def test_unroutable_and_broken_packets_from_tun(bench: Bench) -> None:
     assert bench.dropped("tx", "malformed")
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", b"x" * MTU))
     assert bench.dropped("tx", "too_big")
+
+
+def test_records_obey_the_mtu_of_the_peer(bench: Bench) -> None:
+    assert bench.plane.peer_mtu(bench.peer) == MTU
+    packets = [ipv4("10.0.0.1", "10.0.0.2", bytes([n]) * 280) for n in range(1, 60)]
+    for limit in (900, MTU):  # it shrinks and grows while packets flow
+        bench.plane.set_peer_mtu(bench.peer, limit)
+        assert bench.plane.peer_mtu(bench.peer) == limit
+        bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", bytes(limit - 20)))
+        assert len(bench.opener.open(bench.udp.recv(2000))[0]) == limit
+        for packet in packets:
+            bench.from_tun(packet)
+        left = list(packets)
+        while left:
+            payload, _ = bench.opener.open(bench.udp.recv(2000))
+            assert len(payload) <= limit  # packed, and padded
+            while payload.rstrip(b"\0"):
+                assert payload.startswith(left[0])
+                payload = payload.removeprefix(left.pop(0))
+        bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", bytes(limit - 19)))
+        assert bench.dropped("tx", "too_big", 1 if limit == 900 else 2)
+
+
+def test_more_than_the_tunnels_mtu_is_as_much_as_that(bench: Bench) -> None:
+    bench.plane.set_peer_mtu(bench.peer, 65_455)
+    assert bench.plane.peer_mtu(bench.peer) == MTU
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", bytes(MTU - 19)))
+    assert bench.dropped("tx", "too_big")
+    for impossible in (575, 65_456):
+        with pytest.raises(ValueError, match="MTU"):
+            bench.plane.set_peer_mtu(bench.peer, impossible)
+    with pytest.raises(KeyError):
+        bench.plane.set_peer_mtu(99, 1300)
+
+
+def test_super_packet_of_tcp_leaves_in_segments_for_the_peer(bench: Bench) -> None:
+    payload = bytes(i % 251 for i in range(30_000))
+    tcp = struct.pack(">HHIIBBHHH", 1000, 2000, 7, 9, 0x50, 0x18, 500, 0, 0)
+    bench.plane.set_peer_mtu(bench.peer, 1000)
+    bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", tcp + payload, 6), (1, 1, 40, MTU - 40, 20, 16))
+    got = b""
+    while len(got) < len(payload):
+        record = bench.udp.recv(2000)
+        part, _ = bench.opener.open(record)
+        assert Header.decode(record).flags == 1  # vouched
+        assert len(part) <= 1000
+        assert int.from_bytes(part[24:28]) == 7 + len(got)
+        got += part[40:]
+    assert got == payload
+    assert not any(bench.plane.drops().values())
 
 
 def test_first_record_of_an_epoch_is_reported_once(bench: Bench) -> None:
@@ -244,6 +316,13 @@ def test_soft_limit_asks_for_rotation_once() -> None:
     bench.udp.recv(2000)
     assert bench.plane.events() == []
     bench.close()
+
+
+def test_send_ping(bench: Bench) -> None:
+    bench.plane.send_ping(RX_INDEX)
+    assert bench.opener.open(bench.udp.recv(2000)) == (b"\x12\0\0", True)
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_tx_ns > 0)
+    assert bench.plane.peer_stats(bench.peer).last_tx_data_ns == 0
 
 
 def test_send_empty(bench: Bench) -> None:

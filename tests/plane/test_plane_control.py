@@ -31,7 +31,7 @@ def test_bad_arguments_change_nothing(bench: Bench) -> None:
         plane.set_routes([("10.0.0.2/32", bench.peer), ("10.0.0.2/32", other)])
     with pytest.raises(ValueError):
         plane.set_routes([("10.0.0.300/32", other)])
-    for method in (plane.activate, plane.promote, plane.remove, plane.send_empty, plane.epoch_records):
+    for method in (plane.activate, plane.promote, plane.remove, plane.send_empty, plane.send_ping, plane.epoch_records):
         with pytest.raises(KeyError):
             method(424242)
     secrets = bytearray(b"k" * 43), bytearray(b"k" * 44)

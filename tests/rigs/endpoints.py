@@ -11,12 +11,13 @@ import uvloop
 
 from cryprq.address import Address
 from cryprq.config.node_config import NodeConfig
-from cryprq.linux.clock import monotonic
+from cryprq.linux.clock import monotonic, realtime
 from cryprq.linux.udp import UdpSocket
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.connection import Connection, ConnectionHandler, Times
 from cryprq.quic.endpoint import Endpoint
-from cryprq.quic.gate import Gate, GateLimits
+from cryprq.quic.gate import Credentials, Gate, GateLimits
+from cryprq.quic.knocks import make_knock
 from cryprq.quic.qlog import Qlog
 
 M1 = encode(FrameType.INIT, b"1" * 1320)
@@ -26,6 +27,13 @@ M4 = encode(FrameType.ACCEPT, b"4" * 60)
 _TIMES = frozenset(each.name for each in fields(Times))
 LIMITS = {name: getattr(NodeConfig, name) for name in ("max_inbound", "backoff_base_ms", "backoff_max_ms")}
 """What a node's endpoint has by default."""
+CREDENTIALS = Credentials(peer_id=b"p" * 32, token_key=b"k" * 32)
+"""Those of every endpoint here, which all of them know."""
+
+
+def knock() -> bytes:
+    """The first destination connection ID of somebody who knows who listens here."""
+    return make_knock(CREDENTIALS.peer_id, realtime())
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -138,9 +146,18 @@ class Rig:
     events: list[tuple[str, dict[str, object]]]
     make: Callable[[], ConnectionHandler] | None = None
 
-    def dial(self, to: "Rig | Address", *, timeout: float = 5.0, **callbacks: Any) -> Notes:
+    def dial(
+        self,
+        to: "Rig | Address",
+        *,
+        timeout: float = 5.0,
+        peer: bytes | None = CREDENTIALS.peer_id,
+        token: bytes = b"",
+        **callbacks: Any,
+    ) -> Notes:
         notes = Notes(**callbacks)
-        self.endpoint.dial(to.address if isinstance(to, Rig) else to, notes, timeout=timeout)
+        remote = to.address if isinstance(to, Rig) else to
+        self.endpoint.dial(remote, notes, timeout=timeout, peer=peer, token=token)
         return notes
 
     @property
@@ -193,7 +210,9 @@ class Rigs:
             times=Times(**{name: value for name, value in limits.items() if name in _TIMES}),
             accept=None if dial_only else accept,
             loop=asyncio.get_running_loop(),
+            credentials=CREDENTIALS,
             clock=monotonic,
+            unix=realtime,
             on_record=lambda data, remote, local: records.append((data, remote, local)),
             observer=_Notebook(events),
             qlog=qlog,

@@ -6,13 +6,14 @@ from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
-from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
+from cryprq._fastpath import EVENT_FIRST_RECORD, EVENT_PROBE_ACKED, Event, PeerStats
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
@@ -63,14 +64,20 @@ class FakePlane:
     def __init__(self) -> None:
         self.epochs: dict[int, Epoch] = {}
         self.active: dict[int, int] = {}
+        self.mtus: dict[int, int] = {}
         self.promoted: dict[int, int] = {}
         self.endpoints: dict[int, tuple[Address, str | None]] = {}
         self.stats: dict[int, PeerStats] = {}
         self.routes: list[tuple[str, int]] = []
         self.sent: list[int] = []
+        self.pings: list[int] = []
         self.pending_events: list[Event] = []
         self.others: list[FakePlane] = []
         self.cut = False
+        self.carries = 65_535
+        self.probes: list[tuple[int, int]] = []
+        self.acks: dict[int, list[int]] = {}
+        self.whole_max: dict[int, int] = {}
         self.install_error: Exception | None = None
         self._handles = 0
 
@@ -87,6 +94,9 @@ class FakePlane:
 
     def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
         self.endpoints[peer] = (remote, local)
+
+    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+        self.mtus[peer] = mtu
 
     def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
         return self.endpoints.get(peer)
@@ -122,6 +132,24 @@ class FakePlane:
             if not self.cut and (there := other.epochs.get(epoch.tx_index)) is not None and not there.heard:
                 there.heard = True
                 other.pending_events.append(Event(there.peer, epoch.tx_index, EVENT_FIRST_RECORD))
+
+    def send_ping(self, rx_index: int) -> None:
+        self.pings.append(rx_index)
+
+    def send_probe(self, rx_index: int, token: int, size: int) -> None:
+        """Arrives and is acknowledged, if the path carries it and the other plane has the epoch."""
+        epoch = self.epochs[rx_index]
+        self.probes.append((rx_index, size))
+        there = any(epoch.tx_index in other.epochs for other in self.others)
+        if there and not self.cut and size <= self.carries:
+            self.acks.setdefault(epoch.peer, []).append(token)
+            self.pending_events.append(Event(epoch.peer, 0, EVENT_PROBE_ACKED))
+
+    def set_whole_max(self, peer: int, size: int) -> None:
+        self.whole_max[peer] = size
+
+    def acknowledged(self, peer: int) -> list[int]:
+        return self.acks.pop(peer, [])
 
     def events(self) -> list[Event]:
         events, self.pending_events = self.pending_events, []
@@ -190,6 +218,9 @@ class Side:
             permits=self.permits,
             allowed=lambda _: (INNER,),
             records_soft=2**26,
+            reauth_secs=lambda: 3600,
+            mtu=lambda: MTU_SEALABLE_MAX,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
@@ -224,9 +255,12 @@ class World:
         local: str = "192.0.2.1",
         answer: bool = True,
         quiet: bool = False,
+        mtus: tuple[int | None, int | None] = (None, None),
+        messages: tuple[int, ...] = (MESSAGE_PING,),
     ) -> tuple[Link, Link]:
-        """A whole handshake. Returns the links of dialer and listener; ``answer`` False: M4 is not opened yet, then
-        ``open_m4`` does; ``quiet``: nothing is carried after it."""
+        """A whole handshake, in which dialer and listener tell their MTUs. Returns the links of dialer and listener;
+        ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
+        ``messages``: what both act on."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
         initiator = Initiator(
@@ -237,19 +271,21 @@ class World:
             aead_offer=(1, 2),
             kem=1,
             new_index=dialer_lease,
-            parameters=Parameters(rotate_secs=rotate_secs),
+            parameters=Parameters(rotate_secs=rotate_secs, mtu=mtus[0], messages=messages),
         )
         responder = Responder(listener.identity, b"b" * 32, lanes=1, aead_preference=(1, 2), new_index=listener_lease)
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
-        responder.receive_message3(m3, lambda _: True)
-        m4, session = responder.message4(0, Parameters(rotate_secs=rotate_secs), self.now)
+        auth = responder.receive_message3(m3, lambda _: True)
+        m4, session = responder.message4(
+            0, Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages), self.now
+        )
         assert session is not None
-        listener_link = listener.peer.adopt(session, there, listener_lease, self.now)
+        listener_link = listener.peer.adopt(session, there, listener_lease, self.now, told=auth.parameters)
 
         def open_m4() -> Link:
             accepted = initiator.receive_message4(m4, self.now)
             assert accepted.session is not None
-            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now)
+            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, told=accepted.parameters)
             self.wires.append((dialer, here, link, listener, there, listener_link))
             return link
 

@@ -31,6 +31,7 @@ UP = PeerSample(
     allowed_ips=("10.9.0.2/32", "fd00:9::2/128", "10.5.0.0/16"),
     epoch=3,
     epoch_age_secs=75.5,
+    last_heard_secs=2.5,
     rx_bytes=5 * 2**20,
     tx_bytes=1023,
 )

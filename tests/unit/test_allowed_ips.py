@@ -188,11 +188,13 @@ def test_collision_between_peers_is_refused_and_told() -> None:
     assert rig.plane.routes == [("192.168.7.0/24", 1), ("192.168.8.0/24", 2)]
 
 
-def test_mtu_follows_the_smallest_gateway() -> None:
+def test_mtu_follows_the_gateway_that_takes_most() -> None:
     rig = Rig()
     assert rig.take(addresses=faces("10.9.0.2/24"), mtu=1380) is None
     assert rig.device.mtu == rig.network.mtu == 1380
     assert rig.take(TWO, 2, addresses=faces("10.8.0.2/24"), mtu=9000) is None
+    assert rig.device.mtu == 1420
+    rig.network.release(TWO)
     assert rig.device.mtu == 1380
     rig.network.release(ONE)
     assert rig.device.mtu == 1420

@@ -358,6 +358,26 @@ def test_allow_any_permits_and_assigns(path: Path) -> None:
     assert text(allowlist.networks_for(D)) == ["10.9.0.2/32", "fd00:9::2/128"]
 
 
+def test_addresses_of_guests_who_are_not_here_go_to_others_when_there_is_no_other(path: Path) -> None:
+    gateway = ip_interface("10.9.0.1/29")  # five hosts besides
+    leases, here = Leases(path, [gateway]), {peer(10), peer(12)}
+    anybody = allowlist_of(
+        config(tun_addresses=(gateway,), allow_peers={A: ()}, allow_any=True), leases, here.__contains__
+    )
+    given = {guest: anybody.assignment_for(guest) for guest in (A, *map(peer, range(10, 14)))}
+    assert len(set(given.values())) == 5
+    anybody.assignment_for(peer(11))  # it was here once more, after 13
+    assert anybody.assignment_for(peer(20)) == given[peer(13)]
+    assert Leases(path, [gateway]).address_for(peer(11)) == given[peer(11)]
+    assert anybody.assignment_for(peer(13)) == given[peer(11)]
+    for number in range(30, 40):  # whoever comes, A, 10 and 12 keep theirs
+        taken = anybody.assignment_for(peer(number))
+        assert taken not in (given[A], given[peer(10)], given[peer(12)])
+    here |= {peer(38), peer(39)}
+    with pytest.raises(LeaseError, match="no free address"):
+        anybody.assignment_for(peer(50))
+
+
 def test_difference_names_those_that_lost_permission(path: Path) -> None:
     leases = Leases(path, [V4, V6])
     old = allowlist_of(config(allow_peers={A: (), B: ()}, peers=dial(C)), leases)

@@ -69,6 +69,9 @@ def identity(tmp_path: Path) -> Path:
         (["--no-such-flag"], "unrecognized arguments: --no-such-flag; see cryprq-node --help"),
         (["--peer", "/ip4/192.0.2.1/udp/9999/quic-v1"], "add /p2p/ID"),
         ([*LISTEN, "--rotate-secs", "4"], "5 to 3600"),
+        ([*LISTEN, "--fwmark", "0x1ffffffff"], "8589934591 is out of range: 1 to 0xffffffff"),
+        ([*LISTEN, "--route-table", "255"], "255 is the kernel's table of this host's own addresses"),
+        ([*LISTEN, "--control-socket", f"/run/{'x' * 103}"], "is too long for a Unix socket: 108 bytes, and 107"),
     ],
 )
 def test_wrong_configuration_is_one_line_and_exit_2(arguments: list[str], says: str) -> None:
@@ -80,6 +83,21 @@ def test_damaged_identity_is_one_line_and_exit_1(identity: Path) -> None:
     for extra in ([], ["--check"]):
         result = run("cryprq-node", *LISTEN, "--identity", str(identity), *extra)
         assert_one_line(result, "cryprq-node", 1, f"the identity file {identity} is damaged")
+
+
+def test_file_that_is_no_identity_is_not_to_be_made_private(tmp_path: Path) -> None:
+    other = tmp_path / "notes"
+    other.write_text("something else\n")
+    other.chmod(0o644)
+    result = run("cryprq-node", *LISTEN, "--identity", str(other))
+    assert_one_line(result, "cryprq-node", 1, f"{other} is no identity file")
+    assert "chmod" not in result.stderr
+
+
+@pytest.mark.parametrize("extra", [[], ["--check"]])
+def test_back_end_that_is_not_there_is_told(identity: Path, extra: list[str]) -> None:
+    result = run("cryprq-node", *LISTEN, "--identity", str(identity), *extra, env={"CRYPRQ_AEAD_BACKEND": "rot13"})
+    assert_one_line(result, "cryprq-node", 2, "CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has")
 
 
 def test_config_file_that_is_not_there_is_exit_1(tmp_path: Path) -> None:
@@ -172,6 +190,8 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
         (["status", "--xml"], "unrecognized arguments: --xml"),
         (["rotate", "Qm123"], "'Qm123' is not a peer ID"),
         (["keygen", "--out"], "expected one argument"),
+        (["keygen", "--out", ""], "--out is empty"),
+        (["id", ""], "FILE is empty"),
     ],
 )
 def test_wrong_use_of_the_tool_is_one_line_and_exit_2(arguments: list[str], says: str) -> None:

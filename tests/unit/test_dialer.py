@@ -62,6 +62,7 @@ class Rig:
         self.error: str | None = None
         self.refuse: set[Address] = set()
         self.attempts: list[Attempt] = []
+        self.unanswered: list[float] = []
         self.schedule = DialSchedule(base, maximum, lambda low, high: (low + high) / 2)
         self.dialer = Dialer(
             self.target,
@@ -70,6 +71,7 @@ class Rig:
             addresses=lambda _: self.found,
             resolve_error=lambda _: self.error,
             connect=self.connect,
+            unanswered=self.unanswered.append,
             observer=self.observer,
         )
 
@@ -180,6 +182,53 @@ def test_refusal_ends_the_hurry_at_once(rig: Rig) -> None:
     assert "dial_unanswered" not in rig.observer.names[: rig.observer.names.index("dial_started") + 2]
 
 
+def test_way_that_opens_ends_a_long_wait(rig: Rig) -> None:
+    rig.run(200)
+    before = len(rig.attempts)
+    rig.run(20)
+    for attempt in rig.running:
+        attempt.over = True
+    rig.dialer.poll(rig.now)
+    rig.dialer.hurry(rig.now)
+    rig.run(0.01)
+    assert len(rig.attempts) - before <= 2
+    assert rig.attempts[-1].started == pytest.approx(rig.now, abs=0.02)
+
+
+def test_way_that_opens_starts_a_dial_beside_one_that_got_lost(rig: Rig) -> None:
+    rig.run(2)
+    assert len(rig.attempts) == 1
+    rig.dialer.hurry(rig.now)
+    rig.run(0.01)
+    assert len(rig.running) == 2
+
+
+def test_ways_that_open_all_the_time_cost_a_dial_a_second(rig: Rig) -> None:
+    for _ in range(1000):
+        rig.dialer.hurry(rig.now)
+        rig.run(0.1)
+    assert 80 <= len(rig.attempts) <= 100 / (1 - BACKOFF_JITTER) + 2
+    hurried = len(rig.attempts)
+    rig.run(100)
+    assert len(rig.attempts) - hurried < 15  # and then it is as before
+
+
+def test_refused_dialer_is_not_hurried(rig: Rig) -> None:
+    rig.run(0.1)
+    rig.attempts[0].answered = rig.attempts[0].over = True
+    for _ in range(6):
+        due = rig.schedule.failed(rig.now, refused=True) + rig.now
+    rig.dialer.hurry(rig.now)
+    assert rig.schedule.due == due
+
+
+def test_way_to_a_peer_that_is_there_is_no_reason_to_dial(rig: Rig) -> None:
+    rig.target.up, rig.target.wanted = True, False
+    rig.dialer.hurry(rig.now)
+    rig.run(5)
+    assert not rig.attempts
+
+
 def test_session_that_another_host_takes_away_is_taken_back_ever_more_slowly(rig: Rig) -> None:
     """Each time the tunnel was up in between, as it is in the race of two hosts with one identity."""
     waits = []
@@ -221,6 +270,18 @@ def test_address_that_answers_at_once_keeps_the_others_from_being_tried(rig: Rig
     rig.attempts[0].answered = True
     rig.run(5)
     assert len(rig.attempts) == 1
+
+
+def test_dial_that_nobody_answered_is_told_with_its_beginning(rig: Rig) -> None:
+    rig.found = (FIRST, SECOND)
+    rig.run(DIAL_TIMEOUT + 1)
+    assert rig.unanswered == [1000]
+
+
+def test_dial_that_could_not_be_tried_is_not_unanswered(rig: Rig) -> None:
+    rig.refuse = {SECOND}
+    rig.run(20)
+    assert rig.unanswered == []
 
 
 def test_family_that_is_not_there_costs_no_time(rig: Rig) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cryprq.config.node_config import NodeConfig
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
+from cryprq.linux.surroundings import Way
 from cryprq.node import doubts as module
 from cryprq.node.doubts import of_configuration, of_machine
 from tests.rigs.fakes import identity
@@ -54,6 +55,7 @@ def test_flag_whose_last_value_wins_is_told(flag: str, first: str, last: str) ->
     [
         ("CRYPRQ_ALLOW_PEER", "; did you mean CRYPRQ_ALLOW_PEERS?"),
         ("CRYPRQ_LISTEN_ADDR", "; did you mean CRYPRQ_LISTEN?"),
+        ("CRYPRQ_ALLOW_ANY", "; --allow-any is a flag, and a key of the file, alone"),
         ("CRYPRQ_XYZZY", ""),
     ],
 )
@@ -104,14 +106,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what the machine answers."""
 
     def machine(*, lans: tuple[tuple[str, str], ...] = (), mtu: int = 1500, unreachable: str = "none") -> None:
-        def path_mtu(host: str) -> int:
+        def way_to(host: str) -> Way:
             if host.startswith(unreachable):
                 raise OSError(errno.ENETUNREACH, "Network is unreachable")
-            return mtu
+            return Way("192.0.2.1", mtu)
 
         found = [(name, ip_network(network)) for name, network in lans]
         monkeypatch.setattr(module, "local_networks", lambda *, without: [lan for lan in found if lan[0] != without])
-        monkeypatch.setattr(module, "path_mtu", path_mtu)
+        monkeypatch.setattr(module, "way_to", way_to)
 
     machine()
     return machine
@@ -132,11 +134,11 @@ def test_tunnel_in_a_network_of_this_host(machine: Callable[..., None]) -> None:
 def test_way_that_is_too_narrow(machine: Callable[..., None]) -> None:
     machine(mtu=1400)
     assert of_machine(dialer("/ip4/192.0.2.9")) == (
-        "--mtu 1420 makes datagrams of 1480 bytes, and the way to 192.0.2.9 takes 1400: full packets go in fragments, "
-        "or not at all; use --mtu 1340",
+        "--mtu 1420 makes datagrams of 1480 bytes, and the way to 192.0.2.9 takes 1400: senders are told to make their "
+        "packets smaller; --mtu 1340 spares them that",
     )
     assert of_machine(dialer("/ip4/192.0.2.9", mtu=1340)) == ()
-    assert "use --mtu 1320" in of_machine(dialer("/ip6/2001:db8::9", mtu=1321))[0]
+    assert "--mtu 1320 spares" in of_machine(dialer("/ip6/2001:db8::9", mtu=1321))[0]
     assert of_machine(dialer("/ip6/2001:db8::9", mtu=1320)) == ()
     both = of_machine(listener(mtu=1341))
     assert ["the way to dialers" in doubt for doubt in both] == [True, True]

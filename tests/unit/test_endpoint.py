@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cryprq.linux.udp import segments
 from cryprq.protocol.constants import FRAME_MAX, HANDSHAKE_ROUND_TRIPS, ROUND_TRIP_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed
+from cryprq.quic.adapter import parse_header
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
 from cryprq.quic.gate import RESPONSE_BURST
@@ -376,8 +378,9 @@ async def test_another_quic_version_is_told_apart_from_silence() -> None:
         dialled = client.dial(Address("127.0.0.1", sock.getsockname()[1]))
         client.endpoint._table.flush()
         data, remote = sock.recvfrom(2000)
-        destination, source = data[6:14], data[15:23]
-        negotiation = b"\xc0" + bytes(4) + b"\x08" + source + b"\x08" + destination + bytes.fromhex("6b3343cf")
+        header = parse_header(data)
+        ids = b"".join(bytes([len(cid)]) + cid for cid in (header.source_cid, header.destination_cid))
+        negotiation = b"\xc0" + bytes(4) + ids + bytes.fromhex("6b3343cf")
         sock.sendto(negotiation, remote)
         await until(lambda: dialled.ended)
         assert dialled.ended == (TRANSPORT_CODE, "the peer does not speak QUIC version 1", False)
@@ -421,6 +424,32 @@ async def test_the_listener_follows_a_dialer_that_moves() -> None:
             accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
             await until(lambda n=n: len(dialled.frames) == 3 + n)  # type: ignore[misc]
         relay.close()
+
+
+@run
+async def test_connections_go_on_when_the_socket_is_replaced() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        client = make.make(dial_only=True)
+        dialled = client.dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        assert dialled.conn is not None
+        accepted = server.accepted[0]
+
+        def replace() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as other:
+                other.bind(("127.0.0.1", 0))
+                os.dup2(other.fileno(), client.sock.fileno())
+
+        client.endpoint.replace_socket(replace)
+        port = client.sock.getsockname()[1]
+        assert port != client.address.port
+        dialled.conn.send(encode(FrameType.REKEY, b""))
+        await until(lambda: len(accepted.frames) == 3)
+        await until(lambda: accepted.conn is not None and accepted.conn.remote.port == port)
+        assert accepted.conn is not None
+        accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
+        await until(lambda: len(dialled.frames) == 3)
 
 
 @run
@@ -484,8 +513,12 @@ async def test_stranger_who_dawdles_gains_no_more_than_the_longest_round_trip() 
 @run
 async def test_m2_tokens_run_out() -> None:
     async with rigs() as make:
-        endpoint = make.make().endpoint
-        granted = sum(endpoint.allow_m2() for _ in range(RESPONSE_BURST * 2))
+        server = make.make()
+        dialled = make.make(dial_only=True).dial(server)
+        await until(lambda: dialled.conn is not None and server.accepted)
+        conn = server.accepted[0].conn
+        assert conn is not None
+        granted = sum(server.endpoint.allow_m2(conn) for _ in range(RESPONSE_BURST * 2))
         assert RESPONSE_BURST <= granted < RESPONSE_BURST * 1.5
 
 

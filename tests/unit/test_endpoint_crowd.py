@@ -1,7 +1,8 @@
 """The QUIC endpoint with more dialers than places: the others wait in line. See also the storm tests."""
 
 from cryprq.protocol.frames import CloseCode
-from cryprq.quic.token_bucket import TokenBucket
+from cryprq.protocol.token_bucket import TokenBucket
+from cryprq.quic.admission import Rank
 from tests.rigs.endpoints import answer, greet, rigs, run, until
 
 
@@ -56,7 +57,7 @@ async def test_while_m2s_are_scarce_dialers_wait_instead_of_being_refused() -> N
     async with rigs() as make:
         server = make.make(on_frame=answer)
         server.gate._responses = TokenBucket(rate=1, burst=5)
-        while server.endpoint.allow_m2():
+        while server.gate.allow_m2(Rank.KNOCKED, server.endpoint.clock()):
             pass
         dialled = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)
         await until(lambda: len(dialled.frames) == 2)

@@ -21,10 +21,10 @@ from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
 from cryprq.quic.adapter import Quic, client_configuration
-from cryprq.quic.admission import PENDING_PER_SOURCE
+from cryprq.quic.admission import PENDING_PER_SOURCE, Rank
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import TRANSPORT_CODE
-from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, rigs, run, until
+from tests.rigs.endpoints import M1, M3, Notes, Relay, Rig, answer, greet, knock, rigs, run, until
 
 FAST: dict[str, Any] = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_free_failures": 0}
 
@@ -142,7 +142,7 @@ async def test_one_source_gets_its_share_and_excess_waits_without_blame() -> Non
     async with rigs() as make:
         server = make.make(**FAST)
         clients = [make.make(dial_only=True) for _ in range(PENDING_PER_SOURCE + 3)]
-        dialled = [client.dial(server, timeout=1.5) for client in clients]
+        dialled = [client.dial(server, timeout=0.7, on_connected=greet) for client in clients]
         await until(lambda: all(notes.ended or notes.conn for notes in dialled))
         assert sum(notes.conn is not None for notes in dialled) == PENDING_PER_SOURCE == server.endpoint.pending
         assert {notes.ended for notes in dialled if notes.ended} == {(CloseCode.TIMEOUT, "no answer", False)}
@@ -154,17 +154,30 @@ async def test_one_source_gets_its_share_and_excess_waits_without_blame() -> Non
 
 
 @run
+async def test_who_is_silent_gives_way_to_who_waits() -> None:
+    async with rigs() as make:
+        server = make.make(max_inbound=3, on_frame=answer)
+        silent = [make.make(f"127.0.0.{n}", dial_only=True).dial(server) for n in range(2, 5)]
+        await until(lambda: all(notes.conn for notes in silent))
+        dialled = make.make("127.0.0.9", dial_only=True).dial(server, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        ended = [notes.ended for notes in silent if notes.ended]
+        assert ended == [(CloseCode.TIMEOUT, "", True)], "one, and only for somebody else"
+        assert server.endpoint.counters["gave_way"] == 1
+        assert len(server.gate._backoff) == 1
+
+
+@run
 async def test_pending_connections_are_limited_and_authenticated_ones_make_room() -> None:
     async with rigs() as make:
         server = make.make(max_inbound=3, on_frame=answer)
         clients = [make.make(f"127.0.0.{n}", dial_only=True) for n in range(2, 7)]
-        pending = [client.dial(server, timeout=5) for client in clients[:3]]
-        await until(lambda: all(notes.conn for notes in pending))
+        pending = [client.dial(server, timeout=5, on_connected=greet) for client in clients[:3]]
+        await until(lambda: all(notes.frames for notes in pending))
         refused = clients[3].dial(server, timeout=0.4)
         await until(lambda: refused.ended)
         assert refused.ended == (CloseCode.TIMEOUT, "no answer", False)
         assert pending[0].conn is not None
-        pending[0].conn.send(M1)
         pending[0].conn.send(M3)
         await until(lambda: server.endpoint.pending == 2)
         admitted = clients[4].dial(server)
@@ -177,7 +190,7 @@ async def test_a_flood_of_first_packets_is_answered_with_retry_whatever_comes_of
     """What fails at once is never pending, so no pending limit stops it."""
     async with rigs() as make:
         server = make.make(unvalidated_rate=20.0, **FAST)
-        flood = [_client_initial(os.urandom(8), 0, b"\x01\0\0\x01\0") for _ in range(60)]
+        flood = [_client_initial(knock(), 0, b"\x01\0\0\x01\0") for _ in range(60)]
         started = time.monotonic()
         for n, data in enumerate(flood):
             server.endpoint.receive(data, Address(f"10.0.0.{n}", 4000), "127.0.0.1")
@@ -194,7 +207,7 @@ async def test_a_validated_source_of_bad_first_packets_is_blamed() -> None:
     async with rigs() as make:
         server = make.make(**FAST)
         here, original, given = Address("127.0.0.1", 4000), os.urandom(8), os.urandom(8)
-        token = server.gate._tokens.make(here, original, given, Monotonic(time.monotonic()))
+        token = server.gate._tokens.make(here, original, given, Rank.KNOCKED, Monotonic(time.monotonic()))
         head = b"\xc0\0\0\0\x01\x08" + given + b"\x08" + bytes(8) + bytes([len(token)]) + token
         server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
         assert server.endpoint.counters["bad_initial"] == 1
@@ -257,7 +270,9 @@ async def test_an_address_that_was_not_validated_is_never_blamed() -> None:
 
 def _raw_client() -> QuicConnection:
     """A dialer without the narrowing of ``cryprq.quic.adapter``."""
-    return QuicConnection(configuration=client_configuration())
+    quic = QuicConnection(configuration=client_configuration())
+    quic._peer_cid.cid = quic._original_destination_connection_id = knock()
+    return quic
 
 
 async def _foreign(server: Rig, act: Callable[[QuicConnection], None]) -> tuple[int, int | None]:
@@ -361,7 +376,7 @@ def _client_initial(destination: bytes, crypto_offset: int, crypto: bytes, versi
 async def test_a_gap_in_the_tls_stream_buys_no_memory() -> None:
     async with rigs() as make:
         server = make.make()
-        server.endpoint.receive(_client_initial(os.urandom(8), 500_000, b"x"), Address("192.0.2.1", 5), "127.0.0.1")
+        server.endpoint.receive(_client_initial(knock(), 500_000, b"x"), Address("192.0.2.1", 5), "127.0.0.1")
         await asyncio.sleep(0.01)
         assert server.endpoint.connections == server.endpoint.pending == 0
 
@@ -371,7 +386,7 @@ async def test_an_endless_client_hello_buys_no_memory() -> None:
     async with rigs() as make:
         server = make.make()
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        destination = os.urandom(8)
+        destination = knock()
         quic = Quic(client_configuration())
         quic._peer_cid.cid = destination
         quic.connect(server.address, now=0.0)
@@ -398,9 +413,11 @@ async def test_first_datagrams_that_are_no_good_leave_nothing_behind() -> None:
         server = make.make()
         relay = Relay(server.address)
         relay.lose_to_listener = True
-        make.make(dial_only=True).dial(relay.address, timeout=5)
-        await until(lambda: relay.seen)
-        good = relay.seen[0]
+        client = make.make(dial_only=True)
+        for number in (1, 2):
+            client.dial(relay.address, timeout=5)
+            await until(lambda: len({seen[6:26] for seen in relay.seen}) == number)  # noqa: B023
+        good, another = relay.seen[0], relay.seen[-1]
         relay.close()
         counters = server.endpoint.counters
 
@@ -419,7 +436,7 @@ async def test_first_datagrams_that_are_no_good_leave_nothing_behind() -> None:
         await asyncio.sleep(0.01)
         assert server.endpoint.connections == server.endpoint.pending == server.routes == 0
         assert counters["sent"] == 0
-        feed(good)
+        feed(another)
         assert server.endpoint.pending == 1
 
 
@@ -506,7 +523,13 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
                 if kind < 0.2:
                     data = rng.randbytes(rng.randrange(0, 1500))
                 elif kind < 0.3:
-                    data = bytes([0xC0 | rng.randrange(64)]) + b"\0\0\0\x01\x08" + rng.randbytes(1250)
+                    data = (
+                        bytes([0xC0 | rng.randrange(64)])
+                        + b"\0\0\0\x01\x14"
+                        + knock()
+                        + b"\0\0\x44\xb0"
+                        + rng.randbytes(1200)
+                    )
                 elif kind < 0.5:
                     data = rng.choice(frozen)
                 else:
@@ -553,7 +576,7 @@ async def test_mutated_handshakes_on_a_fresh_listener_raise_nothing() -> None:
                 for _ in range(rng.randrange(1, 5)):
                     hello[rng.randrange(len(hello))] = rng.randrange(256)
                 crypto = bytes(hello)
-            data = _client_initial(rng.randbytes(8), rng.choice([0, 0, 0, 1, 70_000]), crypto)
+            data = _client_initial(knock(), rng.choice([0, 0, 0, 1, 70_000]), crypto)
             server.endpoint.receive(data, Address(f"10.0.{n // 250}.{n % 250}", 4000), "127.0.0.1")
             if n % 30 == 0:
                 await asyncio.sleep(0)

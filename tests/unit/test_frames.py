@@ -1,7 +1,7 @@
 """Frames, the cursor that reads their bodies, and the tunnel parameters."""
 
 from collections.abc import Callable
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from random import Random
 
 import pytest
@@ -149,19 +149,99 @@ FULL = Parameters(
     mtu=1420,
     rotate_secs=300,
     keepalive=0,
+    name_servers=(ip_address("10.9.0.1"), ip_address("fd00:9::1")),
+    search=("corp.example", "lan"),
+    messages=(0x10, 0x12, 0x1F),
 )
 
 
 def test_parameters_known_bytes() -> None:
-    parameters = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("fd00::/8"),), 1420, 300, 10)
+    parameters = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("fd00::/8"),), 1420, 300, 10, messages=(0x12,))
     assert parameters.encode().hex() == (
         "01 0006 04 18 0a090002 02 0012 06 08 fd000000000000000000000000000000 03 0002 058c 04 0002 012c 05 0002 000a"
+        "08 0001 12"
     ).replace(" ", "")
 
 
 @pytest.mark.parametrize("parameters", [Parameters(), FULL, Parameters(keepalive=0), Parameters(rotate_secs=5)])
 def test_parameters_round_trip(parameters: Parameters) -> None:
     assert Parameters.decode(parameters.encode()) == parameters
+
+
+def test_name_servers_and_search_known_bytes() -> None:
+    parameters = Parameters(
+        name_servers=(ip_address("10.9.0.1"), ip_address("fd00::1")), search=("corp.example", "9.10.in-addr.arpa")
+    )
+    assert parameters.encode() == (
+        bytes.fromhex("06 0016 04 0a090001 06 fd000000000000000000000000000001 07 001f")
+        + b"\x0ccorp.example\x119.10.in-addr.arpa"
+    )
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        Parameters(name_servers=tuple(ip_address(f"10.9.0.{n}") for n in range(1, 10))),
+        Parameters(name_servers=(ip_address("10.9.0.1"),) * 2),
+        Parameters(name_servers=(ip_address("127.0.0.1"),)),
+        Parameters(search=tuple(f"d{n}.example" for n in range(33))),
+        Parameters(search=("Corp.example",)),
+        Parameters(search=("corp.example\nnameserver 192.0.2.1",)),
+        Parameters(search=("",)),
+    ],
+)
+def test_name_servers_and_search_that_nobody_may_tell_are_our_own_mistake(parameters: Parameters) -> None:
+    with pytest.raises(ValueError):
+        parameters.encode()
+
+
+BAD_SERVERS = ["127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.251", "169.254.1.1", "255.255.255.255", "240.0.0.1"]
+BAD_SERVERS += ["::", "::1", "ff02::fb", "fe80::1", "::ffff:10.9.0.1"]
+BAD_DOMAINS = [
+    b"",
+    b".",
+    b"corp.example.",
+    b"Corp.example",
+    b"a..b",
+    b".a",
+    b"-a.example",
+    b"a-.example",
+    b"a_b.example",
+]
+BAD_DOMAINS += [b"a b", b"a\nb", b"a\0b", b"a;b", b"--help", b"~.", b"*.example", b"b\xc3\xbccher.example", b"\xff"]
+BAD_DOMAINS += [b"a" * 64 + b".example", b"a." * 126 + b"aa", b"example\n"]
+
+
+def refused(kind: int, value: bytes) -> bool:
+    try:
+        Parameters.decode(bytes((kind,)) + len(value).to_bytes(2, "big") + value)
+    except FrameError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("text", BAD_SERVERS)
+def test_name_server_that_no_host_asks_is_an_error(text: str) -> None:
+    address = ip_address(text)
+    assert refused(6, bytes((address.version,)) + address.packed)
+
+
+@pytest.mark.parametrize("name", BAD_DOMAINS)
+def test_domain_that_is_none_is_an_error(name: bytes) -> None:
+    assert refused(7, bytes((len(name),)) + name)
+
+
+def test_lists_of_name_servers_and_domains_are_bounded_and_whole() -> None:
+    servers = [b"\x04\x0a\x09\x00" + bytes((n,)) for n in range(1, 10)]
+    domains = [b"\x0a" + b"d%02d.domain" % n for n in range(33)]
+    for kind, items in ((6, servers), (7, domains)):
+        assert not refused(kind, b"".join(items[:-1]))
+        assert refused(kind, b"".join(items))
+        assert refused(kind, b"")
+        assert refused(kind, items[0] * 2)
+        assert refused(kind, items[0][:-1])
+    assert not refused(7, b"\xfd" + b".".join([b"a" * 61] * 4) + b".aaaaa")  # 253 characters
+    assert refused(6, b"\x05\x0a\x09\x00\x01")
 
 
 def test_parameters_of_unknown_type_are_skipped_in_any_order() -> None:
@@ -183,6 +263,11 @@ def test_parameters_of_unknown_type_are_skipped_in_any_order() -> None:
         ("04 0002 0e11", "rotate_secs 3601"),
         ("03 0002 023f", "mtu 575"),
         ("05 0002 0e11", "keepalive 3601"),
+        ("08 0000", "no message"),
+        ("08 0001 0f", "a message's type below 0x10"),
+        ("08 0001 20", "a message's type above 0x1f"),
+        ("08 0002 1211", "messages that do not ascend"),
+        ("08 0002 1212", "message twice"),
         ("01 0000", "no address"),
         ("02 0000", "no route"),
         ("01 0006 05 18 0a090002", "family 5"),
@@ -221,6 +306,8 @@ def test_parameters_truncated_raise_or_end_between_tlvs(cut: int) -> None:
         Parameters(mtu=65536),
         Parameters(rotate_secs=4),
         Parameters(keepalive=-1),
+        Parameters(messages=(0x20,)),
+        Parameters(messages=(0x12, 0x10)),
         Parameters(routes=(ip_network("10.0.0.0/8"),) * 2),
         Parameters(addresses=tuple(ip_interface(f"10.0.0.{i}/24") for i in range(1, 10))),
     ],

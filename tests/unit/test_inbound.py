@@ -18,8 +18,9 @@ from cryprq._fastpath import PeerStats
 from cryprq.address import Address
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
-from cryprq.peers.inbound import Admittance, Inbound
+from cryprq.peers.inbound import Admittance, Announcement, Inbound
 from cryprq.peers.outbound import HandshakeSettings, Outbound, Outcome
+from cryprq.peers.peer import HANDSHAKE_BURST, HANDSHAKE_RATE
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.parameters import Parameters
@@ -73,11 +74,12 @@ class End(Side):
         self.admittance = Admittance(
             settings=self.settings,
             allowlist=self.allowlist,  # type: ignore[arg-type]
-            announced=(ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24")),
+            announced=Announcement((ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24"))),
             obtain=self._obtain,
             allowed=self.allowlist.networks_for,
             spares_endpoint=lambda network: network in self.spared,
             allow_m2=self._allow_m2,
+            token_for=lambda peer: b"token for " + peer,
             reporter=self.observer,  # type: ignore[arg-type]
             clock=clock,
         )
@@ -87,7 +89,7 @@ class End(Side):
             raise self.obtain_error
         return self.peer
 
-    def _allow_m2(self) -> bool:
+    def _allow_m2(self, _: Any) -> bool:
         self.tokens -= 1
         return self.tokens >= 0
 
@@ -230,7 +232,8 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
-    net.right.admittance.reconfigure(net.right.allowlist, (ip_network("10.9.0.0/24"),), 60)  # type: ignore[arg-type]
+    announced = Announcement((ip_network("10.9.0.0/24"),))
+    net.right.admittance.reconfigure(net.right.allowlist, announced, 60)  # type: ignore[arg-type]
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
@@ -295,6 +298,21 @@ def test_full_tunnel_network_refuses_without_a_session(net: Net) -> None:
     assert path.there.failures == 0
 
 
+def test_peer_that_does_nothing_but_connect_is_refused(net: Net) -> None:
+    for _ in range(HANDSHAKE_BURST):
+        assert net.right.peer.may_begin(net.now)
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.observer.last("handshake_failed")[0] == "too_often"
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert path.there.refused_identities == [net.left.identity.peer_id.digest]
+    assert net.right.peer.idle
+    net.pass_time(round(1 / HANDSHAKE_RATE))
+    net.path(net.left, net.right)
+    net.run()
+    assert net.right.peer.current is not None
+
+
 def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None:
     net.right.allowlist.networks = (ip_network("192.0.2.0/24"),)
     net.path(net.left, net.right)
@@ -352,14 +370,15 @@ def test_handshake_that_is_under_way_when_the_listener_stops_ends_without_a_sess
     assert not len(net.right.pool)
 
 
-@pytest.mark.parametrize(("steps", "failures"), [(0, 0), (1, 1)])
-def test_dialer_that_goes_after_m2_has_failed(net: Net, steps: int, failures: int) -> None:
-    """An M2 costs signatures and an encapsulation. Before it, a dialer may have found another way."""
+@pytest.mark.parametrize("steps", [0, 1])
+def test_dialer_that_goes_before_m3_has_failed_and_that_is_told(net: Net, steps: int) -> None:
+    """TLS costs a signature, an M2 more of them and an encapsulation."""
     path = net.path(net.left, net.right)
     for _ in range(steps):
         path.step()
     path.inbound.closed(path.there, 3, "", True)  # type: ignore[arg-type]
-    assert path.there.failures == failures
+    assert path.there.failures == 1
+    assert net.right.observer.last("handshake_failed")[0] == "left"
 
 
 def test_dialer_that_gets_its_session_has_not_failed(net: Net) -> None:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import pytest
 
 from cryprq.errors import MachineError
-from cryprq.linux.interface_state import InterfaceState
+from cryprq.linux.interface_state import InterfaceState, refuse_namesake
 from cryprq.linux.netlink import NetlinkError
-from cryprq.linux.route_plan import RoutePlan
+from cryprq.linux.route_plan import Numbers, RoutePlan
 from cryprq.linux.rtnetlink import PROTOCOL, TABLE_MAIN, Held, Link, Route, RtNetlink, Rule
 from cryprq.linux.tun import Tun
 from cryprq.networks import Interface, Network
@@ -389,9 +389,11 @@ def test_way_to_a_gateway_is_spared_for_answers_too() -> None:
     first = next(rig.kernel.rules())
     assert first.endpoint == (ip_address("192.0.2.1"), 9999) and first.table == TABLE_MAIN
     assert [rule.version for rule in rig.kernel.rules()] == [4, 4, 4, 6, 6]
+    rig.state.listens(9998)
+    assert {rule.own_port: rule.version for rule in rig.kernel.policy if rule.own_port is not None} == {9998: 4}
     for number in range(100):
         rig.state.spare(f"192.0.2.{number}", 9999)
-    assert sum(rule.endpoint is not None for rule in rig.kernel.policy) == 64
+    assert sum(rule.endpoint is not None for rule in rig.kernel.policy) == 64 + 1
     rig.state.close()
     assert rig.kernel.policy == set()
 
@@ -453,6 +455,27 @@ def test_two_nodes_of_one_host_leave_each_other_alone() -> None:
     other.begin()
     other.close()
     assert (rig.kernel.table, rig.kernel.policy) == before
+
+
+NAMESAKE = "cryprq84"
+"""Its numbers are those of cryprq0."""
+
+
+def test_tun_whose_name_has_the_numbers_of_a_running_nodes_is_refused_with_nothing_changed() -> None:
+    assert Numbers.of(NAMESAKE) == Numbers.of("cryprq0")
+    rig = Rig()
+    rig.state.set_routes(nets("0.0.0.0/0"))
+    before = set(rig.kernel.table), set(rig.kernel.policy)
+    rig.kernel.links[8] = Link(8, NAMESAKE, True, 1420)
+    other = InterfaceState(FakeTun(8, 1420, NAMESAKE), RoutePlan(NAMESAKE), cast(RtNetlink, rig.kernel))
+    with pytest.raises(MachineError, match=r"--tun-name cryprq84 gives the same numbers .* as cryprq0, where a node"):
+        other.begin()
+    with pytest.raises(MachineError, match=r"--tun-name cryprq84"):
+        refuse_namesake(cast(RtNetlink, rig.kernel), NAMESAKE)
+    assert (rig.kernel.table, rig.kernel.policy) == before
+    refuse_namesake(cast(RtNetlink, rig.kernel), "cryprq0")
+    rig.kernel.table.clear()  # that node has ended
+    other.begin()
 
 
 # ---- the real kernel ----

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX
+from cryprq.config.node_config import BUSY_POLL_US_MAX
 from cryprq.protocol import constants, key_schedule
 from cryprq.protocol.actions import Install
 from cryprq.protocol.clock import Boottime
@@ -196,8 +196,9 @@ def test_control_nonce_is_four_zero_bytes_and_the_counter() -> None:
         ("CQ_TAG_SIZE", constants.TAG_SIZE),
         ("CQ_LANES_MAX", constants.LANES_MAX),
         ("CQ_QUIC_FIRST_BYTE", constants.QUIC_FIRST_BYTE),
+        ("CQ_MESSAGE_PING", constants.MESSAGE_PING),
         ("CQ_MTU_MIN", constants.MTU_MIN),
-        ("CQ_MTU_MAX", MTU_SEALABLE_MAX),
+        ("CQ_MTU_MAX", constants.MTU_SEALABLE_MAX),
         ("CQ_BUSY_POLL_US_MAX", BUSY_POLL_US_MAX),
     ],
 )

@@ -29,7 +29,13 @@ class Node:
         self.peers: list[PeerSample] = []
         self.drops = {("tx", "no_key"): 0, ("rx", "replay"): 7}
         self.offloads = {"tso4": "on", "uso": "not supported by this kernel"}
-        self.metrics = Metrics(peers=lambda: self.peers, drops=lambda: self.drops, offloads=lambda: self.offloads)
+        self.answers = {("too_big", "sent"): 0, ("no_route", "limited"): 5}
+        self.metrics = Metrics(
+            peers=lambda: self.peers,
+            drops=lambda: self.drops,
+            answers=lambda: self.answers,
+            offloads=lambda: self.offloads,
+        )
 
 
 @pytest.fixture
@@ -70,6 +76,7 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     for kind in ("quic", "record"):
         assert found[("cryprq_rerouted_datagrams_total", kind)] == 0
     assert found[("cryprq_dropped_packets_total", "tx", "no_key")] == 0
+    assert found[("cryprq_icmp_answers_total", "too_big", "sent")] == 0
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
 
@@ -164,6 +171,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     assert found[("cryprq_peer_last_handshake_seconds", PEER)] == 1.7e9
     assert found[("cryprq_peer_last_handshake_seconds", "other")] == 0
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 7
+    assert found[("cryprq_icmp_answers_total", "no_route", "limited")] == 5
     assert found[("cryprq_offload_info", "uso", "not supported by this kernel")] == 1
     six = PeerSample(peer_id="six", connected=True, endpoint="[2001:db8::1]:9999")
     again = replace(up, endpoint="192.0.2.1:40000")  # a reconnect is the same series

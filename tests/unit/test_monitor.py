@@ -53,6 +53,51 @@ def test_what_may_concern_a_node(host: hosts.Namespace, command: str, concerns: 
         monitor.close()
 
 
+HOSTS = {socket.inet_aton("203.0.113.7"), socket.inet_pton(socket.AF_INET6, "2001:db8::7")}
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "opens"),
+    [
+        ([], "address add 10.7.0.1/16 dev other", True),
+        (["address add 10.7.0.1/16 dev other"], "address replace 10.7.0.1/16 dev other", False),  # a lease renewed
+        ([], "address add 10.7.0.1/16 dev port", False),  # the node's own
+        ([], "-6 address add fd07::1/48 dev other nodad", True),
+        (["link set other up"], "link set other mtu 1400", False),
+        (["link set other up", "link set other down"], "link set other up", True),
+        (["link set port down"], "link set port up", False),
+        (["link set other up"], "link set other down", False),
+        ([], "route add default dev other", True),
+        ([], "route add 203.0.113.0/24 dev other", True),
+        ([], "route add 198.51.100.0/24 dev other", False),
+        ([], "route add 203.0.113.0/24 dev port proto 113", False),
+        ([], "route add unreachable 203.0.113.0/24", False),
+        (["route add 203.0.113.0/24 dev other"], "route del 203.0.113.0/24 dev other", False),
+        ([], "-6 route add 2001:db8::/32 dev other", True),
+        ([], "-6 route add fd07::/48 dev other", False),
+    ],
+)
+def test_what_opens_a_way(host: hosts.Namespace, before: list[str], command: str, opens: bool) -> None:
+    host.ip("link add cable type veth peer name end")  # bridges have no carrier of their own
+    host.ip("link set end up")
+    host.ip("link del other")
+    host.ip("link set cable name other")
+    if "link" not in command:
+        host.ip("link set other up")
+    monitor, index = open_in(host)
+    try:
+        for each in before:
+            host.ip(each)
+            monitor.changed(index, HOSTS)
+        host.ip(command)
+        monitor.changed(index, HOSTS)
+        assert monitor.way_opened is opens
+        monitor.changed(index, HOSTS)
+        assert not monitor.way_opened
+    finally:
+        monitor.close()
+
+
 def test_notices_that_were_lost_may_have_concerned_it(host: hosts.Namespace) -> None:
     monitor, index = open_in(host)
     batch = host.directory / "routes"

@@ -138,6 +138,7 @@ def test_what_was_added_is_read_again(host: hosts.Namespace) -> None:
     rules = [
         Rule(4, 27999, 254, endpoint=(ip_address("192.0.2.1"), 9999)),
         Rule(4, 27999, 254, lookups_of=0),
+        Rule(4, 27999, 254, own_port=9999),
         Rule(4, 28000, 254, suppressed=0),
         Rule(4, 28001, 14000, unmarked=0x3401),
         Rule(6, 28001, 14000, unmarked=0x3401),
@@ -159,6 +160,7 @@ def test_what_was_added_is_read_again(host: hosts.Namespace) -> None:
         assert "27999:\tfrom all to 192.0.2.1 ipproto udp dport 9999 lookup main proto 113" in shown_rules
         (lookups,) = (line for line in shown_rules.splitlines() if "uidrange" in line)
         assert "uidrange 0-0" in lookups and "ipproto udp" in lookups and "dport 53" in lookups
+        assert "27999:\tfrom all iif lo ipproto udp sport 9999 lookup main proto 113" in shown_rules
         assert "28000:\tfrom all lookup main suppress_prefixlength 0 proto 113" in shown_rules
         assert "28001:\tnot from all fwmark 0x3401 lookup 14000 proto 113" in shown_rules
         for rule in rules:

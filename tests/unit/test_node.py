@@ -65,6 +65,12 @@ class EventPlane(FakePlane):
     def inject(self, data: bytes, remote: Any, local: Any) -> None:
         raise AssertionError("no record is sent here")
 
+    def peer_mtu(self, peer: int) -> int:
+        return self.mtus.get(peer, 1420)
+
+    def answers(self) -> dict[tuple[str, str], int]:
+        return {("no_route", "sent"): 4, ("no_route", "limited"): 0}
+
     def drops(self) -> dict[tuple[str, str], int]:
         return {("in", "replay"): 3, ("out", "no_key"): 0}
 
@@ -117,7 +123,9 @@ class FakeMachine:
         control.setblocking(False)
         self.plane: Any = EventPlane()
         self.interface = FakeInterface(config.tun_name)
-        self.sockets = SimpleNamespace(control=control, family=socket.AF_INET, port=control.getsockname()[1])
+        self.sockets = SimpleNamespace(
+            control=control, family=socket.AF_INET, port=control.getsockname()[1], mark=0, movable=False
+        )
         self.started = self.closed = False
         FakeMachine.opened.append(self)
         for other in FakeMachine.opened:
@@ -218,7 +226,9 @@ def test_dialer_gets_address_routes_and_a_session(lab: Lab) -> None:
             assert peer.addresses == ("10.9.0.2",)
             assert peer.allowed_ips == ("10.9.0.2/32",)
             assert gateway.status().listen_addr == str(gateway.listen_addr)
+            assert peer.mtu == gateway.status().mtu
             assert gateway.status().drops == {"in": {"replay": 3}, "out": {"no_key": 0}}
+            assert gateway.status().answers == {"no_route": {"sent": 4, "limited": 0}}
             assert FakeMachine.opened[1].interface.routes == {ip_network("192.168.7.0/24")}
             rendered = gateway._metrics.render()[0].decode()
             assert "cryprq_current_peers 1.0" in rendered
@@ -227,6 +237,7 @@ def test_dialer_gets_address_routes_and_a_session(lab: Lab) -> None:
             assert 'cryprq_pool_addresses{network="10.9.0.0/24"} 253.0' in rendered
             assert 'cryprq_pool_addresses_used{network="10.9.0.0/24"} 1.0' in rendered
             assert 'cryprq_dropped_packets_total{direction="in",reason="replay"} 3.0' in rendered
+            assert 'cryprq_icmp_answers_total{reason="no_route",result="sent"} 4.0' in rendered
 
     run(scenario())
 

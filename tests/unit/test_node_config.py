@@ -1,18 +1,18 @@
 """Where settings come from, which source wins, and what every mistake is told."""
 
 import socket
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from cryprq.config.node_config import BUSY_POLL_US_MAX, MTU_SEALABLE_MAX, OFFLOAD_NAMES, NodeConfig
+from cryprq.config.node_config import BUSY_POLL_US_MAX, OFFLOAD_NAMES, NodeConfig
 from cryprq.config.options import table
 from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import MTU_MIN
+from cryprq.protocol.constants import MTU_MIN, MTU_SEALABLE_MAX
 
 A = PeerId(bytes(32))
 B = PeerId(b"\x01" * 32)
@@ -42,6 +42,7 @@ MATRIX = [
     ("tun-address", "tun_addresses", "10.1.0.1/24", "10.2.0.1/24", "10.3.0.1/24"),
     ("mtu", "mtu", "1401", "1402", "1403"),
     ("rotate-secs", "rotate_secs", "11", "12", "13"),
+    ("reauth-secs", "reauth_secs", "601", "602", "603"),
     ("metrics-addr", "metrics_addr", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     ("aead", "aead", "aes-256-gcm", "chacha20-poly1305", "auto"),
     ("workers", "workers", "12", "13", "14"),
@@ -52,6 +53,10 @@ MATRIX = [
     ("log-level", "log_level", "debug", "error", "warn"),
     ("log-format", "log_format", "json", "logfmt", "json"),
     ("route", "routes", "10.11.0.0/24", "10.12.0.0/24", "10.13.0.0/24"),
+    ("dns", "dns", "10.11.0.1", "10.12.0.1", "fd00::1"),
+    ("search", "search", "a.example", "b.example", "c.example"),
+    ("accept-dns", "accept_dns", "all", "off", "auto"),
+    ("on-change", "on_change", "/bin/a", "/bin/b", "/bin/c"),
     ("control-socket", "control_socket", "/a.sock", "/b.sock", "/c.sock"),
     ("fwmark", "fwmark", "11", "12", "13"),
     ("route-table", "route_table", "main", "77", "off"),
@@ -63,6 +68,9 @@ VALUES: dict[str, object] = {
     "tun-address": lambda text: (ip_interface(text),),
     "metrics-addr": lambda text: ("127.0.0.1", int(text[-1])),
     "route": lambda text: (ip_network(text),),
+    "dns": lambda text: (ip_address(text),),
+    "search": lambda text: (text,),
+    "on-change": Path,
     "control-socket": Path,
     "no-offload": lambda text: frozenset({text}),
 }
@@ -87,6 +95,8 @@ def test_flag_beats_environment_beats_file(
         base += LISTEN[2:]
     else:
         base += LISTEN[:2]
+    if name == "search":
+        base += ["--dns", "10.9.0.1"]
     variable = ENV[name]
     assert variable is not None
     assert getattr(load(base, {}), attribute) == parsed(name, file)
@@ -394,6 +404,17 @@ def test_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
         ([*LISTEN, *(x for n in range(256) for x in ("--route", f"10.77.{n}.0/24"))], "up to 8 --tun-address and 256"),
         ([*LISTEN, *(x for n in range(8) for x in ("--tun-address", f"10.77.{n}.1/24"))], "not 9 and 9"),
         ([*LISTEN, "--route", "x"], "--route: 'x' is not a network"),
+        ([*DIAL, "--dns", "10.9.0.1"], "--dns and --search need --listen"),
+        ([*LISTEN, "--dns", "ns.example"], "--dns: 'ns.example' is not an address such as 10.9.0.1"),
+        ([*LISTEN, "--dns", "fe80::1%eth0"], "--dns: 'fe80::1%eth0' is not an address"),
+        ([*LISTEN, "--dns", "127.0.0.53"], "--dns 127.0.0.53 is not an address that a name server in a tunnel can"),
+        ([*LISTEN, "--dns", "10.9.0.1", "--dns", "10.9.0.1"], "--dns: 10.9.0.1 is given twice"),
+        ([*LISTEN, *(x for n in range(9) for x in ("--dns", f"10.9.0.{n + 1}"))], "up to 8 --dns, not 9"),
+        ([*LISTEN, "--search", "corp.example"], "--search needs --dns"),
+        ([*LISTEN, "--dns", "10.9.0.1", "--search", "a..b"], "--search: 'a..b' is not a domain such as corp.example"),
+        ([*LISTEN, "--dns", "10.9.0.1", "--search", "com"], "--search com: a domain of one label is told only if it"),
+        ([*LISTEN, "--accept-dns", "yes"], "valid are auto, all, off"),
+        ([*LISTEN, "--on-change", "hook"], "--on-change hook is not an absolute path"),
         ([*LISTEN, "--mtu", "575"], "--mtu 575 is out of range: 576 to 65455"),
         ([*LISTEN, "--mtu", "65456"], "out of range"),
         ([*LISTEN, "--mtu", "1279", "--tun-address", "fd00::1/64"], "IPv6 needs 1280"),

@@ -189,7 +189,10 @@ def test_every_field_but_two_is_an_option() -> None:
 
 def test_what_a_reload_takes_over() -> None:
     names = {row.name for row in table(NodeConfig).values() if row.reload}
-    assert names == {"config", "peer", "allow-peer", "allow-any", "route", "rotate-secs", "log-level"}
+    assert names == {
+        *("config", "peer", "allow-peer", "allow-any", "route", "dns", "search", "accept-dns", "rotate-secs"),
+        *("reauth-secs", "log-level"),
+    }
 
 
 def test_every_word_for_a_level_is_one() -> None:

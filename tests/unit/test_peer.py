@@ -6,8 +6,10 @@ import pytest
 
 from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTATE_DUE, PeerStats, PlaneError
 from cryprq.address import Address
+from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import INNER, SILENT, World
 
@@ -100,6 +102,24 @@ def test_newer_session_replaces_the_older_one_without_a_gap(world: World) -> Non
     assert left.observer.names.count("peer_connected") == 1
     assert "peer_disconnected" not in left.observer.names + right.observer.names
     assert len(left.pool) == len(right.pool) == 1
+
+
+def test_each_session_tells_anew_what_its_ends_take(world: World) -> None:
+    left, right = world.left, world.right
+
+    def limits() -> tuple[int, int]:
+        return left.plane.mtus[left.peer.handle], right.plane.mtus[right.peer.handle]
+
+    world.connect(left, right, mtus=(1300, 1420))
+    assert limits() == (1420, 1300)
+    world.left.plane.cut = True
+    world.connect(left, right, mtus=(9000, 1380))
+    assert limits() == (1380, 1300)  # the listener still sends on the old session
+    world.left.plane.cut = False
+    world.pass_time(1.5)
+    assert limits() == (1380, 9000)
+    world.connect(left, right, mtus=(65535, None))  # more than any record carries; an end that says nothing
+    assert limits() == (MTU_SEALABLE_MAX, MTU_SEALABLE_MAX)
 
 
 def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -> None:
@@ -332,17 +352,62 @@ def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: Wo
             left.peer.look(world.now)
 
     heard = world.now - 1
-    look(6, heard)
-    assert left.plane.sent[sent:] == [left.active]
+    look(3, heard)
+    assert left.plane.pings == [left.active] * 2
     assert not left.peer.wants_dial()
-    look(6, heard)
-    assert left.plane.sent[sent:] == [left.active]
+    look(2, heard)
+    assert left.plane.pings == [left.active] * 3
+    assert left.plane.sent[sent:] == []
     assert left.peer.wants_dial()
     assert left.active is not None
     assert "peer_silent" in left.observer.names
-    assert carrier(left.peer.current).probes == 1  # a QUIC connection to a peer that restarted does not outlive it
     look(1, world.now)
     assert not left.peer.wants_dial()
+
+
+def test_way_that_opens_makes_a_dialer_ask(world: World) -> None:
+    world.connect(world.left, world.right)
+    for side, pings in ((world.left, 1), (world.right, 0)):  # whom the right one has it has not dialled
+        side.peer.check(world.now)
+        assert len(side.plane.pings) == pings
+
+
+def test_silence_is_looked_at_when_it_is_time(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    stats = PeerStats(1, 1, 1, 1, int((world.now - 1) * 1e9), int(world.now * 1e9), int(world.now * 1e9))
+    left.plane.stats[left.peer.handle] = stats
+    left.peer.look(world.now)
+    began = world.now
+    while not left.peer.wants_dial():
+        due = left.peer.next_timer()
+        assert due is not None and due > world.now
+        world.now = due
+        left.peer.handle_timers(world.now)
+    assert world.now - began == pytest.approx(HURRIED.whole)
+
+
+@pytest.mark.parametrize("messages", [(), (MESSAGE_PING,)])
+def test_peer_that_dials_or_does_not_answer_pings_is_given_ten_seconds(world: World, messages: tuple[int, ...]) -> None:
+    world.connect(world.left, world.right, messages=messages)
+    side = world.right if messages else world.left
+    heard = world.now - 1
+
+    def look(seconds: int) -> None:
+        for _ in range(seconds):
+            world.now = Boottime(world.now + 1)
+            stats = PeerStats(1, 1, 1, 1, int(heard * 1e9), int(world.now * 1e9), int(world.now * 1e9))
+            side.plane.stats[side.peer.handle] = stats
+            side.peer.look(world.now)
+
+    look(6)
+    assert side.plane.pings == [side.active]
+    look(4)
+    assert "peer_silent" not in side.observer.names
+    look(2)
+    assert "peer_silent" in side.observer.names
+    # The connection of one that was restarted must not stand in the way of the one that it dials now.
+    assert carrier(side.peer.current).probes == (1 if side is world.right else 0)
 
 
 def test_peer_cannot_pile_up_sessions_that_it_never_proves(world: World) -> None:

@@ -18,9 +18,9 @@ from cryprq.quic.adapter import STREAM_ID
 from cryprq.quic.qlog import Qlog
 from lab.hosts import Lab
 from lab.tunnels import Tunnel, make_tunnel
-from tests.rigs.endpoints import M1, M2, M3, Rigs, answer, greet, rigs, run, until
+from tests.rigs.endpoints import M1, M2, M3, Rigs, answer, greet, knock, rigs, run, until
 
-NAME = re.compile(r"\d{8}T\d{6}\.\d{6}-(dialer|listener)-[0-9a-f]{16}\.sqlog")
+NAME = re.compile(r"\d{8}T\d{6}\.\d{6}-(dialer|listener)-[0-9a-f]{40}\.sqlog")
 
 Json = dict[str, Any]
 
@@ -135,7 +135,7 @@ def test_what_is_no_connection_gets_no_file(tmp_path: Path) -> None:
         async with rigs() as make:
             log = Qlog(tmp_path, must_not_fail)
             server, client = make.make(on_frame=answer, qlog=log), make.make(dial_only=True)
-            initial = bytearray(b"\xc0\x00\x00\x00\x01\x08" + bytes(8) + b"\x08" + bytes(8) + b"\x00\x44\x90")
+            initial = bytearray(b"\xc0\x00\x00\x00\x01\x14" + knock() + b"\x08" + bytes(8) + b"\x00\x44\x80")
             assert initial[0] >= QUIC_FIRST_BYTE
             client.sock.sendto(bytes(initial.ljust(1200, b"x")), server.address[:2])
             await until(lambda: server.endpoint.counters["bad_initial"] == 1)

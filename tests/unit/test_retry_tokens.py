@@ -4,7 +4,8 @@ import pytest
 
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic as at
-from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME, RetryTokens
+from cryprq.quic.admission import Rank
+from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME, Proof, RetryTokens
 
 HERE = Address("192.0.2.1", 4000)
 GIVEN = bytes(8)
@@ -13,9 +14,9 @@ ORIGINAL = bytes(range(8))
 
 def test_token_gives_the_original_connection_id_back() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
-    assert tokens.check(token, HERE, GIVEN, at(1000.0)) == ORIGINAL
-    assert tokens.check(token, HERE, GIVEN, at(1000.0 + RETRY_TOKEN_LIFETIME - 0.1)) == ORIGINAL
+    token = tokens.make(HERE, ORIGINAL, GIVEN, Rank.KNOCKED, at(1000.0))
+    assert tokens.check(token, HERE, GIVEN, at(1000.0)) == Proof(ORIGINAL, Rank.KNOCKED)
+    assert tokens.check(token, HERE, GIVEN, at(1000.0 + RETRY_TOKEN_LIFETIME - 0.1)) == Proof(ORIGINAL, Rank.KNOCKED)
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,13 @@ def test_token_gives_the_original_connection_id_back() -> None:
 )
 def test_token_is_good_for_one_address_only(remote: Address) -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    token = tokens.make(HERE, ORIGINAL, GIVEN, Rank.KNOCKED, at(1000.0))
     assert tokens.check(token, remote, GIVEN, at(1000.0)) is None
 
 
 def test_token_is_good_for_one_connection_id_a_short_time_and_one_listener() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    token = tokens.make(HERE, ORIGINAL, GIVEN, Rank.KNOCKED, at(1000.0))
     assert tokens.check(token, HERE, ORIGINAL, at(1000.0)) is None
     assert tokens.check(token, HERE, GIVEN, at(1000.1 + RETRY_TOKEN_LIFETIME)) is None
     assert RetryTokens().check(token, HERE, GIVEN, at(1000.0)) is None
@@ -37,7 +38,7 @@ def test_token_is_good_for_one_connection_id_a_short_time_and_one_listener() -> 
 
 def test_every_changed_or_cut_token_is_refused() -> None:
     tokens = RetryTokens()
-    token = tokens.make(HERE, ORIGINAL, GIVEN, at(1000.0))
+    token = tokens.make(HERE, ORIGINAL, GIVEN, Rank.KNOCKED, at(1000.0))
     for bit in range(8 * len(token)):
         changed = bytearray(token)
         changed[bit // 8] ^= 1 << bit % 8

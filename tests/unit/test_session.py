@@ -22,6 +22,7 @@ from cryprq.protocol.constants import (
     GRACE,
     KEMS,
     PROMOTE_TIMEOUT,
+    ROTATE_BURST,
     ROTATE_MIN_INTERVAL,
     ROTATE_RESPONSE_TIMEOUT,
     hard_age,
@@ -244,6 +245,23 @@ def test_rotations_start_at_least_a_second_apart() -> None:
     assert initiator.rotate(at(10.4)) == []
     assert initiator.next_timer() == 10.0 + ROTATE_MIN_INTERVAL
     assert kinds(initiator.handle_timer(at(11.0))) == [SendFrame]
+
+
+def test_responder_holds_the_initiator_to_the_pace() -> None:
+    initiator, responder = established()
+    for number in range(40):
+        rotate(initiator, responder, 10.0 + number * ROTATE_MIN_INTERVAL)
+    late = 200.0
+    for _ in range(ROTATE_BURST):
+        initiator._rotation_started = None  # it does not keep the second
+        rotate(initiator, responder, late)
+    number = responder.number
+    initiator._rotation_started = None
+    refused = responder.receive_frame(*frame(initiator.rotate(at(late))), at(late))
+    assert refused == [CloseConnection(CloseCode.MALFORMED, "too_often")]
+    assert responder.established
+    assert responder.number == number
+    assert responder.sending_index is not None
 
 
 def test_rotate_during_a_rotation_does_nothing() -> None:

@@ -1,6 +1,7 @@
 """The group of UDP sockets: who gets which datagram, real datagrams on loopback."""
 
 import errno
+import os
 import random
 import select
 import socket
@@ -204,6 +205,47 @@ def test_dialer_takes_ipv4_where_ipv6_is_off(monkeypatch: pytest.MonkeyPatch) ->
         assert group.family == socket.AF_INET
         send_all("127.0.0.1", group.port, [b"\x01\x00"])
         assert drain(group.data[0]) == [b"\x01\x00"]
+
+
+def test_dialer_moves_to_another_port_under_the_same_descriptors() -> None:
+    with open_group(None, 2) as group:
+        group.set_mark(7)
+        group.data[1].setsockopt(socket.IPPROTO_IP, sockets._IP_MTU_DISCOVER, 3)
+        before, descriptors = group.port, [member.fileno() for member in (group.control, *group.data)]
+        group.move()
+        assert group.port != before
+        assert [member.fileno() for member in (group.control, *group.data)] == descriptors
+        for member in (group.control, *group.data):
+            assert member.getsockname()[1] == group.port
+            assert member.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 7
+            assert not os.get_inheritable(member.fileno())
+        assert not os.get_blocking(group.control.fileno())
+        assert [member.getsockopt(socket.IPPROTO_IP, sockets._IP_MTU_DISCOVER) for member in group.data] == [0, 3]
+        send_all("127.0.0.1", group.port, [b"\x80q", b"\x01\x00", b"\x01\x01"])
+        assert [drain(member) for member in (group.control, *group.data)] == [[b"\x80q"], [b"\x01\x00"], [b"\x01\x01"]]
+        with socket.socket(group.family, socket.SOCK_DGRAM) as other:
+            other.bind(("", before))  # nobody has the old one any more
+
+
+def test_port_that_was_chosen_is_kept() -> None:
+    with group_on(4) as group, pytest.raises(RuntimeError):
+        group.move()
+
+
+def test_move_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_group(None, 2) as group:
+        before = group.port
+        open_before = set(os.listdir("/proc/self/fd"))
+
+        def fails(*_: object) -> None:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        monkeypatch.setattr(sockets, "_attach_steering", fails)
+        with pytest.raises(MachineError, match="Cannot allocate memory"):
+            group.move()
+        assert set(os.listdir("/proc/self/fd")) == open_before
+        send_all("127.0.0.1", before, [b"\x01\x01"])
+        assert drain(group.data[1]) == [b"\x01\x01"]
 
 
 def test_listener_on_ipv6_where_it_is_off_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

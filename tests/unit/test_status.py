@@ -19,14 +19,38 @@ def test_table() -> None:
         f"listening /ip4/192.0.2.1/udp/9999/quic-v1/p2p/{B}",
         "tunnel    cryprq0, 10.9.0.1/24, MTU 1420",
     ]
-    assert lines[5].split() == ["PEER", "ENDPOINT", "ADDRESS", "ALLOWED", "IPS", "EPOCH", "AGE", "RECEIVED", "SENT"]
+    assert lines[5].split() == [
+        "PEER",
+        "ENDPOINT",
+        "ADDRESS",
+        "ALLOWED",
+        "IPS",
+        "EPOCH",
+        "AGE",
+        "HEARD",
+        "RECEIVED",
+        "SENT",
+    ]
     assert lines[6].split() == [
-        *(str(A), "[2001:db8::1]:9999", "10.9.0.2/24", "10.9.0.2/32", "3", "1m15s", "5.0", "MiB", "1023", "B"),
+        *(
+            str(A),
+            "[2001:db8::1]:9999",
+            "10.9.0.2/24",
+            "10.9.0.2/32",
+            "3",
+            "1m15s",
+            "2s",
+            "ago",
+            "5.0",
+            "MiB",
+            "1023",
+            "B",
+        ),
     ]
     assert lines[7].split() == ["fd00:9::2/64", "fd00:9::2/128"]
     assert lines[8].split() == ["10.5.0.0/16"]
     assert lines[8].index("10.5.0.0/16") == lines[5].index("ALLOWED IPS")
-    assert lines[9].split() == [str(B), "-", "-", "-", "down", "-", "0", "B", "0", "B"]
+    assert lines[9].split() == [str(B), "-", "-", "-", "down", "-", "never", "0", "B", "0", "B"]
     assert lines[-1] == "dropped   rx/replay 1, tx/no_key 2"
     assert not any(line.endswith(" ") for line in lines)
 

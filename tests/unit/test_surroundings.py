@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cryprq.linux.surroundings import path_mtu
+from cryprq.linux.surroundings import Way, way_to
 from lab.hosts import Lab
 
 
@@ -28,9 +28,10 @@ def test_way_is_as_narrow_as_its_route_says_or_there_is_none(lab: Lab) -> None:
     lab.veth(here, ["192.0.2.1/24", "2001:db8::1/64"], there, ["192.0.2.2/24", "2001:db8::2/64"])
     here.ip("route add 198.51.100.0/24 via 192.0.2.2 mtu 1300")
     with here.entered():
-        assert path_mtu("192.0.2.2") == path_mtu("2001:db8::2") == 1500
-        assert path_mtu("198.51.100.7") == 1300
+        assert way_to("192.0.2.2") == Way("192.0.2.1", 1500)
+        assert way_to("2001:db8::2") == Way("2001:db8::1", 1500)
+        assert way_to("198.51.100.7", mark=7) == Way("192.0.2.1", 1300)
         for host in ("203.0.113.1", "2001:db8:ffff::1"):
             with pytest.raises(OSError, match="unreachable") as caught:
-                path_mtu(host)
+                way_to(host)
             assert caught.value.errno == errno.ENETUNREACH

@@ -50,6 +50,8 @@ class Rig:
             observer=self.observer,
             permits=lambda _: True,
             records_soft=2**26,
+            reauth_secs=lambda: 3600,
+            way=lambda _: ("192.0.2.9", 1500),
             changed=lambda: None,
             later=lambda delay, call: None,
         )
@@ -125,6 +127,7 @@ class Dialling(Rig):
             network=self.network,
             resolver=Resolver(fail, lambda: None, lambda: self.now),
             connect=self._connect,
+            unanswered=lambda began: None,
             observer=self.observer,
         )
         self.roster.apply(self.now)

@@ -50,6 +50,14 @@ class TrafficPlane(FakePlane):
     def send_empty(self, rx_index: int) -> None:
         self.send(rx_index, data=False)
 
+    def send_ping(self, rx_index: int) -> None:
+        there = self.epochs[rx_index].tx_index
+        self.send_empty(rx_index)
+        for other in self.others:
+            if not self.cut and there in other.epochs:
+                for active in tuple(other.active.values()):
+                    other.send_empty(active)
+
     def peer_stats(self, peer: int) -> PeerStats:
         return PeerStats(self._received, 0, 0, 0, self._rx_ns, self._tx_ns, self._data_ns)
 

@@ -1,7 +1,7 @@
 """The token bucket: its burst, its rate, and a clock that steps back."""
 
 from cryprq.protocol.clock import Monotonic as at
-from cryprq.quic.token_bucket import TokenBucket
+from cryprq.protocol.token_bucket import TokenBucket
 
 
 def test_token_bucket_gives_its_burst_and_then_its_rate() -> None:

@@ -5,7 +5,7 @@ from aioquic.quic.packet import QuicHeader, QuicPacketType
 from cryprq.address import Address
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.clock import Monotonic as at
-from cryprq.quic.admission import source_of
+from cryprq.quic.admission import Rank, source_of
 from cryprq.quic.waiting_line import WAITING_LIFETIME, Beginning, WaitingLine
 
 
@@ -20,7 +20,9 @@ def beginning(host: int, port: int = 4000, cid: bytes = b"first", at: float = 0.
         integrity_tag=b"",
         supported_versions=[],
     )
-    return Beginning(b"", header, b"original", Address(f"192.0.2.{host}", port), None, Monotonic(at))
+    return Beginning(
+        b"", header, b"original", Address(f"192.0.2.{host}", port), None, Monotonic(at), Rank.KNOCKED, True
+    )
 
 
 def join(line: WaitingLine, one: Beginning) -> bool:
@@ -95,6 +97,12 @@ def test_last_word_of_an_attempt_counts() -> None:
     last = beginning(1, at=0.9)
     join(line, last)
     assert line.take(at(1.0), lambda source: True) is last
+
+
+def test_line_knows_whose_place_is_in_it() -> None:
+    line = WaitingLine()
+    join(line, beginning(1))
+    assert [line.has(source_of(beginning(host).remote)) for host in (1, 2)] == [True, False]
 
 
 def test_clear_sends_everybody_away() -> None:
