@@ -16,7 +16,7 @@ from cryprq.linux.name_service import NameService
 from cryprq.telemetry import http
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.metrics import FAILURE_REASONS, Metrics
+from cryprq.telemetry.metrics import FAILURE_REASONS, FIRST_DATAGRAMS, Metrics
 from cryprq.telemetry.samples import PeerSample, PoolSample
 
 PEER = "QmQUYyhzsSZYHSZSfLcGQhCcLKLaCMwNmVZSDHBTXtBCZD"
@@ -76,6 +76,9 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     for kind in ("quic", "record"):
         assert found[("cryprq_rerouted_datagrams_total", kind)] == 0
     assert found[("cryprq_dropped_packets_total", "tx", "no_key")] == 0
+    for outcome in FIRST_DATAGRAMS:
+        assert found[("cryprq_first_datagrams_total", outcome)] == 0
+    assert found[("cryprq_pending_handshakes",)] == 0
     assert found[("cryprq_icmp_answers_total", "too_big", "sent")] == 0
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
@@ -150,7 +153,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
         direction="inbound",
         endpoint="192.0.2.1:9999",
         aead="aes-256-gcm",
-        kem="x25519-ml-kem-768",
+        kem="x25519-mlkem768",
         epoch=3,
         last_handshake=1.7e9,
         path_mtu=1480,
@@ -163,7 +166,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     found = samples(node.metrics)
     assert found[("cryprq_current_peers",)] == 1
     # in the order of the labels' names
-    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-ml-kem-768", PEER)
+    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-mlkem768", PEER)
     assert found[info] == 1
     assert found[("cryprq_peer_received_bytes_total", PEER)] == 2**40
     assert found[("cryprq_peer_sent_bytes_total", PEER)] == 2
