@@ -20,7 +20,7 @@ BUILT := $(VENV)/.stamp-built
 # tests/unit.
 PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py
 # What is left of a key is a question to an optimised build: instrumented ones keep copies of their own.
-OPTIMISED_TESTS := tests/plane/test_residue.py
+OPTIMISED_TESTS := tests/plane/test_residue.py tests/plane/test_constant_time.py
 EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS) $(OPTIMISED_TESTS),$(wildcard tests/plane/test_*.py)) \
     $(shell grep -l 'cryprq\._fastpath' tests/unit/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
@@ -41,7 +41,7 @@ LIBOQS := build/liboqs/lib/liboqs.so
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c test-minimums test-oqs coverage bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c ct test-minimums test-oqs coverage bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ test-tools: $(ENVIRONMENT)
 
 test-c: build
 	$(MAKE) -C tests/c check
+
+# `make test` runs it, too.
+ct: build test-tools ## do the ciphers' branches and addresses depend on secrets? By valgrind, and by reading the machine code
+	$(VENV)/bin/pytest -q tests/plane/test_constant_time.py tests/repo/test_comparisons.py
 
 test-minimums: build test-tools ## the test suite with the oldest dependencies that pyproject.toml allows
 	$(PYTHON_BIN) -m venv --clear build/minimums

@@ -105,7 +105,7 @@ class InnerNetwork:
         return self._assigned.get(peer_id, ())
 
     def claim(self, peer_id: PeerId, handle: int, networks: Sequence[Network]) -> tuple[Network, ...]:
-        """Makes ``networks`` the peer's allowed IPs. It stands by for those that another peer owns, which are logged and
+        """Makes ``networks`` the peer's allowed IPs. It stands by for what another peer owns: that is logged, and
         returned."""
         before = self._allowed.standing_by(peer_id)
         waiting = self._allowed.claim(peer_id, networks)

@@ -111,6 +111,8 @@ class Node:
             drops=self._drops,
             answers=self._answers,
             offloads=self._offloads,
+            first_datagrams=self._first_datagrams,
+            pending=lambda: self._endpoint.pending if self._snapshot is not None else 0,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
             log_lines_dropped=lambda: self._log.lines_dropped,
@@ -534,6 +536,9 @@ class Node:
 
     def _offloads(self) -> Mapping[str, str]:
         return self._snapshot.offloads() if self._snapshot is not None else {}
+
+    def _first_datagrams(self) -> Mapping[str, int]:
+        return self._endpoint.counters if self._snapshot is not None else {}
 
     # ---- what operators ask for ----
 

@@ -106,6 +106,7 @@ class Peer:
             sending_index=self._sending_index,
             round_trip=lambda: self.round_trip,
             way=way,
+            changed=changed,
         )
         self.contested = False
         """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
@@ -217,7 +218,6 @@ class Peer:
             self._endpoint_moved(now)
         if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
             self.path.event(flags, now)
-            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -551,7 +551,6 @@ class Peer:
         self.show()
         if self.current is not None:
             self.path.begin("moved", now)
-            self._changed()
 
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None
