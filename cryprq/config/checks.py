@@ -13,11 +13,20 @@ from typing import Final
 
 from cryprq.config.allow_entries import Allowed
 from cryprq.dns import PRIVATE_TOP_DOMAINS, NameServerAddress, domain, is_public_top
-from cryprq.errors import ConfigError
+from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, NAME_SERVERS_MAX, ROUTES_MAX, SEARCH_MAX
+from cryprq.protocol import kem
+from cryprq.protocol.constants import (
+    ADDRESSES_MAX,
+    KEM_NAMES,
+    MTU_MIN_IPV6,
+    NAME_SERVERS_MAX,
+    ROUTES_MAX,
+    SEARCH_MAX,
+)
+from cryprq.protocol.liboqs import LiboqsMissing
 
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
@@ -226,6 +235,16 @@ def _check_endpoint(dialled: Multiaddr, networks: Iterable[Network], source: str
             f"{source}: {network} covers the peer's own endpoint {dialled.host}, so the tunnel would swallow itself; "
             "use narrower networks that leave it out, or --route-table auto with the whole of 0.0.0.0/0 and ::/0"
         )
+
+
+def check_kems(names: Iterable[str]) -> None:
+    """This machine can do them. MachineError where it cannot."""
+    for number, name in KEM_NAMES.items():
+        if name in names:
+            try:
+                kem.require(number)
+            except LiboqsMissing as error:
+                raise MachineError(f"--kem {name}: {error}") from None
 
 
 def check_backoff(base_ms: int, max_ms: int) -> None:

@@ -235,11 +235,16 @@ class Peer:
         self._execute(self.current, self.current.session.rotate(now), now)
         return True
 
-    def renew(self, reason: str, now: Boottime) -> None:
+    def disown(self, link: Link) -> None:
+        """The peer has no use for this session, on which nothing of it has come: it could not open M4."""
+        self._end(link, CloseCode.OK, "disowned")
+
+    def renew(self, reason: str, now: Boottime, *, dialled: bool = False) -> None:
         """Makes the peer that dialled connect again, to be told something new: the connections of its sessions are
-        closed, their keys live on until the new session replaces them."""
+        closed, their keys live on until the new session replaces them. ``dialled``: also those of sessions that this
+        node has dialled, which dials again."""
         for link in tuple(self.links):
-            if not link.dialled and (carrier := link.carrier) is not None:
+            if (dialled or not link.dialled) and (carrier := link.carrier) is not None:
                 self.carrier_lost(link, reason, now)
                 carrier.close(CloseCode.OK, reason)
 

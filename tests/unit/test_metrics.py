@@ -155,7 +155,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
         direction="inbound",
         endpoint="192.0.2.1:9999",
         aead="aes-256-gcm",
-        kem="x25519-ml-kem-768",
+        kem="x25519-mlkem768",
         epoch=3,
         last_handshake=1.7e9,
         rx_bytes=2**40,
@@ -167,7 +167,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     found = samples(node.metrics)
     assert found[("cryprq_current_peers",)] == 1
     # in the order of the labels' names
-    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-ml-kem-768", PEER)
+    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-mlkem768", PEER)
     assert found[info] == 1
     assert found[("cryprq_peer_received_bytes_total", PEER)] == 2**40
     assert found[("cryprq_peer_sent_bytes_total", PEER)] == 2
