@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87
 from cryprq.protocol import frames, key_schedule
 from cryprq.protocol.actions import SendFrame
-from cryprq.protocol.clock import Boottime
+from cryprq.protocol.clock import Boottime, Realtime
 from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
@@ -43,6 +43,7 @@ from cryprq.protocol.kem import SIZES, Encapsulation, Ephemeral, encapsulate
 from cryprq.protocol.oqs_kem import FRODOKEM_976_AES
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
+from cryprq.quic import knocks, peer_tokens
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
 LANES_I: Final = 1
@@ -205,7 +206,26 @@ def identity_values(name: str) -> dict[str, Any]:
         "record": identity.record.hex(),
         "peer_id_digest": identity.peer_id.digest.hex(),
         "peer_id": str(identity.peer_id),
+        "token_key": identity.token_key.hex(),
     }
+
+
+def first_knock_values(unix_time: float) -> dict[str, Any]:
+    """A connection ID that a first datagram to the listener goes to."""
+    listener, random = Identity.from_seed(named("listener identity seed")), named(f"knock at {unix_time}", 8)
+    with mock.patch("cryprq.quic.knocks.os.urandom", return_value=random):
+        made = knocks.make_knock(listener.peer_id.digest, Realtime(unix_time))
+    return {"unix_time": unix_time, "random": random.hex(), "connection_id": made.hex()}
+
+
+def token_values(unix_time: float) -> dict[str, Any]:
+    """A token that the listener gives to the dialer."""
+    listener, dialer = (Identity.from_seed(named(f"{name} identity seed")) for name in ("listener", "dialer"))
+    salt = named("token salt", 16)
+    tokens = peer_tokens.PeerTokens(listener.token_key)
+    with mock.patch("cryprq.quic.peer_tokens.os.urandom", return_value=salt):
+        made = tokens.make(dialer.peer_id.digest, Realtime(unix_time))
+    return {"unix_time": unix_time, "salt": salt.hex(), "token": made.hex()}
 
 
 def epoch_values(root: bytearray) -> dict[str, Any]:
@@ -241,11 +261,11 @@ def packet(source: str, destination: str) -> bytes:
 
 
 def sample_record(
-    epoch: dict[str, Any], suite: int, direction: str, lane: int, flags: int, index: int
+    epoch: dict[str, Any], suite: int, direction: str, lane: int, flags: int, index: int, payload: bytes = b""
 ) -> dict[str, Any]:
-    """One sealed record (section 4) that carries a UDP packet."""
+    """One sealed record (section 4) that carries a UDP packet, or another payload."""
     dialer, listener = "10.77.0.2", "10.77.0.1"
-    payload = packet(dialer, listener) if direction == "i2r" else packet(listener, dialer)
+    payload = payload or (packet(dialer, listener) if direction == "i2r" else packet(listener, dialer))
     counter = 2**28 - 1
     secrets = epoch[f"data_{direction}"][lane]
     header = bytes((1, lane)) + flags.to_bytes(2, "big") + index.to_bytes(4, "big") + counter.to_bytes(8, "big")
@@ -260,6 +280,20 @@ def sample_record(
         "payload": payload.hex(),
         "record": (header + aead.encrypt(nonce, payload, header)).hex(),
     }
+
+
+PROBE_SIZE = 100
+"""Of the record of the PATH_PROBE, in bytes."""
+
+
+def path_probe(name: str) -> bytes:
+    """The payload of a probe of the path: the message, then zero bytes up to the size that is asked for."""
+    return (b"\x10" + (8).to_bytes(2, "big") + named(f"{name} token", 8)).ljust(PROBE_SIZE - 32, b"\0")
+
+
+def path_ack(name: str) -> bytes:
+    """The answer to it: its token, and the size of its record."""
+    return b"\x11" + (10).to_bytes(2, "big") + named(f"{name} token", 8) + PROBE_SIZE.to_bytes(2, "big")
 
 
 def handshake_values(case: Case, drawn: dict[str, Drawn]) -> dict[str, Any]:
@@ -364,6 +398,10 @@ def handshake_values(case: Case, drawn: dict[str, Drawn]) -> dict[str, Any]:
             sample_record(epoch, aead, "i2r", 0, 0, index_r),
             sample_record(epoch, aead, "r2i", 1, 1, index_i),
         ],
+        "path_0": [
+            sample_record(epoch, aead, "i2r", 0, 0, index_r, path_probe(name)),
+            sample_record(epoch, aead, "r2i", 0, 0, index_i, path_ack(name)),
+        ],
         "rotation": rotation_values(f"{name} rotation", kem, session_i, session_r, root, draw_in("rotation")),
     }
 
@@ -428,6 +466,8 @@ def build(drawn: dict[str, dict[str, Drawn]], cases: Sequence[Case] = CASES) -> 
     return {
         "about": "Test vectors of docs/protocol.md, written by scripts/make_vectors.py. Byte strings are hexadecimal.",
         "identities": {name: identity_values(name) for name in IDENTITIES},
+        "first_knocks": [first_knock_values(unix_time) for unix_time in (1_799_999_999.5, 1_800_000_000.0)],
+        "token": token_values(1_800_000_000.25),
         "handshakes": [handshake_values(case, drawn.setdefault(case.name, {})) for case in cases],
     }
 

@@ -30,6 +30,8 @@ from cryprq.protocol.liboqs import LiboqsMissing
 
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
+PEER_ADDRESSES_MAX: Final = 8
+"""Of one peer: with a quarter of a second between them, the last one is tried after two seconds."""
 _TABLE_MAX: Final = 999_999_999
 _TABLE_LOCAL: Final = 255
 """The kernel's own, with this host's addresses (RT_TABLE_LOCAL)."""
@@ -163,12 +165,16 @@ def check_dns(dns: Sequence[NameServerAddress], search: Sequence[str]) -> None:
 
 
 def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:
-    """Each peer has one address, which can be reached from the node's socket."""
-    seen: set[PeerId | None] = set()
+    """The addresses of each peer are different ones, not too many to be tried, and can be reached from the node's
+    socket."""
+    seen: dict[PeerId | None, set[Multiaddr]] = {}
     for peer in peers:
-        if peer.peer_id in seen:
-            raise ConfigError(f"--peer: {peer.peer_id} is given twice; one address for each peer")
-        seen.add(peer.peer_id)
+        known = seen.setdefault(peer.peer_id, set())
+        if peer in known:
+            raise ConfigError(f"--peer: {peer} is given twice")
+        known.add(peer)
+        if len(known) > PEER_ADDRESSES_MAX:
+            raise ConfigError(f"--peer: more than {PEER_ADDRESSES_MAX} addresses of {peer.peer_id}")
         if listen is not None and not _family_fits(listen, peer):
             raise ConfigError(
                 f"--peer {peer} cannot be reached from --listen {listen}: one socket serves both; "

@@ -95,7 +95,7 @@ class NodeConfig:
         "peer",
         "MULTIADDR/p2p/ID",
         env="CRYPRQ_PEERS",
-        help="dial this peer; `/ip4`, `/ip6`, `/dns`, `/dns4`, `/dns6`",
+        help="dial this peer; `/ip4`, `/ip6`, `/dns`, `/dns4`, `/dns6`; again with the same ID: another address of it",
         parse=Multiaddr.parse,
         check=checks.peer_fault,
         into=tuple,

@@ -97,13 +97,14 @@ class AllowedIps:
         addresses: Iterable[Interface],
         routes: Iterable[Network],
         endpoint: str,
-        other_gateways: Collection[str] = (),
+        dialled: Collection[str] = (),
     ) -> str | None:
         """Why what a gateway assigns and announces cannot be taken (one line), or None if it can.
 
         Refused are networks that overlap another peer's, that contain the gateway's own outer address (its records
-        would be sent into the tunnel that they carry) or that of another one (which would lose its tunnel to this one),
-        that have a meaning on every host, and what amounts to a default route.
+        would be sent into the tunnel that they carry), another one at which it is dialled, or one of another gateway
+        (which would lose its tunnel to this one), that have a meaning on every host, and what amounts to a default
+        route. ``dialled`` has all of those.
         """
         others = [network for owner, owned in self._owned.items() if owner != peer for network in owned]
         networks = (*(address.network for address in addresses), *routes)
@@ -112,9 +113,9 @@ class AllowedIps:
                 return f"the gateway assigns an address in {network}, which amounts to a default route"
             if covering((network,), endpoint) is not None:
                 return f"the gateway announces {network}, which contains its own address {endpoint}"
-            for host in other_gateways:
+            for host in dialled:
                 if covering((network,), host) is not None:
-                    return f"the gateway announces {network}, which contains the address {host} of another peer"
+                    return f"the gateway announces {network}, which contains the address {host} of a dialled peer"
             if (other := overlapping(network, NEVER_ANNOUNCED)) is not None:
                 return f"the gateway announces {network}, which overlaps {other}"
             if (other := overlapping(network, others)) is not None:

@@ -115,18 +115,18 @@ class InnerNetwork:
         parameters: Parameters,
         endpoint: str,
         configured: Sequence[Network],
-        other_gateways: Collection[str] = (),
+        dialled: Collection[str] = (),
     ) -> str | None:
         """Takes over what a gateway's M4 says. Returns None, or in one line why it is refused.
 
-        ``endpoint`` is the gateway's outer address, ``other_gateways`` those of all others that this node dials.
+        ``endpoint`` is the gateway's outer address, ``dialled`` are all at which this node dials any peer.
         ``configured`` are the CIDRs that this node's own configuration gives the peer: they take the place of what the
         gateway announces. Assigned addresses are used where none is configured, and replace earlier ones.
         """
         addresses = () if self._configured else parameters.addresses
         routes = () if configured else announced(parameters.routes)
         mtu = self._configured_mtu if parameters.mtu is None else parameters.mtu
-        if (reason := self._allowed.refusal(peer_id, addresses, routes, endpoint, other_gateways)) is not None:
+        if (reason := self._allowed.refusal(peer_id, addresses, routes, endpoint, dialled)) is not None:
             return reason
         if mtu < MTU_MIN_IPV6 and any(address.version == 6 for address in (*self._configured, *addresses)):
             return f"the gateway's MTU {mtu} is too small for IPv6 in the tunnel"

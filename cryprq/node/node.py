@@ -114,6 +114,8 @@ class Node:
             drops=self._drops,
             answers=self._answers,
             offloads=self._offloads,
+            first_datagrams=self._first_datagrams,
+            pending=lambda: self._endpoint.pending if self._snapshot is not None else 0,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
             log_lines_dropped=lambda: self._log.lines_dropped,
@@ -433,7 +435,7 @@ class Node:
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""
-        dialled = (target.peer_id for target in self.config.peers if target.peer_id is not None)
+        dialled = dict.fromkeys(target.peer_id for target in self.config.peers if target.peer_id is not None)
         gateways = [i for i in dialled if (peer := self._peers.get(i)) is not None and peer.current is not None]
         self._dns.want(self._told_names.choose(gateways, self._network.allowed, self.config.accept_dns))
 
@@ -541,6 +543,9 @@ class Node:
 
     def _offloads(self) -> Mapping[str, str]:
         return self._snapshot.offloads() if self._snapshot is not None else {}
+
+    def _first_datagrams(self) -> Mapping[str, int]:
+        return self._endpoint.counters if self._snapshot is not None else {}
 
     # ---- what operators ask for ----
 

@@ -106,6 +106,7 @@ class Peer:
             sending_index=self._sending_index,
             round_trip=lambda: self.round_trip,
             way=way,
+            changed=changed,
         )
         self.last_handshake: Boottime | None = None
         self.rotations = 0
@@ -215,7 +216,6 @@ class Peer:
             self._endpoint_moved(now)
         if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
             self.path.event(flags, now)
-            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -549,7 +549,6 @@ class Peer:
         self.show()
         if self.current is not None:
             self.path.begin("moved", now)
-            self._changed()
 
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None

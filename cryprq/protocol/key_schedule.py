@@ -13,9 +13,18 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cryprq._fastpath import wipe as _overwrite
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import HASH_SIZE, IV_SIZE, KEY_SIZE, KNOCK_TAG_SIZE, LANE_SECRET_SIZE, PSK_SIZE
+
+try:
+    from cryprq._fastpath import wipe as _overwrite
+except ImportError:  # it is not built; `keygen` and `--check` do without, and with what Python can do
+
+    def _overwrite(*buffers: bytearray | bytes | None) -> None:
+        for buffer in buffers:
+            if isinstance(buffer, bytearray):
+                buffer[:] = bytes(len(buffer))
+
 
 Secret = bytes | bytearray
 

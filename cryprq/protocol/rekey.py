@@ -16,7 +16,7 @@ from cryprq.protocol.key_schedule import ControlKey, wipe
 
 
 class Refused(Exception):
-    """A frame of the peer ends the connection. ``str()`` is one snake_case word: tag, order, malformed, kem, too_often."""
+    """A frame of the peer ends the connection. ``str()`` is one word: tag, order, malformed, kem, too_often."""
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ class Endpoint:
         self._tell_backoff(conn, self._gate.failed(conn.source, self.clock()))
 
     def count_refusal(self, conn: Connection, identity: bytes) -> None:
-        self._tell_backoff(conn, self._gate.refused(conn.source, identity, self.clock(), self._unix()))
+        self._tell_backoff(conn, self._gate.refused(conn.remote, identity, self.clock(), self._unix()))
 
     def _tell_backoff(self, conn: Connection, wait: float) -> None:
         if wait:

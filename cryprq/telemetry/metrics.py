@@ -48,6 +48,23 @@ FAILURE_REASONS: Final = (
 )
 """Values of ``reason`` that are there from the start, at 0; others appear when they happen."""
 
+FIRST_DATAGRAMS: Final = (
+    "opened_known",
+    "opened_knocked",
+    "opened_stranger",
+    "retry",
+    "waited",
+    "limit",
+    "gave_way",
+    "backoff",
+    "strangers",
+    "bad_token",
+    "bad_initial",
+    "malformed",
+    "version",
+)
+"""Values of ``outcome``: what the gate makes of datagrams that begin a connection (``cryprq.quic.endpoint``)."""
+
 HOOK_OUTCOMES: Final = ("ok", "failed", "killed", "dropped")
 
 _HANDSHAKE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -65,6 +82,8 @@ class Metrics:
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
         answers: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        first_datagrams: Callable[[], Mapping[str, int]] = dict,
+        pending: Callable[[], float] = lambda: 0.0,
         healthy: Callable[[], bool] = lambda: True,
         rotate_secs: Callable[[], float] = lambda: 0.0,
         log_lines_dropped: Callable[[], int] = lambda: 0,
@@ -73,8 +92,8 @@ class Metrics:
         routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``answers`` by (reason, result), as ``Plane.answers``;
-        ``offloads`` by name: ``on``, ``off``, or why not;
-        ``rotate_secs`` is the configured interval."""
+        ``offloads`` by name: ``on``, ``off``, or why not; ``first_datagrams`` by outcome, of which ``FIRST_DATAGRAMS``
+        are shown; ``pending`` handshakes; ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
         self.registry = CollectorRegistry()
@@ -126,6 +145,7 @@ class Metrics:
             registry=self.registry,
         )
         self._gauge("cryprq_healthy", "1 while /healthz says ok, else 0.", healthy)
+        self._gauge("cryprq_pending_handshakes", "Accepted connections whose dialer has yet to authenticate.", pending)
         self._gauge(
             "cryprq_routes_missing", "Routes that the kernel should have for the tunnel and does not.", routes_missing
         )
@@ -146,7 +166,9 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(namespace="cryprq", registry=self.registry)
-        self.registry.register(_StateCollector(peers, drops, answers, offloads, log_lines_dropped, pools))
+        self.registry.register(
+            _StateCollector(peers, drops, answers, offloads, first_datagrams, log_lines_dropped, pools)
+        )
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value at each scrape."""
@@ -208,6 +230,7 @@ class _StateCollector(Collector):
         drops: Callable[[], Mapping[tuple[str, str], int]],
         answers: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
+        first_datagrams: Callable[[], Mapping[str, int]],
         log_lines_dropped: Callable[[], int],
         pools: Callable[[], Iterable[PoolSample]],
     ) -> None:
@@ -215,6 +238,7 @@ class _StateCollector(Collector):
         self._drops = drops
         self._answers = answers
         self._offloads = offloads
+        self._first_datagrams = first_datagrams
         self._log_lines_dropped = log_lines_dropped
         self._pools = pools
 
@@ -247,6 +271,13 @@ class _StateCollector(Collector):
         for name, state in sorted(self._offloads().items()):
             offload.add_metric([name, state], 1)
         yield offload
+        first = CounterMetricFamily(
+            "cryprq_first_datagrams", "What became of datagrams that begin a connection.", labels=["outcome"]
+        )
+        counts = self._first_datagrams()
+        for outcome in FIRST_DATAGRAMS:
+            first.add_metric([outcome], counts.get(outcome, 0))
+        yield first
         lines = CounterMetricFamily("cryprq_log_lines_dropped", "Log lines that nobody took in time.")
         lines.add_metric([], self._log_lines_dropped())
         yield lines

@@ -31,8 +31,8 @@ class PeerSample:
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
     path_mtu: int | None = None
-    """The largest packet that the path to the peer is known to carry whole, IP and UDP headers included, as far as it is
-    of use; None: unknown, records may be fragmented."""
+    """The largest packet that the path to the peer is known to carry whole, IP and UDP headers included, as far as it
+    is of use; None: unknown, records may be fragmented."""
     rx_bytes: int = 0
     tx_bytes: int = 0
     rx_packets: int = 0

@@ -82,8 +82,8 @@ def test_networks_that_the_interface_has_need_no_route() -> None:
         ((), ("224.0.0.0/8",), "overlaps 224.0.0.0/4"),
         ((), ("fe80::/64",), "overlaps fe80::/10"),
         ((), ("255.255.255.255/32",), "overlaps 255.255.255.255/32"),
-        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of another peer"),
-        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of another peer"),
+        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of a dialled peer"),
+        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of a dialled peer"),
         # An address brings its network along: with a short prefix that is a default route.
         (("33.0.0.1/3",), (), "default route"),
         (("2000::1/3",), (), "default route"),

@@ -237,6 +237,7 @@ def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
+    assert told.token == net.left.peer.token == b"token for " + net.left.identity.peer_id.digest
     assert told.addresses == (ip_interface("10.9.0.2/24"),)
     assert told.routes == (ip_network("10.9.0.0/24"),)
     assert told.mtu == 1420

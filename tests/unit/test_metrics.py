@@ -16,7 +16,7 @@ from cryprq.linux.name_service import NameService
 from cryprq.telemetry import http
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.metrics import FAILURE_REASONS, Metrics
+from cryprq.telemetry.metrics import FAILURE_REASONS, FIRST_DATAGRAMS, Metrics
 from cryprq.telemetry.samples import PeerSample, PoolSample
 
 PEER = "QmQUYyhzsSZYHSZSfLcGQhCcLKLaCMwNmVZSDHBTXtBCZD"
@@ -76,6 +76,9 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     for kind in ("quic", "record"):
         assert found[("cryprq_rerouted_datagrams_total", kind)] == 0
     assert found[("cryprq_dropped_packets_total", "tx", "no_key")] == 0
+    for outcome in FIRST_DATAGRAMS:
+        assert found[("cryprq_first_datagrams_total", outcome)] == 0
+    assert found[("cryprq_pending_handshakes",)] == 0
     assert found[("cryprq_icmp_answers_total", "too_big", "sent")] == 0
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 

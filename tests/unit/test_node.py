@@ -543,7 +543,7 @@ def test_gateway_cannot_announce_the_network_of_another_gateway(lab: Lab) -> Non
             async with lab.node(lab.config(1, peers=(target_of(gateway), elsewhere))) as dialer:
                 failed = await lab.event(dialer, "handshake_failed")
                 assert failed["reason"] == "parameters"
-                assert "the address 198.51.100.9 of another peer" in failed["hint"]
+                assert "the address 198.51.100.9 of a dialled peer" in failed["hint"]
                 assert not FakeMachine.opened[1].interface.routes
 
     run(scenario())

@@ -400,7 +400,11 @@ def test_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
         (["--listen", "/dns/gw.example/udp/1/quic-v1"], "listens on an address, not on a name"),
         (["--peer", "/ip4/192.0.2.1/udp/1/quic-v1"], "add /p2p/ID, the peer_id in that node's listener_ready line"),
         (["--peer", "/ip4/192.0.2.1/udp/1/quic-v1/p2p/Qm"], "is not a peer ID"),
-        ([*DIAL, *DIAL], "is given twice"),
+        ([*DIAL, *DIAL], f"--peer: {DIAL[1]} is given twice"),
+        (
+            [word for n in range(1, 10) for word in ("--peer", f"/ip4/192.0.2.{n}/udp/1/quic-v1/p2p/{A}")],
+            f"--peer: more than 8 addresses of {A}",
+        ),
         (["--peer", f"/ip4/192.0.2.1/udp/0/quic-v1/p2p/{A}"], "port 0"),
         ([*DIAL, "--route", "10.1.0.0/24"], "--route needs --listen"),
         ([*LISTEN, "--route", "0.0.0.0/0"], "a default route is not announced"),

@@ -125,6 +125,29 @@ def test_identity(name: str) -> None:
     assert number.to_bytes(34, "big") == b"\x12\x20" + b(values["peer_id_digest"])
 
 
+@pytest.mark.parametrize("name", ["dialer", "listener"])
+def test_key_of_tokens(name: str) -> None:
+    values = VECTORS["identities"][name]
+    prk = mac(bytes(32), b(values["seed"]))
+    assert b(values["token_key"]) == expand(prk, b"cryprq v2 identity tokens")
+
+
+@pytest.mark.parametrize("values", VECTORS["first_knocks"], ids=lambda values: str(values["unix_time"]))
+def test_knock_of_a_first_datagram(values: dict[str, Any]) -> None:
+    key = sha(b"cryprq v2 first knock", b(VECTORS["identities"]["listener"]["peer_id_digest"]))
+    random, step = b(values["random"]), int(values["unix_time"] // 30)
+    assert b(values["connection_id"]) == random + mac(key, random, step.to_bytes(8, "big"))[:12]
+
+
+def test_token_for_a_peer() -> None:
+    listener, dialer = (VECTORS["identities"][name] for name in ("listener", "dialer"))
+    values = VECTORS["token"]
+    salt, serial = b(values["salt"]), round(values["unix_time"] * 1e6)
+    plaintext = b(dialer["peer_id_digest"]) + serial.to_bytes(8, "big")
+    sealed = AESGCM(mac(b(listener["token_key"]), salt)).encrypt(bytes(12), plaintext, b"\x02")
+    assert b(values["token"]) == b"\x02" + salt + sealed
+
+
 @handshakes
 def test_handshake(case: dict[str, Any]) -> None:
     inputs, kem, aead, drawn = case["inputs"], case["kem"], case["aead"], case["drawn"]
@@ -190,7 +213,7 @@ def test_rotation(case: dict[str, Any]) -> None:
 @handshakes
 def test_records(case: dict[str, Any]) -> None:
     index_of_receiver = {"i2r": case["inputs"]["index_r"], "r2i": case["inputs"]["index_i"]}
-    for sample in case["records_0"]:
+    for sample in (*case["records_0"], *case["path_0"]):
         secrets = case["epoch_0"][f"data_{sample['direction']}"][sample["lane"]]
         record = b(sample["record"])
         header = oracle.Header.decode(record)
@@ -199,6 +222,14 @@ def test_records(case: dict[str, Any]) -> None:
         nonce = oracle.derive_nonce(b(secrets["iv"]), sample["counter"])
         opened = oracle.AEADS[case["aead"]](b(secrets["key"])).decrypt(nonce, record[16:], record[:16])
         assert opened == b(sample["payload"])
+
+
+@handshakes
+def test_path_messages(case: dict[str, Any]) -> None:
+    probe, ack = (b(sample["payload"]) for sample in case["path_0"])
+    token = probe[3:11]
+    assert probe == b"\x10\x00\x08" + token + bytes(len(probe) - 11)
+    assert ack == b"\x11\x00\x0a" + token + len(b(case["path_0"][0]["record"])).to_bytes(2, "big")
 
 
 def test_all_suites_kems_and_kinds_are_covered_with_and_without_a_pre_shared_key() -> None:
