@@ -20,7 +20,7 @@ BUILT := $(VENV)/.stamp-built
 # tests/unit.
 PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py
 # What is left of a key is a question to an optimised build: instrumented ones keep copies of their own.
-OPTIMISED_TESTS := tests/plane/test_residue.py
+OPTIMISED_TESTS := tests/plane/test_residue.py tests/plane/test_constant_time.py
 EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS) $(OPTIMISED_TESTS),$(wildcard tests/plane/test_*.py)) \
     $(shell grep -l 'cryprq\._fastpath' tests/unit/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
@@ -38,10 +38,13 @@ FIXED_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 TSAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$(TSAN_LIB) $(FIXED_ADDRESSES)
 
 LIBOQS := build/liboqs/lib/liboqs.so
+# Another version may find more, or nothing: a new one is a change to be looked at.
+VERIFPAL_VERSION := 1.6.7
+VERIFPAL := build/verifpal-$(VERIFPAL_VERSION)/bin/verifpal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c test-minimums test-oqs coverage bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c ct test-minimums test-oqs model coverage bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +73,10 @@ test-tools: $(ENVIRONMENT)
 test-c: build
 	$(MAKE) -C tests/c check
 
+# `make test` runs it, too.
+ct: build test-tools ## do the ciphers' branches and addresses depend on secrets? By valgrind, and by reading the machine code
+	$(VENV)/bin/pytest -q tests/plane/test_constant_time.py tests/repo/test_comparisons.py
+
 test-minimums: build test-tools ## the test suite with the oldest dependencies that pyproject.toml allows
 	$(PYTHON_BIN) -m venv --clear build/minimums
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
@@ -78,14 +85,28 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 
 # The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest ends with an error.
 test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
-test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
+test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it; its FrodoKEM
 	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
 	    print("liboqs", oqs.oqs_version(), "liboqs-python", oqs.oqs_python_version())'
-	$(VENV)/bin/pytest tests/unit/test_oqs.py
+	$(VENV)/bin/pytest tests/unit/test_oqs.py tests/e2e/test_choice.py
 
 $(LIBOQS): scripts/build_liboqs.sh $(wildcard scripts/liboqs/*)
 	scripts/build_liboqs.sh
 	@touch $@
+
+# Verifpal first: a finding there is the graver one.
+model: $(ENVIRONMENT) $(VERIFPAL) ## the formal models of docs/model/: what Verifpal and Spin say of them, and what they must
+	$(PYTHON_BIN) scripts/make_models.py --check $(VERIFPAL)
+	@command -v spin >/dev/null || VENV=$(VENV) scripts/bootstrap.sh --tests
+	rm -rf build/model
+	mkdir -p build/model
+	cd build/model && spin -a ../../docs/model/session.pml && $(CC) -O2 -w -DSAFETY -o pan pan.c
+	cd build/model && ./pan -m100000 > said && grep 'states, stored' said && grep -o 'errors: 0' said
+
+# With a nightly compiler where there is one: the crate asks for a newer stable than distributions have, but does without.
+$(VERIFPAL):
+	nice cargo $$(cargo +nightly --version >/dev/null 2>&1 && echo +nightly) install verifpal@$(VERIFPAL_VERSION) \
+	    --locked --ignore-rust-version --quiet -j1 --root $(@D)/..
 
 # Of the nodes that tests start, too (pyproject.toml, [tool.coverage.run]). Python alone: the C of the compiled extension
 # is not counted. 97.2 % when this was added (98.0 % of the lines, 93.8 % of the branches). Measuring

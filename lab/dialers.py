@@ -71,6 +71,9 @@ class _Socket(UdpSocket):
 class _Complaints:
     """A fault of this program's own goes to stderr; nothing else is said by an endpoint that only dials."""
 
+    def other_protocol(self, remote: Address) -> None:
+        """Nobody dials a crowd that speaks anything else."""
+
     def inbound_backoff(self, remote: Address, wait: float) -> None:
         raise NotImplementedError
 

@@ -5,7 +5,6 @@ is done inside ``send`` and ``close`` but to take note: datagrams leave, and ``c
 flushes, so a handler is never called from within its own call.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -64,10 +63,6 @@ class Owner(Protocol):
 
     @property
     def times(self) -> Times: ...
-    @property
-    def certificate_der(self) -> bytes:
-        """The listener's certificate."""
-
     def clock(self) -> Monotonic: ...
     def make_handler(self, conn: "Connection") -> ConnectionHandler | None:
         """For an accepted connection whose QUIC handshake is complete."""
@@ -92,6 +87,9 @@ class Owner(Protocol):
 
     def count_refusal(self, conn: "Connection", identity: bytes) -> None:
         """Somebody at a validated source has proven an identity that may not connect."""
+
+    def report_other_protocol(self, conn: "Connection") -> None:
+        """Somebody dialled who does not offer our ALPN."""
 
     def report_fault(self, error: Exception, conn: "Connection | None") -> None:
         """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
@@ -124,7 +122,7 @@ class Connection:
         self.rank = rank
         """What the dialer of an accepted connection was taken for when it began."""
         self.channel_binding = b""
-        """SHA-256 of the DER of the listener's certificate (32 bytes); empty until connected."""
+        """tls-exporter of the connection (RFC 9266, 32 bytes); empty until connected."""
         self.ended: Ended | None = None
         """Set when ``closed`` is called."""
         self.source = source_of(remote)
@@ -274,6 +272,8 @@ class Connection:
         how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
         if pending and self._is_to_blame(how, by_peer):
             self.failed()
+        if pending and how is Ended.PROTOCOL and not by_peer:
+            self._owner.report_other_protocol(self)
         self.ended = how
         self._close = None
         handler, self._handler = self._handler, None
@@ -333,7 +333,6 @@ class Connection:
             self._deadline = None
             self._ping_at = Monotonic(now + self._owner.times.keepalive)
             self.quic.raise_windows()
-            der = self.quic.peer_certificate or b""
         else:
             if not self.validated:
                 self.validated = True
@@ -341,8 +340,7 @@ class Connection:
             m1_within = max(self._owner.times.m1_timeout, ANSWER_ROUND_TRIPS * self.round_trip)
             self._deadline = Monotonic(min(now + m1_within, self._pending_until()))
             self._expected_by = Monotonic(now + M1_PATIENCE + self.round_trip)
-            der = self._owner.certificate_der
-        self.channel_binding = hashlib.sha256(der).digest()
+        self.channel_binding = self.quic.channel_binding
         if self._handler is None:
             self._handler = self._owner.make_handler(self)
         if self._handler is not None:

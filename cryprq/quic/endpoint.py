@@ -31,6 +31,7 @@ class Observer(Protocol):
     """Who is told what strangers come to, and of faults (``cryprq.telemetry.reporter.Reporter``)."""
 
     def inbound_backoff(self, remote: Address, wait: float) -> None: ...
+    def other_protocol(self, remote: Address) -> None: ...
     def internal_error(self, error: Exception, *, remote: Address | None) -> None: ...
 
 
@@ -70,10 +71,7 @@ class Endpoint:
         self._loop = loop
         self._on_record = on_record
         self._observer = observer
-        certificate = make_certificate()
-        self.certificate_der = certificate.der
-        """The listener's certificate, fresh for this object."""
-        self._server_configuration = server_configuration(certificate, self.times.idle_timeout)
+        self._server_configuration = server_configuration(make_certificate(), self.times.idle_timeout)
         self._client_configuration = client_configuration(self.times.idle_timeout)
         for configuration in (self._server_configuration, self._client_configuration):
             configuration.quic_logger = qlog
@@ -321,6 +319,10 @@ class Endpoint:
     def _tell_backoff(self, conn: Connection, wait: float) -> None:
         if wait:
             self._observer.inbound_backoff(conn.remote, wait)
+
+    def report_other_protocol(self, conn: Connection) -> None:
+        self.counters["protocol"] += 1
+        self._observer.other_protocol(conn.remote)
 
     def report_fault(self, error: Exception, conn: Connection | None) -> None:
         self.counters["fault"] += 1

@@ -24,6 +24,7 @@ FAILURE_REASONS: Final = (
     "aead",
     "busy",
     "connection_lost",
+    "downgrade",
     "duplicate",
     "endpoint_covered",
     "kem",
@@ -35,6 +36,7 @@ FAILURE_REASONS: Final = (
     "order",
     "own_peer_id",
     "parameters",
+    "psk",
     "refused",
     "shutdown",
     "signature",
@@ -107,6 +109,11 @@ class Metrics:
         self._in_use_twice = Counter(
             "cryprq_identity_in_use_twice",
             "Sessions that one of two hosts with the same identity took from the other.",
+            registry=self.registry,
+        )
+        self._taken_over = Counter(
+            "cryprq_network_takeovers",
+            "Times that networks went to a peer that stood by for them.",
             registry=self.registry,
         )
         self._rerouted = Counter(
@@ -192,6 +199,10 @@ class Metrics:
     def identity_in_use_twice(self) -> None:
         """One of two hosts with the same identity took the session from the other."""
         self._in_use_twice.inc()
+
+    def network_taken_over(self) -> None:
+        """A peer that stood by got the networks of another one."""
+        self._taken_over.inc()
 
     def rerouted(self, kind: str, count: int) -> None:
         """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""

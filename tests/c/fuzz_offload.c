@@ -6,25 +6,11 @@
  *
  * Whatever the input, nothing outside of the packets' own bytes is touched, segments stay inside of the buffer and are
  * whole IP packets, every packet is written exactly once, and no write is longer than it may be.
- *
- * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise it has a main of its own that
- * makes inputs from valid packets by seeded random mutations: `fuzz_offload [ROUNDS [SEED]]`, meant for ASan and UBSan.
  */
-#include <stdio.h>
-
+#include "fuzz.h"
 #include "packets.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 enum { BATCH_MAX = 64 };
-
-#define HOLDS(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 struct sink {
     struct cq_coalesce_options options;
@@ -145,14 +131,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef CQ_LIBFUZZER
 
-static uint64_t random_state;
-
-static uint32_t draw(uint32_t below)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((random_state >> 33) % below);
-}
-
 /* Appends one packet of a few flows that would merge if nothing were changed about it. */
 static size_t append(uint8_t *out, struct spec *flows)
 {
@@ -186,21 +164,14 @@ static size_t append(uint8_t *out, struct spec *flows)
     return 3 + n;
 }
 
-int main(int argc, char **argv)
+static size_t make_input(uint8_t *out)
 {
-    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 4000;
-    static uint8_t input[BATCH_MAX * 7000];
-    random_state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
-    for (unsigned long round = 0; round < rounds; round++) {
-        struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
-        size_t n = 1;
-        input[0] = (uint8_t)(draw(256) | (draw(4) ? 31 : 0));
-        for (uint32_t packets = 1 + draw(BATCH_MAX); packets > 0; packets--)
-            n += append(input + n, flows);
-        LLVMFuzzerTestOneInput(input, n);
-    }
-    printf("fuzz_offload             ok: %lu batches\n", rounds);
-    return 0;
+    struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
+    size_t n = 1;
+    out[0] = (uint8_t)(draw(256) | (draw(4) ? 31 : 0));
+    for (uint32_t packets = 1 + draw(BATCH_MAX); packets > 0; packets--)
+        n += append(out + n, flows);
+    return n;
 }
 
 #endif

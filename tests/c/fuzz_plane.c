@@ -14,15 +14,12 @@
  * Whatever the input, no byte outside of a buffer is touched, no packet is written whose source is not the peer's, what
  * is written is what cq_coalesce promises the kernel, and every packet that was sent and did not get lost is counted
  * once by the other end: written, or dropped for its source.
- *
- * With -DCQ_LIBFUZZER this is a libFuzzer target (clang -fsanitize=fuzzer). Otherwise `fuzz_plane [ROUNDS [SEED]]`
- * makes inputs from valid packets by seeded random mutations.
  */
 #define _GNU_SOURCE
-#include <stdio.h>
 #include <sys/uio.h>
 
 #include "cq_plane.h"
+#include "fuzz.h"
 #include "idle_io.h"
 #include "packets.h"
 
@@ -33,16 +30,6 @@ static ssize_t take(int fd, const struct iovec *iov, int iovcnt);
 #include "../../csrc/cq_rx.c"
 #include "../../csrc/cq_tx.c"
 #undef writev
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define HOLDS(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 enum { RIGS = 16, PENDING_MAX = 512, INDEX = 7, HOSTILE_LANE = 1, OTHER_PEER = 1 };
 
@@ -395,14 +382,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef CQ_LIBFUZZER
 
-static uint64_t random_state;
-
-static uint32_t draw(uint32_t below)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((random_state >> 33) % below);
-}
-
 static void mutate(uint8_t *p, size_t n, uint32_t changes)
 {
     static const uint8_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x40, 0x60, 0x45};
@@ -470,21 +449,14 @@ static size_t append(uint8_t *out, struct spec *flows)
     return 3 + n;
 }
 
-int main(int argc, char **argv)
+static size_t make_input(uint8_t *out)
 {
-    unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 4000;
-    static uint8_t input[1 << 20];
-    random_state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
-    for (unsigned long round = 0; round < rounds; round++) {
-        struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
-        size_t n = 1;
-        input[0] = (uint8_t)draw(256);
-        for (uint32_t steps = 1 + draw(40); steps > 0; steps--)
-            n += append(input + n, flows);
-        LLVMFuzzerTestOneInput(input, n);
-    }
-    printf("fuzz_plane               ok: %lu inputs\n", rounds);
-    return 0;
+    struct spec flows[4] = {spec_of(4, TCP, 0), spec_of(6, TCP, 0), spec_of(4, UDP, 0), spec_of(6, UDP, 0)};
+    size_t n = 1;
+    out[0] = (uint8_t)draw(256);
+    for (uint32_t steps = 1 + draw(40); steps > 0; steps--)
+        n += append(out + n, flows);
+    return n;
 }
 
 #endif

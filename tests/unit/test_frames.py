@@ -74,7 +74,7 @@ def test_encode_beyond_16_kib_is_our_own_mistake() -> None:
         b"\x0f\0\0\0",
         b"\x15\0\0\0",
         b"\xff\0\0\0",
-        b"\x01\x00\x3f\xfd",
+        b"\x01\x00\x5f\xfd",
         b"\x01\xff\xff\xff",
     ],
 )

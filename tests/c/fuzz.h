@@ -1,0 +1,70 @@
+/*
+ * What the fuzzing of a part needs beside LLVMFuzzerTestOneInput: HOLDS, which an input must not break, and a program
+ * for those who have no libFuzzer.
+ *
+ * With -DCQ_LIBFUZZER (clang -fsanitize=fuzzer, make fuzz) libFuzzer's main makes the inputs. Otherwise `fuzz_NAME
+ * [ROUNDS [SEED]]` makes them by seeded random changes to valid ones (`make_input`, which each file has), for gcc's
+ * sanitizers, and `fuzz_NAME FILE...` takes the inputs of those files, which is how a finding is looked into.
+ */
+#ifndef FUZZ_H
+#define FUZZ_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define HOLDS(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
+            abort();                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+#ifndef CQ_LIBFUZZER
+
+enum { INPUT_MAX = 1 << 20 };
+
+static uint64_t random_state = 1;
+
+static uint32_t draw(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % below);
+}
+
+/* Writes one input, of at most INPUT_MAX bytes; its size. */
+static size_t make_input(uint8_t *out);
+
+static int take_files(int count, char **names, uint8_t *input)
+{
+    for (int i = 0; i < count; i++) {
+        FILE *file = fopen(names[i], "rb");
+        if (file == NULL)
+            return perror(names[i]), 1;
+        size_t n = fread(input, 1, INPUT_MAX, file);
+        (void)fclose(file);
+        (void)LLVMFuzzerTestOneInput(input, n);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static uint8_t input[INPUT_MAX];
+    char *end = NULL;
+    unsigned long rounds = argc > 1 ? strtoul(argv[1], &end, 0) : 4000;
+    if (argc > 1 && *end != '\0')
+        return take_files(argc - 1, argv + 1, input);
+    if (argc > 2)
+        random_state = strtoull(argv[2], NULL, 0);
+    for (unsigned long round = 0; round < rounds; round++)
+        (void)LLVMFuzzerTestOneInput(input, make_input(input));
+    printf("%-24s ok: %lu inputs\n", __BASE_FILE__, rounds);
+    return 0;
+}
+
+#endif
+#endif
