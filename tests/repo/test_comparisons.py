@@ -14,8 +14,11 @@ SECRET = re.compile(
 )
 """Names of such values, as they are used in ``cryprq/``."""
 PUBLIC = {
+    ("cryprq/cli/tool.py", "signature"),  # the name of an algorithm
     ("cryprq/config/file_access.py", "tag"),  # of an entry of an ACL
     ("cryprq/linux/rtnetlink.py", "key"),  # of an attribute
+    ("cryprq/protocol/kem.py", "encapsulation_key"),  # a size
+    ("cryprq/protocol/oqs_kem.py", "encapsulation_key"),  # likewise
     ("cryprq/quic/qlog.py", "key"),  # of a field
     ("cryprq/telemetry/logs.py", "key"),  # likewise
 }

@@ -65,6 +65,7 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
         "current_peers",
         "peers_denied_total",
         "identity_in_use_twice_total",
+        "network_takeovers_total",
         "rotation_duration_seconds_count",
         "handshake_duration_seconds_count",
         "rotation_interval_seconds",
@@ -131,6 +132,7 @@ def test_events_count(node: Node) -> None:
     metrics.handshake_failed("a_new_reason")
     metrics.peer_denied()
     metrics.identity_in_use_twice()
+    metrics.network_taken_over()
     metrics.rotated(0.003, 300.5)
     found = samples(metrics)
     assert found[("cryprq_handshakes_attempted_total",)] == 2
@@ -139,6 +141,7 @@ def test_events_count(node: Node) -> None:
     assert found[("cryprq_handshakes_failed_total", "a_new_reason")] == 1
     assert found[("cryprq_peers_denied_total",)] == 1
     assert found[("cryprq_identity_in_use_twice_total",)] == 1
+    assert found[("cryprq_network_takeovers_total",)] == 1
     assert found[("cryprq_rotations_total",)] == 1
     assert found[("cryprq_rotation_interval_seconds",)] == 300.5
     assert found[("cryprq_rotation_duration_seconds_sum",)] == 0.003
