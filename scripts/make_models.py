@@ -39,6 +39,22 @@ MLKEM: Final = {"mlkem": "[weak]"}
 ED25519: Final = {"ed25519": "[forgeable]"}
 MLDSA: Final = {"mldsa": "[forgeable]"}
 
+PSK: Final = {"psk": "psk", "responder_psk": "\tknows private psk\n", "initiator_psk": "\tknows private psk\n"}
+"""A pre-shared key in root_0. Without one there is a value that everybody knows."""
+THIRD_KEM: Final = {
+    "third_i": "\tgenerates dk_third\n\tek_third = PUBKEY(dk_third)\n",
+    "third_r": "\tgenerates coins_third\n\tss_third_r, ct_third = KEM_ENCAP(ek_third, coins_third)\n",
+    "third_opened": "\tss_third_i = KEM_DECAP(dk_third, ct_third)\n",
+    "ek_third": ", ek_third",
+    "ct_third": ", ct_third",
+    "eks": "CONCAT(ek, ek_third)",
+    "cts": "CONCAT(ct, ct_third)",
+    "ss_third_r": ", ss_third_r",
+    "ss_third_i": ", ss_third_i",
+}
+"""One more KEM beside ML-KEM and X25519."""
+_PARTS: Final = {"attacker": "active", "psk": "nil", "eks": "ek", "cts": "ct"}
+
 
 def _later(phase_1: Iterable[str]) -> dict[str, str]:
     """The attacker learns these, of I and R, when everything is over."""
@@ -60,7 +76,7 @@ class Model:
     def text(self) -> str:
         """The model as Verifpal reads it."""
         template = Template((FOLDER / f"{self.template}.template").read_text())
-        body = template.substitute(dict.fromkeys(template.get_identifiers(), "") | {"attacker": "active"} | self.parts)
+        body = template.substitute(dict.fromkeys(template.get_identifiers(), "") | _PARTS | self.parts)
         queries = "".join(f"\t{query}\n" for query in self.answers)
         said = "".join(f"//   {answer:<6} {query.split('[')[0]}\n" for query, answer in self.answers.items())
         return (
@@ -133,6 +149,20 @@ MODELS: Final = (
         "Key compromise impersonation: with R's own keys the thief passes for R, but not for I in front of R.",
         {FROM_I: HOLDS, SECRET_I: ATTACK},
         {"responder_leaks": "\tleaks r_ed, r_ml\n"},
+    ),
+    Model(
+        "kems-broken-with-psk",
+        "handshake",
+        "ML-KEM and X25519 are broken, and both ends have a pre-shared key: who dials is no secret any more.",
+        _all(HOLDS, (SECRET_I, SECRET_R, FROM_I, FROM_R)) | {WHO_DIALS: ATTACK},
+        MLKEM | X25519 | PSK,
+    ),
+    Model(
+        "kems-broken-later-with-third",
+        "handshake",
+        "There is a third KEM; ML-KEM and X25519 are broken after everything was recorded.",
+        _all(HOLDS, (SECRET_I, SECRET_R)),
+        {"mlkem": "[weak from phase 1]"} | THIRD_KEM | _later(("x_i", "x_r")),
     ),
     Model("rotation", "rotation", "A rotation; nothing is broken.", _all(HOLDS, (BEFORE, *ROTATION))),
     Model(

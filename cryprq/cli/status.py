@@ -23,7 +23,8 @@ def render(status: Mapping[str, Any]) -> str:
         up = peer["connected"]
         age, heard = peer["epoch_age_secs"], peer["last_heard_secs"]
         # One network a line: a site with ten of them must not push the other columns off the screen.
-        lists = [list(peer["addresses"]) or ["-"], list(peer["allowed_ips"]) or ["-"]]
+        networks = [*peer["allowed_ips"], *(f"{network} (standby)" for network in peer["standby_for"])]
+        lists = [list(peer["addresses"]) or ["-"], networks or ["-"]]
         rows.append(
             (
                 peer["peer_id"],

@@ -201,16 +201,12 @@ def check_addresses(addresses: Sequence[Interface], mtu: int) -> None:
 
 
 def check_owners(allow_peers: Allowed, addresses: Iterable[Interface]) -> None:
-    """Each network behind a peer belongs to that peer alone."""
-    owner: dict[Network, PeerId] = {}
+    """No peer has an address of this node. (Several may have one network: one owns it, the others stand by.)"""
     own = {ip_network(interface.ip) for interface in addresses}
     for peer, networks in allow_peers.items():
         for network in networks:
             if network in own:
                 raise ConfigError(f"--allow-peer {peer}: {network} is this node's own --tun-address")
-            if network in owner:
-                raise ConfigError(f"--allow-peer: {network} is given to both {owner[network]} and {peer}")
-            owner[network] = peer
 
 
 def spares_endpoint(network: Network, route_table: int | str) -> bool:

@@ -415,6 +415,7 @@ class Node:
         now = boottime()
         try:
             self._peers.handle_timers(now)
+            self._roster.elect()
             self._settle_dns()
             self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]

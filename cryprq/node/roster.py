@@ -112,6 +112,7 @@ class Roster:
         self._unanswered = unanswered
         self._observer = observer
         self._dialers: dict[PeerId, Dialer] = {}
+        self._rank: dict[PeerId, int] = {}
 
     # ---- questions ----
 
@@ -170,7 +171,9 @@ class Roster:
         wanted = _dialled(self.config)
         for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddrs != wanted.get(known)]:
             self._dialers.pop(peer_id).stop()
-        for peer_id in sorted(self.allowlist.named):
+        named = dict.fromkeys((*wanted, *self.config.allow_peers))
+        self._rank = {peer_id: at for at, peer_id in enumerate(named)}
+        for peer_id in named:
             # Whoever gets an address gets it when it comes; the others have their place from the start.
             if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
                 self._place(peer_id, now)
@@ -195,7 +198,7 @@ class Roster:
     def _give_up_networks(self) -> None:
         """Peers lose what they are not to have any more before others get it."""
         for peer in self._peers:
-            kept = set(self._network.allowed(peer.peer_id))
+            kept = set(self._network.claims(peer.peer_id))
             with suppress(MachineError):  # ``_place`` meets it again
                 self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
 
@@ -213,6 +216,11 @@ class Roster:
         for peer in self._peers:
             if peer.idle and peer.peer_id not in self.allowlist.named:
                 self._peers.remove(peer.peer_id, CloseCode.OK, now)
+
+    def elect(self) -> None:
+        """Networks of peers that are not there go to those that stand by for them: of several, to the one that the
+        configuration names first."""
+        self._network.elect(self._peers.present, lambda peer_id: self._rank.get(peer_id, len(self._rank)))
 
     # ---- dialling ----
 

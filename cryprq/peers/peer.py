@@ -108,6 +108,8 @@ class Peer:
             way=way,
             changed=changed,
         )
+        self.contested = False
+        """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
@@ -250,15 +252,15 @@ class Peer:
         """Once a second, and when a timer says so: the silence rule and the keepalive (protocol, 3.3),
         and whether the ends are to prove anew who they are.
 
-        Whom this node has not dialled it cannot dial either: it takes its time, and then asks the peer's connections,
-        in whose way the peer's next one may be.
+        Whom this node has not dialled it cannot dial either: it takes its time, unless another peer stands by, and then
+        asks the peer's connections, in whose way the peer's next one may be.
         """
         link = self.current
         if link is None:
             return
         if link.carrier is not None:
             link.round_trip = link.carrier.round_trip
-        hurried = link.dialled and link.answers_pings
+        hurried = link.answers_pings and (link.dialled or self.contested)
         was_silent = self.liveness.silent
         stats = self._plane.peer_stats(self.handle)
         verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
@@ -348,6 +350,11 @@ class Peer:
         if current is None or self.liveness.silent:
             return True
         return current.dialled and (current.carrier is None or self._reauth.wants_dial)
+
+    @property
+    def present(self) -> bool:
+        """True while a session is in use and the peer is heard."""
+        return self.current is not None and not self.liveness.silent
 
     @property
     def up(self) -> bool:

@@ -29,7 +29,7 @@ from cryprq.quic.ending import REASON_MAX, Ended, explain
 
 QUIC_PATIENCE: Final = 1.0
 """Seconds after which a dialer that has begun the QUIC handshake is overdue: its place goes to who needs it. ..."""
-M1_PATIENCE: Final = 0.25
+M1_PATIENCE: Final = 0.1
 """... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake, ..."""
 M3_PATIENCE: Final = 1.0
 """... and beyond two round trips from M1 to the end: the dialer has two signatures to verify and two to make."""

@@ -111,6 +111,11 @@ class Metrics:
             "Sessions that one of two hosts with the same identity took from the other.",
             registry=self.registry,
         )
+        self._taken_over = Counter(
+            "cryprq_network_takeovers",
+            "Times that networks went to a peer that stood by for them.",
+            registry=self.registry,
+        )
         self._rerouted = Counter(
             "cryprq_rerouted_datagrams",
             "Datagrams that GRO merged into a batch for the wrong socket, passed on to the right one.",
@@ -194,6 +199,10 @@ class Metrics:
     def identity_in_use_twice(self) -> None:
         """One of two hosts with the same identity took the session from the other."""
         self._in_use_twice.inc()
+
+    def network_taken_over(self) -> None:
+        """A peer that stood by got the networks of another one."""
+        self._taken_over.inc()
 
     def rerouted(self, kind: str, count: int) -> None:
         """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""

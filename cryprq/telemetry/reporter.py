@@ -237,6 +237,15 @@ class Reporter:
 
     # ---- the tunnel ----
 
+    def network_standby(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """Networks that another peer owns, which this one gets when that is not there."""
+        self._log.limited("info", "network_standby", peer_id=peer_id, networks=_joined(networks))
+
+    def network_taken_over(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None:
+        """A peer that stood by owns these now, since ``before`` is not there."""
+        self._metrics.network_taken_over()
+        self._log.limited("warning", "network_taken_over", peer_id=peer_id, networks=_joined(networks), before=before)
+
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
         """Networks that a peer does not get."""
         self._log.limited(

@@ -18,6 +18,8 @@ class PeerSample:
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
+    standby_for: tuple[str, ...] = ()
+    """Networks that another peer owns, and this one when that is not there."""
     mtu: int = 0
     """The largest inner packet that is sent to it."""
     aead: str = ""

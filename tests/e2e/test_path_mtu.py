@@ -95,7 +95,6 @@ def told(path: NarrowPath, old: int, new: int, reason: str) -> None:
 @pytest.mark.parametrize(
     ("outer", "mtu", "silent", "drops_fragments"),
     [
-        pytest.param(4, 1400, False, True, id="ipv4-told"),
         pytest.param(4, 1400, True, True, id="ipv4-black-hole"),
         pytest.param(6, 1492, True, False, id="ipv6-pppoe-silent"),
         pytest.param(6, 1400, False, True, id="ipv6-told"),

@@ -264,13 +264,6 @@ def test_bad_allow_entry_refused(entry: str, says: str) -> None:
     assert says in error_of([*LISTEN, "--allow-peer", entry])
 
 
-def test_network_of_two_peers_refused() -> None:
-    message = error_of([*LISTEN, "--allow-peer", f"{A}=10.1.0.0/24"], {"CRYPRQ_ALLOW_PEERS": f"{B}=10.1.0.7/24"})
-    assert "10.1.0.0/24 is given to both" in message
-    assert str(A) in message
-    assert str(B) in message
-
-
 @pytest.mark.parametrize(
     ("extra", "source"),
     [
