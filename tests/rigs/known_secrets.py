@@ -46,7 +46,7 @@ class KnownSecrets:
 
     def _add_shared(self, shared: bytearray) -> None:
         self.add("ss_mlkem", shared[:32])
-        self.add("ss_x25519", shared[32:])
+        self.add("ss_x25519", shared[32:64])
 
     def take(self) -> dict[str, bytes]:
         """What has come since the last call, by name."""
