@@ -142,8 +142,8 @@ def mixed(node: Node, kind: str) -> float:
 
 
 def test_quic_packets_and_records_in_one_batch(lab: Lab) -> None:
-    """Over IPv6: over IPv4 GRO keeps records, which have the Don't Fragment bit once the path is known, apart from QUIC,
-    which has it not."""
+    """Over IPv6: over IPv4 GRO keeps records, which have the Don't Fragment bit once the path is known, apart from
+    QUIC, which has it not."""
     tunnel = merging_tunnel(lab, 6, (), one_ttl=True)
     nodes = (tunnel.listener, tunnel.dialer)
     rotations = 0

@@ -148,8 +148,8 @@ def sizes_and_randomness(records: list[bytes]) -> None:
 
 
 def test_idle_tunnel_sends_empty_records_and_asks_once_what_the_path_carries(lab: Lab) -> None:
-    """What promotes an epoch, at the handshake and at a rotation, is an empty record: header and tag. Beside those there
-    are three probes of the path at its beginning, and their acknowledgements."""
+    """What promotes an epoch, at the handshake and at a rotation, is an empty record: header and tag. Beside those
+    there are three probes of the path at its beginning, and their acknowledgements."""
     tunnel = make_tunnel(lab, up=False)
     with Capture(tunnel.dialer.namespace) as here, Capture(tunnel.listener.namespace) as there:
         tunnel.start(ping=False)
