@@ -27,12 +27,12 @@ from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Qui
 from cryprq.quic.admission import Rank, source_of
 from cryprq.quic.ending import REASON_MAX, Ended, explain
 
-QUIC_PATIENCE: Final = 1.0
-"""Seconds after which a dialer that has begun the QUIC handshake is overdue: its place goes to who needs it. ..."""
+QUIC_PATIENCE: Final = 3.0
+"""Seconds after which a dialer that has begun the QUIC handshake is overdue, so that its place goes to who needs it: a
+dialer in a hurry gives up by itself then. ..."""
 M1_PATIENCE: Final = 0.1
-"""... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake, ..."""
-M3_PATIENCE: Final = 1.0
-"""... and beyond two round trips from M1 to the end: the dialer has two signatures to verify and two to make."""
+"""... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake. Whoever has
+sent one may take its time: that cost the dialer as much as this side."""
 
 
 class ConnectionHandler(Protocol):
@@ -139,7 +139,7 @@ class Connection:
         self._reader = FrameReader()
         self._opened_at = opened_at
         self._deadline: Monotonic | None = deadline
-        self._expected_by = Monotonic(opened_at + QUIC_PATIENCE)
+        self._expected_by: Monotonic | None = Monotonic(opened_at + QUIC_PATIENCE)
         self._connected = False
         self._greeted = False
         self._failure_counted = False
@@ -258,7 +258,7 @@ class Connection:
 
     def overdue(self, now: Monotonic) -> float:
         """For how many seconds a pending dialer has owed its next step; not positive while it may take its time."""
-        return now - self._expected_by if not self._is_closing() else 0.0
+        return 0.0 if self._expected_by is None or self._is_closing() else now - self._expected_by
 
     def give_way(self) -> None:
         """It is overdue, and somebody else waits for its place."""
@@ -317,7 +317,7 @@ class Connection:
                 return
             if self.pending and not self._greeted:
                 self._deadline = self._pending_until()
-                self._expected_by = Monotonic(self._owner.clock() + M3_PATIENCE + 2 * self.round_trip)
+                self._expected_by = None
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():

@@ -239,7 +239,10 @@ class Endpoint:
         return True
 
     def _make_room(self, now: Monotonic) -> bool:
-        """Ends the pending connection that is most overdue, if that makes a place for somebody who waits."""
+        """Ends the pending connection that is most overdue, if that makes a place for somebody who waits. Not while
+        something is to be read, which may be what it owes."""
+        if self._udp.readable() or self._intake.is_behind(now):
+            return False
         hindering = (
             conn
             for conn in self._pending
