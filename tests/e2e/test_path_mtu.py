@@ -107,6 +107,8 @@ def test_narrow_path_is_found(lab: Lab, outer: int, mtu: int, silent: bool, drop
     assert time.monotonic() - start < STALL
     told(path, 1420 + 32 + AROUND[outer], mtu, "session")
     assert path.path_mtus() == [mtu, mtu]
+    for end in path.ends:
+        end.ip("route flush cache")  # a sender that was told of the base remembers it for ten minutes (ip-sysctl)
     with path.no_fragments(), Capture(path.routers[0], "middle") as capture:
         for version in (4, 6):
             transfer(*path.ends, GATEWAY[version], 1 << 20)

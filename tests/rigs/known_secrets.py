@@ -15,7 +15,7 @@ class KnownSecrets:
 
         def expand_into_too(prk: key_schedule.Secret, info: bytes, out: bytearray | memoryview) -> None:
             expand_into(prk, info, out)
-            name = "cryprq v2 root" if info.startswith(b"cryprq v2 root") else info.decode("ascii", "backslashreplace")
+            name = "root" if b" root" in info else info.decode("ascii", "backslashreplace")
             self.add(name, out)
 
         def extract_too(salt: key_schedule.Secret, ikm: key_schedule.Secret) -> bytearray:
