@@ -20,7 +20,7 @@ BUILT := $(VENV)/.stamp-built
 # tests/unit.
 PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py
 # What is left of a key is a question to an optimised build: instrumented ones keep copies of their own.
-OPTIMISED_TESTS := tests/plane/test_residue.py
+OPTIMISED_TESTS := tests/plane/test_residue.py tests/plane/test_constant_time.py
 EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS) $(OPTIMISED_TESTS),$(wildcard tests/plane/test_*.py)) \
     $(shell grep -l 'cryprq\._fastpath' tests/unit/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
@@ -44,7 +44,7 @@ VERIFPAL := build/verifpal-$(VERIFPAL_VERSION)/bin/verifpal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c test-minimums test-oqs model fuzz coverage bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo test test-tools test-c ct test-minimums test-oqs model fuzz coverage bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ test-tools: $(ENVIRONMENT)
 test-c: build
 	$(MAKE) -C tests/c check
 
+# `make test` runs it, too.
+ct: build test-tools ## do the ciphers' branches and addresses depend on secrets? By valgrind, and by reading the machine code
+	$(VENV)/bin/pytest -q tests/plane/test_constant_time.py tests/repo/test_comparisons.py
+
 test-minimums: build test-tools ## the test suite with the oldest dependencies that pyproject.toml allows
 	$(PYTHON_BIN) -m venv --clear build/minimums
 	$(PYTHON_BIN) scripts/minimums.py > build/minimums/constraints.txt
@@ -81,10 +85,10 @@ test-minimums: build test-tools ## the test suite with the oldest dependencies t
 
 # The versions first: a liboqs of the system's goes before the one that is built. Without any, pytest ends with an error.
 test-oqs: export OQS_INSTALL_PATH := $(CURDIR)/build/liboqs
-test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it
+test-oqs: build $(LIBOQS) ## our ML-KEM and ML-DSA against those of liboqs, which is built for it; its FrodoKEM
 	@$(PYTHON_BIN) -c 'from tests.rigs import liboqs; oqs = liboqs.load(); \
 	    print("liboqs", oqs.oqs_version(), "liboqs-python", oqs.oqs_python_version())'
-	$(VENV)/bin/pytest tests/unit/test_oqs.py
+	$(VENV)/bin/pytest tests/unit/test_oqs.py tests/e2e/test_choice.py
 
 $(LIBOQS): scripts/build_liboqs.sh $(wildcard scripts/liboqs/*)
 	scripts/build_liboqs.sh

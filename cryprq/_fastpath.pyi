@@ -155,8 +155,8 @@ class Plane:
 
     def send_probe(self, rx_index: int, token: int, size: int) -> None:
         """A worker sends a record of ``size`` bytes (43 up to the tunnel's MTU + 32) under that epoch, which asks the
-        peer to acknowledge ``token`` and leaves whole or not at all. The token has 64 bits, is not 0, and its lowest bit
-        is clear. The 16 newest probes of a peer are known when the answer comes. ValueError; KeyError."""
+        peer to acknowledge ``token`` and leaves whole or not at all. The token has 64 bits, is not 0, and its lowest
+        bit is clear. The 16 newest probes of a peer are known when the answer comes. ValueError; KeyError."""
 
     def set_whole_max(self, peer: int, size: int) -> None:
         """The largest record for the peer, in bytes, that leaves with the Don't Fragment bit; 0, as at first, lets all

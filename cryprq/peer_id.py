@@ -4,10 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Self
 
+KIND_MLDSA65: Final = 1
+KIND_MLDSA87: Final = 2
+"""Kinds of identity: which ML-DSA (FIPS 204) it has beside Ed25519 (RFC 8032)."""
 ED25519_PUBLIC_SIZE: Final = 32
-MLDSA65_PUBLIC_SIZE: Final = 1952
-RECORD_SIZE: Final = ED25519_PUBLIC_SIZE + MLDSA65_PUBLIC_SIZE
-"""Of an identity record: the Ed25519 (RFC 8032) and the ML-DSA-65 (FIPS 204) public key."""
+MLDSA_PUBLIC_SIZES: Final = {KIND_MLDSA65: 1952, KIND_MLDSA87: 2592}
+RECORD_SIZES: Final = {kind: 1 + ED25519_PUBLIC_SIZE + size for kind, size in MLDSA_PUBLIC_SIZES.items()}
+"""Of an identity record, by its kind: kind (1) || Ed25519 public key || ML-DSA public key."""
 
 _DIGEST_SIZE: Final = 32
 _MULTIHASH_SHA2_256: Final = b"\x12\x20"  # multihash: function code, digest length
@@ -18,8 +21,10 @@ _BASE58_VALUES: Final = {character: value for value, character in enumerate(_BAS
 
 @dataclass(frozen=True, order=True, slots=True, repr=False)
 class PeerId:
-    """Who a node is: SHA-256("cryprq v1 peer id" || identity record). Compared and ordered by the digest.
+    """Who a node is: the hash of its identity record. Compared and ordered by the digest.
 
+    SHA-256("cryprq v2 peer id" || record); for the first kind SHA-256("cryprq v1 peer id" || record without the kind),
+    so that nodes keep the IDs that they had before there were kinds.
     ``str()`` gives base58btc of the SHA2-256 multihash (0x12 0x20 || digest): 46 characters that begin with ``Qm``.
     """
 
@@ -32,10 +37,12 @@ class PeerId:
 
     @classmethod
     def of_record(cls, record: bytes) -> Self:
-        """The ID of an identity record (``RECORD_SIZE`` bytes, else ValueError)."""
-        if len(record) != RECORD_SIZE:
-            raise ValueError(f"an identity record has {RECORD_SIZE} bytes, not {len(record)}")
-        return cls(hashlib.sha256(b"cryprq v1 peer id" + record).digest())
+        """The ID of an identity record. ValueError for an unknown kind, or a size that is not the kind's."""
+        kind = record[0] if record else 0
+        if len(record) != RECORD_SIZES.get(kind):
+            raise ValueError(f"{len(record)} bytes are no identity record of kind {kind}")
+        hashed = b"cryprq v1 peer id" + record[1:] if kind == KIND_MLDSA65 else b"cryprq v2 peer id" + record
+        return cls(hashlib.sha256(hashed).digest())
 
     @classmethod
     def parse(cls, text: str) -> Self:

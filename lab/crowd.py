@@ -149,7 +149,11 @@ class Member:
         self._soon: asyncio.Handle | None = None
         self._dialer = Dialer(
             self,
-            Multiaddr("ip6" if host.listener.is_ipv6 else "ip4", host.listener.host, host.listener.port, host.peer_id),
+            [
+                Multiaddr(
+                    "ip6" if host.listener.is_ipv6 else "ip4", host.listener.host, host.listener.port, host.peer_id
+                )
+            ],
             DialSchedule(NodeConfig.backoff_base_ms / 1000, NodeConfig.backoff_max_ms / 1000),
             addresses=lambda _: (host.listener,),
             resolve_error=lambda _: None,

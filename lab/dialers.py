@@ -71,6 +71,9 @@ class _Socket(UdpSocket):
 class _Complaints:
     """A fault of this program's own goes to stderr; nothing else is said by an endpoint that only dials."""
 
+    def other_protocol(self, remote: Address) -> None:
+        """Nobody dials a crowd that speaks anything else."""
+
     def inbound_backoff(self, remote: Address, wait: float) -> None:
         raise NotImplementedError
 
@@ -270,13 +273,15 @@ class Dialers:
         until: Until = Until.RECORD,
         *,
         wrong_knock: bool = False,
+        no_knock: bool = False,
         token: bytes = b"",
         timeout: float | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> Dial:
         """Begins a handshake. The connection stays open when it is over, as a node's does.
 
-        ``wrong_knock``: none in the first datagram, and a wrong one in M1; ``token``: what the listener gave in an M4.
+        ``no_knock``: none in the first datagram, as of an older node; ``wrong_knock``: and a wrong one in M1;
+        ``token``: what the listener gave in an M4.
         ``timeout`` is for the QUIC handshake and then again for ours, as in a node; without, a node's usual one is for
         the former, and nothing for the latter.
         """
@@ -285,7 +290,7 @@ class Dialers:
             self._listener,
             dial,
             timeout=timeout or DIAL_TIMEOUT,
-            peer=None if wrong_knock else self.peer_id.digest,
+            peer=None if wrong_knock or no_knock else self.peer_id.digest,
             token=token,
         )
         return dial

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a shared liboqs, the second implementation that our ML-KEM and ML-DSA are tested against (make test-oqs).
+# Builds a shared liboqs: FrodoKEM for --kem, and the second implementation that our ML-KEM and ML-DSA are tested against
+# (make test-oqs).
 #
 #   scripts/build_liboqs.sh [PREFIX]    include/ and lib/liboqs.so under PREFIX (default: build/liboqs)
 #
@@ -23,7 +24,7 @@ done
 # - without OpenSSL: it is what liboqs is compared with, so SHA-3 and random numbers come from liboqs, too
 # - code for AVX2 and others is in it, and chosen when it runs
 options=(
-    "-DOQS_MINIMAL_BUILD=KEM_ml_kem_768;KEM_ml_kem_1024;SIG_ml_dsa_65"
+    "-DOQS_MINIMAL_BUILD=KEM_ml_kem_768;KEM_ml_kem_1024;KEM_frodokem_976_aes;SIG_ml_dsa_65;SIG_ml_dsa_87"
     -DOQS_USE_OPENSSL=OFF -DOQS_DIST_BUILD=ON
     -DOQS_BUILD_ONLY_LIB=ON -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_LIBDIR=lib
     "-DCMAKE_PROJECT_liboqs_INCLUDE=$pins/additions.cmake"

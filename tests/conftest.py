@@ -6,8 +6,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from cryprq.protocol import liboqs
 from lab import hosts, sandbox
-from tests.rigs import planes
+from tests.rigs import fake_liboqs, planes
 
 # How long an example takes is the machine's affair: some of them wait for the disk.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -34,6 +35,12 @@ def lab(tmp_path: Path) -> Iterator[hosts.Lab]:
     """An empty lab; the logs of its processes are part of the report of a failed test."""
     with hosts.Lab(tmp_path) as lab:
         yield lab
+
+
+@pytest.fixture(name="fake_liboqs")
+def fake_liboqs_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KEM that needs liboqs works on a machine that has none."""
+    monkeypatch.setattr(liboqs, "load", lambda: fake_liboqs)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import run_program
+from cryprq.config import psk_file
 from cryprq.config.command_line import parser
 from cryprq.config.identity_file import load_identity
 from cryprq.config.node_config import NodeConfig
@@ -14,6 +15,7 @@ from cryprq.errors import ConfigError, MachineError
 from cryprq.node import hook
 from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.protocol.constants import AEAD_NAMES
+from cryprq.protocol.key_schedule import wipe
 
 PROGRAM = "cryprq-node"
 
@@ -55,13 +57,14 @@ def _check_backend(word: str) -> None:
 
 def _check(config: NodeConfig) -> str:
     """The effective configuration, whose it is, and what is doubtful about it. Reads the identity if it is there, but
-    makes none."""
+    makes none, and the pre-shared keys."""
     who = "none yet, made at the first start"
     if os.path.lexists(config.identity):
         identity = load_identity(Path(config.identity))
         if any(peer.peer_id == identity.peer_id for peer in config.peers) or identity.peer_id in config.allow_peers:
             raise ConfigError(f"{identity.peer_id} is this node's own peer ID; name other nodes as peers")
         who = str(identity.peer_id)
+    wipe(*psk_file.load_all(config.psk_files).values())  # are they there, and private?
     if config.on_change is not None:
         hook.check(config.on_change)
     told = "".join(f"\n# warning: {doubt}" for doubt in (*of_machine(config), *of_configuration(config)))

@@ -18,12 +18,13 @@ def render(status: Mapping[str, Any]) -> str:
     if status["name_servers"]:
         lines.append(f"names     {_names(status)}")
     lines += [*(f"missing   {fault}" for fault in status["faults"]), ""]
-    rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "HEARD", "RECEIVED", "SENT")]
+    rows = [("PEER", "ENDPOINT", "ADDRESS", "ALLOWED IPS", "EPOCH", "AGE", "HEARD", "PATH MTU", "RECEIVED", "SENT")]
     for peer in status["peers"]:
         up = peer["connected"]
         age, heard = peer["epoch_age_secs"], peer["last_heard_secs"]
         # One network a line: a site with ten of them must not push the other columns off the screen.
-        lists = [list(peer["addresses"]) or ["-"], list(peer["allowed_ips"]) or ["-"]]
+        networks = [*peer["allowed_ips"], *(f"{network} (standby)" for network in peer["standby_for"])]
+        lists = [list(peer["addresses"]) or ["-"], networks or ["-"]]
         rows.append(
             (
                 peer["peer_id"],
@@ -33,13 +34,14 @@ def render(status: Mapping[str, Any]) -> str:
                 str(peer["epoch"]) if up else "down",
                 "-" if age is None else _duration(age),
                 "never" if heard is None else f"{_duration(heard)} ago",
+                str(peer["path_mtu"] or "-"),
                 _size(peer["rx_bytes"]),
                 _size(peer["tx_bytes"]),
             )
         )
         while any(lists):
             address, network = (items.pop(0) if items else "" for items in lists)
-            rows.append(("", "", address, network, "", "", "", "", ""))
+            rows.append(("", "", address, network, "", "", "", "", "", ""))
     if len(rows) == 1:
         lines.append("no peers")
     else:

@@ -15,8 +15,10 @@ from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME
 from cryprq.config.paths import default_control_socket, default_identity
+from cryprq.config.psk_file import create_psk, generate
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
+from cryprq.protocol.identity import KINDS
 
 PROGRAM = "cryprq"
 
@@ -32,9 +34,15 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, id, status, rotate, down or bench; see cryprq --help")
+        raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
     elif arguments.command == "keygen":
-        print(create_identity(_identity_path(arguments.out, "--out")).peer_id)
+        kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
+        print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
+    elif arguments.command == "genpsk":
+        if arguments.out is None:
+            print(generate())
+        else:
+            create_psk(Path(arguments.out))
     elif arguments.command == "id":
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
@@ -79,6 +87,16 @@ def _parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
     keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
+    signatures = [kind.signature for kind in KINDS.values()]
+    keygen.add_argument(
+        "--signature",
+        metavar="|".join(signatures),
+        choices=signatures,
+        default=signatures[0],
+        help=f"what it signs with, beside Ed25519 ({signatures[0]})",
+    )
+    genpsk = commands.add_parser("genpsk", help="make a key that two peers share, beside all others (--psk-file)")
+    genpsk.add_argument("--out", metavar="FILE", help="a new file, for its owner only; else it is printed")
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
     show = commands.add_parser("status", help="show the running node and its peers")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from cryprq.config import values
@@ -37,7 +38,7 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(entries)
 
 
-def from_table(peer: str, networks: object) -> str:
+def from_table(peer: str, networks: object, _: Path) -> str:
     """The entry ``ID = ["CIDR", ...]`` of a file's table as the flag would spell it."""
     if not isinstance(networks, list) or not all(isinstance(network, str) for network in networks):
         raise ValueError("must be a list of CIDRs, which may be empty")

@@ -13,14 +13,25 @@ from typing import Final
 
 from cryprq.config.allow_entries import Allowed
 from cryprq.dns import PRIVATE_TOP_DOMAINS, NameServerAddress, domain, is_public_top
-from cryprq.errors import ConfigError
+from cryprq.errors import ConfigError, MachineError
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN_IPV6, NAME_SERVERS_MAX, ROUTES_MAX, SEARCH_MAX
+from cryprq.protocol import kem
+from cryprq.protocol.constants import (
+    ADDRESSES_MAX,
+    KEM_NAMES,
+    MTU_MIN_IPV6,
+    NAME_SERVERS_MAX,
+    ROUTES_MAX,
+    SEARCH_MAX,
+)
+from cryprq.protocol.liboqs import LiboqsMissing
 
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
+PEER_ADDRESSES_MAX: Final = 8
+"""Of one peer: with a quarter of a second between them, the last one is tried after two seconds."""
 _TABLE_MAX: Final = 999_999_999
 _TABLE_LOCAL: Final = 255
 """The kernel's own, with this host's addresses (RT_TABLE_LOCAL)."""
@@ -154,12 +165,16 @@ def check_dns(dns: Sequence[NameServerAddress], search: Sequence[str]) -> None:
 
 
 def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:
-    """Each peer has one address, which can be reached from the node's socket."""
-    seen: set[PeerId | None] = set()
+    """The addresses of each peer are different ones, not too many to be tried, and can be reached from the node's
+    socket."""
+    seen: dict[PeerId | None, set[Multiaddr]] = {}
     for peer in peers:
-        if peer.peer_id in seen:
-            raise ConfigError(f"--peer: {peer.peer_id} is given twice; one address for each peer")
-        seen.add(peer.peer_id)
+        known = seen.setdefault(peer.peer_id, set())
+        if peer in known:
+            raise ConfigError(f"--peer: {peer} is given twice")
+        known.add(peer)
+        if len(known) > PEER_ADDRESSES_MAX:
+            raise ConfigError(f"--peer: more than {PEER_ADDRESSES_MAX} addresses of {peer.peer_id}")
         if listen is not None and not _family_fits(listen, peer):
             raise ConfigError(
                 f"--peer {peer} cannot be reached from --listen {listen}: one socket serves both; "
@@ -186,16 +201,12 @@ def check_addresses(addresses: Sequence[Interface], mtu: int) -> None:
 
 
 def check_owners(allow_peers: Allowed, addresses: Iterable[Interface]) -> None:
-    """Each network behind a peer belongs to that peer alone."""
-    owner: dict[Network, PeerId] = {}
+    """No peer has an address of this node. (Several may have one network: one owns it, the others stand by.)"""
     own = {ip_network(interface.ip) for interface in addresses}
     for peer, networks in allow_peers.items():
         for network in networks:
             if network in own:
                 raise ConfigError(f"--allow-peer {peer}: {network} is this node's own --tun-address")
-            if network in owner:
-                raise ConfigError(f"--allow-peer: {network} is given to both {owner[network]} and {peer}")
-            owner[network] = peer
 
 
 def spares_endpoint(network: Network, route_table: int | str) -> bool:
@@ -224,6 +235,16 @@ def _check_endpoint(dialled: Multiaddr, networks: Iterable[Network], source: str
             f"{source}: {network} covers the peer's own endpoint {dialled.host}, so the tunnel would swallow itself; "
             "use narrower networks that leave it out, or --route-table auto with the whole of 0.0.0.0/0 and ::/0"
         )
+
+
+def check_kems(names: Iterable[str]) -> None:
+    """This machine can do them. MachineError where it cannot."""
+    for number, name in KEM_NAMES.items():
+        if name in names:
+            try:
+                kem.require(number)
+            except LiboqsMissing as error:
+                raise MachineError(f"--kem {name}: {error}") from None
 
 
 def check_backoff(base_ms: int, max_ms: int) -> None:

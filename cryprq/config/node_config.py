@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, doubts, sources, values
+from cryprq.config import allow_entries, checks, doubts, psk_file, sources, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
@@ -29,6 +29,8 @@ from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
 from cryprq.protocol.constants import (
     AEAD_NAMES,
+    KEM_NAMES,
+    KEMS_DEFAULT,
     LANES_MAX,
     MTU_MIN,
     MTU_SEALABLE_MAX,
@@ -38,6 +40,7 @@ from cryprq.protocol.constants import (
 
 DEFAULT_TUN_NAME: Final = "cryprq0"
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
+KEM_CHOICES: Final = tuple(KEM_NAMES.values())
 ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")
 LOG_FORMATS: Final = ("logfmt", "json")
 OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_gro", "coalesce", "packing")
@@ -49,6 +52,12 @@ WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
 BACKOFF_MS_MAX: Final = 3_600_000
+
+
+def _listed(names: Sequence[str], conjunction: str = "or") -> str:
+    """The names as Markdown code: `a`, `b` or `c`."""
+    quoted = [f"`{name}`" for name in names]
+    return f" {conjunction} ".join([", ".join(quoted[:-1]), quoted[-1]])
 
 
 def default_workers() -> int:
@@ -86,7 +95,7 @@ class NodeConfig:
         "peer",
         "MULTIADDR/p2p/ID",
         env="CRYPRQ_PEERS",
-        help="dial this peer; `/ip4`, `/ip6`, `/dns`, `/dns4`, `/dns6`",
+        help="dial this peer; `/ip4`, `/ip6`, `/dns`, `/dns4`, `/dns6`; again with the same ID: another address of it",
         parse=Multiaddr.parse,
         check=checks.peer_fault,
         into=tuple,
@@ -104,6 +113,20 @@ class NodeConfig:
         into=allow_entries.collect,
         join=allow_entries.join,
         toml_entry=allow_entries.from_table,
+        toml_columns={"networks": "allow-peer", "psk-file": "psk-file"},
+        reload=True,
+    )
+    psk_files: Mapping[PeerId, Path] = repeatable(
+        "psk-file",
+        "ID=FILE",
+        env="CRYPRQ_PSK_FILES",
+        help="a key that this node and the peer have for each other, mixed into those of every session with it",
+        parse=psk_file.parse,
+        show=psk_file.show,
+        split=psk_file.split,
+        into=psk_file.collect,
+        join=psk_file.join,
+        toml_entry=psk_file.from_table,
         reload=True,
     )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
@@ -252,6 +275,17 @@ class NodeConfig:
         default="auto",
         default_text="`auto`: AES where the CPU has it",
     )
+    kems: tuple[str, ...] = repeatable(
+        "kem",
+        "NAME",
+        env="CRYPRQ_KEM",
+        help=f"key agreement: the first is what this node dials with, all are accepted; {_listed(KEM_CHOICES)}",
+        default_text=f"{_listed([KEM_NAMES[kem] for kem in KEMS_DEFAULT], 'and')}",
+        absent=",".join(KEM_NAMES[kem] for kem in KEMS_DEFAULT),
+        parse=str.lower,
+        check=one_of(KEM_CHOICES),
+        into=lambda names: tuple(dict.fromkeys(names)),
+    )
     workers: int = number(
         "workers",
         env="CRYPRQ_WORKERS",
@@ -323,7 +357,7 @@ class NodeConfig:
         "no-offload",
         "NAME",
         env="CRYPRQ_NO_OFFLOAD",
-        help=f"do without {', '.join(f'`{name}`' for name in OFFLOAD_NAMES[:-1])} or `{OFFLOAD_NAMES[-1]}`",
+        help=f"do without {_listed(OFFLOAD_NAMES)}",
         default_text="use all that work here",
         parse=str,
         check=one_of(OFFLOAD_NAMES),
@@ -363,12 +397,13 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
+        object.__setattr__(self, "psk_files", MappingProxyType(dict(self.psk_files)))
         if self.control_socket == Path():
             object.__setattr__(self, "control_socket", default_control_socket({}, self.tun_name))
         self.validate()
 
     def validate(self) -> None:
-        """ConfigError for the first thing that is wrong."""
+        """ConfigError for the first thing that is wrong, MachineError for what the machine lacks."""
         for name, row in table(self).items():
             row.validate(getattr(self, name))
         checks.check_purpose(self.listen, self.peers, self.routes, self.dns, self.search)
@@ -379,6 +414,7 @@ class NodeConfig:
         checks.check_addresses(self.tun_addresses, self.mtu)
         checks.check_owners(self.allow_peers, self.tun_addresses)
         checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses, self.route_table)
+        checks.check_kems(self.kems)
         checks.check_backoff(self.backoff_base_ms, self.backoff_max_ms)
 
     def describe(self) -> str:

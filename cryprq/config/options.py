@@ -8,6 +8,7 @@ As with ``dataclasses.field``, the functions that make a row have the type of th
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from cryprq.config import values
@@ -74,8 +75,11 @@ class Option:
 
     toml: tuple[type, ...] = (str,)
     """The types in the file."""
-    toml_entry: Callable[[str, object], str] | None = None
-    """The text of one entry, if the option may be a table in the file. ValueError says what the entry must be."""
+    toml_entry: Callable[[str, object, Path], str] | None = None
+    """The text of one entry, if the option may be a table in the file: of its key, its value, and the file's directory.
+    ValueError says what the value must be."""
+    toml_columns: Mapping[str, str] = field(default_factory=dict)
+    """The keys that such an entry may have if it is a table itself, and the option that each of them is about."""
     is_path: bool = False
     """A relative path in a file starts at that file's directory, so that it is the same wherever the node starts."""
 
@@ -278,7 +282,8 @@ def repeatable(
     check: Check[T] | None = None,
     show: Callable[[T], str] = str,
     reload: bool = False,
-    toml_entry: Callable[[str, object], str] | None = None,
+    toml_entry: Callable[[str, object, Path], str] | None = None,
+    toml_columns: Mapping[str, str] | None = None,
 ) -> C:
     """Any number of values, none by default."""
     row = Option(
@@ -297,6 +302,7 @@ def repeatable(
         into=into,
         join=join,
         toml_entry=toml_entry,
+        toml_columns={} if toml_columns is None else toml_columns,
     )
     return cast(C, _field(row, _Made(lambda: into(()))))
 

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,22 +22,48 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
         raise MachineError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    found: dict[str, tuple[str, ...]] = {}
+    given: set[str] = set()
+    found: dict[str, list[str]] = {}
     for key, value in document.items():
         name = key.replace("_", "-")
         if name not in options:
             near = difflib.get_close_matches(name, options, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(options)}"
             raise ConfigError(f"unknown key {key!r} in {path}; {hint}")
-        if name in found:
+        if name in given:
             raise ConfigError(f"{name!r} is given twice in {path}, with - and with _")
-        found[name] = _texts(options[name], value, path)
-    return found
+        given.add(name)
+        option = options[name]
+        if option.toml_entry is not None and isinstance(value, dict):
+            found.setdefault(name, [])  # an empty table says that there is nothing
+            for about, text in _entries(option, value, options, path):
+                found.setdefault(about, []).append(text)
+        else:
+            found.setdefault(name, []).extend(_texts(option, value, path))
+    return {name: tuple(texts) for name, texts in found.items()}
+
+
+def _entries(
+    option: Option, table: Mapping[str, object], options: Mapping[str, Option], path: Path
+) -> Iterator[tuple[str, str]]:
+    """The entries of an option that is a table, each with the option that it is about."""
+    for key, value in table.items():
+        if not (option.toml_columns and isinstance(value, dict)):
+            yield option.name, _entry(option, key, value, path)
+            continue
+        columns = {name.replace("_", "-"): part for name, part in value.items()}
+        for name in columns:
+            if name not in option.toml_columns:
+                known = ", ".join(option.toml_columns)
+                raise ConfigError(f"unknown key {name!r} in {key!r} under {option.name!r} in {path}; known are {known}")
+        for name, about in option.toml_columns.items():
+            if name in columns:
+                yield about, _entry(options[about], key, columns[name], path)
+            elif about == option.name:
+                yield about, key  # named, with nothing said of it
 
 
 def _texts(option: Option, value: object, path: Path) -> tuple[str, ...]:
-    if option.toml_entry is not None and isinstance(value, dict):
-        return tuple(_entry(option, key, entry, path) for key, entry in value.items())
     items = value if option.many and isinstance(value, list) else [value]
     # bool is a subclass of int, and yet no number.
     if not all(type(item) in option.toml for item in items):
@@ -50,6 +76,6 @@ def _texts(option: Option, value: object, path: Path) -> tuple[str, ...]:
 def _entry(option: Option, key: str, value: object, path: Path) -> str:
     assert option.toml_entry is not None
     try:
-        return option.toml_entry(key, value)
+        return option.toml_entry(key, value, path.parent)
     except ValueError as error:
         raise ConfigError(f"{key!r} under {option.name!r} in {path} {error}") from None

@@ -1,7 +1,8 @@
 """Allowed IPs: which peer owns which inner network, and what a gateway may add to that."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import collapse_addresses, ip_network
+from typing import NamedTuple
 
 from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping, within
 from cryprq.peer_id import PeerId
@@ -36,44 +37,103 @@ def announced(routes: Iterable[Network]) -> tuple[Network, ...]:
     return tuple(route for route in routes if not amounts_to_default(route))
 
 
+class Change(NamedTuple):
+    """A network has another owner."""
+
+    network: Network
+    before: PeerId
+    owner: PeerId
+
+
 class AllowedIps:
     """The table of allowed IPs over all peers.
 
-    A network belongs to one peer. Peers may own networks within each other's, the longest prefix decides; what a
+    A network belongs to one peer at a time. Others that claim the same one stand by, and ``elect`` gives it to one of
+    them when its owner is not there. Peers may own networks within each other's, the longest prefix decides; what a
     gateway announces may not even do that (``refusal``). What a change costs depends on the peer, not on how many there
     are.
     """
 
     def __init__(self) -> None:
-        self._owned: dict[PeerId, tuple[Network, ...]] = {}
+        self._claims: dict[PeerId, tuple[Network, ...]] = {}
         self._owner: dict[Network, PeerId] = {}
+        self._standbys: dict[Network, list[PeerId]] = {}  # of networks that have some; the first claim first
+        self._owned: dict[PeerId, tuple[Network, ...]] = {}
         self._texts: dict[PeerId, tuple[str, ...]] = {}
         self._links: tuple[Network, ...] = ()
         self._beyond: set[Network] = set()  # the owned networks that no link covers
 
     def claim(self, peer: PeerId, networks: Iterable[Network]) -> tuple[Network, ...]:
-        """Gives ``peer`` these networks in place of what it had. Returns those that another peer owns already and
-        that it therefore did not get."""
-        self.release(peer)
+        """Gives ``peer`` these networks in place of what it had. Returns those that another peer owns, for which it
+        stands by; what it owned and claims again it keeps."""
         wanted = tuple(dict.fromkeys(networks))
-        owned = tuple(network for network in wanted if network not in self._owner)
-        refused = tuple(network for network in wanted if network in self._owner)
-        self._owned[peer] = owned
-        self._texts[peer] = tuple(map(str, owned))
-        self._owner.update(dict.fromkeys(owned, peer))
-        self._beyond.update(self._not_covered(owned))
-        return refused
+        self._give_up(peer, [network for network in self._claims.get(peer, ()) if network not in wanted])
+        self._claims[peer] = wanted
+        for network in wanted:
+            owner = self._owner.setdefault(network, peer)
+            if owner != peer and peer not in (waiting := self._standbys.setdefault(network, [])):
+                waiting.append(peer)
+        self._note(peer)
+        return self.standing_by(peer)
 
     def release(self, peer: PeerId) -> None:
-        """The peer owns nothing any more."""
-        for network in self._owned.pop(peer, ()):
-            del self._owner[network]
-            self._beyond.discard(network)
+        """The peer owns nothing any more, and claims nothing."""
+        self._give_up(peer, self._claims.pop(peer, ()))
+        self._owned.pop(peer, None)
         self._texts.pop(peer, None)
+
+    def elect(self, present: Callable[[PeerId], bool], rank: Callable[[PeerId], int]) -> list[Change]:
+        """Each network whose owner is not present goes to the claimant that is, the one of the least rank of several.
+        Who has a network keeps it for as long as it is present, whoever comes back meanwhile."""
+        changes = []
+        for network, waiting in self._standbys.items():
+            owner = self._owner[network]
+            there = [] if present(owner) else [peer for peer in waiting if present(peer)]
+            if there:
+                next_owner = min(there, key=rank)
+                waiting[waiting.index(next_owner)] = owner
+                self._owner[network] = next_owner
+                changes.append(Change(network, owner, next_owner))
+        for peer in {peer for change in changes for peer in (change.before, change.owner)}:
+            self._note(peer)
+        return changes
 
     def of(self, peer: PeerId) -> tuple[Network, ...]:
         """What the peer owns."""
         return self._owned.get(peer, ())
+
+    def claims(self, peer: PeerId) -> tuple[Network, ...]:
+        """What the peer owns or stands by for."""
+        return self._claims.get(peer, ())
+
+    def standing_by(self, peer: PeerId) -> tuple[Network, ...]:
+        """What the peer claims and another one owns."""
+        return tuple(network for network in self._claims.get(peer, ()) if self._owner[network] != peer)
+
+    def contested(self, peer: PeerId) -> bool:
+        """Whether another peer stands by for a network that this one owns."""
+        return bool(self._standbys) and any(network in self._standbys for network in self._owned.get(peer, ()))
+
+    def _give_up(self, peer: PeerId, networks: Iterable[Network]) -> None:
+        for network in networks:
+            waiting = self._standbys.get(network, [])
+            if self._owner[network] != peer:
+                waiting.remove(peer)
+            elif waiting:
+                self._owner[network] = waiting.pop(0)
+                self._note(self._owner[network])
+            else:
+                del self._owner[network]
+                self._beyond.discard(network)
+            if not waiting:
+                self._standbys.pop(network, None)
+
+    def _note(self, peer: PeerId) -> None:
+        """What the peer owns has changed."""
+        owned = tuple(network for network in self._claims[peer] if self._owner[network] == peer)
+        self._owned[peer] = owned
+        self._texts[peer] = tuple(map(str, owned))
+        self._beyond.update(self._not_covered(owned))
 
     def routes(self, handles: Mapping[PeerId, int]) -> list[tuple[str, int]]:
         """The table as the data plane takes it: ``(cidr, peer handle)``; peers without a handle are left out."""
@@ -97,27 +157,30 @@ class AllowedIps:
         addresses: Iterable[Interface],
         routes: Iterable[Network],
         endpoint: str,
-        other_gateways: Collection[str] = (),
+        dialled: Collection[str] = (),
+        shared: Collection[Network] = (),
     ) -> str | None:
         """Why what a gateway assigns and announces cannot be taken (one line), or None if it can.
 
         Refused are networks that overlap another peer's, that contain the gateway's own outer address (its records
-        would be sent into the tunnel that they carry) or that of another one (which would lose its tunnel to this one),
-        that have a meaning on every host, and what amounts to a default route.
+        would be sent into the tunnel that they carry), another one at which it is dialled, or one of another gateway
+        (which would lose its tunnel to this one), that have a meaning on every host, and what amounts to a default
+        route. ``dialled`` has all of those. One of ``shared`` may be claimed by several, as it is.
         """
-        others = [network for owner, owned in self._owned.items() if owner != peer for network in owned]
+        others = [network for other, claims in self._claims.items() if other != peer for network in claims]
         networks = (*(address.network for address in addresses), *routes)
         for network in networks:
             if amounts_to_default(network):
                 return f"the gateway assigns an address in {network}, which amounts to a default route"
             if covering((network,), endpoint) is not None:
                 return f"the gateway announces {network}, which contains its own address {endpoint}"
-            for host in other_gateways:
+            for host in dialled:
                 if covering((network,), host) is not None:
-                    return f"the gateway announces {network}, which contains the address {host} of another peer"
+                    return f"the gateway announces {network}, which contains the address {host} of a dialled peer"
             if (other := overlapping(network, NEVER_ANNOUNCED)) is not None:
                 return f"the gateway announces {network}, which overlaps {other}"
-            if (other := overlapping(network, others)) is not None:
+            foreign = (other for other in others if other != network or network not in shared)
+            if (other := overlapping(network, foreign)) is not None:
                 return f"the gateway announces {network}, which overlaps {other} of another peer"
         for version, most in MOST_PUBLIC.items():
             if _public_addresses(networks, version) > most:

@@ -1,8 +1,8 @@
 """Tunnel addresses that a listener has given to peers, kept across restarts in a file beside the identity.
 
-The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``, a lease a line, those that were
-used last at the end. It is replaced as a whole, so it is always complete; one that does not parse is reported and never
-overwritten.
+The file is JSON, ``{"version": 1, "leases": {"<peer ID>": ["10.9.0.2", "fd00:9::2"]}}``, a lease a line, those that
+were used last at the end. It is replaced as a whole, so it is always complete; one that does not parse is reported and
+never overwritten.
 """
 
 import contextlib

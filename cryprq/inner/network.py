@@ -1,6 +1,6 @@
 """The inner network of a node: the TUN's addresses and routes, and the table of allowed IPs, kept in step."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Protocol
@@ -34,7 +34,8 @@ class RoutePlane(Protocol):
 class NetworkObserver(Protocol):
     """Who is told about the inner network (``cryprq.telemetry.reporter.Reporter``)."""
 
-    def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None: ...
+    def network_standby(self, peer_id: PeerId, networks: Sequence[Network]) -> None: ...
+    def network_taken_over(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None: ...
     def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
@@ -78,18 +79,41 @@ class InnerNetwork:
         """The peer's allowed IPs."""
         return self._allowed.of(peer_id)
 
+    def claims(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """The same, and those for which it stands by: another peer owns them."""
+        return self._allowed.claims(peer_id)
+
+    def standing_by(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """Those for which it stands by alone."""
+        return self._allowed.standing_by(peer_id)
+
+    def contested(self, peer_id: PeerId) -> bool:
+        """Whether another peer stands by for one of its allowed IPs."""
+        return self._allowed.contested(peer_id)
+
+    def elect(self, present: Callable[[PeerId], bool], rank: Callable[[PeerId], int]) -> None:
+        """Networks whose owner is not present go to a peer that stands by for them and is (``AllowedIps.elect``)."""
+        changes = self._allowed.elect(present, rank)
+        if changes:
+            self._apply()
+        for before, owner in dict.fromkeys((change.before, change.owner) for change in changes):
+            networks = [change.network for change in changes if change[1:] == (before, owner)]
+            self._observer.network_taken_over(owner, networks, before)
+
     def assigned_by(self, peer_id: PeerId) -> tuple[Interface, ...]:
         """The addresses that this gateway assigned to this node."""
         return self._assigned.get(peer_id, ())
 
     def claim(self, peer_id: PeerId, handle: int, networks: Sequence[Network]) -> tuple[Network, ...]:
-        """Makes ``networks`` the peer's allowed IPs. Those that another peer owns are refused, logged and returned."""
-        refused = self._allowed.claim(peer_id, networks)
+        """Makes ``networks`` the peer's allowed IPs. It stands by for what another peer owns: that is logged, and
+        returned."""
+        before = self._allowed.standing_by(peer_id)
+        waiting = self._allowed.claim(peer_id, networks)
         self._handles[peer_id] = handle
-        if refused:
-            self._observer.network_refused(peer_id, refused, "another peer owns it")
+        if waiting and waiting != before:
+            self._observer.network_standby(peer_id, waiting)
         self._apply()
-        return refused
+        return waiting
 
     def release(self, peer_id: PeerId) -> None:
         """The peer is no more: its allowed IPs, the routes to them and the addresses that it assigned go."""
@@ -115,18 +139,24 @@ class InnerNetwork:
         parameters: Parameters,
         endpoint: str,
         configured: Sequence[Network],
-        other_gateways: Collection[str] = (),
+        dialled: Collection[str] = (),
     ) -> str | None:
         """Takes over what a gateway's M4 says. Returns None, or in one line why it is refused.
 
-        ``endpoint`` is the gateway's outer address, ``other_gateways`` those of all others that this node dials.
+        ``endpoint`` is the gateway's outer address, ``dialled`` are all at which this node dials any peer.
         ``configured`` are the CIDRs that this node's own configuration gives the peer: they take the place of what the
-        gateway announces. Assigned addresses are used where none is configured, and replace earlier ones.
+        gateway announces. Assigned addresses are used where none is configured, and replace earlier ones. Where some
+        are configured, gateways may announce the same network: one owns it, the others stand by.
         """
         addresses = () if self._configured else parameters.addresses
         routes = () if configured else announced(parameters.routes)
         mtu = self._configured_mtu if parameters.mtu is None else parameters.mtu
-        if (reason := self._allowed.refusal(peer_id, addresses, routes, endpoint, other_gateways)) is not None:
+        others = (theirs for other, theirs in self._announced.items() if other != peer_id)
+        # An address that one gateway assigned is of no use by way of another: only with one of its own can a node go
+        # over from the one to the other.
+        shared = {network for theirs in others for network in theirs} if self._configured else set()
+        shared.update(address.network for address in self._configured)
+        if (reason := self._allowed.refusal(peer_id, addresses, routes, endpoint, dialled, shared)) is not None:
             return reason
         if mtu < MTU_MIN_IPV6 and any(address.version == 6 for address in (*self._configured, *addresses)):
             return f"the gateway's MTU {mtu} is too small for IPv6 in the tunnel"

@@ -131,7 +131,7 @@ class _Running:
             if self._killed:
                 self._kill_now()
         in_time = ended = False
-        end = os.pidfd_open(process.pid)
+        end = self._end_of(process)
         try:
             in_time = ended = self._attend(process, end, start + self._timeout)
             if not in_time:
@@ -147,6 +147,17 @@ class _Running:
                     with contextlib.suppress(OSError):
                         stream.close()
         return Ended(status if in_time else None, _first_line(self._output), time.monotonic() - start)
+
+    def _end_of(self, process: "subprocess.Popen[bytes]") -> int:
+        """A descriptor that is readable when it has ended. OSError: then it has been killed."""
+        try:
+            return os.pidfd_open(process.pid)
+        except OSError:  # no more descriptors, or a sandbox forbids it
+            self.kill()
+            with self._lock:
+                process.wait()
+                self._pid = None
+            raise
 
     def _attend(self, process: "subprocess.Popen[bytes]", end: int, deadline: float) -> bool:
         """Feeds it and reads what it says until it has ended, or False when its time is up. What it leaves behind may

@@ -226,9 +226,9 @@ def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams of at
-    # most 1280 bytes may be for good: a handshake has to get through whatever the path is like, and nothing would find
-    # out for QUIC, which has no probes, that one with DF does not.
+    # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams, of
+    # at most 1280 bytes, always may: a handshake has to get through whatever the path is like, and QUIC has no probes
+    # here to find out that one with DF does not.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

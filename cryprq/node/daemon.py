@@ -8,6 +8,7 @@ from collections.abc import Callable
 import uvloop
 
 from cryprq.config.node_config import NodeConfig
+from cryprq.linux.process import keep_memory_private
 from cryprq.linux.systemd import Notifier
 from cryprq.node.node import Node
 from cryprq.telemetry.logs import Log, setup
@@ -16,6 +17,7 @@ from cryprq.telemetry.logs import Log, setup
 def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
     """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration.
     ConfigError or MachineError, one line, if it cannot start."""
+    keep_memory_private()  # before there is a key in it
     log = setup(config.log_level, config.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -21,7 +21,7 @@ _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 
 def of_configuration(config: NodeConfig) -> tuple[str, ...]:
     """What is doubtful wherever the node runs."""
-    return (*config.doubts, *_nobody(config), *_small_pool(config))
+    return (*config.doubts, *_nobody(config), *_stray_keys(config), *_small_pool(config))
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -32,6 +32,13 @@ def of_machine(config: NodeConfig) -> tuple[str, ...]:
 def _nobody(config: NodeConfig) -> Iterator[str]:
     if config.listen is not None and not (config.allow_any or config.allow_peers or config.peers):
         yield "nobody may connect: name the dialers with --allow-peer ID"
+
+
+def _stray_keys(config: NodeConfig) -> Iterator[str]:
+    named = {*config.allow_peers, *(peer.peer_id for peer in config.peers)}
+    for peer_id, path in config.psk_files.items():
+        if peer_id not in named and not config.allow_any:
+            yield f"--psk-file has {path} for {peer_id}, which is neither allowed nor dialled"
 
 
 def _small_pool(config: NodeConfig) -> Iterator[str]:

@@ -5,6 +5,7 @@ whatever is due first; and once a second it looks after what has no event of its
 """
 
 import asyncio
+import hmac
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 
 from cryprq._fastpath import cpu_has_aes
 from cryprq.address import Address
+from cryprq.config import psk_file
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
@@ -49,8 +51,9 @@ from cryprq.peers.resolver import Resolver
 from cryprq.peers.stale_port import StalePort
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_NAMES, KEM_NAMES, KEMS_DEFAULT
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.key_schedule import wipe
 from cryprq.protocol.parameters import Parameters
 from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
@@ -111,6 +114,8 @@ class Node:
             drops=self._drops,
             answers=self._answers,
             offloads=self._offloads,
+            first_datagrams=self._first_datagrams,
+            pending=lambda: self._endpoint.pending if self._snapshot is not None else 0,
             healthy=lambda: self.health.reason() is None,
             rotate_secs=lambda: self.config.rotate_secs,
             log_lines_dropped=lambda: self._log.lines_dropped,
@@ -120,6 +125,7 @@ class Node:
         )
         self._reporter = Reporter(self._log, self._metrics)
         self._snapshot: Snapshot | None = None
+        self._psks: dict[PeerId, bytearray] = {}
         self._stale_port = StalePort()
         self._undo: list[Callable[[], Any]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -165,6 +171,8 @@ class Node:
             check_hook(config.on_change)
         known = is_there(config.identity)
         identity = load_or_create_identity(config.identity)
+        self._psks = psk_file.load_all(config.psk_files)
+        self._undo.append(lambda: wipe(*self._psks.values()))
         self.peer_id = identity.peer_id
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
@@ -259,9 +267,11 @@ class Node:
                 identity=identity,
                 lanes=config.workers,
                 aeads=_aeads(config.aead),
+                kems=_kems(config.kems),
                 rotate_secs=config.rotate_secs,
                 mtu=config.mtu,
                 indices=IndexPool(),
+                psks=self._psks,
             ),
             allowlist=self._roster.allowlist,
             announced=_announced(config),
@@ -405,6 +415,7 @@ class Node:
         now = boottime()
         try:
             self._peers.handle_timers(now)
+            self._roster.elect()
             self._settle_dns()
             self._tell_routes()
             times = [self._roster.poll(now), self._peers.next_timer()]
@@ -425,7 +436,7 @@ class Node:
 
     def _settle_dns(self) -> None:
         """Names are asked of gateways that there is a session with."""
-        dialled = (target.peer_id for target in self.config.peers if target.peer_id is not None)
+        dialled = dict.fromkeys(target.peer_id for target in self.config.peers if target.peer_id is not None)
         gateways = [i for i in dialled if (peer := self._peers.get(i)) is not None and peer.current is not None]
         self._dns.want(self._told_names.choose(gateways, self._network.allowed, self.config.accept_dns))
 
@@ -534,6 +545,9 @@ class Node:
     def _offloads(self) -> Mapping[str, str]:
         return self._snapshot.offloads() if self._snapshot is not None else {}
 
+    def _first_datagrams(self) -> Mapping[str, int]:
+        return self._endpoint.counters if self._snapshot is not None else {}
+
     # ---- what operators ask for ----
 
     def _running(self) -> Snapshot:
@@ -579,16 +593,20 @@ class Node:
             self._notifier.ready()
 
     def _reload(self, read_config: Callable[[], NodeConfig]) -> None:
+        psks: dict[PeerId, bytearray] = {}
         try:
             config, kept = merge(self.config, read_config())
+            psks = psk_file.load_all(config.psk_files)
             changes = self._roster.change(config, boottime())
         except CryprqError as error:
+            wipe(*psks.values())
             self._metrics.config_read(taken=False)
             self._log.error("config_rejected", error=error, hint="the configuration from before stays in force")
             return
         self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
         self.config = config
+        self._take_psks(psks)
         self._announce_again(_announced(config))
         self._tell_doubts(of_configuration(config))
         self._tell_changes(changes)
@@ -601,11 +619,19 @@ class Node:
         )
         self._changed()
 
+    def _take_psks(self, psks: dict[PeerId, bytearray]) -> None:
+        """With a peer that has another key now there is a new handshake; the session's keys live on until then."""
+        before, self._psks = self._psks, psks
+        for peer in self._peers:
+            if not hmac.compare_digest(before.get(peer.peer_id, b""), psks.get(peer.peer_id, b"")):
+                peer.renew("psk_changed", boottime(), dialled=True)
+        wipe(*before.values())
+
     def _announce_again(self, announced: Announcement) -> None:
         """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
-        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs)
+        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs, self._psks)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
             what = "routes_changed" if announced.networks != before.networks else "dns_changed"
@@ -627,6 +653,11 @@ def _aeads(name: str) -> tuple[int, ...]:
         both = (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305)
         return both if cpu_has_aes() else both[::-1]
     return tuple(suite for suite, known in AEAD_NAMES.items() if known == name)
+
+
+def _kems(names: Sequence[str]) -> tuple[int, ...]:
+    """What to dial with, and what else to accept."""
+    return tuple(kem for name in names for kem, known in KEM_NAMES.items() if known == name) or KEMS_DEFAULT
 
 
 def _announced(config: NodeConfig) -> Announcement:

@@ -12,6 +12,7 @@ from cryprq.errors import ConfigError, MachineError
 from cryprq.inner.allowlist import Allowlist
 from cryprq.inner.leases import Leases
 from cryprq.inner.network import InnerNetwork
+from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import REDIAL_FAST_INTERVAL, Attempt, Dialer, DialObserver, DialSchedule
@@ -66,11 +67,20 @@ def changes(before: NodeConfig, after: NodeConfig) -> Changes:
 
 def _named(config: NodeConfig) -> dict[PeerId, tuple[object, ...]]:
     """Every peer that is named, and what is said of it."""
-    dialled = {peer.peer_id: peer for peer in config.peers if peer.peer_id is not None}
+    dialled = _dialled(config)
     return {
         peer_id: (frozenset(config.allow_peers.get(peer_id, ())), dialled.get(peer_id))
         for peer_id in config.allow_peers.keys() | dialled.keys()
     }
+
+
+def _dialled(config: NodeConfig) -> dict[PeerId, tuple[Multiaddr, ...]]:
+    """Who is dialled, and where: the preferred address first."""
+    found: dict[PeerId, tuple[Multiaddr, ...]] = {}
+    for target in config.peers:
+        if target.peer_id is not None:
+            found[target.peer_id] = (*found.get(target.peer_id, ()), target)
+    return found
 
 
 class Roster:
@@ -102,6 +112,7 @@ class Roster:
         self._unanswered = unanswered
         self._observer = observer
         self._dialers: dict[PeerId, Dialer] = {}
+        self._rank: dict[PeerId, int] = {}
 
     # ---- questions ----
 
@@ -133,13 +144,8 @@ class Roster:
     def take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
         """A gateway's M4: what is wrong with it, or None if it is taken over (``InnerNetwork.take``)."""
         configured = self.config.allow_peers.get(peer.peer_id, ())
-        others = {
-            address.host
-            for target in self.config.peers
-            if target.peer_id != peer.peer_id
-            for address in self._resolver.known(target)
-        }
-        return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, others)
+        dialled = {address.host for target in self.config.peers for address in self._resolver.known(target)}
+        return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, dialled)
 
     def _is_here(self, peer_id: PeerId) -> bool:
         return self._peers.get(peer_id) is not None
@@ -162,10 +168,12 @@ class Roster:
                 self._peers.remove(known.peer_id, CloseCode.REFUSED, now)
         leased = {known.peer_id: self.leased_to(known.peer_id) for known in self._peers}
         self._give_up_networks()
-        wanted = {target.peer_id: target for target in self.config.peers if target.peer_id is not None}
-        for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddr != wanted.get(known)]:
+        wanted = _dialled(self.config)
+        for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddrs != wanted.get(known)]:
             self._dialers.pop(peer_id).stop()
-        for peer_id in sorted(self.allowlist.named):
+        named = dict.fromkeys((*wanted, *self.config.allow_peers))
+        self._rank = {peer_id: at for at, peer_id in enumerate(named)}
+        for peer_id in named:
             # Whoever gets an address gets it when it comes; the others have their place from the start.
             if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
                 self._place(peer_id, now)
@@ -173,12 +181,12 @@ class Roster:
             peer = self._peers.get(peer_id)
             if peer is not None and addresses and self.leased_to(peer_id) != addresses:
                 peer.close(CloseCode.OK, "address_changed", now)  # it dials again, and is told the new one
-        for peer_id, target in wanted.items():
+        for peer_id, multiaddrs in wanted.items():
             peer = self._peers.get(peer_id)
             if peer is not None and peer_id not in self._dialers:
                 self._dialers[peer_id] = Dialer(
                     peer,
-                    target,
+                    multiaddrs,
                     DialSchedule(self.config.backoff_base_ms / 1000, self.config.backoff_max_ms / 1000),
                     addresses=self._resolver.addresses,
                     resolve_error=self._resolver.error,
@@ -190,7 +198,7 @@ class Roster:
     def _give_up_networks(self) -> None:
         """Peers lose what they are not to have any more before others get it."""
         for peer in self._peers:
-            kept = set(self._network.allowed(peer.peer_id))
+            kept = set(self._network.claims(peer.peer_id))
             with suppress(MachineError):  # ``_place`` meets it again
                 self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
 
@@ -209,6 +217,11 @@ class Roster:
             if peer.idle and peer.peer_id not in self.allowlist.named:
                 self._peers.remove(peer.peer_id, CloseCode.OK, now)
 
+    def elect(self) -> None:
+        """Networks of peers that are not there go to those that stand by for them: of several, to the one that the
+        configuration names first."""
+        self._network.elect(self._peers.present, lambda peer_id: self._rank.get(peer_id, len(self._rank)))
+
     # ---- dialling ----
 
     def poll(self, now: Boottime) -> Boottime | None:
@@ -226,10 +239,8 @@ class Roster:
 
     def dialled_hosts(self) -> set[bytes]:
         """The packed addresses at which peers are dialled, as far as they are known."""
-        found = (
-            address.host for dialer in self._dialers.values() for address in self._resolver.known(dialer.multiaddr)
-        )
-        return {ip_address(host).packed for host in found}
+        targets = (multiaddr for dialer in self._dialers.values() for multiaddr in dialer.multiaddrs)
+        return {ip_address(address.host).packed for target in targets for address in self._resolver.known(target)}
 
     def _poll_one(self, dialer: Dialer, now: Boottime) -> Boottime | None:
         try:

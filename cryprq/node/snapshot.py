@@ -115,6 +115,7 @@ class Snapshot:
             endpoint=str(endpoint[0]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
+            standby_for=tuple(map(str, self._network.standing_by(peer.peer_id))),
             mtu=plane.peer_mtu(peer.handle),
             aead=AEAD_NAMES[session.suite] if session is not None else "",
             kem=KEM_NAMES[session.kem] if session is not None else "",

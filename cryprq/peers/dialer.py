@@ -198,7 +198,7 @@ class Dialer:
     def __init__(
         self,
         target: DialTarget,
-        multiaddr: Multiaddr,
+        multiaddrs: Sequence[Multiaddr],
         schedule: DialSchedule,
         *,
         addresses: Callable[[Multiaddr], tuple[Address, ...]],
@@ -207,11 +207,12 @@ class Dialer:
         unanswered: Callable[[Boottime], None],
         observer: DialObserver,
     ) -> None:
-        """``connect`` starts an attempt that gives up after so many seconds, and sees to it that ``poll`` is called
+        """``multiaddrs`` say where the peer is, the preferred place first, and ``addresses`` what is known of each of
+        them. ``connect`` starts an attempt that gives up after so many seconds, and sees to it that ``poll`` is called
         when it is over; OSError if the address cannot be dialled from here. ``unanswered`` is called when none of the
         addresses has answered a dial that began then."""
         self.target = target
-        self.multiaddr = multiaddr
+        self.multiaddrs = tuple(multiaddrs)
         self.schedule = schedule
         self._addresses = addresses
         self._resolve_error = resolve_error
@@ -260,12 +261,16 @@ class Dialer:
         return self._next(now)
 
     def _start(self, now: Boottime) -> None:
-        addresses = self._addresses(self.multiaddr)
-        if addresses:
+        found = {multiaddr: self._addresses(multiaddr) for multiaddr in self.multiaddrs}
+        errors = {each: self._resolve_error(each) for each, addresses in found.items() if not addresses}
+        for multiaddr, error in errors.items():
+            if error is not None:
+                self._observer.dial_unresolved(self.target.peer_id, multiaddr, error)
+        known = dict.fromkeys(address for addresses in found.values() for address in addresses)
+        if known:
             self.schedule.started(now)
-            self._volleys.append(_Volley(now, self.schedule.timeout(now), list(addresses), now))
-        elif (error := self._resolve_error(self.multiaddr)) is not None:
-            self._observer.dial_unresolved(self.target.peer_id, self.multiaddr, error)
+            self._volleys.append(_Volley(now, self.schedule.timeout(now), list(known), now))
+        elif all(error is not None for error in errors.values()):
             self.schedule.failed(now)
 
     def _advance(self, volley: _Volley, now: Boottime) -> None:

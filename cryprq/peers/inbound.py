@@ -1,18 +1,20 @@
 """The listener's side of a connection: the handshake as responder, then frames to and from the session."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryprq.dns import NameServerAddress
 from cryprq.errors import MachineError
 from cryprq.networks import Network, covering, within
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
+from cryprq.peers.outbound import PSK_HINT
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
+from cryprq.protocol.key_schedule import Secret
 from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ class Admittance:
     stopping: bool = False
     """The node stops: whoever comes now has to wait for the next one."""
 
-    def reconfigure(self, allowlist: "Allowlist", announced: Announcement, rotate_secs: int) -> None:
+    def reconfigure(
+        self, allowlist: "Allowlist", announced: Announcement, rotate_secs: int, psks: Mapping[PeerId, Secret]
+    ) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
         self.allowlist, self.announced = allowlist, announced
-        self.settings = replace(self.settings, rotate_secs=rotate_secs)
+        self.settings = replace(self.settings, rotate_secs=rotate_secs, psks=psks)
 
     def accept(self, connection: "Connection") -> "Inbound":
         """The handler for a new inbound connection."""
@@ -99,6 +103,7 @@ class Inbound:
             connection.channel_binding,
             lanes=settings.lanes,
             aead_preference=settings.aeads,
+            kems=settings.kems,
             new_index=self._lease,
         )
 
@@ -128,6 +133,11 @@ class Inbound:
     def closed(self, connection: "Connection", code: int, reason: str, by_peer: bool) -> None:
         """The connection ended, before or after there was a session."""
         if self._link is not None and self._peer is not None:
+            if by_peer and code == CloseCode.PSK and not self._link.established:
+                self._shared.reporter.handshake_failed(
+                    "psk", connection.remote, peer_id=self._peer.peer_id, hint=PSK_HINT
+                )
+                self._peer.disown(self._link)
             self._peer.carrier_lost(self._link, reason or f"code {code}", self._shared.clock())
             return
         if not self._over and self._responder is not None:
@@ -176,20 +186,21 @@ class Inbound:
             connection.refused(auth.peer_id.digest)
             connection.close(CloseCode.REFUSED)
             return
+        psk = shared.settings.psks.get(auth.peer_id)
         if peer.outranks_inbound():
-            message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now)
+            message, _ = responder.message4(STATUS_DUPLICATE, Parameters(), now, psk)
             shared.reporter.handshake_duplicate(auth.peer_id, connection.remote)
             self._finish()
             self._send(connection, FrameType.ACCEPT, message)
             peer.doubt()
             return  # the dialer closes when it has read it; if not, the time for handshakes ends it
-        message, session = responder.message4(STATUS_ACCEPTED, parameters, now)
+        message, session = responder.message4(STATUS_ACCEPTED, parameters, now, psk)
         assert session is not None
         connection.authenticated()
         self._over = True
         duration = now - self._began
         shared.reporter.handshake_complete(
-            auth.peer_id, connection.remote, "inbound", session.kem, session.suite, duration
+            auth.peer_id, connection.remote, "inbound", session.kem, auth.kind.name, session.suite, duration
         )
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
@@ -228,8 +239,8 @@ class Inbound:
         denied = error.peer_id if error.reason == "not_allowlisted" else None
         if denied is not None:
             reporter.peer_denied(denied, connection.remote)
-        quiet = denied is not None  # ``peer_denied`` says it
-        reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, quiet=quiet)
+        quiet, hint = denied is not None, _HINTS.get(error.reason)  # ``peer_denied`` says it
+        reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, hint=hint, quiet=quiet)
         if denied is not None:
             connection.refused(denied.digest)
         elif error.reason != "busy":  # that is no fault of the dialer's, which tries again
@@ -242,3 +253,11 @@ class Inbound:
             self._responder.abort()
         if self._link is None:
             self._lease.release_all()
+
+
+_HINTS: Final = {
+    "aead": "the two nodes have no --aead in common",
+    "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
+    "kem": "this node does not accept the dialer's --kem, or the dialer's key is none",
+}
+"""What to do about those whose dialer knows this node's ID, and so is hardly a stranger."""

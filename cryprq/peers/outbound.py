@@ -1,17 +1,19 @@
 """The dialer's side of a connection: the handshake as initiator, then frames to and from the session."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cryprq.address import Address
+from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_X25519_MLKEM768, MESSAGE_PING
+from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.key_schedule import Secret
 from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -33,7 +35,13 @@ class HandshakeSettings:
     rotate_secs: int
     mtu: int
     indices: IndexPool
-    kem: int = KEM_X25519_MLKEM768
+    psks: Mapping[PeerId, Secret] = field(default_factory=dict, repr=False)
+    """The keys that this node and some of its peers have for each other."""
+    kems: Sequence[int] = KEMS_DEFAULT
+    """The first is what this node dials with; all are accepted."""
+
+
+PSK_HINT: Final = "the pre-shared key differs: --psk-file gives the same key at both nodes, or at neither"
 
 
 class Outcome(Enum):
@@ -141,9 +149,10 @@ class Outbound:
                 connection.channel_binding,
                 lanes=settings.lanes,
                 aead_offer=settings.aeads,
-                kem=settings.kem,
+                kem=settings.kems[0],
                 new_index=self._lease,
                 parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs, messages=(MESSAGE_PING,)),
+                psk=settings.psks.get(self._peer.peer_id),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())
         except HandshakeError as error:
@@ -216,7 +225,7 @@ class Outbound:
         self._peer.token = accepted.parameters.token
         duration = now - self._began()
         self._reporter.handshake_complete(
-            self._peer.peer_id, self.remote, "outbound", session.kem, session.suite, duration
+            self._peer.peer_id, self.remote, "outbound", session.kem, accepted.kind.name, session.suite, duration
         )
         self._link = self._peer.adopt(session, connection, self._lease, now, told=accepted.parameters)
         self._finish(Outcome.SESSION)
@@ -227,8 +236,11 @@ class Outbound:
     def _refusal_hint(self) -> str:
         own = self._settings.identity.peer_id
         if self._expected is FrameType.RESPONSE:
-            who = self._peer.peer_id
-            return f"nobody there is {who}, or is too busy: check --peer against the listener's listener_ready line"
+            who, kem = self._peer.peer_id, KEM_NAMES[self._settings.kems[0]]
+            return (
+                f"nobody there is {who}, or it is too busy, or does not accept --kem {kem}:"
+                " check --peer against the listener's listener_ready line"
+            )
         return f"the listener refuses this node: check that it runs with --allow-peer {own}"
 
     def _timed_out(self) -> None:
@@ -262,5 +274,7 @@ _HINTS: Final = {
     "shutdown": "the listener stops",
     "transport": "the connection was lost during the handshake",
     "own_peer_id": "that is this node's own ID",
+    "psk": PSK_HINT,
     "version": "the listener speaks another version of the protocol",
+    "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
 }

@@ -29,10 +29,11 @@ class Path:
         sending_index: Callable[[], int | None],
         round_trip: Callable[[], float],
         way: Callable[[str], tuple[str, int]],
+        changed: Callable[[], None],
     ) -> None:
         """``mtu`` is the largest inner packet that this node has; ``sending_index`` names the epoch that is sent on;
         ``way`` is how this host reaches another: its own address there, and what its kernel believes that the path
-        carries; OSError if there is none."""
+        carries; OSError if there is none. ``changed`` is called when ``next_timer`` says something else."""
         self._peer_id = peer_id
         self._handle = handle
         self._plane = plane
@@ -43,6 +44,8 @@ class Path:
         self._way: tuple[str, int] | None = None  # when the path was measured
         self._looked_ns = 0
         self._around = _UDP_OVER[4]
+        self._changed = changed
+        self._due: Boottime | None = None
         self._limit = MTU_SEALABLE_MAX
         self._applied: tuple[int, int] | None = None
         self._machine = PathMtu(draw=_token, round_trip=round_trip, hint=self._hinted)
@@ -70,6 +73,7 @@ class Path:
     def end(self) -> None:
         """The last session is over."""
         self._machine.end()
+        self._carry_out(())
 
     def event(self, flags: int, now: Boottime) -> None:
         """What the plane says about the peer."""
@@ -109,6 +113,9 @@ class Path:
                         self._plane.send_probe(index, token, size - self._around)
                 case Found(old, new, reason):
                     self._observer.path_mtu_changed(self._peer_id, old, new, reason)
+        if (due := self._machine.next_timer()) != self._due:
+            self._due = due
+            self._changed()
 
     def _inner_max(self) -> int:
         return min(self._mtu(), self._limit)

@@ -106,7 +106,10 @@ class Peer:
             sending_index=self._sending_index,
             round_trip=lambda: self.round_trip,
             way=way,
+            changed=changed,
         )
+        self.contested = False
+        """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
         self.last_handshake: Boottime | None = None
         self.rotations = 0
         self._contest = Contest()
@@ -215,7 +218,6 @@ class Peer:
             self._endpoint_moved(now)
         if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
             self.path.event(flags, now)
-            self._changed()
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
             return
@@ -233,11 +235,16 @@ class Peer:
         self._execute(self.current, self.current.session.rotate(now), now)
         return True
 
-    def renew(self, reason: str, now: Boottime) -> None:
+    def disown(self, link: Link) -> None:
+        """The peer has no use for this session, on which nothing of it has come: it could not open M4."""
+        self._end(link, CloseCode.OK, "disowned")
+
+    def renew(self, reason: str, now: Boottime, *, dialled: bool = False) -> None:
         """Makes the peer that dialled connect again, to be told something new: the connections of its sessions are
-        closed, their keys live on until the new session replaces them."""
+        closed, their keys live on until the new session replaces them. ``dialled``: also those of sessions that this
+        node has dialled, which dials again."""
         for link in tuple(self.links):
-            if not link.dialled and (carrier := link.carrier) is not None:
+            if (dialled or not link.dialled) and (carrier := link.carrier) is not None:
                 self.carrier_lost(link, reason, now)
                 carrier.close(CloseCode.OK, reason)
 
@@ -245,15 +252,15 @@ class Peer:
         """Once a second, and when a timer says so: the silence rule and the keepalive (protocol, 3.3),
         and whether the ends are to prove anew who they are.
 
-        Whom this node has not dialled it cannot dial either: it takes its time, and then asks the peer's connections,
-        in whose way the peer's next one may be.
+        Whom this node has not dialled it cannot dial either: it takes its time, unless another peer stands by, and then
+        asks the peer's connections, in whose way the peer's next one may be.
         """
         link = self.current
         if link is None:
             return
         if link.carrier is not None:
             link.round_trip = link.carrier.round_trip
-        hurried = link.dialled and link.answers_pings
+        hurried = link.answers_pings and (link.dialled or self.contested)
         was_silent = self.liveness.silent
         stats = self._plane.peer_stats(self.handle)
         verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
@@ -343,6 +350,11 @@ class Peer:
         if current is None or self.liveness.silent:
             return True
         return current.dialled and (current.carrier is None or self._reauth.wants_dial)
+
+    @property
+    def present(self) -> bool:
+        """True while a session is in use and the peer is heard."""
+        return self.current is not None and not self.liveness.silent
 
     @property
     def up(self) -> bool:
@@ -544,7 +556,6 @@ class Peer:
         self.show()
         if self.current is not None:
             self.path.begin("moved", now)
-            self._changed()
 
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None

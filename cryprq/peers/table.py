@@ -85,7 +85,7 @@ class PeerTable:
                 later=self._later,
             )
             self._by_id[peer_id] = self._by_handle[peer.handle] = peer
-        if set(self._network.allowed(peer_id)) != set(networks):
+        if set(self._network.claims(peer_id)) != set(networks):
             self._network.claim(peer_id, peer.handle, networks)
         return peer
 
@@ -143,6 +143,11 @@ class PeerTable:
             if (peer := self._by_id.get(peer_id)) is not None:
                 self._timers.set(peer_id, peer.next_timer())
 
+    def present(self, peer_id: PeerId) -> bool:
+        """Whether there is a session with the peer, and it is heard."""
+        peer = self._by_id.get(peer_id)
+        return peer is not None and peer.present
+
     def heard_at(self) -> Boottime:
         """When the last authentic record of any of them came; 0 for never."""
         return Boottime(max((self._plane.peer_stats(peer.handle).last_rx_ns for peer in self), default=0) / 1e9)
@@ -150,6 +155,7 @@ class PeerTable:
     def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""
         for peer in self:
+            peer.contested = self._network.contested(peer.peer_id)
             self._guard(peer, partial(peer.look, now))
 
     def _guard(self, peer: Peer, act: Callable[[], None]) -> None:

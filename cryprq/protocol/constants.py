@@ -6,8 +6,11 @@ The limits that the data plane enforces per record are stated again in ``csrc/cq
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
-ALPN: Final = "cryprq/1"
+PROTOCOL_VERSION: Final = 2
+VERSION_MAX: Final = PROTOCOL_VERSION
+"""The highest version that this node speaks, which M1 and M2 say: a handshake is in the highest that both ends speak,
+or it ends. A node that speaks a later one as well has a later value here; version 2 itself stays as it is."""
+ALPN: Final = f"cryprq/{PROTOCOL_VERSION}"
 QUIC_FIRST_BYTE: Final = 0x40
 """A datagram whose first byte is at least this is QUIC, any other a data record (RFC 9000, 17.2 and 17.3)."""
 
@@ -20,14 +23,25 @@ AEAD_NAMES: Final = {AEAD_AES_256_GCM: "aes-256-gcm", AEAD_CHACHA20_POLY1305: "c
 
 KEM_X25519_MLKEM768: Final = 1
 KEM_X25519_MLKEM1024: Final = 2
-KEMS: Final = (KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024)
-KEM_NAMES: Final = {KEM_X25519_MLKEM768: "x25519-ml-kem-768", KEM_X25519_MLKEM1024: "x25519-ml-kem-1024"}
-SIGNATURE_NAME: Final = "ed25519-ml-dsa-65"
+KEM_X25519_MLKEM768_FRODOKEM976: Final = 3
+KEM_NAMES: Final = {
+    KEM_X25519_MLKEM768: "x25519-mlkem768",
+    KEM_X25519_MLKEM1024: "x25519-mlkem1024",
+    KEM_X25519_MLKEM768_FRODOKEM976: "x25519-mlkem768-frodokem976aes",
+}
+KEMS: Final = tuple(KEM_NAMES)
+KEMS_DEFAULT: Final = (KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024)
+"""What a node accepts if nobody says, the one that it dials with first: those that need no further library."""
+
+SIGNATURE_CONTEXT: Final = b"cryprq v2 identity"
+"""The context string (FIPS 204, 5.2) of every ML-DSA signature that an identity makes."""
 
 KEY_SIZE: Final = 32
 IV_SIZE: Final = 12
 TAG_SIZE: Final = 16
 HASH_SIZE: Final = 32
+PSK_SIZE: Final = 32
+"""Of a pre-shared key."""
 NONCE_SIZE: Final = 32
 X25519_SIZE: Final = 32
 LANE_SECRET_SIZE: Final = KEY_SIZE + IV_SIZE
@@ -36,8 +50,8 @@ LANES_MAX: Final = 64
 # ---- control channel: frames and QUIC ----
 
 FRAME_HEADER_SIZE: Final = 4
-FRAME_MAX: Final = 16 * 1024
-"""Largest frame, header included."""
+FRAME_MAX: Final = 24 * 1024
+"""Largest frame, header included: an M2 with the longest ciphertext and the longest proof of identity just fits."""
 
 QUIC_IDLE_TIMEOUT: Final = 25.0
 QUIC_KEEPALIVE: Final = 10.0

@@ -1,7 +1,7 @@
 """Frames of the control channel: type u8, length u24 (big-endian), body.
 
 The reader is fed what a QUIC stream delivers and yields whole frames. What it cannot accept is a ``FrameError``, and
-nothing else; it buffers at most one frame (16 KiB).
+nothing else; it buffers at most one frame (``FRAME_MAX``).
 """
 
 from enum import IntEnum
@@ -54,6 +54,8 @@ class CloseCode(IntEnum):
     """A fault on the side that closes."""
     REPLACED = 7
     """A newer session with the same peer took over."""
+    PSK = 8
+    """M4 does not open at the dialer: the two ends have different pre-shared keys for each other."""
 
 
 class FrameError(Exception):
@@ -63,7 +65,7 @@ class FrameError(Exception):
 def header(frame_type: FrameType, body_size: int) -> bytes:
     """The 4-byte header of a frame whose body on the wire (tag included) has ``body_size`` bytes.
 
-    Raises ValueError beyond 16 KiB: what we send is ours to bound.
+    Raises ValueError beyond ``FRAME_MAX``: what we send is ours to bound.
     """
     if FRAME_HEADER_SIZE + body_size > FRAME_MAX:
         raise ValueError(f"a frame of {body_size} bytes is too large")
@@ -71,7 +73,7 @@ def header(frame_type: FrameType, body_size: int) -> bytes:
 
 
 def encode(frame_type: FrameType, body: bytes) -> bytes:
-    """One frame, ready for the stream. ValueError beyond 16 KiB."""
+    """One frame, ready for the stream. ValueError beyond ``FRAME_MAX``."""
     return header(frame_type, len(body)) + body
 
 
@@ -153,6 +155,12 @@ class Cursor:
     def u8(self) -> int:
         """The next byte."""
         return self.take(1)[0]
+
+    def peek(self) -> int:
+        """The next byte, which stays where it is."""
+        value = self.u8()
+        self._at -= 1
+        return value
 
     def u16(self) -> int:
         """A 16-bit number, big-endian like all."""

@@ -12,22 +12,24 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from cryprq.peer_id import RECORD_SIZE, PeerId
+from cryprq.peer_id import PeerId
 from cryprq.protocol import key_schedule
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import (
     AEADS,
     HASH_SIZE,
     KEMS,
+    KEMS_DEFAULT,
     LANES_MAX,
     NONCE_SIZE,
     PROTOCOL_VERSION,
+    VERSION_MAX,
     X25519_SIZE,
 )
 from cryprq.protocol.frames import CloseCode, Cursor, FrameError
-from cryprq.protocol.identity import SIG_ED25519_SIZE, SIG_MLDSA65_SIZE, Identity, verify_record
+from cryprq.protocol.identity import Identity, Kind, Proof
 from cryprq.protocol.kem import SIZES, Ephemeral, KemError, encapsulate
-from cryprq.protocol.key_schedule import wipe
+from cryprq.protocol.key_schedule import Secret, wipe
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Role, Session, SessionSetup
 
@@ -40,9 +42,9 @@ ROTATE_SECS_DEFAULT: Final = 300
 class HandshakeError(Exception):
     """A handshake ended without a session.
 
-    ``reason`` is one snake_case word for metrics and the local log: malformed, version, knock, aead, kem, tag,
-    wrong_peer_id, own_peer_id, not_allowlisted, signature, parameters, order, busy. ``peer_id`` is who the other end
-    claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
+    ``reason`` is one snake_case word for metrics and the local log: malformed, version, downgrade, knock, aead, kem,
+    tag, wrong_peer_id, own_peer_id, not_allowlisted, signature, psk, parameters, order, busy. ``peer_id`` is who the
+    other end claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
     """
 
     def __init__(self, reason: str, code: CloseCode, peer_id: PeerId | None = None) -> None:
@@ -58,6 +60,8 @@ class Accepted:
 
     status: int
     parameters: Parameters
+    kind: Kind
+    """By what the listener has proven who it is."""
     session: Session | None
     """None unless the status is ``STATUS_ACCEPTED``."""
 
@@ -67,6 +71,8 @@ class Auth:
     """What a verified M3 said to the listener."""
 
     peer_id: PeerId
+    kind: Kind
+    """By what the dialer has proven who it is."""
     parameters: Parameters
 
 
@@ -82,10 +88,12 @@ class _State(Enum):
 class _Failure(Exception):
     """Inside a step: why it fails, and who the other end claims to be."""
 
-    def __init__(self, reason: str, peer_id: PeerId | None = None) -> None:
+    def __init__(self, reason: str, peer_id: PeerId | None = None, code: CloseCode | None = None) -> None:
+        """``code`` where it is not that of every other failure of this end."""
         super().__init__(reason)
         self.reason = reason
         self.peer_id = peer_id
+        self.code = code
 
 
 class _Machine:
@@ -128,7 +136,8 @@ class _Machine:
         try:
             yield
         except _Failure as failure:
-            raise HandshakeError(failure.reason, self._failure_code, failure.peer_id) from None
+            code = self._failure_code if failure.code is None else failure.code
+            raise HandshakeError(failure.reason, code, failure.peer_id) from None
         except FrameError:
             raise HandshakeError("malformed", self._failure_code) from None
         except KemError:
@@ -149,10 +158,10 @@ class _Machine:
         self._k_i2r = key_schedule.handshake_key(self._hs, key_schedule.I2R)
         return key_schedule.handshake_key(self._hs, key_schedule.R2I)
 
-    def _first_root(self) -> bytearray:
+    def _first_root(self, psk: Secret | None) -> bytearray:
         """root_0; hs has done its work."""
         assert self._hs is not None
-        root = key_schedule.first_root(self._hs, self._transcript)
+        root = key_schedule.first_root(self._hs, psk, self._transcript)
         wipe(self._hs)
         return root
 
@@ -194,30 +203,36 @@ class Initiator(_Machine):
         kem: int,
         new_index: Callable[[], int],
         parameters: Parameters,
+        psk: Secret | None = None,
     ) -> None:
-        """``channel_binding`` is H of the listener's certificate as received; ``aead_offer`` is in order of preference.
+        """``channel_binding`` is the connection's; ``aead_offer`` is in order of preference.
 
         ``parameters`` go into M3, rotate_secs among them (300 if it is None). ``new_index`` draws a receiver index.
+        ``psk`` is the key shared with that peer, if there is one: 32 bytes, which are copied.
         HandshakeError (own_peer_id) if the dialled peer is this node; ValueError for a bad argument.
         """
         super().__init__(identity, channel_binding, lanes, new_index)
         if kem not in KEMS or not aead_offer or any(aead not in AEADS for aead in aead_offer):
             raise ValueError(f"unknown kem {kem} or aead offer {aead_offer}")
         if peer_id == identity.peer_id:
-            self.abort()
             raise HandshakeError("own_peer_id", CloseCode.OK, peer_id)
         self._peer_id = peer_id
         self._offer = bytes(aead_offer)
         self._kem = kem
         self._parameters = _with_rotation(parameters)
         self._rotate_secs = self._parameters.rotate_secs or ROTATE_SECS_DEFAULT
+        self._psk = None if psk is None else bytearray(psk)
         self._ephemeral: Ephemeral | None = None
+        self._peer_kind: Kind | None = None
         self._m1 = b""
 
     def abort(self) -> None:
         """Ends the handshake and wipes its secrets. Harmless at any time; the session, if there is one, is apart."""
         super().abort()
-        self._ephemeral = None
+        if self._ephemeral is not None:
+            self._ephemeral.drop()
+        wipe(self._psk)
+        self._ephemeral = self._psk = None
 
     def message1(self) -> bytes:
         """M1: the offer, the ephemeral keys and the knock."""
@@ -225,7 +240,7 @@ class Initiator(_Machine):
             self._ephemeral = Ephemeral.generate(self._kem)
             self._index = self._new_index()
             body = (
-                bytes((PROTOCOL_VERSION, self._lanes, len(self._offer)))
+                bytes((PROTOCOL_VERSION, VERSION_MAX, self._lanes, len(self._offer)))
                 + self._offer
                 + bytes((self._kem,))
                 + secrets.token_bytes(NONCE_SIZE)
@@ -253,12 +268,8 @@ class Initiator(_Machine):
                 raise _Failure("tag")
             self._verify_listener(th1, opened)
             th2 = key_schedule.transcript2(th1, body)
-            record = self._identity.record
-            plaintext = (
-                record
-                + b"".join(self._identity.sign(key_schedule.initiator_statement(th2, record)))
-                + self._parameters.encode()
-            )
+            statement = key_schedule.initiator_statement(th2, self._identity.record)
+            plaintext = Proof.of(self._identity, statement).encode() + self._parameters.encode()
             assert self._k_i2r is not None
             message3 = key_schedule.seal_once(self._k_i2r, th2, plaintext)
             wipe(self._k_i2r)
@@ -266,27 +277,31 @@ class Initiator(_Machine):
         return message3
 
     def receive_message4(self, body: bytes, now: Boottime) -> Accepted:
-        """The listener's answer. ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age."""
+        """The listener's answer. ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age.
+
+        The listener has been authenticated, and its M4 arrives on the stream that M2 came by: if it does not open, the
+        two ends have different pre-shared keys (psk), or somebody has got into TLS to break the connection.
+        """
         with self._step(_State.SENT_M3, _State.OVER):
-            root = self._first_root()
+            assert self._peer_kind is not None
+            root = self._first_root(self._psk)
             try:
                 key = key_schedule.accept_key(root)
                 opened = key_schedule.open_once(key, self._transcript, body)
                 wipe(key)
                 if opened is None:
-                    raise _Failure("tag", self._peer_id)
+                    raise _Failure("psk", self._peer_id, CloseCode.PSK)
                 status, parameters = _decode_message4(opened, self._peer_id)
                 session = None
                 if status == STATUS_ACCEPTED:
                     session = self._session(Role.INITIATOR, self._peer_id, root, parameters, now)
             finally:
                 wipe(root)  # the session has its own copy
-        return Accepted(status, parameters, session)
+        return Accepted(status, parameters, self._peer_kind, session)
 
     def _parse_message2(self, cursor: Cursor) -> tuple[bytes, bytes]:
         """The clear part; returns kem_ct and x25519_r."""
-        if cursor.u8() != PROTOCOL_VERSION:
-            raise _Failure("version")
+        _check_version(cursor)
         self._peer_lanes = _lanes(cursor)
         self._aead = cursor.u8()
         if self._aead not in self._offer:
@@ -300,13 +315,14 @@ class Initiator(_Machine):
     def _verify_listener(self, th1: bytes, opened: bytes) -> None:
         """The peer ID first: a signature of somebody else is not worth a look."""
         cursor = Cursor(opened)
-        record, sig_ed25519, sig_mldsa65 = _credentials(cursor)
+        proof = Proof.take(cursor)
         cursor.end()
-        claimed = PeerId.of_record(record)
+        claimed = proof.peer_id
         if not hmac.compare_digest(claimed.digest, self._peer_id.digest):
             raise _Failure("wrong_peer_id", claimed)
-        if not verify_record(record, key_schedule.responder_statement(th1, record), sig_ed25519, sig_mldsa65):
+        if not proof.verify(key_schedule.responder_statement(th1, proof.record)):
             raise _Failure("signature", claimed)
+        self._peer_kind = proof.kind
 
 
 class Responder(_Machine):
@@ -324,10 +340,10 @@ class Responder(_Machine):
         *,
         lanes: int,
         aead_preference: Sequence[int],
-        kems: Sequence[int] = KEMS,
+        kems: Sequence[int] = KEMS_DEFAULT,
         new_index: Callable[[], int],
     ) -> None:
-        """``channel_binding`` is H of our own certificate; ``aead_preference`` and ``kems`` are what we accept.
+        """``channel_binding`` is the connection's; ``aead_preference`` and ``kems`` are what we accept.
 
         The dialer's order decides between ciphers that both have: it is the end that may be a small machine.
         ValueError for a bad argument.
@@ -355,7 +371,7 @@ class Responder(_Machine):
             answer = encapsulate(self._kem, kem_ek, x25519)
             self._index = self._new_index()
             clear = (
-                bytes((PROTOCOL_VERSION, self._lanes, self._aead, self._kem))
+                bytes((PROTOCOL_VERSION, VERSION_MAX, self._lanes, self._aead, self._kem))
                 + secrets.token_bytes(NONCE_SIZE)
                 + self._index.to_bytes(4, "big")
                 + answer.ciphertext
@@ -364,9 +380,8 @@ class Responder(_Machine):
             th1 = key_schedule.transcript1(self._binding, body, clear)
             k_r2i = self._agree(th1, answer.shared)
             try:
-                record = self._identity.record
-                plaintext = record + b"".join(self._identity.sign(key_schedule.responder_statement(th1, record)))
-                message2 = clear + key_schedule.seal_once(k_r2i, th1, plaintext)
+                proof = Proof.of(self._identity, key_schedule.responder_statement(th1, self._identity.record))
+                message2 = clear + key_schedule.seal_once(k_r2i, th1, proof.encode())
             finally:
                 wipe(k_r2i)
             self._transcript = key_schedule.transcript2(th1, message2)
@@ -382,11 +397,11 @@ class Responder(_Machine):
             if opened is None:
                 raise _Failure("tag")
             cursor = Cursor(opened)
-            record, sig_ed25519, sig_mldsa65 = _credentials(cursor)
-            claimed = PeerId.of_record(record)
+            proof = Proof.take(cursor)
+            claimed = proof.peer_id
             if claimed == self._identity.peer_id:
                 raise _Failure("own_peer_id", claimed)
-            if not verify_record(record, key_schedule.initiator_statement(th2, record), sig_ed25519, sig_mldsa65):
+            if not proof.verify(key_schedule.initiator_statement(th2, proof.record)):
                 raise _Failure("signature", claimed)
             if not permits(claimed):
                 raise _Failure("not_allowlisted", claimed)
@@ -395,12 +410,15 @@ class Responder(_Machine):
                 raise _Failure("parameters", claimed)
             self._peer_id = claimed
             self._transcript = key_schedule.transcript3(th2, body)
-        return Auth(claimed, self._peer_parameters)
+        return Auth(claimed, proof.kind, self._peer_parameters)
 
-    def message4(self, status: int, parameters: Parameters, now: Boottime) -> tuple[bytes, Session | None]:
+    def message4(
+        self, status: int, parameters: Parameters, now: Boottime, psk: Secret | None = None
+    ) -> tuple[bytes, Session | None]:
         """M4, and the session if the status is ``STATUS_ACCEPTED``: install it (``Session.start``) before M4 leaves.
 
-        ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age. ValueError for a bad argument.
+        ``now`` (CLOCK_BOOTTIME, seconds) is when epoch 0 begins to age. ``psk`` is the key shared with the dialer, if
+        there is one: 32 bytes, which stay the caller's. ValueError for a bad argument.
         """
         if status not in (STATUS_ACCEPTED, STATUS_DUPLICATE):
             raise ValueError(f"status {status} is unknown")
@@ -408,7 +426,7 @@ class Responder(_Machine):
             assert self._peer_id is not None
             parameters = _with_rotation(parameters)
             self._rotate_secs = parameters.rotate_secs or ROTATE_SECS_DEFAULT
-            root = self._first_root()
+            root = self._first_root(psk)
             key = key_schedule.accept_key(root)
             try:
                 body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + parameters.encode())
@@ -421,8 +439,7 @@ class Responder(_Machine):
 
     def _parse_message1(self, cursor: Cursor) -> tuple[bytes, bytes]:
         """M1 without its knock; returns kem_ek and x25519_i."""
-        if cursor.u8() != PROTOCOL_VERSION:
-            raise _Failure("version")
+        _check_version(cursor)
         self._peer_lanes = _lanes(cursor)
         offer = cursor.take(cursor.u8())
         aead = next((aead for aead in offer if aead in self._aeads), None)
@@ -446,16 +463,26 @@ def _with_rotation(parameters: Parameters) -> Parameters:
     return parameters
 
 
+def _check_version(cursor: Cursor) -> None:
+    """That the handshake is in this version, and that the two ends have no later one in common.
+
+    Both maxima are in th1, which both ends sign: whoever makes a later version fail on the way, so that the dialer
+    falls back to this one, cannot hide from either end that the other speaks more.
+    """
+    version, highest = cursor.u8(), cursor.u8()
+    if version != PROTOCOL_VERSION:
+        raise _Failure("version")
+    if highest < version:
+        raise FrameError(f"version {version} of at most {highest}")
+    if min(highest, VERSION_MAX) != version:
+        raise _Failure("downgrade")
+
+
 def _lanes(cursor: Cursor) -> int:
     lanes = cursor.u8()
     if not 1 <= lanes <= LANES_MAX:
         raise FrameError(f"{lanes} lanes")
     return lanes
-
-
-def _credentials(cursor: Cursor) -> tuple[bytes, bytes, bytes]:
-    """An identity record and its two signatures."""
-    return cursor.take(RECORD_SIZE), cursor.take(SIG_ED25519_SIZE), cursor.take(SIG_MLDSA65_SIZE)
 
 
 def _parameters(data: bytes, peer_id: PeerId) -> Parameters:

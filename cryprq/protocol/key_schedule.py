@@ -13,9 +13,18 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cryprq._fastpath import wipe as _overwrite
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HASH_SIZE, IV_SIZE, KEY_SIZE, KNOCK_TAG_SIZE, LANE_SECRET_SIZE
+from cryprq.protocol.constants import HASH_SIZE, IV_SIZE, KEY_SIZE, KNOCK_TAG_SIZE, LANE_SECRET_SIZE, PSK_SIZE
+
+try:
+    from cryprq._fastpath import wipe as _overwrite
+except ImportError:  # it is not built; `keygen` and `--check` do without, and with what Python can do
+
+    def _overwrite(*buffers: bytearray | bytes | None) -> None:
+        for buffer in buffers:
+            if isinstance(buffer, bytearray):
+                buffer[:] = bytes(len(buffer))
+
 
 Secret = bytes | bytearray
 
@@ -93,13 +102,13 @@ def expand_into(prk: Secret, info: bytes, out: bytearray | memoryview) -> None:
 
 def knock(responder_digest: bytes, channel_binding: bytes, m1_without_knock: bytes) -> bytes:
     """What M1 ends with: a filter that only those who know the responder's peer ID pass, not authentication."""
-    key = digest(b"cryprq v1 knock", responder_digest)
+    key = digest(b"cryprq v2 knock", responder_digest)
     return hmac.digest(key, channel_binding + m1_without_knock, "sha256")
 
 
 def first_knock_key(responder_digest: bytes) -> bytes:
     """The key of every ``first_knock`` for the responder with that peer ID (32 bytes)."""
-    return digest(b"cryprq v1 first knock", responder_digest)
+    return digest(b"cryprq v2 first knock", responder_digest)
 
 
 def first_knock(key: bytes, random: bytes, step: int) -> bytes:
@@ -110,47 +119,51 @@ def first_knock(key: bytes, random: bytes, step: int) -> bytes:
 
 def transcript1(channel_binding: bytes, m1: bytes, m2_clear: bytes) -> bytes:
     """th1: the channel, the whole of M1 and M2 up to its sealed part."""
-    return digest(b"cryprq v1 th1", channel_binding, m1, m2_clear)
+    return digest(b"cryprq v2 th1", channel_binding, m1, m2_clear)
 
 
 def transcript2(th1: bytes, m2: bytes) -> bytes:
     """th2: th1 and the whole of M2."""
-    return digest(b"cryprq v1 th2", th1, m2)
+    return digest(b"cryprq v2 th2", th1, m2)
 
 
 def transcript3(th2: bytes, m3: bytes) -> bytes:
     """th3: th2 and the whole of M3."""
-    return digest(b"cryprq v1 th3", th2, m3)
+    return digest(b"cryprq v2 th3", th2, m3)
 
 
 def responder_statement(th1: bytes, record: bytes) -> bytes:
     """What the listener signs with both of its keys."""
-    return b"cryprq v1 responder\x00" + digest(th1, record)
+    return b"cryprq v2 responder\x00" + digest(th1, record)
 
 
 def initiator_statement(th2: bytes, record: bytes) -> bytes:
     """What the dialer signs with both of its keys."""
-    return b"cryprq v1 initiator\x00" + digest(th2, record)
+    return b"cryprq v2 initiator\x00" + digest(th2, record)
 
 
 def handshake_secret(th1: bytes, shared: Secret) -> bytearray:
-    """hs, from ss_mlkem || ss_x25519. The salt th1 contains ek, ct and both X25519 keys and so binds hs to them."""
+    """hs, from the shared secrets of all parts. The salt th1 contains ek, ct and both X25519 keys and so binds hs to
+    them."""
     return extract(th1, shared)
 
 
 def handshake_key(hs: Secret, direction: bytes) -> bytearray:
     """k_r2i_hs or k_i2r_hs: seals M2 or M3, one message."""
-    return expand(hs, b"cryprq v1 hs " + direction)
+    return expand(hs, b"cryprq v2 hs " + direction)
 
 
-def first_root(hs: Secret, th3: bytes) -> bytearray:
-    """root_0, the root of epoch 0."""
-    return expand(hs, b"cryprq v1 root" + th3)
+def first_root(hs: Secret, psk: Secret | None, th3: bytes) -> bytearray:
+    """root_0, the root of epoch 0. ``psk``: the pre-shared key of the two ends (32 bytes), None for zeros."""
+    prk = extract(hs, bytes(PSK_SIZE) if psk is None else psk)
+    root = expand(prk, b"cryprq v2 root" + th3)
+    wipe(prk)
+    return root
 
 
 def accept_key(root: Secret) -> bytearray:
     """k_accept: seals M4, one message."""
-    return expand(root, b"cryprq v1 accept")
+    return expand(root, b"cryprq v2 accept")
 
 
 # ---- epochs (3.2, 3.3 and 4) ----
@@ -158,7 +171,7 @@ def accept_key(root: Secret) -> bytearray:
 
 def control_key(root: Secret, direction: bytes) -> bytearray:
     """The key of one direction's control frames in the epoch of that root."""
-    return expand(root, b"cryprq v1 control " + direction)
+    return expand(root, b"cryprq v2 control " + direction)
 
 
 def data_secrets(root: Secret, direction: bytes, lanes: int) -> bytearray:
@@ -168,7 +181,7 @@ def data_secrets(root: Secret, direction: bytes, lanes: int) -> bytearray:
     for lane in range(lanes):
         start = lane * LANE_SECRET_SIZE
         for kind, offset, size in ((b"key", 0, KEY_SIZE), (b"iv", KEY_SIZE, IV_SIZE)):
-            info = b"cryprq v1 data " + direction + b" " + kind + bytes((lane,))
+            info = b"cryprq v2 data " + direction + b" " + kind + bytes((lane,))
             expand_into(root, info, view[start + offset : start + offset + size])
     wipe()
     return out
@@ -185,10 +198,10 @@ class NextRoot:
 
 def next_root(root: Secret, shared: Secret, r1: bytes, r2_without_tag: bytes) -> NextRoot:
     """root_{n+1} from root_n and a rotation's shared secret, and both confirmation tags (3.3)."""
-    salt = expand(root, b"cryprq v1 rekey salt")
-    ikm = join(shared, digest(b"cryprq v1 rekey", r1, r2_without_tag))
+    salt = expand(root, b"cryprq v2 rekey salt")
+    ikm = join(shared, digest(b"cryprq v2 rekey", r1, r2_without_tag))
     new = extract(salt, ikm)
-    key_r, key_i = expand(new, b"cryprq v1 confirm r"), expand(new, b"cryprq v1 confirm i")
+    key_r, key_i = expand(new, b"cryprq v2 confirm r"), expand(new, b"cryprq v2 confirm i")
     transcript = digest(r1, r2_without_tag)
     tags = hmac.digest(key_r, transcript, "sha256"), hmac.digest(key_i, transcript, "sha256")
     wipe(salt, ikm, key_r, key_i)

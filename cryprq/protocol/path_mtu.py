@@ -22,8 +22,8 @@ MAX_PROBES: Final = 3
 PROBE_TIMEOUT: Final = 0.3
 """Seconds to wait for an answer: three round trips, but no less than this, ..."""
 VERIFY_TIMEOUT: Final = 0.5
-"""... and than this while there is traffic, whose queues an answer may have to wait in. With ``VERIFY_INTERVAL`` it makes
-2.5 s until a black hole is found: sooner than the fourth time that TCP sends a segment again (RFC 6298: at 3 s)."""
+"""... and than this while there is traffic, whose queues an answer may have to wait in. With ``VERIFY_INTERVAL`` it
+makes 2.5 s until a black hole is found: sooner than the fourth time that TCP sends a segment again, after 3 s."""
 VERIFY_INTERVAL: Final = 1.0
 """CONFIRMATION_TIMER: while large records leave, the size is asked for again this often."""
 RAISE_INTERVAL: Final = 600.0
@@ -130,8 +130,9 @@ class PathMtu:
     # ---- what happens ----
 
     def begin(self, smallest: int, ceiling: int, reason: str, now: Boottime) -> list[Output]:
-        """The path is a new one, or may be. ``smallest`` is the size of a probe without padding, ``ceiling`` the largest
-        packet that is of use. What was known counts until something else is; answers that are under way are of before."""
+        """The path is a new one, or may be. ``smallest`` is the size of a probe without padding, ``ceiling`` the
+        largest packet that is of use. What was known counts until something else is; answers that are under way do
+        not, being of before."""
         if (smallest, ceiling) != (self._smallest, self._ceiling):
             self._smallest, self._ceiling, self._told, self.size = smallest, ceiling, ceiling, None
         self._reason = reason
@@ -227,7 +228,7 @@ class PathMtu:
         return self._round(self._question, now)
 
     def _round(self, question: _Question, now: Boottime) -> list[Output]:
-        # To doubt what was verified takes more than losses that a busy path has anyway: twice, where once was not enough.
+        # To doubt what was verified takes more than the losses that a busy path has anyway: twice, after the first.
         sizes = [question.size] * (2 if self.state is State.COMPLETE and question.rounds else 1)
         if question.less and (question.rounds or self.state is State.BASE):
             best = question.best

@@ -16,7 +16,7 @@ from cryprq.protocol.key_schedule import ControlKey, wipe
 
 
 class Refused(Exception):
-    """A frame of the peer ends the connection. ``str()`` is one snake_case word: tag, order, malformed, kem, too_often."""
+    """A frame of the peer ends the connection. ``str()`` is one word: tag, order, malformed, kem, too_often."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ class ControlChannel:
         for key in (self._seal, self._open, self._next_open):
             if key is not None:
                 key.wipe()
+        if self._ephemeral is not None:
+            self._ephemeral.drop()
         wipe(self.root, self._next_root)
         self._next_root = self._next_open = self._ephemeral = None
 

@@ -9,7 +9,7 @@ What is narrowed, and why:
 * two connection IDs instead of eight: one in use and a spare for a change of path;
 * small buffers for TLS messages: aioquic's take 48 KiB of the 70 that a stranger's first datagram costs;
 * acknowledgements leave with the next flush instead of on a timer of their own;
-* the peer's certificate is kept as it came, byte for byte;
+* an exporter (RFC 8446, 7.5), which aioquic lacks: what is inside is bound to the connection by it;
 * no logging: strangers could write to the log, and packets would pay for it (who debugs has ``cryprq.quic.qlog``).
 """
 
@@ -51,6 +51,8 @@ _IP_UDP_HEADERS: Final = 48
 _TLS_FLIGHT_MAX: Final = 2048
 """More than twice what either side ever says at once: the listener's small certificate and its signature."""
 _CONNECTION_IDS: Final = 2  # the smallest active_connection_id_limit (RFC 9000, 18.2)
+_BINDING_LABEL: Final = b"EXPORTER-Channel-Binding"  # RFC 9266, 2: tls-exporter
+_BINDING_SIZE: Final = 32
 
 logging.getLogger("quic").disabled = True
 
@@ -105,8 +107,9 @@ class Quic(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
-        self.peer_certificate: bytes | None = None
-        """DER of the certificate that the listener showed, as received."""
+        self.channel_binding = b""
+        """The connection's tls-exporter (RFC 9266): 32 bytes, the same at both ends and on no other connection; empty
+        before the keys are there."""
         self.opened = 0
         """Packets that were opened under keys that only the peer has (anyone can make those of an Initial), and that
         were no repetitions."""
@@ -180,13 +183,17 @@ class Quic(QuicConnection):
         context = self.tls
         context._supported_groups = [tls.Group.X25519]
         context._signature_algorithms = [tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256]
-        parse = context._set_peer_certificate
 
-        def keep(certificate: tls.Certificate) -> None:
-            self.peer_certificate = certificate.certificates[0][0]
-            parse(certificate)
-
-        context._set_peer_certificate = keep  # type: ignore[method-assign]
+    def _update_traffic_key(
+        self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
+    ) -> None:
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+        if epoch is tls.Epoch.ONE_RTT and not self.channel_binding:
+            # The first of the two application keys: at either end the transcript ends with the listener's Finished now,
+            # as that of the exporter's secret does (RFC 8446, 7.1).
+            schedule = self.tls.key_schedule
+            assert schedule is not None
+            self.channel_binding = _export(schedule, _BINDING_LABEL, _BINDING_SIZE)
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
@@ -217,6 +224,16 @@ class Quic(QuicConnection):
     def _slide(self, limit: int, used: int) -> int:
         """Renews a window once half of it is used, so that an update costs one frame per half window."""
         return used + self._window if limit - used < self._window // 2 else limit
+
+
+def _export(schedule: tls.KeySchedule, label: bytes, size: int) -> bytes:
+    """TLS-Exporter (RFC 8446, 7.5) with an empty context, of a schedule that has just made the master secret."""
+
+    def expand(secret: bytes, label: bytes, length: int) -> bytes:
+        return tls.hkdf_expand_label(schedule.algorithm, secret, label, schedule.hash_empty_value, length)
+
+    of_label = expand(schedule.derive_secret(b"exp master"), label, schedule.algorithm.digest_size)
+    return expand(of_label, b"exporter", size)
 
 
 def destination(datagram: bytes) -> tuple[bool, bytes]:

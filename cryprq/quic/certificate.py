@@ -1,7 +1,7 @@
 """The listener's TLS certificate: made at every start, and it names nobody.
 
-TLS proves nothing about who the listener is; its certificate only gives the connection a value (the hash of the DER
-encoding) that the CrypRQ handshake binds to. P-256, because OpenSSL signs with it faster than with anything else.
+TLS proves nothing about who the listener is, and cannot do without a certificate. P-256, because OpenSSL signs with it
+faster than with anything else.
 """
 
 import datetime
@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 # Fixed dates, that tell neither the clock nor the start of the node (9999-12-31: RFC 5280, 4.1.2.5, no expiration).
 _NOT_BEFORE: Final = datetime.datetime(2020, 1, 1)
@@ -20,7 +19,6 @@ _NOT_AFTER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
 class ListenerCertificate(NamedTuple):
     certificate: x509.Certificate
     private_key: ec.EllipticCurvePrivateKey
-    der: bytes
 
 
 def make_certificate() -> ListenerCertificate:
@@ -37,4 +35,4 @@ def make_certificate() -> ListenerCertificate:
         .not_valid_after(_NOT_AFTER)
         .sign(key, hashes.SHA256())
     )
-    return ListenerCertificate(certificate, key, certificate.public_bytes(Encoding.DER))
+    return ListenerCertificate(certificate, key)

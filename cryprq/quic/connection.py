@@ -5,7 +5,6 @@ is done inside ``send`` and ``close`` but to take note: datagrams leave, and ``c
 flushes, so a handler is never called from within its own call.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -28,12 +27,12 @@ from cryprq.quic.adapter import QUIC_WINDOW, QUIC_WINDOW_PENDING, STREAM_ID, Qui
 from cryprq.quic.admission import Rank, source_of
 from cryprq.quic.ending import REASON_MAX, Ended, explain
 
-QUIC_PATIENCE: Final = 1.0
-"""Seconds after which a dialer that has begun the QUIC handshake is overdue: its place goes to who needs it. ..."""
-M1_PATIENCE: Final = 0.25
-"""... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake, ..."""
-M3_PATIENCE: Final = 1.0
-"""... and beyond two round trips from M1 to the end: the dialer has two signatures to verify and two to make."""
+QUIC_PATIENCE: Final = 3.0
+"""Seconds after which a dialer that has begun the QUIC handshake is overdue, so that its place goes to who needs it: a
+dialer in a hurry gives up by itself then. ..."""
+M1_PATIENCE: Final = 0.1
+"""... Likewise beyond its round trip, since M1 leaves a dialer together with the end of the QUIC handshake. Whoever has
+sent one may take its time: that cost the dialer as much as this side."""
 
 
 class ConnectionHandler(Protocol):
@@ -64,10 +63,6 @@ class Owner(Protocol):
 
     @property
     def times(self) -> Times: ...
-    @property
-    def certificate_der(self) -> bytes:
-        """The listener's certificate."""
-
     def clock(self) -> Monotonic: ...
     def make_handler(self, conn: "Connection") -> ConnectionHandler | None:
         """For an accepted connection whose QUIC handshake is complete."""
@@ -92,6 +87,9 @@ class Owner(Protocol):
 
     def count_refusal(self, conn: "Connection", identity: bytes) -> None:
         """Somebody at a validated source has proven an identity that may not connect."""
+
+    def report_other_protocol(self, conn: "Connection") -> None:
+        """Somebody dialled who does not offer our ALPN."""
 
     def report_fault(self, error: Exception, conn: "Connection | None") -> None:
         """An exception that should not have been: ours or aioquic's. The connection goes, the endpoint stays."""
@@ -124,7 +122,7 @@ class Connection:
         self.rank = rank
         """What the dialer of an accepted connection was taken for when it began."""
         self.channel_binding = b""
-        """SHA-256 of the DER of the listener's certificate (32 bytes); empty until connected."""
+        """tls-exporter of the connection (RFC 9266, 32 bytes); empty until connected."""
         self.ended: Ended | None = None
         """Set when ``closed`` is called."""
         self.source = source_of(remote)
@@ -141,7 +139,7 @@ class Connection:
         self._reader = FrameReader()
         self._opened_at = opened_at
         self._deadline: Monotonic | None = deadline
-        self._expected_by = Monotonic(opened_at + QUIC_PATIENCE)
+        self._expected_by: Monotonic | None = Monotonic(opened_at + QUIC_PATIENCE)
         self._connected = False
         self._greeted = False
         self._failure_counted = False
@@ -260,7 +258,7 @@ class Connection:
 
     def overdue(self, now: Monotonic) -> float:
         """For how many seconds a pending dialer has owed its next step; not positive while it may take its time."""
-        return now - self._expected_by if not self._is_closing() else 0.0
+        return 0.0 if self._expected_by is None or self._is_closing() else now - self._expected_by
 
     def give_way(self) -> None:
         """It is overdue, and somebody else waits for its place."""
@@ -274,6 +272,8 @@ class Connection:
         how, code, reason = self._close or explain(event, by_peer, is_client=self.is_client, connected=self._connected)
         if pending and self._is_to_blame(how, by_peer):
             self.failed()
+        if pending and how is Ended.PROTOCOL and not by_peer:
+            self._owner.report_other_protocol(self)
         self.ended = how
         self._close = None
         handler, self._handler = self._handler, None
@@ -317,7 +317,7 @@ class Connection:
                 return
             if self.pending and not self._greeted:
                 self._deadline = self._pending_until()
-                self._expected_by = Monotonic(self._owner.clock() + M3_PATIENCE + 2 * self.round_trip)
+                self._expected_by = None
             self._greeted = True
             self._guard(self._handler.frame, self, frame_type, header, body)
             if self._is_closing():
@@ -333,7 +333,6 @@ class Connection:
             self._deadline = None
             self._ping_at = Monotonic(now + self._owner.times.keepalive)
             self.quic.raise_windows()
-            der = self.quic.peer_certificate or b""
         else:
             if not self.validated:
                 self.validated = True
@@ -341,8 +340,7 @@ class Connection:
             m1_within = max(self._owner.times.m1_timeout, ANSWER_ROUND_TRIPS * self.round_trip)
             self._deadline = Monotonic(min(now + m1_within, self._pending_until()))
             self._expected_by = Monotonic(now + M1_PATIENCE + self.round_trip)
-            der = self._owner.certificate_der
-        self.channel_binding = hashlib.sha256(der).digest()
+        self.channel_binding = self.quic.channel_binding
         if self._handler is None:
             self._handler = self._owner.make_handler(self)
         if self._handler is not None:

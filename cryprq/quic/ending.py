@@ -13,6 +13,7 @@ TRANSPORT_CODE: Final = -1
 """``code`` of ``closed`` where no application error code was given: QUIC itself ended the connection."""
 REASON_MAX: Final = 64
 """Characters of a reason that is sent or believed."""
+OTHER_VERSION: Final = "it runs another version of CrypRQ, or something else"
 _NO_COMMON_ALPN: Final = QuicErrorCode.CRYPTO_ERROR + AlertDescription.no_application_protocol
 
 
@@ -47,7 +48,7 @@ def explain(event: ConnectionTerminated, by_peer: bool, *, is_client: bool, conn
         # An application's close before the handshake is complete loses its code (RFC 9000, 10.2.3).
         return Ended.PEER, TRANSPORT_CODE, "closed during the QUIC handshake"
     if event.error_code == _NO_COMMON_ALPN:
-        return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}"
+        return Ended.PROTOCOL, TRANSPORT_CODE, f"the peer does not speak {ALPN}: {OTHER_VERSION}"
     if not by_peer and said == "Could not find a common protocol version":
         return Ended.PROTOCOL, TRANSPORT_CODE, "the peer does not speak QUIC version 1"
     if not by_peer and said == "Idle timeout":

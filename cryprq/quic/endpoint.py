@@ -31,6 +31,7 @@ class Observer(Protocol):
     """Who is told what strangers come to, and of faults (``cryprq.telemetry.reporter.Reporter``)."""
 
     def inbound_backoff(self, remote: Address, wait: float) -> None: ...
+    def other_protocol(self, remote: Address) -> None: ...
     def internal_error(self, error: Exception, *, remote: Address | None) -> None: ...
 
 
@@ -70,10 +71,7 @@ class Endpoint:
         self._loop = loop
         self._on_record = on_record
         self._observer = observer
-        certificate = make_certificate()
-        self.certificate_der = certificate.der
-        """The listener's certificate, fresh for this object."""
-        self._server_configuration = server_configuration(certificate, self.times.idle_timeout)
+        self._server_configuration = server_configuration(make_certificate(), self.times.idle_timeout)
         self._client_configuration = client_configuration(self.times.idle_timeout)
         for configuration in (self._server_configuration, self._client_configuration):
             configuration.quic_logger = qlog
@@ -241,7 +239,10 @@ class Endpoint:
         return True
 
     def _make_room(self, now: Monotonic) -> bool:
-        """Ends the pending connection that is most overdue, if that makes a place for somebody who waits."""
+        """Ends the pending connection that is most overdue, if that makes a place for somebody who waits. Not while
+        something is to be read, which may be what it owes."""
+        if self._udp.readable() or self._intake.is_behind(now):
+            return False
         hindering = (
             conn
             for conn in self._pending
@@ -313,11 +314,15 @@ class Endpoint:
         self._tell_backoff(conn, self._gate.failed(conn.source, self.clock()))
 
     def count_refusal(self, conn: Connection, identity: bytes) -> None:
-        self._tell_backoff(conn, self._gate.refused(conn.source, identity, self.clock(), self._unix()))
+        self._tell_backoff(conn, self._gate.refused(conn.remote, identity, self.clock(), self._unix()))
 
     def _tell_backoff(self, conn: Connection, wait: float) -> None:
         if wait:
             self._observer.inbound_backoff(conn.remote, wait)
+
+    def report_other_protocol(self, conn: Connection) -> None:
+        self.counters["protocol"] += 1
+        self._observer.other_protocol(conn.remote)
 
     def report_fault(self, error: Exception, conn: Connection | None) -> None:
         self.counters["fault"] += 1

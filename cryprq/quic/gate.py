@@ -155,7 +155,7 @@ class Gate:
         if peer is not None and not self._admission.is_full(Rank.KNOWN):
             return Open(Beginning(data, header, original, remote, local, now, Rank.KNOWN, False, peer))
         source = source_of(remote)
-        if self._is_held_back(source, now):
+        if self._is_held_back(source, now) or self._refusals.remaining(source, remote, now):
             return Drop("backoff")
         if header.token and header.token[0] != PEER_TOKEN:
             proof = self._tokens.check(header.token, remote, header.destination_cid, now)
@@ -228,11 +228,12 @@ class Gate:
             wait = max(wait, self._site_backoff.failed(site, now))
         return wait
 
-    def refused(self, source: bytes, identity: bytes, now: Monotonic, unix: Realtime) -> float:
-        """An identity that was proven may not connect. Returns for how many seconds its source is not listened to: 0
-        unless the identity comes again too soon."""
+    def refused(self, remote: Address, identity: bytes, now: Monotonic, unix: Realtime) -> float:
+        """An identity that was proven may not connect. Returns for how many seconds its address and port, or its whole
+        source, is not listened to: 0 unless the identity comes again too soon."""
         self._peer_tokens.revoke(identity, unix)
-        return 0.0 if self._refusals.refused(source, identity, now) else self.failed(source, now)
+        wait = self._refusals.refused(remote, identity, now)
+        return self.failed(source_of(remote), now) if wait is None else wait
 
     def token_for(self, peer: bytes, unix: Realtime) -> bytes:
         """What a peer that has authenticated itself shows the next time that it dials."""

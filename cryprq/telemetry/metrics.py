@@ -24,6 +24,7 @@ FAILURE_REASONS: Final = (
     "aead",
     "busy",
     "connection_lost",
+    "downgrade",
     "duplicate",
     "endpoint_covered",
     "kem",
@@ -35,6 +36,7 @@ FAILURE_REASONS: Final = (
     "order",
     "own_peer_id",
     "parameters",
+    "psk",
     "refused",
     "shutdown",
     "signature",
@@ -45,6 +47,23 @@ FAILURE_REASONS: Final = (
     "wrong_peer_id",
 )
 """Values of ``reason`` that are there from the start, at 0; others appear when they happen."""
+
+FIRST_DATAGRAMS: Final = (
+    "opened_known",
+    "opened_knocked",
+    "opened_stranger",
+    "retry",
+    "waited",
+    "limit",
+    "gave_way",
+    "backoff",
+    "strangers",
+    "bad_token",
+    "bad_initial",
+    "malformed",
+    "version",
+)
+"""Values of ``outcome``: what the gate makes of datagrams that begin a connection (``cryprq.quic.endpoint``)."""
 
 HOOK_OUTCOMES: Final = ("ok", "failed", "killed", "dropped")
 
@@ -63,6 +82,8 @@ class Metrics:
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
         answers: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        first_datagrams: Callable[[], Mapping[str, int]] = dict,
+        pending: Callable[[], float] = lambda: 0.0,
         healthy: Callable[[], bool] = lambda: True,
         rotate_secs: Callable[[], float] = lambda: 0.0,
         log_lines_dropped: Callable[[], int] = lambda: 0,
@@ -71,8 +92,8 @@ class Metrics:
         routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``answers`` by (reason, result), as ``Plane.answers``;
-        ``offloads`` by name: ``on``, ``off``, or why not;
-        ``rotate_secs`` is the configured interval."""
+        ``offloads`` by name: ``on``, ``off``, or why not; ``first_datagrams`` by outcome, of which ``FIRST_DATAGRAMS``
+        are shown; ``pending`` handshakes; ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
         self.registry = CollectorRegistry()
@@ -88,6 +109,11 @@ class Metrics:
         self._in_use_twice = Counter(
             "cryprq_identity_in_use_twice",
             "Sessions that one of two hosts with the same identity took from the other.",
+            registry=self.registry,
+        )
+        self._taken_over = Counter(
+            "cryprq_network_takeovers",
+            "Times that networks went to a peer that stood by for them.",
             registry=self.registry,
         )
         self._rerouted = Counter(
@@ -124,6 +150,7 @@ class Metrics:
             registry=self.registry,
         )
         self._gauge("cryprq_healthy", "1 while /healthz says ok, else 0.", healthy)
+        self._gauge("cryprq_pending_handshakes", "Accepted connections whose dialer has yet to authenticate.", pending)
         self._gauge(
             "cryprq_routes_missing", "Routes that the kernel should have for the tunnel and does not.", routes_missing
         )
@@ -144,7 +171,9 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(namespace="cryprq", registry=self.registry)
-        self.registry.register(_StateCollector(peers, drops, answers, offloads, log_lines_dropped, pools))
+        self.registry.register(
+            _StateCollector(peers, drops, answers, offloads, first_datagrams, log_lines_dropped, pools)
+        )
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value at each scrape."""
@@ -170,6 +199,10 @@ class Metrics:
     def identity_in_use_twice(self) -> None:
         """One of two hosts with the same identity took the session from the other."""
         self._in_use_twice.inc()
+
+    def network_taken_over(self) -> None:
+        """A peer that stood by got the networks of another one."""
+        self._taken_over.inc()
 
     def rerouted(self, kind: str, count: int) -> None:
         """So many datagrams came to the wrong socket: ``quic`` to a worker, or ``record`` to the control plane."""
@@ -206,6 +239,7 @@ class _StateCollector(Collector):
         drops: Callable[[], Mapping[tuple[str, str], int]],
         answers: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
+        first_datagrams: Callable[[], Mapping[str, int]],
         log_lines_dropped: Callable[[], int],
         pools: Callable[[], Iterable[PoolSample]],
     ) -> None:
@@ -213,6 +247,7 @@ class _StateCollector(Collector):
         self._drops = drops
         self._answers = answers
         self._offloads = offloads
+        self._first_datagrams = first_datagrams
         self._log_lines_dropped = log_lines_dropped
         self._pools = pools
 
@@ -245,6 +280,13 @@ class _StateCollector(Collector):
         for name, state in sorted(self._offloads().items()):
             offload.add_metric([name, state], 1)
         yield offload
+        first = CounterMetricFamily(
+            "cryprq_first_datagrams", "What became of datagrams that begin a connection.", labels=["outcome"]
+        )
+        counts = self._first_datagrams()
+        for outcome in FIRST_DATAGRAMS:
+            first.add_metric([outcome], counts.get(outcome, 0))
+        yield first
         lines = CounterMetricFamily("cryprq_log_lines_dropped", "Log lines that nobody took in time.")
         lines.add_metric([], self._log_lines_dropped())
         yield lines

@@ -12,7 +12,7 @@ from cryprq.dns import DnsSettings
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
-from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES, ROTATE_SECS_MIN, SIGNATURE_NAME
+from cryprq.protocol.constants import AEAD_NAMES, ALPN, KEM_NAMES, ROTATE_SECS_MIN
 from cryprq.telemetry.changes import Change
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
@@ -59,9 +59,10 @@ class Reporter:
         self._log.limited("debug", "handshake_message", message=message.lower(), what=what, remote=remote, size=size)
 
     def handshake_complete(
-        self, peer_id: PeerId, remote: Address, direction: str, kem: int, suite: int, duration: float
+        self, peer_id: PeerId, remote: Address, direction: str, kem: int, sig: str, suite: int, duration: float
     ) -> None:
-        """Both ends are who they should be and have the same keys; ``duration`` in seconds."""
+        """Both ends are who they should be and have the same keys; ``sig``: by what the peer has proven who it is;
+        ``duration`` in seconds."""
         self._metrics.handshake_succeeded(duration)
         self._log.info(
             "handshake_complete",
@@ -69,7 +70,7 @@ class Reporter:
             direction=direction,
             remote=remote,
             kem=KEM_NAMES[kem],
-            sig=SIGNATURE_NAME,
+            sig=sig,
             aead=AEAD_NAMES[suite],
             duration_ms=_ms(duration),
         )
@@ -236,6 +237,15 @@ class Reporter:
 
     # ---- the tunnel ----
 
+    def network_standby(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
+        """Networks that another peer owns, which this one gets when that is not there."""
+        self._log.limited("info", "network_standby", peer_id=peer_id, networks=_joined(networks))
+
+    def network_taken_over(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None:
+        """A peer that stood by owns these now, since ``before`` is not there."""
+        self._metrics.network_taken_over()
+        self._log.limited("warning", "network_taken_over", peer_id=peer_id, networks=_joined(networks), before=before)
+
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
         """Networks that a peer does not get."""
         self._log.limited(
@@ -381,6 +391,13 @@ class Reporter:
         self._log.limited("warning", "on_change_behind", change=change.kind, about=change.event, dropped=lost)
 
     # ---- the endpoint ----
+
+    def other_protocol(self, remote: Address) -> None:
+        """Somebody dialled who does not offer this version of the protocol, nor any other that this node speaks."""
+        self._metrics.handshake_attempted()
+        self._metrics.handshake_failed("version")
+        hint = f"the dialer does not speak {ALPN}: it runs another version of CrypRQ, or something else"
+        self._log.limited("warning", "handshake_failed", reason="version", remote=remote, hint=hint)
 
     def inbound_backoff(self, remote: Address, wait: float) -> None:
         """An address failed too often: it is not listened to for so many seconds."""

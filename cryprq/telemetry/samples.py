@@ -18,6 +18,8 @@ class PeerSample:
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
+    standby_for: tuple[str, ...] = ()
+    """Networks that another peer owns, and this one when that is not there."""
     mtu: int = 0
     """The largest inner packet that is sent to it."""
     aead: str = ""
@@ -31,8 +33,8 @@ class PeerSample:
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
     path_mtu: int | None = None
-    """The largest packet that the path to the peer is known to carry whole, IP and UDP headers included, as far as it is
-    of use; None: unknown, records may be fragmented."""
+    """The largest packet that the path to the peer is known to carry whole, IP and UDP headers included, as far as it
+    is of use; None: unknown, records may be fragmented."""
     rx_bytes: int = 0
     tx_bytes: int = 0
     rx_packets: int = 0

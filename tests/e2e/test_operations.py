@@ -4,13 +4,16 @@ flag, variable and file that it names exists, and every metric and event that th
 import ast
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ctypes.util import find_library
 
 import pytest
 
 from cryprq.config.command_line import parser
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.psk_file import create_psk
 from cryprq.protocol.identity import Identity
 from cryprq.telemetry.metrics import Metrics
 from lab import ROOT
@@ -20,6 +23,7 @@ from lab.tunnels import GATEWAY, LISTEN_FLAGS, OUTER, listen_address, make_tunne
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 ADDRESS = f"/ip4/{OUTER[4][0]}/udp/{PORT}/quic-v1"
+THIRD = "x25519-mlkem768-frodokem976aes"
 LOGFMT = ("--log-format", "logfmt")
 """As operators read it, and as the table quotes it."""
 
@@ -86,6 +90,54 @@ def provoke_missing_id(lab: Lab) -> str:
 
 def provoke_bad_multiaddr(lab: Lab) -> str:
     return run(lab, "--peer", f"{OUTER[4][0]}:{PORT}")
+
+
+class Version1(Node):
+    """A node as far as anybody sees from whom its protocol keeps away: it offers the ALPN of version 1."""
+
+    def command(self) -> Sequence[str]:
+        program = "from cryprq.quic import adapter; from cryprq.cli import node; adapter.ALPN = 'cryprq/1'; node.main()"
+        return [sys.executable, "-c", program]
+
+
+def provoke_other_version(lab: Lab) -> str:
+    here, there = hosts(lab)
+    listener = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, "--allow-any", *LOGFMT).start()
+    wait_line(listener, "event=listener_ready")
+    dialer = Version1(there, "--peer", listener.multiaddr(OUTER[4][0]), *LOGFMT).start()
+    wait_line(dialer, "the peer does not speak")
+    wait_line(listener, "reason=version")
+    assert listener.metric("handshakes_failed_total", reason="version") >= 1
+    return listener.running().output() + dialer.running().output()
+
+
+def provoke_other_psk(lab: Lab) -> str:
+    tunnel = make_tunnel(lab, listen=LOGFMT, dial=LOGFMT, up=False)
+    create_psk(lab.directory / "psk")
+    tunnel.listener.start("--psk-file", f"{tunnel.dialer.peer_id}={lab.directory / 'psk'}")
+    wait_line(tunnel.listener, "event=listener_ready")
+    tunnel.dialer.start()
+    for node in (tunnel.listener, tunnel.dialer):
+        wait_line(node, "reason=psk")
+        assert "the pre-shared key differs" in node.running().output()
+    return tunnel.listener.running().output()
+
+
+def provoke_other_kem(lab: Lab) -> str:
+    tunnel = make_tunnel(lab, listen=(*LOGFMT, "--kem", "x25519-mlkem1024"), dial=LOGFMT, up=False)
+    tunnel.listener.start()
+    wait_line(tunnel.listener, "event=listener_ready")
+    tunnel.dialer.start()
+    wait_line(tunnel.dialer, "reason=refused")
+    wait_line(tunnel.listener, "reason=kem")
+    return tunnel.listener.running().output() + tunnel.dialer.running().output()
+
+
+def provoke_no_liboqs(lab: Lab) -> str:
+    if find_library("oqs") is not None:
+        pytest.skip("this machine has a liboqs where the linker finds it")
+    elsewhere = ("env", f"OQS_INSTALL_PATH={lab.directory}")
+    return run(lab, "--peer", f"{ADDRESS}/p2p/{Identity.generate().peer_id}", "--kem", THIRD, prefix=elsewhere)
 
 
 def provoke_wrong_id(lab: Lab) -> str:
@@ -204,6 +256,10 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_denial,
     provoke_missing_id,
     provoke_bad_multiaddr,
+    provoke_other_version,
+    provoke_other_psk,
+    provoke_other_kem,
+    provoke_no_liboqs,
     provoke_wrong_id,
     provoke_identity_in_use_twice,
     provoke_port_in_use,
@@ -302,7 +358,7 @@ def test_files_that_are_named_exist() -> None:
 
 def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
-    known |= {"--all", "--json", "--signal", "--suite", "--fail-with-body"}
+    known |= {"--all", "--json", "--out", "--signature", "--signal", "--suite", "--fail-with-body"}
     with pytest.raises(SystemExit):
         parser(NodeConfig).parse_args(["--help"])
     known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))

@@ -128,6 +128,26 @@ def test_router_that_changed_its_uplink_is_passed_by_another_port(lab: Lab) -> N
     sender.stop()
 
 
+def test_gateway_with_two_addresses_is_found_by_either(lab: Lab) -> None:
+    """The one that is given first goes first; when it leads nowhere any more, the tunnel goes over to the other."""
+    tunnel = make_tunnel(lab, up=False)
+    tunnel.listener.namespace.ip("address add 192.0.2.9/24 dev eth0")
+    tunnel.dialer.arguments += ["--peer", tunnel.listener.multiaddr("192.0.2.9")]
+    tunnel.start()
+    assert tunnel.dialer.events("peer_connected")[0]["remote"] == f"{OUTER[4][0]}:{PORT}"
+    sender, _ = flow(tunnel, 30)
+    time.sleep(1)
+    start = time.monotonic()
+    tunnel.dialer.namespace.run("nft", "add table ip cut")
+    for hook, end in (("output", "daddr"), ("input", "saddr")):
+        tunnel.dialer.namespace.run("nft", f"add chain ip cut {hook} {{ type filter hook {hook} priority 0; }}")
+        tunnel.dialer.namespace.run("nft", f"add rule ip cut {hook} ip {end} {OUTER[4][0]} drop")
+    wait_ping(tunnel, 10)
+    assert time.monotonic() - start < 6
+    assert tunnel.dialer.status()["peers"][0]["endpoint"] == f"192.0.2.9:{PORT}"
+    sender.stop()
+
+
 def test_link_that_is_back_is_used_at_once(lab: Lab) -> None:
     """Whatever the wait is by then. An idle tunnel, too, knows within seconds that the link led nowhere meanwhile."""
     tunnel = make_tunnel(lab, dial=("--backoff-base-ms", "60000", "--backoff-max-ms", "60000"), up=False)

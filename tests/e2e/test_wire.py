@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from ipaddress import ip_address
 
 import pytest
@@ -112,7 +112,7 @@ def nothing_in_clear(traffic: list[Datagram]) -> None:
 def outer_headers(traffic: list[Datagram]) -> None:
     for datagram in traffic:
         assert datagram.traffic_class == 0, "DSCP or ECN of the inside, or of our own"
-        assert not datagram.dont_fragment
+        assert not (datagram.dont_fragment and datagram.is_quic)
         assert not datagram.fragment
         assert PORT in (datagram.source_port, datagram.destination_port)
 
@@ -147,8 +147,9 @@ def sizes_and_randomness(records: list[bytes]) -> None:
     assert abs(ones - 0.5) < 5 * 0.5 / (8 * len(body)) ** 0.5, "not what random bytes look like"
 
 
-def test_idle_tunnel_sends_empty_records_of_32_bytes_only(lab: Lab) -> None:
-    """What promotes an epoch, at the handshake and at a rotation, is an empty record: header and tag."""
+def test_idle_tunnel_sends_empty_records_and_asks_once_what_the_path_carries(lab: Lab) -> None:
+    """What promotes an epoch, at the handshake and at a rotation, is an empty record: header and tag. Beside those
+    there are three probes of the path at its beginning, and their acknowledgements."""
     tunnel = make_tunnel(lab, up=False)
     with Capture(tunnel.dialer.namespace) as here, Capture(tunnel.listener.namespace) as there:
         tunnel.start(ping=False)
@@ -159,7 +160,12 @@ def test_idle_tunnel_sends_empty_records_of_32_bytes_only(lab: Lab) -> None:
     for capture in (here, there):
         records = [datagram.payload for datagram in capture.sent if not datagram.is_quic]
         assert len(records) >= 2
-        assert {len(record) for record in records} == {OVERHEAD}
+        assert Counter(len(record) for record in records if len(record) > OVERHEAD) == {
+            MTU + OVERHEAD: 1, 1280 - 28: 1, OVERHEAD + 11: 1, OVERHEAD + 13: 3,
+        }  # fmt: skip
+        assert {datagram.dont_fragment for datagram in capture.sent if len(datagram.payload) in (1452, 1252, 43)} == {
+            True
+        }
         assert len({Header.decode(record).index for record in records}) == 2
 
 

@@ -19,7 +19,7 @@ SOURCES = ["cq_wipe.c", "cq_aead.c", "cq_aead_armv8.c"]
 
 
 def cross_compiled(directory: Path, name: str, *more: str) -> Path:
-    """A script that runs the program of ``tests/c/NAME.c`` for aarch64."""
+    """A script that runs the program of that name in ``tests/c`` for aarch64."""
     compiler = shutil.which("aarch64-linux-gnu-gcc")
     qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if compiler is None or qemu is None:

@@ -1,5 +1,6 @@
 """Probes of the path in the data plane: how they leave, how they are acknowledged, what a flood of them costs."""
 
+import contextlib
 import socket
 import struct
 
@@ -60,7 +61,7 @@ def test_probe_is_alone_beside_traffic(bench: Bench) -> None:
     ("token", "size"), [(0, 100), (3, 100), (2, 42), (2, MTU + OVERHEAD + 1), (2, -1), (1 << 64, 99)]
 )
 def test_probe_that_cannot_be(bench: Bench, token: int, size: int) -> None:
-    with pytest.raises(ValueError, match="probe|token|size"):
+    with pytest.raises(ValueError, match=r"probe|token|size"):
         bench.plane.send_probe(RX_INDEX, token, size)
     with pytest.raises(KeyError):
         bench.plane.send_probe(RX_INDEX + 1, 2, 100)
@@ -132,13 +133,12 @@ def test_flood_of_probes_is_answered_one_by_one_at_most_and_stops_nothing(bench:
     assert bench.quiet()
     bench.plane.send_empty(RX_INDEX)
     bench.udp.settimeout(0.2)
-    answers = 0
-    with pytest.raises(TimeoutError):
+    answers = []
+    with contextlib.suppress(TimeoutError):
         while True:
-            record = bench.udp.recv(2000)
-            assert len(record) <= OVERHEAD + 13
-            answers += 1
-    assert 8 <= answers <= 120 + 500 + 1
+            answers.append(len(bench.udp.recv(2000)))
+    assert 8 <= len(answers) <= 120 + 500 + 1
+    assert max(answers) <= OVERHEAD + 13
     assert bench.plane.failure() is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from cryprq._fastpath import Plane
 from cryprq.address import Address
 from lab import ROOT
-from lab.oracle import RecordSealer
+from lab.oracle import RecordOpener, RecordSealer
 
 VECTORS = json.loads((ROOT / "docs" / "vectors.json").read_text())
 CASES = [
@@ -68,6 +68,15 @@ def test_record_of_the_file_is_opened(case: dict[str, Any], sample: dict[str, An
         peer.sendto(damaged, address)
         peer.sendto(bytes.fromhex(sample["record"]), address)
         assert tun.recv(2000).hex() == sample["payload"]
+
+
+@pytest.mark.parametrize("case", VECTORS["handshakes"], ids=lambda case: case["name"])
+def test_probe_of_the_file_is_acknowledged_as_in_the_file(case: dict[str, Any]) -> None:
+    probe, ack = case["path_0"]
+    rx, tx = lanes(case, "i2r"), lanes(case, "r2i")[:1]
+    with plane(case, rx, tx, probe["receiver_index"]) as (_, peer, address):
+        peer.sendto(bytes.fromhex(probe["record"]), address)
+        assert RecordOpener(*tx[0], 0, case["aead"]).open(peer.recv(2000))[0].hex() == ack["payload"]
 
 
 @pytest.mark.parametrize(("case", "sample"), CASES)

@@ -9,7 +9,7 @@ import pytest
 from lab import ROOT
 
 FOR_BUILDING = "python3 python3-dev python3-venv gcc libc6-dev libssl-dev make iproute2 nftables iputils-ping"
-FOR_TESTS = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark spin"
+FOR_TESTS = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark spin valgrind clang"
 HIDE = 'for folder in /usr/sbin /usr/share/keyrings; do mount -t tmpfs tmpfs "$folder"; done; '
 AS_ROOT = ("unshare", "--mount", "sh", "-c", HIDE + 'exec "$@"', "sh")
 AS_USER = (*AS_ROOT, "unshare", "--user", "--map-user", "1000", "--")
@@ -79,7 +79,16 @@ def test_tests_get_what_they_would_be_skipped_without(machine: Machine) -> None:
 
 
 def test_what_is_there_from_elsewhere_counts(machine: Machine) -> None:
-    for name in ("aarch64-linux-gnu-gcc", "qemu-aarch64-static", "systemd-analyze", "spin", "promtool", "prometheus"):
+    for name in (
+        "aarch64-linux-gnu-gcc",
+        "qemu-aarch64-static",
+        "systemd-analyze",
+        "spin",
+        "valgrind",
+        "clang",
+        "promtool",
+        "prometheus",
+    ):
         machine.write(name, "exit 0")
     machine.write("dbus-daemon", "exit 0")
     for name in ("systemd-resolved", "openresolv"):  # unpacked earlier

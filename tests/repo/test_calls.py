@@ -126,6 +126,7 @@ BENCHES = [
     ("compare.py", ("--threshold", "-1", "HEAD"), "'-1' is no number from 0 on"),
     ("handshakes.py", ("--count", "few"), "'few' is no whole number from 1 on"),
     ("restart.py", ("--timeout", "inf"), "'inf' is no number from 0 on"),
+    ("strangers.py", ("--newcomers", "0"), "'0' is no whole number from 1 on"),
     ("soak.py", ("--minutes", "1"), "too short: at least four samples"),
     ("report.py", ("nothing.json",), "there is no file nothing.json"),
 ]

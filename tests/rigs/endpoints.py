@@ -127,6 +127,9 @@ class _Notebook:
 
     events: list[tuple[str, dict[str, object]]]
 
+    def other_protocol(self, remote: Address) -> None:
+        self.events.append(("other_protocol", {"remote": remote}))
+
     def inbound_backoff(self, remote: Address, wait: float) -> None:
         self.events.append(("inbound_backoff", {"remote": remote, "wait": wait}))
 

@@ -209,6 +209,7 @@ class Side:
         self.pool = IndexPool()
         self.permitted = True
         self.changes = 0
+        self.way: tuple[str, int] | None = ("192.0.2.9", 1500)
         self.delayed: list[tuple[float, Callable[[], None]]] = []
         self.peer = Peer(
             identity(other).peer_id,
@@ -220,10 +221,15 @@ class Side:
             records_soft=2**26,
             reauth_secs=lambda: 3600,
             mtu=lambda: MTU_SEALABLE_MAX,
-            way=lambda _: ("192.0.2.9", 1500),
+            way=self._way_to,
             changed=self._changed,
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
+
+    def _way_to(self, _: str) -> tuple[str, int]:
+        if self.way is None:
+            raise OSError("Network is unreachable")
+        return self.way
 
     def permits(self, _: PeerId) -> bool:
         return self.permitted

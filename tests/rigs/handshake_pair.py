@@ -20,8 +20,8 @@ from cryprq.protocol.session import Session
 DIALER = Identity.from_seed(b"\x01" * 32)
 LISTENER = Identity.from_seed(b"\x02" * 32)
 STRANGER = Identity.from_seed(b"\x03" * 32)
-BINDING = hashlib.sha256(b"certificate").digest()
-OTHER_BINDING = hashlib.sha256(b"another certificate").digest()
+BINDING = hashlib.sha256(b"connection").digest()
+OTHER_BINDING = hashlib.sha256(b"another connection").digest()
 TOLD = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("10.9.0.0/24"),), 1400, 120, 10)
 
 
@@ -47,6 +47,8 @@ class Pair:
     accepts: tuple[int, ...] = (AEAD_CHACHA20_POLY1305, AEAD_AES_256_GCM)
     rotate_secs: int | None = 300
     permits: Callable[[PeerId], bool] = anybody
+    psk_i: bytes | None = None
+    psk_r: bytes | None = None
     messages: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,9 +62,15 @@ class Pair:
             kem=self.kem,
             new_index=lambda: next(indices),
             parameters=Parameters(rotate_secs=self.rotate_secs),
+            psk=self.psk_i,
         )
         self.responder = Responder(
-            self.listener, self.binding_r, lanes=2, aead_preference=self.accepts, new_index=lambda: next(indices)
+            self.listener,
+            self.binding_r,
+            lanes=2,
+            aead_preference=self.accepts,
+            kems=KEMS,
+            new_index=lambda: next(indices),
         )
         self.accepted: Accepted | None = None
         self.session_r: Session | None = None
@@ -75,7 +83,7 @@ class Pair:
             return self.initiator.receive_message2(message)
         if number == 3:
             self.auth = self.responder.receive_message3(message, self.permits)
-            answer, self.session_r = self.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(1.0))
+            answer, self.session_r = self.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(1.0), self.psk_r)
             return answer
         self.accepted = self.initiator.receive_message4(message, Boottime(2.0))
         return b""
@@ -107,7 +115,13 @@ def refused(pair: Pair, number: int, message: bytes) -> HandshakeError:
     assert pair.accepted is None
     if number < 4:
         assert pair.session_r is None
-    assert caught.value.code is (CloseCode.REFUSED if number in (1, 3) else CloseCode.MALFORMED)
+    assert caught.value.code is (
+        CloseCode.REFUSED
+        if number in (1, 3)
+        else CloseCode.PSK
+        if caught.value.reason == "psk"
+        else CloseCode.MALFORMED
+    )
     return caught.value
 
 

@@ -15,7 +15,7 @@ class KnownSecrets:
 
         def expand_into_too(prk: key_schedule.Secret, info: bytes, out: bytearray | memoryview) -> None:
             expand_into(prk, info, out)
-            name = "cryprq v1 root" if info.startswith(b"cryprq v1 root") else info.decode("ascii", "backslashreplace")
+            name = "root" if b" root" in info else info.decode("ascii", "backslashreplace")
             self.add(name, out)
 
         def extract_too(salt: key_schedule.Secret, ikm: key_schedule.Secret) -> bytearray:
@@ -46,7 +46,7 @@ class KnownSecrets:
 
     def _add_shared(self, shared: bytearray) -> None:
         self.add("ss_mlkem", shared[:32])
-        self.add("ss_x25519", shared[32:])
+        self.add("ss_x25519", shared[32:64])
 
     def take(self) -> dict[str, bytes]:
         """What has come since the last call, by name."""

@@ -32,6 +32,7 @@ UP = PeerSample(
     epoch=3,
     epoch_age_secs=75.5,
     last_heard_secs=2.5,
+    path_mtu=1480,
     rx_bytes=5 * 2**20,
     tx_bytes=1023,
 )

@@ -1,6 +1,7 @@
 """Allowed IPs and the inner network: who owns what, what a gateway may announce, and what the TUN gets."""
 
 from ipaddress import ip_interface, ip_network
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cryprq.networks import covering, host_networks, within
 from cryprq.protocol.parameters import Parameters
 from tests.rigs.fakes import FakePlane, Recorder, identity
 
-ONE, TWO = (identity(number).peer_id for number in (0, 1))
+ONE, TWO, THREE = (identity(number).peer_id for number in (0, 1, 2))
 
 
 def nets(*texts: str) -> tuple[Any, ...]:
@@ -59,10 +60,115 @@ def test_network_belongs_to_one_peer() -> None:
     assert table.claim(ONE, nets("10.0.0.0/24", "fd00::/64")) == ()
     assert table.claim(TWO, nets("10.0.0.0/24", "10.0.0.7/32")) == nets("10.0.0.0/24")
     assert table.of(TWO) == nets("10.0.0.7/32")
+    assert table.standing_by(TWO) == nets("10.0.0.0/24")
+    assert table.contested(ONE) and not table.contested(TWO)
     assert sorted(table.routes({ONE: 1, TWO: 2})) == [("10.0.0.0/24", 1), ("10.0.0.7/32", 2), ("fd00::/64", 1)]
     table.release(ONE)
+    assert table.of(TWO) == nets("10.0.0.0/24", "10.0.0.7/32")
     assert table.claim(TWO, nets("10.0.0.0/24")) == ()
     assert table.of(TWO) == nets("10.0.0.0/24")
+
+
+def test_network_goes_to_who_stands_by_and_stays_there() -> None:
+    table, lan = AllowedIps(), nets("10.0.0.0/24")
+    present = {ONE: True, TWO: True, THREE: True}
+
+    def elect() -> list[Any]:
+        return table.elect(present.__getitem__, {THREE: 0, TWO: 1, ONE: 2}.__getitem__)
+
+    for peer in (ONE, TWO, THREE):
+        table.claim(peer, lan)
+    assert elect() == []
+    present[ONE] = False
+    assert elect() == [(*lan, ONE, THREE)]  # of two that stand by, the one of the least rank
+    assert elect() == []
+    present[ONE] = True
+    assert elect() == []  # nobody takes it back
+    assert table.standing_by(ONE) == lan
+    present[THREE] = present[TWO] = False
+    assert elect() == [(*lan, THREE, ONE)]
+    present[ONE] = False
+    assert elect() == []  # where nobody is there, it stays
+    assert table.of(ONE) == lan
+    assert table.routes({ONE: 1, TWO: 2, THREE: 3}) == [("10.0.0.0/24", 1)]
+
+
+def test_claim_that_is_repeated_or_changed_keeps_what_was_owned() -> None:
+    table = AllowedIps()
+    table.claim(ONE, nets("10.0.0.0/24", "10.1.0.0/24"))
+    table.claim(TWO, nets("10.0.0.0/24"))
+    table.elect(lambda peer: peer == TWO, lambda _: 0)
+    assert table.of(TWO) == nets("10.0.0.0/24")
+    table.claim(TWO, nets("10.0.0.0/24", "10.2.0.0/24"))
+    table.claim(ONE, nets("10.0.0.0/24"))
+    assert table.of(TWO) == nets("10.0.0.0/24", "10.2.0.0/24")
+    assert table.of(ONE) == ()
+    assert table.claims(ONE) == table.standing_by(ONE) == nets("10.0.0.0/24")
+    assert table.interface_routes(()) == set(nets("10.0.0.0/24", "10.2.0.0/24"))
+    table.claim(TWO, nets("10.2.0.0/24"))
+    assert table.of(ONE) == nets("10.0.0.0/24")
+    table.release(ONE)
+    table.release(TWO)
+    assert table.interface_routes(()) == set() and not table._standbys and not table._owner
+
+
+def test_any_order_of_claims_leaves_each_network_one_owner() -> None:
+    random, table = Random(7), AllowedIps()
+    networks = nets(*(f"10.{n}.0.0/16" for n in range(6)))
+    claims: dict[Any, set[Any]] = {}
+    for _ in range(3000):
+        peer = random.choice((ONE, TWO, THREE))
+        match random.randrange(3):
+            case 0:
+                claims[peer] = set(random.sample(networks, random.randrange(5)))
+                table.claim(peer, claims[peer])
+            case 1:
+                claims.pop(peer, None)
+                table.release(peer)
+            case _:
+                there = {each for each in claims if random.random() < 0.5}
+                table.elect(there.__contains__, lambda _: 0)
+                for network in networks:
+                    claimants = {each for each, wanted in claims.items() if network in wanted}
+                    owners = {each for each in claimants if network in table.of(each)}
+                    assert not claimants & there or owners <= there
+        for network in networks:
+            claimants = {each for each, wanted in claims.items() if network in wanted}
+            owners = {each for each in claims if network in table.of(each)}
+            assert len(owners) == bool(claimants) and owners <= claimants
+            assert {each for each in claims if network in table.standing_by(each)} == claimants - owners
+        assert table.interface_routes(()) == set().union(*claims.values())
+
+
+def test_gateways_of_one_network_where_the_address_is_this_nodes_own() -> None:
+    rig = Rig("10.9.0.5/24")
+    assert rig.take(ONE, 1, routes=nets("10.9.0.0/24", "192.168.7.0/24")) is None
+    assert rig.take(TWO, 2, routes=nets("10.9.0.0/24", "192.168.7.0/24")) is None
+    assert rig.observer.last("network_standby") == (TWO, nets("10.9.0.0/24", "192.168.7.0/24"))
+    assert "network_refused" not in rig.observer.names
+    assert rig.plane.routes == [("10.9.0.0/24", 1), ("192.168.7.0/24", 1)]
+    rig.network.elect(lambda peer: peer == TWO, lambda _: 0)
+    assert rig.plane.routes == [("10.9.0.0/24", 2), ("192.168.7.0/24", 2)]
+    assert rig.observer.last("network_taken_over") == (TWO, list(nets("10.9.0.0/24", "192.168.7.0/24")), ONE)
+    assert rig.device.routes == set(nets("192.168.7.0/24"))
+    assert "of another peer" in (rig.take(TWO, 2, routes=nets("192.168.7.0/25")) or "")  # a part of it is not the same
+    assert "of another peer" in (rig.take(THREE, 3, routes=nets("192.168.0.0/16")) or "")
+
+
+def test_second_gateway_comes_up_where_the_first_never_did() -> None:
+    rig = Rig("10.9.0.5/24")
+    for handle, peer in enumerate((ONE, TWO), 1):
+        rig.network.claim(peer, handle, rig.network.dialled_networks(peer))
+    assert rig.take(TWO, 2, routes=nets("10.9.0.0/24", "192.168.7.0/24")) is None
+    rig.network.elect(lambda peer: peer == TWO, lambda _: 0)
+    assert rig.plane.routes == [("10.9.0.0/24", 2), ("192.168.7.0/24", 2)]
+
+
+def test_gateways_of_one_network_that_assign_addresses_are_refused() -> None:
+    rig = Rig()
+    assert rig.take(ONE, 1, addresses=faces("10.8.0.2/24"), routes=nets("192.168.7.0/24")) is None
+    refusal = rig.take(TWO, 2, addresses=faces("10.7.0.2/24"), routes=nets("192.168.7.0/24"))
+    assert "of another peer" in (refusal or "")
 
 
 def test_networks_that_the_interface_has_need_no_route() -> None:
@@ -82,8 +188,8 @@ def test_networks_that_the_interface_has_need_no_route() -> None:
         ((), ("224.0.0.0/8",), "overlaps 224.0.0.0/4"),
         ((), ("fe80::/64",), "overlaps fe80::/10"),
         ((), ("255.255.255.255/32",), "overlaps 255.255.255.255/32"),
-        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of another peer"),
-        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of another peer"),
+        ((), ("203.0.113.0/24",), "the address 203.0.113.7 of a dialled peer"),
+        (("2001:db8:5::2/64",), (), "the address 2001:db8:5::1 of a dialled peer"),
         # An address brings its network along: with a short prefix that is a default route.
         (("33.0.0.1/3",), (), "default route"),
         (("2000::1/3",), (), "default route"),
@@ -180,11 +286,14 @@ def test_two_gateways_with_the_same_network_do_not_mix() -> None:
     assert rig.plane.routes == [("10.8.0.0/24", 2), ("10.9.0.0/24", 1)]
 
 
-def test_collision_between_peers_is_refused_and_told() -> None:
+def test_peer_that_stands_by_is_told() -> None:
     rig = Rig("10.9.0.1/24")
     assert rig.network.claim(ONE, 1, nets("192.168.7.0/24")) == ()
     assert rig.network.claim(TWO, 2, nets("192.168.7.0/24", "192.168.8.0/24")) == nets("192.168.7.0/24")
-    assert rig.observer.last("network_refused")[:2] == (TWO, nets("192.168.7.0/24"))
+    assert rig.observer.last("network_standby") == (TWO, nets("192.168.7.0/24"))
+    told = rig.observer.names.count("network_standby")
+    rig.network.claim(TWO, 2, nets("192.168.7.0/24", "192.168.8.0/24"))
+    assert rig.observer.names.count("network_standby") == told
     assert rig.plane.routes == [("192.168.7.0/24", 1), ("192.168.8.0/24", 2)]
 
 

@@ -185,7 +185,7 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give keygen, id, status, rotate, down or bench"),
+        ([], "give keygen, genpsk, id, status, rotate, down or bench"),
         (["destroy"], "invalid choice: 'destroy'"),
         (["status", "--xml"], "unrecognized arguments: --xml"),
         (["rotate", "Qm123"], "'Qm123' is not a peer ID"),

@@ -1,7 +1,8 @@
 """When a peer is dialled, and at which of its addresses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -54,7 +55,17 @@ class Target:
 class Rig:
     """A dialer whose attempts end when the test, or their timeout, says so."""
 
-    def __init__(self, *, base: float = 0.5, maximum: float = 30.0) -> None:
+    name = Multiaddr("dns", "gateway.example", 9999)
+
+    def __init__(
+        self,
+        *,
+        base: float = 0.5,
+        maximum: float = 30.0,
+        others: Mapping[Multiaddr, tuple[Address, ...]] = MappingProxyType({}),
+    ) -> None:
+        """``others``: where else the peer is."""
+        self.others = others
         self.now = Boottime(1000.0)
         self.target = Target()
         self.observer = Recorder()
@@ -66,10 +77,10 @@ class Rig:
         self.schedule = DialSchedule(base, maximum, lambda low, high: (low + high) / 2)
         self.dialer = Dialer(
             self.target,
-            Multiaddr("dns", "gateway.example", 9999),
+            (self.name, *self.others),
             self.schedule,
-            addresses=lambda _: self.found,
-            resolve_error=lambda _: self.error,
+            addresses=lambda target: self.found if target == self.name else self.others[target],
+            resolve_error=lambda target: self.error,
             connect=self.connect,
             unanswered=self.unanswered.append,
             observer=self.observer,
@@ -282,6 +293,23 @@ def test_dial_that_could_not_be_tried_is_not_unanswered(rig: Rig) -> None:
     rig.refuse = {SECOND}
     rig.run(20)
     assert rig.unanswered == []
+
+
+def test_addresses_of_one_peer_are_tried_in_their_order() -> None:
+    third = Address("198.51.100.1", 9999)
+    rig = Rig(others={Multiaddr("ip4", third.host, 9999): (third,), Multiaddr("ip4", SECOND.host, 9999): (SECOND,)})
+    rig.found = (FIRST, SECOND)
+    rig.run(4 * NEXT_ADDRESS_AFTER)
+    assert [attempt.remote for attempt in rig.attempts] == [FIRST, SECOND, third]  # each once
+    assert rig.starts == pytest.approx([0, NEXT_ADDRESS_AFTER, 2 * NEXT_ADDRESS_AFTER])
+
+
+def test_name_that_is_not_known_keeps_no_other_address_from_being_tried() -> None:
+    rig = Rig(others={Multiaddr("ip4", SECOND.host, 9999): (SECOND,)})
+    rig.found, rig.error = (), "Name or service not known"
+    rig.dialer.poll(rig.now)
+    assert [attempt.remote for attempt in rig.attempts] == [SECOND]
+    assert rig.observer.last("dial_unresolved")[1] == rig.name
 
 
 def test_family_that_is_not_there_costs_no_time(rig: Rig) -> None:

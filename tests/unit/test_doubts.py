@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cryprq.config.node_config import NodeConfig
+from cryprq.linux.surroundings import Way
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
-from cryprq.linux.surroundings import Way
 from cryprq.node import doubts as module
 from cryprq.node.doubts import of_configuration, of_machine
 from tests.rigs.fakes import identity

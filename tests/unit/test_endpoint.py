@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import hmac
+import io
 import os
 import socket
 import struct
@@ -9,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
-from cryptography import x509
+from aioquic import tls
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cryprq.address import Address
@@ -17,7 +19,7 @@ from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import segments
 from cryprq.protocol.constants import FRAME_MAX, HANDSHAKE_ROUND_TRIPS, ROUND_TRIP_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
-from cryprq.quic import closed
+from cryprq.quic import adapter, closed
 from cryprq.quic.adapter import parse_header
 from cryprq.quic.connection import Connection
 from cryprq.quic.ending import REASON_MAX, TRANSPORT_CODE, Ended
@@ -55,8 +57,8 @@ def test_whole_exchange(
             assert dialled.frames == [(FrameType.RESPONSE, M2[4:]), (FrameType.ACCEPT, M4[4:])]
             assert dialled.conn is not None
             assert accepted.conn is not None
-            binding = hashlib.sha256(server.endpoint.certificate_der).digest()
-            assert dialled.conn.channel_binding == accepted.conn.channel_binding == binding
+            assert dialled.conn.channel_binding == accepted.conn.channel_binding
+            assert len(dialled.conn.channel_binding) == 32
             assert dialled.conn.remote == server.address
             assert dialled.conn.local is None
             assert accepted.conn.remote == client.address
@@ -74,13 +76,79 @@ def test_certificate_names_nobody_and_is_fresh() -> None:
     @run
     async def test() -> None:
         async with rigs() as make:
-            ders = [make.make().endpoint.certificate_der for _ in range(2)]
-            assert ders[0] != ders[1]
-            certificate = x509.load_der_x509_certificate(ders[0])
-            assert not list(certificate.subject)
-            assert not list(certificate.issuer)
-            assert not list(certificate.extensions)
-            assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+            seen = [make.make().endpoint._server_configuration.certificate for _ in range(2)]
+            assert seen[0] != seen[1]
+            assert not list(seen[0].subject)
+            assert not list(seen[0].issuer)
+            assert not list(seen[0].extensions)
+            assert isinstance(seen[0].public_key(), ec.EllipticCurvePublicKey)
+
+    test()
+
+
+class _Transcript:
+    """A hash that is known already."""
+
+    def copy(self) -> "_Transcript":
+        return self
+
+    def finalize(self) -> bytes:
+        return bytes.fromhex("9608102a0f1ccc6db6250b7b7e417b1a000eaada3daae4777a7686c9ff83df13")
+
+
+def test_exporter() -> None:
+    """From the trace of RFC 8448, 3: master secret and transcript give its "exp master"; what follows is RFC 8446, 7.5,
+    written out."""
+
+    def expand(secret: bytes, label: bytes, context: bytes) -> bytes:
+        label = b"tls13 " + label
+        info = b"\0\x20" + bytes((len(label),)) + label + bytes((len(context),)) + context
+        return hmac.digest(secret, info + b"\1", "sha256")
+
+    schedule = tls.KeySchedule(tls.CipherSuite.AES_128_GCM_SHA256)
+    schedule.secret = bytes.fromhex("18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919")
+    schedule.hash = _Transcript()  # type: ignore[assignment]  # what is asked of it
+    exporter = bytes.fromhex("fe22f881176eda18eb8f44529e6792c50c9a3f89452f68d8ae311b4309d3cf50")
+    empty = hashlib.sha256().digest()
+    expected = expand(expand(exporter, b"EXPORTER-Channel-Binding", empty), b"exporter", empty)
+    assert adapter._export(schedule, b"EXPORTER-Channel-Binding", 32) == expected
+
+
+def test_binding_is_made_of_the_transcript_up_to_the_listeners_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the application traffic secrets are made (RFC 8446, 7.1), which a key log tells."""
+    made: list[bytes] = []
+    export = adapter._export
+
+    def exported(schedule: tls.KeySchedule, label: bytes, size: int) -> bytes:
+        made.append(schedule.derive_secret(b"s ap traffic"))
+        return export(schedule, label, size)
+
+    monkeypatch.setattr(adapter, "_export", exported)
+
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            server, client = make.make(), make.make(dial_only=True)
+            log = client.endpoint._client_configuration.secrets_log_file = io.StringIO()
+            dialled = client.dial(server)
+            await until(lambda: dialled.conn and server.accepted)
+            lines = dict(line.split()[::2] for line in log.getvalue().splitlines())
+            assert [secret.hex() for secret in made] == 2 * [lines["SERVER_TRAFFIC_SECRET_0"]]
+
+    test()
+
+
+def test_no_two_connections_have_the_same_binding() -> None:
+    """Also those of the same two nodes, under the same certificate."""
+
+    @run
+    async def test() -> None:
+        async with rigs() as make:
+            server, client = make.make(), make.make(dial_only=True)
+            dialled = [client.dial(server, on_connected=greet) for _ in range(2)]
+            await until(lambda: len(server.accepted) == 2 and all(each.conn for each in server.accepted))
+            bindings = {each.conn.channel_binding for each in (*dialled, *server.accepted) if each.conn is not None}
+            assert len(bindings) == 2
 
     test()
 
@@ -364,7 +432,21 @@ async def test_another_protocol_is_told_apart_from_silence() -> None:
         server.endpoint._server_configuration.alpn_protocols = ["h3"]
         dialled = make.make(dial_only=True).dial(server)
         await until(lambda: dialled.ended)
-        assert dialled.ended == (TRANSPORT_CODE, "the peer does not speak cryprq/1", False)
+        hint = "it runs another version of CrypRQ, or something else"
+        assert dialled.ended == (TRANSPORT_CODE, f"the peer does not speak cryprq/2: {hint}", False)
+        assert not server.accepted
+
+
+@run
+async def test_version_1_that_dials_is_told_at_both_ends() -> None:
+    async with rigs() as make:
+        server, client = make.make(), make.make(dial_only=True)
+        client.endpoint._client_configuration.alpn_protocols = ["cryprq/1"]
+        dialled = client.dial(server)
+        await until(lambda: dialled.ended)
+        assert dialled.ended is not None
+        assert dialled.ended[0] == TRANSPORT_CODE
+        assert server.events == [("other_protocol", {"remote": client.address})]
         assert not server.accepted
 
 

@@ -63,3 +63,30 @@ async def test_while_m2s_are_scarce_dialers_wait_instead_of_being_refused() -> N
         await until(lambda: len(dialled.frames) == 2)
         assert server.endpoint.counters["retry"] >= 1
         assert server.endpoint.counters["waited"] >= 1
+
+
+@run
+async def test_peer_with_a_token_goes_past_those_who_wait() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer, max_inbound=8)
+        token = server.endpoint.token_for(b"peer" * 8)
+        clients = [make.make(f"127.0.0.{n}", dial_only=True) for n in range(2, 20)]
+        for client in clients:
+            client.dial(server, on_connected=greet, timeout=20)
+        await until(lambda: server.gate.waiting > 0)
+        dialled = make.make("127.0.0.2", dial_only=True).dial(
+            server, peer=None, token=token, on_connected=greet, on_frame=answer
+        )
+        await until(lambda: len(dialled.frames) == 2)
+        assert server.endpoint.counters["opened_known"] == 1
+        assert dialled.conn is not None
+        assert dialled.conn.quic._retry_count == 0
+
+
+@run
+async def test_who_has_not_knocked_is_asked_for_proof_and_let_in() -> None:
+    async with rigs() as make:
+        server = make.make(on_frame=answer)
+        dialled = make.make(dial_only=True).dial(server, peer=None, on_connected=greet, on_frame=answer)
+        await until(lambda: len(dialled.frames) == 2)
+        assert server.endpoint.counters["opened_stranger"] == server.endpoint.counters["retry"] == 1

@@ -74,7 +74,7 @@ def test_encode_beyond_16_kib_is_our_own_mistake() -> None:
         b"\x0f\0\0\0",
         b"\x15\0\0\0",
         b"\xff\0\0\0",
-        b"\x01\x00\x3f\xfd",
+        b"\x01\x00\x5f\xfd",
         b"\x01\xff\xff\xff",
     ],
 )
@@ -151,6 +151,7 @@ FULL = Parameters(
     keepalive=0,
     name_servers=(ip_address("10.9.0.1"), ip_address("fd00:9::1")),
     search=("corp.example", "lan"),
+    token=b"token",
     messages=(0x10, 0x12, 0x1F),
 )
 
@@ -263,6 +264,8 @@ def test_parameters_of_unknown_type_are_skipped_in_any_order() -> None:
         ("04 0002 0e11", "rotate_secs 3601"),
         ("03 0002 023f", "mtu 575"),
         ("05 0002 0e11", "keepalive 3601"),
+        ("10 0000", "no token"),
+        ("10 0101" + " 00" * 257, "token of 257 bytes"),
         ("08 0000", "no message"),
         ("08 0001 0f", "a message's type below 0x10"),
         ("08 0001 20", "a message's type above 0x1f"),
@@ -306,6 +309,7 @@ def test_parameters_truncated_raise_or_end_between_tlvs(cut: int) -> None:
         Parameters(mtu=65536),
         Parameters(rotate_secs=4),
         Parameters(keepalive=-1),
+        Parameters(token=bytes(257)),
         Parameters(messages=(0x20,)),
         Parameters(messages=(0x12, 0x10)),
         Parameters(routes=(ip_network("10.0.0.0/8"),) * 2),

@@ -37,6 +37,7 @@ from cryprq.quic.gate import (
 )
 from cryprq.quic.knocks import make_knock
 from cryprq.quic.peer_tokens import PEER_TOKEN
+from cryprq.quic.refusals import IDENTITIES_PER_SOURCE
 from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
@@ -423,7 +424,7 @@ def test_token_that_is_not_good_is_as_none(door: Door) -> None:
 
 def test_peer_that_is_refused_is_known_no_more(door: Door) -> None:
     token = door.gate.token_for(PEER, door.unix)
-    door.gate.refused(source_of(HERE), PEER, door.now, door.unix)
+    door.gate.refused(HERE, PEER, door.now, door.unix)
     assert isinstance(door.knock(initial(bytes(8), token)), Retry)
 
 
@@ -523,15 +524,26 @@ def test_source_that_fails_while_it_waits_keeps_its_place_until_its_time_is_over
 
 def test_refused_identities_that_keep_their_waits_leave_the_source_alone(door: Door) -> None:
     for identity in range(8):
-        assert door.gate.refused(source_of(HERE), bytes([identity]) * 32, door.now, door.unix) == 0.0
+        assert door.gate.refused(HERE, bytes([identity]) * 32, door.now, door.unix) == 0.0
     assert isinstance(door.knock(initial()), Open)
 
 
-def test_refused_identity_that_does_not_wait_is_a_failure_of_its_source(door: Door) -> None:
-    waits = [door.gate.refused(source_of(HERE), bytes(32), door.now, door.unix) for _ in range(4)]
+def test_refused_identity_that_does_not_wait_is_not_listened_to_where_it_is(door: Door) -> None:
+    waits = [door.gate.refused(HERE, bytes(32), door.now, door.unix) for _ in range(4)]
     assert waits == [0.0, 0.0, 1.0, 2.0]
     assert door.knock(initial()) == Drop("backoff")
-    assert isinstance(door.knock(initial(), address(7)), Open)
+    assert isinstance(door.knock(initial(), HERE._replace(port=4001)), Open), "another host behind the same NAT"
+    door.sleep(2.0)
+    assert isinstance(door.knock(initial()), Open)
+
+
+def test_refused_identity_that_comes_from_ever_more_ports_is_a_failure_of_its_source(door: Door) -> None:
+    waits = [
+        door.gate.refused(HERE._replace(port=5000 + number), bytes(32), door.now, door.unix)
+        for number in range(IDENTITIES_PER_SOURCE + 4)
+    ]
+    assert waits == [0.0, 0.0, *[1.0] * IDENTITIES_PER_SOURCE, 1.0, 2.0]
+    assert door.knock(initial()) == Drop("backoff")
 
 
 # ---- M2s ----

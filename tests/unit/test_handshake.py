@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryprq.peer_id import PeerId
+from cryprq.peer_id import KIND_MLDSA87, PeerId
 from cryprq.protocol import handshake, key_schedule
 from cryprq.protocol.actions import Install
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, KEMS
-from cryprq.protocol.frames import CloseCode
+from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, FRAME_MAX, KEMS
+from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
-from cryprq.protocol.identity import Identity
+from cryprq.protocol.identity import Identity, Proof
 from cryprq.protocol.kem import SIZES
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Role, Session
+from cryprq.quic.adapter import QUIC_WINDOW_PENDING
 from tests.rigs.handshake_pair import (
     BINDING,
     DIALER,
@@ -34,6 +35,14 @@ from tests.rigs.handshake_pair import (
     nobody,
     refused,
 )
+
+pytestmark = pytest.mark.usefixtures("fake_liboqs")
+
+LARGE_DIALER = Identity.from_seed(b"\x01" * 32, KIND_MLDSA87)
+LARGE_LISTENER = Identity.from_seed(b"\x02" * 32, KIND_MLDSA87)
+HANDSHAKE_FRAMES = (FrameType.INIT, FrameType.RESPONSE, FrameType.AUTH, FrameType.ACCEPT)
+PARAMETERS_ROOM = 512
+"""For the parameters of a dialer, beyond those that it sends today."""
 
 
 def start(session: Session, now: float) -> EpochKeys:
@@ -73,11 +82,20 @@ def test_message_sizes_are_those_of_the_protocol(kem: int) -> None:
     pair.run()
     sizes = SIZES[kem]
     assert [len(message) for message in pair.messages] == [
-        3 + 2 + 1 + 32 + 4 + sizes.encapsulation_key + 32 + 32,
-        4 + 32 + 4 + sizes.ciphertext + 32 + 1984 + 64 + 3309 + 16,
-        1984 + 64 + 3309 + 5 + 16,
+        4 + 2 + 1 + 32 + 4 + sizes.encapsulation_key + 32 + 32,
+        5 + 32 + 4 + sizes.ciphertext + 32 + 1985 + 64 + 3309 + 16,
+        1985 + 64 + 3309 + 5 + 16,
         1 + len(TOLD.encode()) + 16,
     ]
+
+
+@pytest.mark.parametrize("kem", KEMS)
+def test_largest_messages_fit_into_a_frame_and_into_the_window_of_a_stranger(kem: int) -> None:
+    pair = Pair(kem=kem, dialer=LARGE_DIALER, listener=LARGE_LISTENER, dialled=LARGE_LISTENER.peer_id)
+    pair.run()
+    sizes = [len(encode(kind, message)) for kind, message in zip(HANDSHAKE_FRAMES, pair.messages, strict=True)]
+    assert max(sizes) <= FRAME_MAX
+    assert sizes[0] + sizes[2] + PARAMETERS_ROOM <= QUIC_WINDOW_PENDING
 
 
 @pytest.mark.parametrize(("ours", "theirs", "agreed"), [(300, 120, 120), (60, 120, 60), (None, 120, 120), (5, 120, 5)])
@@ -121,6 +139,7 @@ def test_secrets_are_gone_when_m4_is_made_or_opened() -> None:
         assert machine._hs is None
         assert machine._k_i2r is None
     assert pair.initiator._ephemeral is None
+    assert pair.initiator._psk is None
 
 
 def test_abort_wipes_and_ends_at_any_time() -> None:
@@ -164,8 +183,8 @@ def test_message_with_bytes_after_its_end_is_refused(number: int, extra: bytes) 
 
 def test_every_clear_byte_of_m1_and_m2_is_bound() -> None:
     """With the knock made right again by whoever knows the peer ID, M1 is bound by th1: M2 does not open."""
-    clear_m2 = 4 + 32 + 4 + SIZES[1].ciphertext + 32
-    for at in (*range(0, 46, 3), 600, 1100, 1229, 1257):
+    clear_m2 = 5 + 32 + 4 + SIZES[1].ciphertext + 32
+    for at in (*range(0, 47, 3), 600, 1100, 1230, 1258):
         pair = Pair()
         offered = flip(pair.run(until=1)[:-32], at * 8)
         changed = offered + key_schedule.knock(LISTENER.peer_id.digest, BINDING, offered)
@@ -175,7 +194,7 @@ def test_every_clear_byte_of_m1_and_m2_is_bound() -> None:
             continue
         # The KEM's own reaction to a changed ek or point may differ; what counts is that no tag verifies.
         assert refused(pair, 2, message2).reason in {"tag", "aead", "kem", "malformed"}
-    for at in (*range(0, 40, 3), 40, 600, clear_m2 - 33, clear_m2 - 1):
+    for at in (*range(0, 41, 3), 41, 600, clear_m2 - 33, clear_m2 - 1):
         pair = Pair()
         changed = flip(pair.run(until=2), at * 8)
         assert refused(pair, 2, changed).reason in {"tag", "version", "aead", "kem", "malformed"}
@@ -219,9 +238,9 @@ def test_repeated_message_is_refused_and_the_session_stays(number: int) -> None:
 
 def test_machines_refuse_calls_out_of_order() -> None:
     calls: list[Callable[[Pair], object]] = [
-        lambda pair: pair.initiator.receive_message2(bytes(6533)),
+        lambda pair: pair.initiator.receive_message2(bytes(6535)),
         lambda pair: pair.initiator.receive_message4(bytes(45), Boottime(0.0)),
-        lambda pair: pair.responder.receive_message3(bytes(5378), anybody),
+        lambda pair: pair.responder.receive_message3(bytes(5379), anybody),
         lambda pair: pair.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(0.0)),
     ]
     for call in calls:
@@ -259,8 +278,8 @@ def test_admission_is_asked_after_the_knock_and_before_the_post_quantum_work(mon
         assert len(asked) == times
 
 
-def test_another_certificate_fails_at_the_knock_and_without_it_at_the_tag() -> None:
-    """Somebody in between who shows a certificate of its own and passes the messages on."""
+def test_another_connection_fails_at_the_knock_and_without_it_at_the_tag() -> None:
+    """Somebody in between who has a TLS connection with either end and passes the messages on."""
     pair = Pair(binding_i=OTHER_BINDING)
     message = pair.run(until=1)
     assert refused(pair, 1, message).reason == "knock"
@@ -275,7 +294,7 @@ def test_listener_with_another_identity_is_refused_before_its_signatures(monkeyp
     impostor.peer_id = LISTENER.peer_id  # it knows the ID that is dialled, and so what the knock has to be
     pair = Pair(listener=impostor)  # type: ignore[arg-type]  # see Forger
     message2 = pair.run(until=2)
-    monkeypatch.setattr(handshake, "verify_record", lambda *_: pytest.fail("a signature was checked"))
+    monkeypatch.setattr(Proof, "verify", lambda *_: pytest.fail("a signature was checked"))
     error = refused(pair, 2, message2)
     assert error.reason == "wrong_peer_id"
     assert error.peer_id == STRANGER.peer_id
@@ -289,7 +308,7 @@ def test_peer_outside_the_allowlist_is_refused_by_its_proven_id(monkeypatch: pyt
 def test_allowlist_is_not_asked_about_an_id_that_is_only_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(permits=lambda peer: pytest.fail("it was asked"))
     message3 = pair.run(until=3)
-    monkeypatch.setattr(handshake, "verify_record", lambda *_: False)
+    monkeypatch.setattr(Proof, "verify", lambda *_: False)
     error = refused(pair, 3, message3)
     assert (error.reason, error.peer_id) == ("signature", DIALER.peer_id)
 
@@ -368,8 +387,8 @@ def test_statement_of_the_other_role_is_no_signature() -> None:
     """Reflection: what a node signs as a listener says nothing about it as a dialer."""
     th, record = bytes(32), DIALER.record
     assert key_schedule.responder_statement(th, record) != key_schedule.initiator_statement(th, record)
-    assert key_schedule.responder_statement(th, record).startswith(b"cryprq v1 responder\x00")
-    assert key_schedule.initiator_statement(th, record).startswith(b"cryprq v1 initiator\x00")
+    assert key_schedule.responder_statement(th, record).startswith(b"cryprq v2 responder\x00")
+    assert key_schedule.initiator_statement(th, record).startswith(b"cryprq v2 initiator\x00")
 
 
 # ---- what is offered ----
@@ -393,17 +412,20 @@ def put(at: int, value: bytes) -> Callable[[bytearray], None]:
     ("change", "reason"),
     [
         (put(0, b"\x00"), "version"),
-        (put(0, b"\x02"), "version"),
-        (put(1, b"\x00"), "malformed"),
-        (put(1, b"\x41"), "malformed"),
-        (put(2, b"\x00"), "aead"),
-        (put(3, b"\x03\x09"), "aead"),
-        (put(5, b"\x00"), "kem"),
-        (put(5, b"\x02"), "malformed"),
-        (put(5, b"\x03"), "kem"),
-        (put(38, bytes(4)), "malformed"),
-        (put(42, b"\xff\xff\xff"), "kem"),
-        (put(42 + 1184, bytes(32)), "kem"),
+        (put(0, b"\x01"), "version"),
+        (put(0, b"\x03"), "version"),
+        (put(1, b"\x01"), "malformed"),
+        (put(2, b"\x00"), "malformed"),
+        (put(2, b"\x41"), "malformed"),
+        (put(3, b"\x00"), "aead"),
+        (put(4, b"\x03\x09"), "aead"),
+        (put(6, b"\x00"), "kem"),
+        (put(6, b"\x02"), "malformed"),
+        (put(6, b"\x03"), "malformed"),
+        (put(6, b"\x04"), "kem"),
+        (put(39, bytes(4)), "malformed"),
+        (put(43, b"\xff\xff\xff"), "kem"),
+        (put(43 + 1184, bytes(32)), "kem"),
         (lambda body: body.append(0), "malformed"),
         (lambda body: body.pop(), "malformed"),
         (lambda body: body.clear(), "malformed"),
@@ -417,27 +439,29 @@ def test_offer_that_cannot_be_is_refused(change: Callable[[bytearray], None], re
 
 def test_unknown_offers_are_passed_over() -> None:
     pair = Pair()
-    message2 = pair.step(1, offered(pair, put(3, b"\x09\x02")))
-    assert message2[2] == AEAD_CHACHA20_POLY1305
+    message2 = pair.step(1, offered(pair, put(4, b"\x09\x02")))
+    assert message2[3] == AEAD_CHACHA20_POLY1305
 
 
 def test_downgraded_offer_breaks_the_handshake() -> None:
     """AES is struck from the offer on the way: R takes ChaCha20, I's th1 is another one."""
     pair = Pair()
-    message2 = pair.step(1, offered(pair, put(3, b"\x02\x02")))
-    assert message2[2] == AEAD_CHACHA20_POLY1305
+    message2 = pair.step(1, offered(pair, put(4, b"\x02\x02")))
+    assert message2[3] == AEAD_CHACHA20_POLY1305
     assert refused(pair, 2, message2).reason == "tag"
 
 
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
     [
-        (0, 2, "version"),
-        (1, 0, "malformed"),
-        (1, 65, "malformed"),
-        (2, 2, "aead"),
-        (2, 0, "aead"),
-        (3, 2, "kem"),
+        (0, 1, "version"),
+        (0, 3, "version"),
+        (1, 1, "malformed"),
+        (2, 0, "malformed"),
+        (2, 65, "malformed"),
+        (3, 2, "aead"),
+        (3, 0, "aead"),
+        (4, 2, "kem"),
     ],
 )
 def test_choice_outside_the_offer_is_refused(at: int, value: int, reason: str) -> None:
@@ -448,7 +472,7 @@ def test_choice_outside_the_offer_is_refused(at: int, value: int, reason: str) -
 
 
 def test_m2_with_index_zero_or_an_all_zero_point_is_refused() -> None:
-    for at, value, reason in ((36, bytes(4), "malformed"), (40 + SIZES[1].ciphertext, bytes(32), "kem")):
+    for at, value, reason in ((37, bytes(4), "malformed"), (41 + SIZES[1].ciphertext, bytes(32), "kem")):
         pair = Pair()
         message = bytearray(pair.run(until=2))
         message[at : at + len(value)] = value
@@ -458,6 +482,108 @@ def test_m2_with_index_zero_or_an_all_zero_point_is_refused() -> None:
 def test_cipher_that_the_listener_does_not_accept_is_refused() -> None:
     pair = Pair(offer=(AEAD_AES_256_GCM,), accepts=(AEAD_CHACHA20_POLY1305,))
     assert refused(pair, 1, pair.run(until=1)).reason == "aead"
+
+
+# ---- the version ----
+
+
+def test_fallback_although_both_ends_speak_a_later_version_is_refused_by_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two nodes of version 3 whose handshakes in it somebody makes fail: each sees the other's maximum."""
+    monkeypatch.setattr(handshake, "VERSION_MAX", 3)
+    pair = Pair()
+    assert refused(pair, 1, pair.run(until=1)).reason == "downgrade"
+    pair = Pair()
+    message1 = pair.run(until=1)
+    monkeypatch.setattr(
+        handshake, "VERSION_MAX", 2
+    )  # a listener that lies about itself, or lets itself be talked into it
+    message2 = bytearray(pair.step(1, message1))
+    message2[1] = 3
+    monkeypatch.setattr(handshake, "VERSION_MAX", 3)
+    assert refused(pair, 2, bytes(message2)).reason == "downgrade"
+
+
+def test_fallback_is_right_if_only_one_end_speaks_a_later_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for later in ("initiator", "responder"):
+        pair = Pair()
+        message = b""
+        for number in range(5):
+            turn = "initiator" if number in (0, 2, 4) else "responder"
+            monkeypatch.setattr(handshake, "VERSION_MAX", 3 if turn == later else 2)
+            message = pair.step(number, message) if number else pair.initiator.message1()
+        assert pair.accepted is not None
+        assert pair.accepted.session is not None
+
+
+def test_maximum_that_was_changed_on_the_way_breaks_the_handshake() -> None:
+    """Somebody hides from the listener that the dialer speaks more; the knock is made right again."""
+    pair = Pair()
+    message2 = pair.step(1, offered(pair, put(1, b"\x03")))
+    assert refused(pair, 2, message2).reason == "tag"
+
+
+# ---- kinds of identity ----
+
+
+@pytest.mark.parametrize(("dialer", "listener"), [(1, 2), (2, 1), (2, 2)])
+def test_identities_of_either_kind_understand_each_other(dialer: int, listener: int) -> None:
+    dials, listens = LARGE_DIALER if dialer == 2 else DIALER, LARGE_LISTENER if listener == 2 else LISTENER
+    pair = Pair(dialer=dials, listener=listens, dialled=listens.peer_id)
+    pair.run()
+    assert pair.accepted is not None
+    assert (pair.accepted.kind.number, pair.auth.kind.number) == (listener, dialer)
+    assert (pair.session().peer_id, pair.auth.peer_id) == (listens.peer_id, dials.peer_id)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 3, 255])
+def test_record_of_another_kind_than_it_says_is_refused(kind: int) -> None:
+    """Signed over as it is sent: only its form is wrong, or the ID that it makes is another one."""
+
+    def changed(identity: Identity) -> Forger:
+        forger = Forger(identity, identity, identity)
+        forger.record = bytes((kind,)) + forger.record[1:]
+        return forger
+
+    pair = Pair(listener=changed(LISTENER))  # type: ignore[arg-type]
+    assert refused(pair, 2, pair.run(until=2)).reason == "malformed"
+    pair = Pair(dialer=changed(DIALER))  # type: ignore[arg-type]
+    assert refused(pair, 3, pair.run(until=3)).reason == "malformed"
+
+
+# ---- the pre-shared key ----
+
+PSK = bytes(range(32))
+
+
+def test_pre_shared_key_changes_every_key_of_the_session() -> None:
+    keys = []
+    for psk in (None, PSK):
+        pair = Pair(psk_i=psk, psk_r=psk)
+        pair.run()
+        assert pair.session_r is not None
+        ours, theirs = start(pair.session(), 2.0), start(pair.session_r, 1.0)
+        assert (ours.tx_secrets, ours.rx_secrets) == (theirs.rx_secrets, theirs.tx_secrets)
+        keys.append(ours)
+    hs, th3 = bytes(32), bytes(32)
+    roots = {bytes(key_schedule.first_root(hs, psk, th3)) for psk in (None, PSK, bytes(32))}
+    assert len(roots) == 2, "zeros are no key"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(PSK, None), (None, PSK), (PSK, bytes(31) + b"\1")])
+def test_different_pre_shared_keys_end_at_m4(ours: bytes | None, theirs: bytes | None) -> None:
+    pair = Pair(psk_i=ours, psk_r=theirs)
+    error = refused(pair, 4, pair.run(until=4))
+    assert (error.reason, error.peer_id, error.code) == ("psk", LISTENER.peer_id, CloseCode.PSK)
+
+
+def test_pre_shared_key_stays_the_callers() -> None:
+    psk = bytearray(PSK)
+    pair = Pair(psk_i=psk, psk_r=psk)  # type: ignore[arg-type]
+    pair.run()
+    assert psk == PSK
+    assert pair.initiator._psk is None
 
 
 # ---- what an authenticated peer may still get wrong ----
@@ -491,7 +617,7 @@ def test_m4_without_a_known_status_is_refused(text: bytes) -> None:
     pair = Pair()
     pair.responder.receive_message3(pair.run(until=3), anybody)
     assert pair.responder._hs is not None
-    key = key_schedule.accept_key(key_schedule.first_root(pair.responder._hs, pair.responder._transcript))
+    key = key_schedule.accept_key(key_schedule.first_root(pair.responder._hs, None, pair.responder._transcript))
     assert refused(pair, 4, key_schedule.seal_once(key, pair.responder._transcript, text)).reason == "malformed"
 
 
@@ -517,7 +643,7 @@ def test_any_offer_with_a_right_knock_raises_only_handshake_errors(data: bytes, 
 # ---- misuse by our own code ----
 
 
-@pytest.mark.parametrize("change", [{"kem": 3}, {"offer": ()}, {"offer": (7,)}, {"binding_i": b"short"}])
+@pytest.mark.parametrize("change", [{"kem": 4}, {"offer": ()}, {"offer": (7,)}, {"binding_i": b"short"}])
 def test_bad_arguments_are_value_errors(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Pair(**change)

@@ -10,13 +10,14 @@ from pathlib import Path
 import cryptography_vectors
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA87PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryprq.config.identity_file import IdentityError, create_identity, load_identity, load_or_create_identity
-from cryprq.peer_id import RECORD_SIZE, PeerId
-from cryprq.protocol.identity import SIG_ED25519_SIZE, SIG_MLDSA65_SIZE, Identity, verify_record
+from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87, RECORD_SIZES, PeerId
+from cryprq.protocol.frames import Cursor, FrameError
+from cryprq.protocol.identity import KINDS, SIG_ED25519_SIZE, Identity, Proof, verify_record
 
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 SEED = bytes(range(32))
@@ -70,13 +71,24 @@ def test_mldsa65_public_key_of_published_seed() -> None:
     pytest.fail("the vector file has fewer than five key pairs")
 
 
-def test_record_is_both_keys_of_the_derived_seeds(identity: Identity) -> None:
+def test_record_is_kind_and_both_keys_of_the_derived_seeds(identity: Identity) -> None:
+    """Of the first kind, derivation and ID are as they were before there were kinds."""
     ed25519 = Ed25519PrivateKey.from_private_bytes(hkdf(SEED, b"cryprq v1 identity ed25519"))
     mldsa65 = MLDSA65PrivateKey.from_seed_bytes(hkdf(SEED, b"cryprq v1 identity ml-dsa-65"))
-    expected = ed25519.public_key().public_bytes_raw() + mldsa65.public_key().public_bytes_raw()
-    assert len(expected) == RECORD_SIZE
+    public = ed25519.public_key().public_bytes_raw() + mldsa65.public_key().public_bytes_raw()
+    assert identity.record == b"\x01" + public
+    assert len(identity.record) == RECORD_SIZES[KIND_MLDSA65] == 1985
+    assert identity.peer_id.digest == hashlib.sha256(b"cryprq v1 peer id" + public).digest()
+
+
+def test_record_of_the_second_kind() -> None:
+    identity = Identity.from_seed(SEED, KIND_MLDSA87)
+    ed25519 = Ed25519PrivateKey.from_private_bytes(hkdf(SEED, b"cryprq v2 identity ed25519 of ml-dsa-87"))
+    mldsa87 = MLDSA87PrivateKey.from_seed_bytes(hkdf(SEED, b"cryprq v2 identity ml-dsa-87"))
+    expected = b"\x02" + ed25519.public_key().public_bytes_raw() + mldsa87.public_key().public_bytes_raw()
     assert identity.record == expected
-    assert identity.peer_id.digest == hashlib.sha256(b"cryprq v1 peer id" + expected).digest()
+    assert len(identity.record) == RECORD_SIZES[KIND_MLDSA87] == 2625
+    assert identity.peer_id.digest == hashlib.sha256(b"cryprq v2 peer id" + expected).digest()
 
 
 def test_seed_of_another_size_refused() -> None:
@@ -102,45 +114,72 @@ def test_repr_shows_the_peer_id_only(identity: Identity) -> None:
 # ---- signatures ----
 
 
-def test_both_signatures_verify(identity: Identity) -> None:
-    ed25519, mldsa65 = identity.sign(b"message")
-    assert (len(ed25519), len(mldsa65)) == (SIG_ED25519_SIZE, SIG_MLDSA65_SIZE)
-    assert verify_record(identity.record, b"message", ed25519, mldsa65)
+@pytest.fixture(params=KINDS, ids=lambda kind: KINDS[kind].signature)
+def signer(request: pytest.FixtureRequest) -> Identity:
+    """An identity of each kind."""
+    return Identity.from_seed(SEED, request.param)
 
 
-def test_each_signature_is_needed(identity: Identity) -> None:
-    ed25519, mldsa65 = identity.sign(b"message")
-    wrong_ed25519, wrong_mldsa65 = identity.sign(b"another message")
-    assert not verify_record(identity.record, b"message", wrong_ed25519, mldsa65)
-    assert not verify_record(identity.record, b"message", ed25519, wrong_mldsa65)
-    assert not verify_record(identity.record, b"another message", ed25519, mldsa65)
+def test_both_signatures_verify(signer: Identity) -> None:
+    ed25519, mldsa = signer.sign(b"message")
+    assert (len(ed25519), len(mldsa)) == (SIG_ED25519_SIZE, signer.kind.sig_mldsa_size)
+    assert verify_record(signer.record, b"message", ed25519, mldsa)
 
 
-def test_signature_under_a_context_refused(identity: Identity) -> None:
-    ed25519, _ = identity.sign(b"message")
-    key = MLDSA65PrivateKey.from_seed_bytes(hkdf(SEED, b"cryprq v1 identity ml-dsa-65"))
-    assert verify_record(identity.record, b"message", ed25519, key.sign(b"message"))
-    assert not verify_record(identity.record, b"message", ed25519, key.sign(b"message", b"context"))
+def test_each_signature_is_needed(signer: Identity) -> None:
+    ed25519, mldsa = signer.sign(b"message")
+    wrong_ed25519, wrong_mldsa = signer.sign(b"another message")
+    assert not verify_record(signer.record, b"message", wrong_ed25519, mldsa)
+    assert not verify_record(signer.record, b"message", ed25519, wrong_mldsa)
+    assert not verify_record(signer.record, b"another message", ed25519, mldsa)
 
 
-def test_each_key_of_the_record_counts(identity: Identity) -> None:
-    signatures = identity.sign(b"message")
-    other = Identity.from_seed(bytes(32)).record
-    assert not verify_record(other[:32] + identity.record[32:], b"message", *signatures)
-    assert not verify_record(identity.record[:32] + other[32:], b"message", *signatures)
+def test_ml_dsa_signature_without_our_context_refused(signer: Identity) -> None:
+    """What the key may have signed for another protocol says nothing in this one."""
+    ed25519, _ = signer.sign(b"message")
+    key = signer.kind.private_key.from_seed_bytes(hkdf(SEED, signer.kind.mldsa_label))
+    assert verify_record(signer.record, b"message", ed25519, key.sign(b"message", b"cryprq v2 identity"))
+    assert not verify_record(signer.record, b"message", ed25519, key.sign(b"message"))
+    assert not verify_record(signer.record, b"message", ed25519, key.sign(b"message", b"cryprq v1 identity"))
 
 
-@given(record=st.binary(max_size=64), ed25519=st.binary(max_size=80), mldsa65=st.binary(max_size=80))
-def test_verify_never_raises_for_wrong_sizes(record: bytes, ed25519: bytes, mldsa65: bytes) -> None:
-    assert verify_record(record, b"", ed25519, mldsa65) is False
+def test_each_key_of_the_record_counts(signer: Identity) -> None:
+    signatures = signer.sign(b"message")
+    other = Identity.from_seed(bytes(32), signer.kind.number).record
+    assert not verify_record(other[:33] + signer.record[33:], b"message", *signatures)
+    assert not verify_record(signer.record[:33] + other[33:], b"message", *signatures)
 
 
-@given(fill=st.binary(min_size=1, max_size=64))
-def test_verify_never_raises_for_garbage_of_the_right_size(fill: bytes) -> None:
+def test_proof_is_read_as_it_was_written(signer: Identity) -> None:
+    proof = Proof.of(signer, b"message")
+    cursor = Cursor(proof.encode() + b"more")
+    assert Proof.take(cursor) == proof
+    assert cursor.rest() == b"more"
+    assert (proof.peer_id, proof.kind) == (signer.peer_id, signer.kind)
+    assert proof.verify(b"message")
+    assert not proof.verify(b"another message")
+
+
+@pytest.mark.parametrize("kind", [0, 3, 255])
+def test_proof_of_an_unknown_kind_or_too_short_is_refused(kind: int) -> None:
+    encoded = Proof.of(Identity.from_seed(SEED), b"message").encode()
+    for data in (b"", encoded[:-1], bytes((kind,)) + encoded[1:]):
+        with pytest.raises(FrameError):
+            Proof.take(Cursor(data))
+
+
+@given(record=st.binary(max_size=64), ed25519=st.binary(max_size=80), mldsa=st.binary(max_size=80))
+def test_verify_never_raises_for_wrong_sizes(record: bytes, ed25519: bytes, mldsa: bytes) -> None:
+    assert verify_record(record, b"", ed25519, mldsa) is False
+
+
+@given(kind=st.sampled_from(sorted(KINDS)), fill=st.binary(min_size=1, max_size=64))
+def test_verify_never_raises_for_garbage_of_the_right_size(kind: int, fill: bytes) -> None:
     def garbage(size: int) -> bytes:
         return (fill * size)[:size]
 
-    assert not verify_record(garbage(RECORD_SIZE), fill, garbage(SIG_ED25519_SIZE), garbage(SIG_MLDSA65_SIZE))
+    record = bytes((kind,)) + garbage(RECORD_SIZES[kind] - 1)
+    assert not verify_record(record, fill, garbage(SIG_ED25519_SIZE), garbage(KINDS[kind].sig_mldsa_size))
 
 
 # ---- peer IDs ----
@@ -209,7 +248,11 @@ def test_peer_ids_compare_by_digest() -> None:
     with pytest.raises(ValueError):
         PeerId(bytes(31))
     with pytest.raises(ValueError):
-        PeerId.of_record(bytes(RECORD_SIZE - 1))
+        PeerId.of_record(b"\x01" + bytes(RECORD_SIZES[KIND_MLDSA65]))
+    with pytest.raises(ValueError):
+        PeerId.of_record(b"\x02" + bytes(RECORD_SIZES[KIND_MLDSA65] - 1))
+    with pytest.raises(ValueError):
+        PeerId.of_record(b"")
 
 
 # ---- the file ----
@@ -233,6 +276,26 @@ def test_file_has_the_documented_form(tmp_path: Path) -> None:
     assert load_identity(path).peer_id == Identity.from_seed(SEED).peer_id
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert load_identity(path).peer_id == Identity.from_seed(SEED).peer_id
+
+
+def test_file_of_the_second_kind_has_the_documented_form(tmp_path: Path) -> None:
+    path = tmp_path / "identity"
+    check = hashlib.sha256(b"cryprq v2 identity file ml-dsa-87" + SEED).digest()[:10]
+    path.write_bytes(b"cryprq-identity-v2 ml-dsa-87 " + base64.b64encode(SEED + check) + b"\n")
+    path.chmod(0o600)
+    assert load_identity(path).record == Identity.from_seed(SEED, KIND_MLDSA87).record
+    made = create_identity(tmp_path / "made", KIND_MLDSA87)
+    assert made.record[0] == KIND_MLDSA87
+    assert load_identity(tmp_path / "made").record == made.record
+
+
+def test_seed_under_the_other_kinds_beginning_is_damage(tmp_path: Path) -> None:
+    """Else one character more or less would make another identity."""
+    path = tmp_path / "identity"
+    create_identity(path)
+    path.write_bytes(path.read_bytes().replace(b"-v1 ", b"-v2 ml-dsa-87 "))
+    with pytest.raises(IdentityError, match="damaged"):
+        load_identity(path)
 
 
 def test_private_despite_the_umask(tmp_path: Path) -> None:

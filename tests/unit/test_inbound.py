@@ -233,16 +233,101 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     announced = Announcement((ip_network("10.9.0.0/24"),))
-    net.right.admittance.reconfigure(net.right.allowlist, announced, 60)  # type: ignore[arg-type]
+    net.right.admittance.reconfigure(net.right.allowlist, announced, 60, {})  # type: ignore[arg-type]
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
+    assert told.token == net.left.peer.token == b"token for " + net.left.identity.peer_id.digest
     assert told.addresses == (ip_interface("10.9.0.2/24"),)
     assert told.routes == (ip_network("10.9.0.0/24"),)
     assert told.mtu == 1420
     assert told.rotate_secs == 60
     assert net.left.peer.current is not None
     assert net.left.peer.current.session.rotate_secs == 60
+
+
+# ---- the pre-shared key, and the key agreement ----
+
+PSK, OTHER_PSK = bytes(range(32)), bytes(range(1, 33))
+
+
+def share(net: Net, ours: bytes | None, theirs: bytes | None) -> None:
+    """Gives the dialer and the listener a key for each other."""
+    for end, psk in ((net.left, ours), (net.right, theirs)):
+        psks = {} if psk is None else {end.peer.peer_id: psk, identity(2).peer_id: bytes(32)}
+        end.settings = end.admittance.settings = replace(end.settings, psks=psks)
+
+
+def test_same_pre_shared_key_at_both_ends(net: Net) -> None:
+    share(net, PSK, PSK)
+    net.path(net.left, net.right)
+    net.run()
+    assert net.left.outcomes == [Outcome.SESSION]
+    assert net.left.peer.up
+    assert net.right.peer.up
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(PSK, OTHER_PSK), (PSK, None), (None, PSK)])
+def test_different_pre_shared_keys_are_told_at_both_ends_and_leave_nothing(
+    net: Net, ours: bytes | None, theirs: bytes | None
+) -> None:
+    share(net, ours, theirs)
+    path = net.path(net.left, net.right)
+    net.run()
+    assert path.here.closed_with is CloseCode.PSK
+    for end in (net.left, net.right):
+        (reason, _), fields = end.observer.last("handshake_failed"), end.observer.fields("handshake_failed")
+        assert (reason, fields["peer_id"]) == ("psk", end.peer.peer_id)
+        assert fields["hint"].startswith("the pre-shared key differs")
+        assert end.peer.idle
+        assert not len(end.pool)
+    assert net.left.outcomes == [Outcome.REFUSED]
+
+
+def test_session_in_use_outlives_a_handshake_with_a_wrong_pre_shared_key(net: Net) -> None:
+    share(net, PSK, PSK)
+    net.path(net.left, net.right)
+    net.run()
+    used = net.left.peer.current, net.right.peer.current
+    share(net, PSK, OTHER_PSK)
+    net.path(net.left, net.right)
+    net.run()
+    assert (net.left.peer.current, net.right.peer.current) == used
+    assert net.right.observer.last("handshake_failed")[0] == "psk"
+    for end in (net.left, net.right):
+        assert end.peer.up
+        assert len(end.peer.links) == 1
+
+
+def test_close_with_that_code_by_a_peer_that_is_established_ends_no_session(net: Net) -> None:
+    """Its records have shown that it has the keys."""
+    path = net.path(net.left, net.right)
+    net.run()
+    path.inbound.closed(path.there, CloseCode.PSK, "", True)  # type: ignore[arg-type]
+    assert net.right.peer.current is not None
+    assert "peer_disconnected" not in net.right.observer.names
+    assert "handshake_failed" not in net.right.observer.names
+
+
+def test_key_agreement_that_the_listener_does_not_accept_is_named_at_both_ends(net: Net) -> None:
+    net.left.settings = replace(net.left.settings, kems=(2, 1))
+    net.right.admittance.settings = replace(net.right.settings, kems=(1,))
+    path = net.path(net.left, net.right)
+    net.run()
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert net.right.observer.last("handshake_failed")[0] == "kem"
+    assert "--kem" in net.right.observer.fields("handshake_failed")["hint"]
+    assert "--kem x25519-mlkem1024" in net.left.observer.fields("handshake_failed")["hint"]
+
+
+@pytest.mark.parametrize("kem", [1, 2])
+def test_listener_takes_whichever_it_accepts(net: Net, kem: int) -> None:
+    net.left.settings = replace(net.left.settings, kems=(kem,))
+    net.right.admittance.settings = replace(net.right.settings, kems=(2, 1))
+    net.path(net.left, net.right)
+    net.run()
+    assert net.left.peer.current is not None
+    assert net.left.peer.current.session.kem == kem
 
 
 def test_peer_outside_the_allowlist_is_denied_and_the_dialer_told_what_to_check(net: Net) -> None:

@@ -3,8 +3,16 @@
 import cryptography_vectors
 import pytest
 
-from cryprq.protocol.constants import KEM_X25519_MLKEM768, KEM_X25519_MLKEM1024, KEMS
+from cryprq.protocol.constants import (
+    KEM_X25519_MLKEM768,
+    KEM_X25519_MLKEM768_FRODOKEM976,
+    KEM_X25519_MLKEM1024,
+    KEMS,
+)
 from cryprq.protocol.kem import SIZES, Ephemeral, KemError, encapsulate
+from tests.rigs import fake_liboqs
+
+pytestmark = pytest.mark.usefixtures("fake_liboqs")
 
 P = 2**255 - 19
 # Points of small order (RFC 7748, 6.1 and 7): 0, 1, the two of order 8, -1, and 0 and 1 not reduced.
@@ -60,13 +68,13 @@ def test_x25519_known_answers() -> None:
 
 
 @pytest.mark.parametrize("kem", KEMS)
-def test_both_ends_agree_on_64_bytes(kem: int) -> None:
+def test_both_ends_agree_on_a_secret_of_fixed_size(kem: int) -> None:
     own = Ephemeral.generate(kem)
     answer = encapsulate(kem, own.kem_ek, own.x25519)
     assert len(own.kem_ek) == SIZES[kem].encapsulation_key
     assert len(answer.ciphertext) == SIZES[kem].ciphertext
     assert own.agree(answer.ciphertext, answer.x25519) == answer.shared
-    assert len(answer.shared) == 64
+    assert len(answer.shared) == SIZES[kem].shared == (88 if kem == KEM_X25519_MLKEM768_FRODOKEM976 else 64)
 
 
 def test_ephemeral_is_used_once() -> None:
@@ -95,6 +103,33 @@ def test_wrong_ciphertext_gives_another_secret_and_no_error(kem: int) -> None:
     assert shared[32:] == answer.shared[32:]
 
 
+def test_wrong_ciphertext_of_the_third_part_gives_another_secret_and_no_error() -> None:
+    kem = KEM_X25519_MLKEM768_FRODOKEM976
+    for place in (1088, 1088 + 15744 - 1):
+        own = Ephemeral.generate(kem)
+        answer = encapsulate(kem, own.kem_ek, own.x25519)
+        damaged = bytearray(answer.ciphertext)
+        damaged[place] ^= 1
+        shared = own.agree(bytes(damaged), answer.x25519)
+        assert shared[:64] == answer.shared[:64]
+        assert shared[64:] != answer.shared[64:]
+
+
+def test_key_of_the_third_part_is_wiped_whatever_becomes_of_it() -> None:
+    kem = KEM_X25519_MLKEM768_FRODOKEM976
+    before = fake_liboqs.KeyEncapsulation.open
+    dropped, used, failed, forgotten = (Ephemeral.generate(kem) for _ in range(4))
+    assert fake_liboqs.KeyEncapsulation.open == before + 4
+    dropped.drop()
+    dropped.drop()
+    answer = encapsulate(kem, used.kem_ek, used.x25519)
+    used.agree(answer.ciphertext, answer.x25519)
+    with pytest.raises(KemError):
+        failed.agree(answer.ciphertext, bytes(32))
+    del forgotten
+    assert fake_liboqs.KeyEncapsulation.open == before
+
+
 @pytest.mark.parametrize("kem", KEMS)
 @pytest.mark.parametrize("coefficient", [3329, 3330, 4095])
 @pytest.mark.parametrize("place", [0, 1, -1])
@@ -102,7 +137,8 @@ def test_encapsulation_key_that_fails_the_modulus_check_is_refused(kem: int, coe
     """FIPS 203, 7.2: every 12-bit coefficient must be below 3329."""
     own = Ephemeral.generate(kem)
     good = bytearray(own.kem_ek)
-    pair = 0 if place >= 0 else len(good) - 32 - 3  # two coefficients in three bytes; the last 32 bytes are the seed
+    size = 1568 if kem == KEM_X25519_MLKEM1024 else 1184  # of the ML-KEM part, which comes first
+    pair = 0 if place >= 0 else size - 32 - 3  # two coefficients in three bytes; the last 32 bytes are the seed
     low = good[pair] | (good[pair + 1] & 0x0F) << 8
     high = good[pair + 1] >> 4 | good[pair + 2] << 4
     low, high = (coefficient, high) if place == 0 else (low, coefficient)

@@ -69,7 +69,7 @@ def test_every_derivation_gives_another_value() -> None:
         key_schedule.handshake_secret(x, x),
         key_schedule.handshake_key(x, key_schedule.I2R),
         key_schedule.handshake_key(x, key_schedule.R2I),
-        key_schedule.first_root(x, b""),
+        key_schedule.first_root(x, None, b""),
         key_schedule.accept_key(x),
         key_schedule.control_key(x, key_schedule.I2R),
         key_schedule.control_key(x, key_schedule.R2I),
@@ -105,13 +105,13 @@ def test_data_secrets_are_the_labels_of_the_protocol() -> None:
     """Spelled out with HMAC: T(1) = HMAC(root, info || 0x01)."""
     root = bytes(range(32))
     secrets = key_schedule.data_secrets(root, key_schedule.R2I, 3)
-    key = hmac.digest(root, b"cryprq v1 data r2i key\x02\x01", "sha256")
-    iv = hmac.digest(root, b"cryprq v1 data r2i iv\x02\x01", "sha256")[:12]
+    key = hmac.digest(root, b"cryprq v2 data r2i key\x02\x01", "sha256")
+    iv = hmac.digest(root, b"cryprq v2 data r2i iv\x02\x01", "sha256")[:12]
     assert secrets[88:] == key + iv
 
 
 def test_knock_is_the_hmac_of_the_protocol() -> None:
-    key = hashlib.sha256(b"cryprq v1 knock" + bytes(32)).digest()
+    key = hashlib.sha256(b"cryprq v2 knock" + bytes(32)).digest()
     assert key_schedule.knock(bytes(32), b"B" * 32, b"M1") == hmac.digest(key, b"B" * 32 + b"M1", "sha256")
 
 
@@ -177,7 +177,7 @@ def test_control_nonce_is_four_zero_bytes_and_the_counter() -> None:
     root = bytes(range(32))
     sender = ControlKey(root, key_schedule.R2I)
     sender.seal(b"", b"")
-    key = hmac.digest(root, b"cryprq v1 control r2i\x01", "sha256")
+    key = hmac.digest(root, b"cryprq v2 control r2i\x01", "sha256")
     assert AESGCM(key).decrypt(bytes(11) + b"\x01", sender.seal(b"head", b"text"), b"head") == b"text"
 
 

@@ -16,7 +16,7 @@ from cryprq.linux.name_service import NameService
 from cryprq.telemetry import http
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
-from cryprq.telemetry.metrics import FAILURE_REASONS, Metrics
+from cryprq.telemetry.metrics import FAILURE_REASONS, FIRST_DATAGRAMS, Metrics
 from cryprq.telemetry.samples import PeerSample, PoolSample
 
 PEER = "QmQUYyhzsSZYHSZSfLcGQhCcLKLaCMwNmVZSDHBTXtBCZD"
@@ -65,6 +65,7 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
         "current_peers",
         "peers_denied_total",
         "identity_in_use_twice_total",
+        "network_takeovers_total",
         "rotation_duration_seconds_count",
         "handshake_duration_seconds_count",
         "rotation_interval_seconds",
@@ -76,6 +77,9 @@ def test_every_metric_is_there_from_the_start_at_zero(node: Node) -> None:
     for kind in ("quic", "record"):
         assert found[("cryprq_rerouted_datagrams_total", kind)] == 0
     assert found[("cryprq_dropped_packets_total", "tx", "no_key")] == 0
+    for outcome in FIRST_DATAGRAMS:
+        assert found[("cryprq_first_datagrams_total", outcome)] == 0
+    assert found[("cryprq_pending_handshakes",)] == 0
     assert found[("cryprq_icmp_answers_total", "too_big", "sent")] == 0
     assert any(key[0] == "cryprq_build_info" and value == 1 for key, value in found.items())
 
@@ -105,6 +109,7 @@ def test_families_of_peers_are_declared_without_peers(node: Node) -> None:
         "sent_packets_total counter",
         "epoch gauge",
         "last_handshake_seconds gauge",
+        "path_mtu gauge",
     ):
         assert f"# TYPE cryprq_peer_{name}\n" in text
 
@@ -127,6 +132,7 @@ def test_events_count(node: Node) -> None:
     metrics.handshake_failed("a_new_reason")
     metrics.peer_denied()
     metrics.identity_in_use_twice()
+    metrics.network_taken_over()
     metrics.rotated(0.003, 300.5)
     found = samples(metrics)
     assert found[("cryprq_handshakes_attempted_total",)] == 2
@@ -135,6 +141,7 @@ def test_events_count(node: Node) -> None:
     assert found[("cryprq_handshakes_failed_total", "a_new_reason")] == 1
     assert found[("cryprq_peers_denied_total",)] == 1
     assert found[("cryprq_identity_in_use_twice_total",)] == 1
+    assert found[("cryprq_network_takeovers_total",)] == 1
     assert found[("cryprq_rotations_total",)] == 1
     assert found[("cryprq_rotation_interval_seconds",)] == 300.5
     assert found[("cryprq_rotation_duration_seconds_sum",)] == 0.003
@@ -149,9 +156,10 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
         direction="inbound",
         endpoint="192.0.2.1:9999",
         aead="aes-256-gcm",
-        kem="x25519-ml-kem-768",
+        kem="x25519-mlkem768",
         epoch=3,
         last_handshake=1.7e9,
+        path_mtu=1480,
         rx_bytes=2**40,
         tx_bytes=2,
         rx_packets=3,
@@ -161,7 +169,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     found = samples(node.metrics)
     assert found[("cryprq_current_peers",)] == 1
     # in the order of the labels' names
-    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-ml-kem-768", PEER)
+    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-mlkem768", PEER)
     assert found[info] == 1
     assert found[("cryprq_peer_received_bytes_total", PEER)] == 2**40
     assert found[("cryprq_peer_sent_bytes_total", PEER)] == 2
@@ -170,6 +178,8 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     assert found[("cryprq_peer_epoch", PEER)] == 3
     assert found[("cryprq_peer_last_handshake_seconds", PEER)] == 1.7e9
     assert found[("cryprq_peer_last_handshake_seconds", "other")] == 0
+    assert found[("cryprq_peer_path_mtu", PEER)] == 1480
+    assert found[("cryprq_peer_path_mtu", "other")] == 0
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 7
     assert found[("cryprq_icmp_answers_total", "no_route", "limited")] == 5
     assert found[("cryprq_offload_info", "uso", "not supported by this kernel")] == 1

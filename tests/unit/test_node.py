@@ -1,6 +1,7 @@
 """Nodes in this process: real control channels over loopback, machine and data plane in memory."""
 
 import asyncio
+import base64
 import io
 import json
 import logging
@@ -373,6 +374,51 @@ def test_routes_of_a_reload_reach_a_connected_dialer_while_its_keys_live_on(lab:
     run(scenario())
 
 
+def test_pre_shared_key_of_a_reload_makes_a_new_handshake_while_the_old_keys_live_on(lab: Lab, tmp_path: Path) -> None:
+    """First the one end has the new key, and the handshakes fail; then the other has it, too."""
+    here, there = tmp_path / "here.psk", tmp_path / "there.psk"
+    for path in (here, there):
+        path.write_text(base64.b64encode(bytes(range(32))).decode())
+        path.chmod(0o600)
+
+    async def scenario() -> None:
+        config = lab.listener(allow_peers={lab.id_of(1): ()}, psk_files={lab.id_of(1): here})
+        gateway = lab.node(config, reload=lambda: config)
+        async with gateway:
+            dials = lab.config(1, peers=(target_of(gateway),), psk_files={gateway.peer_id: there})
+            async with lab.node(dials, reload=lambda: dials) as dialer:
+                await lab.event(dialer, "peer_connected")
+                await lab.event(gateway, "peer_connected")
+                gateway.reload()  # the same again: nobody notices
+                here.write_text(base64.b64encode(bytes(range(1, 33))).decode())
+                gateway.reload()
+                assert (await lab.event(gateway, "control_lost"))["reason"] == "psk_changed"
+                for node in (gateway, dialer):
+                    failed = await lab.event(node, "handshake_failed")
+                    assert failed["reason"] == "psk"
+                    assert failed["hint"].startswith("the pre-shared key differs")
+                there.write_text(here.read_text())
+                dialer.reload()
+                await lab.event(dialer, "handshake_complete", 2)
+                for node in (gateway, dialer):
+                    assert not lab.events(node, "peer_disconnected")
+                here.write_text("nonsense")
+                gateway.reload()
+                assert "is no pre-shared key" in (await lab.event(gateway, "config_rejected"))["error"]
+
+    run(scenario())
+
+
+def test_node_whose_pre_shared_key_is_bad_does_not_start(lab: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = lab.listener(psk_files={lab.id_of(1): tmp_path / "none"})
+        with pytest.raises(MachineError, match=r"no pre-shared key .*/none"):
+            async with lab.node(config):
+                raise AssertionError("it started")
+
+    run(scenario())
+
+
 def test_doubt_is_told_once_and_again_when_it_comes_back(lab: Lab) -> None:
     async def scenario() -> None:
         config = lab.listener()
@@ -497,7 +543,7 @@ def test_gateway_cannot_announce_the_network_of_another_gateway(lab: Lab) -> Non
             async with lab.node(lab.config(1, peers=(target_of(gateway), elsewhere))) as dialer:
                 failed = await lab.event(dialer, "handshake_failed")
                 assert failed["reason"] == "parameters"
-                assert "the address 198.51.100.9 of another peer" in failed["hint"]
+                assert "the address 198.51.100.9 of a dialled peer" in failed["hint"]
                 assert not FakeMachine.opened[1].interface.routes
 
     run(scenario())

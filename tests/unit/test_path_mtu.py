@@ -26,6 +26,7 @@ from cryprq.protocol.path_mtu import (
 )
 
 SMALLEST, CEILING = 71, 1480
+START = Boottime(1000.0)
 
 
 @dataclass
@@ -38,7 +39,7 @@ class World:
     hint: int | None = None
     answers: bool = True
     """False: the peer is older than probes."""
-    now: Boottime = Boottime(1000.0)
+    now: Boottime = START
     probes: list[tuple[float, int]] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
 
@@ -224,8 +225,13 @@ def test_raise_of_a_path_that_has_not_grown_costs_a_few_probes_and_no_traffic() 
     world.begin()
     world.run(RAISE_SOON + 10)
     world.probes.clear()
-    sizes = set()
-    world.run(RAISE_INTERVAL + 20, until=lambda: bool(sizes.add(world.path.size)))
+    sizes: set[int | None] = set()
+
+    def note() -> bool:
+        sizes.add(world.path.size)
+        return False
+
+    world.run(RAISE_INTERVAL + 20, until=note)
     assert sizes == {1400}
     assert len(world.probes) <= 20
     assert len(world.found) == 1
@@ -297,7 +303,7 @@ def test_path_below_the_base(carries: int) -> None:
     assert world.found[1:] == [Found(0, CEILING, "raise")]
     world.carries = carries
     world.run(10, traffic=True)
-    assert (world.path.state, world.path.size) == (State.ERROR, None)
+    assert world.path.state is State.ERROR
     assert world.found[2:] == [Found(CEILING, 0, "black_hole")]
 
 

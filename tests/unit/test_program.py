@@ -1,8 +1,10 @@
 """Other programs: what they get of this process, and that none of them keeps it waiting."""
 
 import asyncio
+import errno
 import hashlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Coroutine
@@ -127,6 +129,25 @@ def test_loop_goes_on_meanwhile_and_a_call_can_be_cancelled(tmp_path: Path) -> N
 def test_program_that_is_not_there_is_an_os_error() -> None:
     with pytest.raises(FileNotFoundError):
         run("/nonexistent/program")
+
+
+def test_program_that_cannot_be_watched_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    started: list[int] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        process = popen(*args, **kwargs)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(OSError, match="Too many open files"):
+        run("/bin/sleep", "60")
+    assert [gone(pid) for pid in started] == [True]
 
 
 def test_programs_are_found_where_the_system_has_them(monkeypatch: pytest.MonkeyPatch) -> None:

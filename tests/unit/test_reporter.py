@@ -38,3 +38,14 @@ def test_source_that_has_to_wait_is_told_in_milliseconds_and_not_without_end() -
     entry = json.loads(lines[0])
     del entry["time"]
     assert entry == {"event": "inbound_backoff", "remote": "192.0.2.7:4000", "wait_ms": 300, "level": "warning"}
+
+
+def test_black_hole_is_a_warning_and_what_the_search_finds_is_none() -> None:
+    stream = io.StringIO()
+    metrics: Any = None
+    reporter, peer = Reporter(Log("info", "json", stream), metrics), PeerId(bytes(32))
+    reporter.path_mtu_changed(peer, 1480, 1280, "black_hole")
+    reporter.path_mtu_changed(peer, 1280, 1400, "search")
+    fall, found = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (fall["event"], fall["level"], fall["old"], fall["new"]) == ("path_mtu_changed", "warning", 1480, 1280)
+    assert (found["level"], found["reason"], "hint" in found) == ("info", "search", False)

@@ -143,6 +143,7 @@ def test_responder_repeats_its_answer_for_as_long_as_the_initiator_waits() -> No
 # ---- rotation ----
 
 
+@pytest.mark.usefixtures("fake_liboqs")
 @pytest.mark.parametrize("kem", KEMS)
 def test_rotation_actions_in_order(kem: int) -> None:
     initiator, responder = established(kem=kem)

@@ -28,6 +28,8 @@ def test_table() -> None:
         "EPOCH",
         "AGE",
         "HEARD",
+        "PATH",
+        "MTU",
         "RECEIVED",
         "SENT",
     ]
@@ -41,6 +43,7 @@ def test_table() -> None:
             "1m15s",
             "2s",
             "ago",
+            "1480",
             "5.0",
             "MiB",
             "1023",
@@ -50,7 +53,7 @@ def test_table() -> None:
     assert lines[7].split() == ["fd00:9::2/64", "fd00:9::2/128"]
     assert lines[8].split() == ["10.5.0.0/16"]
     assert lines[8].index("10.5.0.0/16") == lines[5].index("ALLOWED IPS")
-    assert lines[9].split() == [str(B), "-", "-", "-", "down", "-", "never", "0", "B", "0", "B"]
+    assert lines[9].split() == [str(B), "-", "-", "-", "down", "-", "never", "-", "0", "B", "0", "B"]
     assert lines[-1] == "dropped   rx/replay 1, tx/no_key 2"
     assert not any(line.endswith(" ") for line in lines)
 
