@@ -82,7 +82,7 @@ def test_identities_are_proven_anew_beside_the_tunnel(lab: Lab) -> None:
         assert result["ended"] and result["received"] == sent["sent"]
         assert result["lost"] == result["duplicates"] == 0
     for node in (tunnel.listener, tunnel.dialer):
-        assert len(node.events("handshake_complete")) == 2
+        assert len(node.events("handshake_complete")) >= 2
         assert len(node.events("peer_connected")) == 1
         assert not node.events("peer_disconnected")
         assert not node.events("control_lost")

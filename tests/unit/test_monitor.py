@@ -1,6 +1,7 @@
 """Notices of the kernel: which of them make a node look."""
 
 import select
+import time
 import socket
 
 import pytest
@@ -56,6 +57,13 @@ def test_what_may_concern_a_node(host: hosts.Namespace, command: str, concerns: 
 HOSTS = {socket.inet_aton("203.0.113.7"), socket.inet_pton(socket.AF_INET6, "2001:db8::7")}
 
 
+def wait_for_carrier(host: hosts.Namespace) -> None:
+    """The kernel tells of it a little later, in a notice of its own."""
+    end = time.monotonic() + 5
+    while "state UP" not in host.ip("link show dev other") and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("before", "command", "opens"),
     [
@@ -84,12 +92,17 @@ def test_what_opens_a_way(host: hosts.Namespace, before: list[str], command: str
     host.ip("link set cable name other")
     if "link" not in command:
         host.ip("link set other up")
+        wait_for_carrier(host)
     monitor, index = open_in(host)
     try:
         for each in before:
             host.ip(each)
+            if each == "link set other up":
+                wait_for_carrier(host)
             monitor.changed(index, HOSTS)
         host.ip(command)
+        if command == "link set other up":
+            wait_for_carrier(host)
         monitor.changed(index, HOSTS)
         assert monitor.way_opened is opens
         monitor.changed(index, HOSTS)
