@@ -25,7 +25,7 @@ EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS) $(OPTIMISED_TESTS),$(wildcard te
     $(shell grep -l 'cryprq\._fastpath' tests/unit/test_*.py)
 # Most tests of a file wait for something most of the time; the files share no names, ports or addresses: each process
 # has namespaces of its own.
-IN_PARALLEL := -n 2 --dist loadfile --benchmark-disable
+IN_PARALLEL := -n 3 --dist loadfile --benchmark-disable
 ASAN_LIB := build/asan/lib
 # CPython leaks by design at exit, so leaks are left to the C tests.
 ASAN_ENVIRONMENT = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \

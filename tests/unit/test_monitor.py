@@ -1,8 +1,8 @@
 """Notices of the kernel: which of them make a node look."""
 
 import select
-import time
 import socket
+import time
 
 import pytest
 
