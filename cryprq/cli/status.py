@@ -31,7 +31,7 @@ def render(status: Mapping[str, Any]) -> str:
                 peer["endpoint"] or "-",
                 lists[0].pop(0),
                 lists[1].pop(0),
-                str(peer["epoch"]) if up else "down",
+                "silent" if peer["silent"] else str(peer["epoch"]) if up else "down",
                 "-" if age is None else _duration(age),
                 "never" if heard is None else f"{_duration(heard)} ago",
                 str(peer["path_mtu"] or "-"),

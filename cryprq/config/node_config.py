@@ -24,6 +24,7 @@ from cryprq.config.paths import (
     state_directory,
 )
 from cryprq.dns import NameServerAddress, domain, server_fault
+from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network
 from cryprq.peer_id import PeerId
@@ -393,7 +394,13 @@ class NodeConfig:
             found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        return cls(**found, doubts=tuple(doubts.of_sources(rows.values(), arguments, environ)))
+        odd = tuple(doubts.of_sources(rows.values(), arguments, environ))
+        try:
+            return cls(**found, doubts=odd)
+        except ConfigError as error:
+            # What nobody reads may be what is missing.
+            unread = [doubt for doubt in odd if "did you mean" in doubt]
+            raise ConfigError("; ".join((str(error), *unread))) from None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))

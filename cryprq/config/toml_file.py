@@ -1,6 +1,8 @@
 """The configuration file: TOML whose keys are the options' names, with - or _, and whose values become texts."""
 
 import difflib
+import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,9 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
     """What the file gives, by the option's name, as the flags would spell it. ConfigError names the key that is wrong;
     MachineError if the file cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):  # nobody might ever write to it
+                raise MachineError(f"the configuration file {path} is a pipe, not a file")
             document = tomllib.load(file)
     except OSError as error:
         raise MachineError(f"cannot read the configuration file {path}: {error.strerror}") from None

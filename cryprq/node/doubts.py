@@ -11,7 +11,7 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.inner.leases import capacity
 from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
-from cryprq.networks import overlapping
+from cryprq.networks import covering, overlapping
 
 _RECORD: Final = 32
 """Header and tag of a record (docs/protocol.md, section 4)."""
@@ -21,7 +21,7 @@ _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 
 def of_configuration(config: NodeConfig) -> tuple[str, ...]:
     """What is doubtful wherever the node runs."""
-    return (*config.doubts, *_nobody(config), *_stray_keys(config), *_small_pool(config))
+    return (*config.doubts, *_nobody(config), *_stray_keys(config), *_small_pool(config), *_far_name_servers(config))
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -39,6 +39,14 @@ def _stray_keys(config: NodeConfig) -> Iterator[str]:
     for peer_id, path in config.psk_files.items():
         if peer_id not in named and not config.allow_any:
             yield f"--psk-file has {path} for {peer_id}, which is neither allowed nor dialled"
+
+
+def _far_name_servers(config: NodeConfig) -> Iterator[str]:
+    """Dialers pass over servers that are not in the networks that they are told of."""
+    told = [*(address.network for address in config.tun_addresses), *config.routes]
+    for server in config.dns:
+        if covering(told, str(server)) is None:
+            yield f"--dns {server} is in no network of this gateway, so dialers pass over it: add a --route to it"
 
 
 def _small_pool(config: NodeConfig) -> Iterator[str]:

@@ -121,6 +121,7 @@ class Snapshot:
             kem=KEM_NAMES[session.kem] if session is not None else "",
             epoch=session.number if session is not None else 0,
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
+            silent=peer.current is not None and peer.liveness.silent,
             last_heard_secs=round(max(0.0, now - stats.last_rx_ns / 1e9), 3) if stats.last_rx_ns else None,
             last_handshake=None if happened is None else time.time() - (now - happened),
             path_mtu=peer.path.mtu if link is not None else None,

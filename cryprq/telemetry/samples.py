@@ -30,6 +30,8 @@ class PeerSample:
     """Age of the current epoch's keys."""
     last_heard_secs: float | None = None
     """Seconds since the last record of the peer that was authentic; None: never since the node knows it."""
+    silent: bool = False
+    """It has a session, and does not answer: nothing is heard although something was asked or sent."""
     last_handshake: float | None = None
     """Unix time of the last complete handshake or rotation; None for never."""
     path_mtu: int | None = None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -28,7 +29,9 @@ A, B = PeerId(bytes(32)), PeerId(b"\x01" * 32)
 LISTEN = ["--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--tun-address", "10.9.0.1/24"]
 
 
-def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, *arguments: str, env: dict[str, str] | None = None, stdout: IO[str] | int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process of its own, without the CRYPRQ_ variables of this one."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("CRYPRQ_", "RUST_LOG"))}
     environ["PYTHONPATH"] = str(ROOT)
@@ -36,7 +39,8 @@ def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> sub
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environ | (env or {}),
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         check=False,
@@ -83,6 +87,26 @@ def test_damaged_identity_is_one_line_and_exit_1(identity: Path) -> None:
     for extra in ([], ["--check"]):
         result = run("cryprq-node", *LISTEN, "--identity", str(identity), *extra)
         assert_one_line(result, "cryprq-node", 1, f"the identity file {identity} is damaged")
+
+
+def test_misspelt_variable_is_named_where_its_value_is_missing() -> None:
+    result = run("cryprq-node", env={"CRYPRQ_PEER": "/ip4/192.0.2.1/udp/9999/quic-v1"})
+    assert_one_line(result, "cryprq-node", 2, "nobody reads the variable CRYPRQ_PEER; did you mean CRYPRQ_PEERS?")
+
+
+def test_pipe_in_the_place_of_the_configuration_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run("cryprq-node", "--config", str(tmp_path / "pipe"))
+    assert_one_line(result, "cryprq-node", 1, "is a pipe, not a file")
+
+
+def test_output_that_cannot_be_written_is_no_internal_error(identity: Path) -> None:
+    checked = ("cryprq-node", *LISTEN, "--identity", str(identity), "--check")
+    for program, *arguments in (("cryprq", "id", str(identity)), checked):
+        with open("/dev/full", "w") as full:
+            result = run(program, *arguments, stdout=full)
+        assert result.returncode == 1
+        assert result.stderr == f"{program}: cannot write what there is to say: No space left on device\n"
 
 
 def test_file_that_is_no_identity_is_not_to_be_made_private(tmp_path: Path) -> None:

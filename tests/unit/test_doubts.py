@@ -84,6 +84,13 @@ def test_listener_to_which_nobody_may_come(config: NodeConfig, doubted: bool) ->
     assert ("nobody may connect: name the dialers with --allow-peer ID" in of_configuration(config)) is doubted
 
 
+def test_name_server_that_no_dialer_will_ask() -> None:
+    far = "--dns 192.0.2.53 is in no network of this gateway, so dialers pass over it: add a --route to it"
+    arguments = [*LISTEN, "--dns", "192.0.2.53", "--dns", "10.9.0.1"]
+    assert of_configuration(NodeConfig.load(arguments, {})) == (far,)
+    assert of_configuration(NodeConfig.load([*arguments, "--route", "192.0.2.0/24"], {})) == ()
+
+
 def test_pool_that_is_smaller_than_the_peers_who_are_to_have_an_address() -> None:
     def told(network: str, by_hand: str | None = None) -> tuple[str, ...]:
         allowed: dict[Any, tuple[Network, ...]] = {PEERS[0]: (), PEERS[1]: ()}
