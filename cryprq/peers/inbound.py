@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cryprq.dns import NameServerAddress
@@ -199,13 +200,15 @@ class Inbound:
         connection.authenticated()
         self._over = True
         duration = now - self._began
-        shared.reporter.handshake_complete(
-            auth.peer_id, connection.remote, "inbound", session.kem, auth.kind.name, session.suite, duration
-        )
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
             peer,
             peer.adopt(session, connection, self._lease, now, told=auth.parameters),
+        )
+        # The dialer may not be able to open M4: the pre-shared key differs, say.
+        self._link.proven = partial(
+            shared.reporter.handshake_complete,
+            *(auth.peer_id, connection.remote, "inbound", session.kem, auth.kind.name, session.suite, duration),
         )
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)

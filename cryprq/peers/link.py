@@ -1,6 +1,6 @@
 """A session on the connection that carries its control frames."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cryprq.address import Address
@@ -38,6 +38,8 @@ class Link:
     """Whether the peer's plane answers a ping at once."""
     round_trip: float = 0.0
     """Seconds, as its connection last measured it; 0 if it is not known."""
+    proven: Callable[[], None] | None = None
+    """Called when the first record shows that the peer has the session's keys, which M4 alone does not."""
     indices: set[int] = field(default_factory=set)
     """The receiver indices that this session has installed."""
 

@@ -455,6 +455,8 @@ class Peer:
         if link.established or link.ended:
             return
         link.established = True
+        if link.proven is not None:
+            link.proven()
         previous = self.current
         if self._lost_race(link):
             self._retire(link, CloseCode.DUPLICATE, now)

@@ -51,6 +51,7 @@ def test_cnsa_2_pair_and_a_pre_shared_key_carry_traffic_over_a_rotation(lab: Lab
     for node in (listener, dialer):
         failed = node.wait_event("handshake_failed", reason="psk")
         assert failed["hint"].startswith("the pre-shared key differs")
+        assert len(node.events("handshake_complete")) == 1, "that before, and none of those that failed"
     share(*keys)
     dialer.reload()
     dialer.wait_event("handshake_complete", count=2)

@@ -676,8 +676,9 @@ def test_session_that_is_never_proven_is_wiped_by_the_nodes_timer(lab: Lab, monk
         config = lab.listener(allow_peers={lab.id_of(1): ()})
         async with lab.node(config) as gateway, lab.node(lab.config(1, peers=(target_of(gateway),))) as dialer:
             FakeMachine.opened[1].plane.cut = True
-            await lab.event(gateway, "handshake_complete")
+            await lab.event(dialer, "handshake_complete")
             await asyncio.sleep(0.5)
+            assert not lab.events(gateway, "handshake_complete")
             assert not lab.events(gateway, "peer_connected")
             FakeMachine.opened[1].plane.cut = False
             await lab.event(dialer, "peer_connected")  # by a new dial
