@@ -331,6 +331,9 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
         "Largest packet that the path to the peer carries whole, 0 if that is unknown.",
         labels=["peer_id"],
     )
+    silent = GaugeMetricFamily(
+        "cryprq_peer_silent", "1 while there is a session with a peer that does not answer.", labels=["peer_id"]
+    )
     for sample in samples:
         peer = [sample.peer_id]
         host = sample.endpoint.rpartition(":")[0].strip("[]")  # a port would make a new series of each reconnect
@@ -340,4 +343,5 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
         epoch.add_metric(peer, sample.epoch)
         handshake.add_metric(peer, sample.last_handshake or 0.0)
         path_mtu.add_metric(peer, sample.path_mtu or 0)
-    yield from (info, *counters.values(), epoch, handshake, path_mtu)
+        silent.add_metric(peer, sample.silent)
+    yield from (info, *counters.values(), epoch, handshake, path_mtu, silent)

@@ -110,6 +110,7 @@ def test_families_of_peers_are_declared_without_peers(node: Node) -> None:
         "epoch gauge",
         "last_handshake_seconds gauge",
         "path_mtu gauge",
+        "silent gauge",
     ):
         assert f"# TYPE cryprq_peer_{name}\n" in text
 
@@ -160,6 +161,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
         epoch=3,
         last_handshake=1.7e9,
         path_mtu=1480,
+        silent=True,
         rx_bytes=2**40,
         tx_bytes=2,
         rx_packets=3,
@@ -180,6 +182,8 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     assert found[("cryprq_peer_last_handshake_seconds", "other")] == 0
     assert found[("cryprq_peer_path_mtu", PEER)] == 1480
     assert found[("cryprq_peer_path_mtu", "other")] == 0
+    assert found[("cryprq_peer_silent", PEER)] == 1
+    assert found[("cryprq_peer_silent", "other")] == 0
     assert found[("cryprq_dropped_packets_total", "rx", "replay")] == 7
     assert found[("cryprq_icmp_answers_total", "no_route", "limited")] == 5
     assert found[("cryprq_offload_info", "uso", "not supported by this kernel")] == 1
