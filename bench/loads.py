@@ -112,9 +112,11 @@ class Ends:
         finally:
             echo.stop()
 
-    def tcp(self, flows: int, seconds: float) -> Result:
+    def tcp(self, flows: int, seconds: float, control: str | None = None) -> Result:
+        """``control`` is the sender's congestion control, the host's own unless told."""
         sink = self.sink("tcp-sink", TCP_PORT, "-c", flows)
-        source = self.source("tcp-blast", TCP_PORT, "-c", flows, "-t", seconds)
+        flags = ["-c", flows, "-t", seconds, *(["-C", control] if control else [])]
+        source = self.source("tcp-blast", TCP_PORT, *flags)
         return {**source.result(seconds + 60), **sink.result(60)}
 
     def both(self, seconds: float) -> float:

@@ -1,7 +1,7 @@
 /* The traffic of the benchmarks: fast enough that the path, not this program, is what gets measured.
  *
  *     traffic tcp-sink  ADDRESS PORT [-c CONNECTIONS]
- *     traffic tcp-blast ADDRESS PORT [-c CONNECTIONS] [-t SECONDS]
+ *     traffic tcp-blast ADDRESS PORT [-c CONNECTIONS] [-t SECONDS] [-C CONTROL]
  *     traffic udp-sink  ADDRESS PORT [-g]
  *     traffic udp-blast ADDRESS PORT [-t SECONDS] [-s SIZE] [-r RATE] [-c FLOWS] [-g SEGMENTS]
  *     traffic udp-echo  ADDRESS PORT
@@ -11,7 +11,8 @@
  * JSON object on one line. ADDRESS is numeric, IPv4 or IPv6; SIZE is the UDP payload in bytes; RATE is datagrams a
  * second, 0 for as many as go; INTERVAL is in microseconds. udp-blast -g gives the kernel so many datagrams as one
  * super-packet (UDP_SEGMENT), udp-sink -g takes super-packets (UDP_GRO); without -g both work as most programs do,
- * one datagram a message. FLOWS are source ports, each datagram is of the next one.
+ * one datagram a message. FLOWS are source ports, each datagram is of the next one. CONTROL is the congestion control
+ * of the connections (cubic, bbr...), the host's own unless told.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,6 +54,7 @@ struct options {
     long count;
     long segments;
     long interval;
+    const char *control;
 };
 
 static _Noreturn void fail(const char *what)
@@ -111,6 +113,9 @@ static int open_server(const struct options *options, int type)
 static int open_client(const struct options *options, int type)
 {
     int fd = open_socket(options, type);
+    if (options->control != NULL &&
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, options->control, (socklen_t)strlen(options->control)) != 0)
+        fail(options->control);
     if (connect(fd, (const struct sockaddr *)&options->address, options->length) != 0)
         fail("connect");
     return fd;
@@ -403,8 +408,8 @@ static const struct {
     void (*run)(const struct options *options);
     const char *flags;
 } commands[] = {
-    {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:"}, {"udp-sink", udp_sink, "g"},
-    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},       {"udp-rtt", udp_rtt, "t:s:i:"},
+    {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:C:"}, {"udp-sink", udp_sink, "g"},
+    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},         {"udp-rtt", udp_rtt, "t:s:i:"},
 };
 
 static void parse_address(struct options *options, const char *text, const char *port)
@@ -443,6 +448,7 @@ int main(int argc, char **argv)
             case 's': options.size = atol(optarg); break;
             case 'r': options.rate = atof(optarg); break;
             case 'i': options.interval = atol(optarg); break;
+            case 'C': options.control = optarg; break;
             case 'g': options.segments = optarg ? atol(optarg) : 1; break;
             default: return 2;
             }
