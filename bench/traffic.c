@@ -410,7 +410,7 @@ static const struct {
     const char *flags;
 } commands[] = {
     {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:a:"}, {"udp-sink", udp_sink, "g"},
-    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},       {"udp-rtt", udp_rtt, "t:s:i:"},
+    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},         {"udp-rtt", udp_rtt, "t:s:i:"},
 };
 
 static void parse_address(struct options *options, const char *text, const char *port)
