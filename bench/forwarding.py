@@ -9,7 +9,7 @@ to the way that ``--base`` names, taken within each round.
     udp_segment             datagrams of 64 bytes, 64 in a send (UDP_SEGMENT), as QUIC stacks send them
     rtt                     round trips of 64-byte datagrams on the idle path
 
-    bench/forwarding.py                                          bare, cryprq, and each wireguard-go on the PATH
+    bench/forwarding.py                                          bare, cryprq, and each WireGuard on the PATH
     bench/forwarding.py --build old:build/compare/fe0e2dc94664 --base old      another built tree beside this one
     bench/forwarding.py --peer /opt/new/wireguard-go --rounds 9 --loads tcp_cubic
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from bench.figures import Result, Round, environment, summarise
 from bench.loads import Ends, build
 from bench.options import count, package, positive
-from bench.paths import LEFT, RIGHT, Bare, Cryprq, WireGuardGo, find_peers
+from bench.paths import LEFT, RIGHT, Bare, Cryprq, WireGuard, find_peers
 from lab import hosts, sandbox
 from lab.hosts import Lab, Namespace
 
@@ -38,9 +38,9 @@ HOSTS = ("10.1.0.2", "10.2.0.2")
 UDP_SIZE, UDP_SEGMENTS = 64, 64
 
 
-def tcp(ends: Ends, seconds: float, control: str) -> float:
-    """Bits per second of one flow under this congestion control."""
-    return float(ends.tcp(1, seconds, control)["bits_per_second"])
+def tcp(ends: Ends, seconds: float, congestion: str) -> float:
+    """Bits per second of one flow."""
+    return float(ends.tcp(1, seconds, congestion)["bits_per_second"])
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Column:
 
 
 COLUMNS = {
-    "tcp_cubic": Column("TCP cubic, Gbit/s", 1e9, partial(tcp, control="cubic")),
-    "tcp_bbr": Column("TCP bbr, Gbit/s", 1e9, partial(tcp, control="bbr")),
+    "tcp_cubic": Column("TCP cubic, Gbit/s", 1e9, partial(tcp, congestion="cubic")),
+    "tcp_bbr": Column("TCP bbr, Gbit/s", 1e9, partial(tcp, congestion="bbr")),
     "udp_segment": Column(
         "UDP 64 x 64 B, kpps", 1e3, lambda ends, s: float(ends.udp(UDP_SIZE, s, segments=UDP_SEGMENTS)["per_second"])
     ),
@@ -70,7 +70,7 @@ class Routed(Bare):
         return super().up(left, right)
 
 
-Tunnel = Routed | Cryprq | WireGuardGo
+Tunnel = Routed | Cryprq | WireGuard
 
 
 class Site:
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--seconds", type=positive, default=2.0, help="of each run")
     parser.add_argument("--loads", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="what to measure")
-    parser.add_argument("--peer", action="append", default=[], help="a wireguard-go instead of that on the PATH")
+    parser.add_argument("--peer", action="append", default=[], help="another WireGuard's program instead of all found")
     parser.add_argument("--no-peers", action="store_true", help="the bare link and cryprq only")
     parser.add_argument(
         "--build", action="append", default=[], type=named, metavar="NAME:DIRECTORY", help="one more built cryprq"
@@ -122,11 +122,11 @@ def ways(options: argparse.Namespace) -> dict[str, Tunnel]:
     found: dict[str, Tunnel] = {"bare": Routed(), "cryprq": Cryprq(networks=NETWORKS)}
     found |= {name: Cryprq(package=tree, networks=NETWORKS) for name, tree in options.build}
     for name, peer in ({} if options.no_peers else find_peers(options.peer)).items():
-        if isinstance(peer, WireGuardGo):
+        if isinstance(peer, WireGuard):
             peer.networks = NETWORKS
             found[name] = peer
         elif options.peer:
-            raise hosts.CommandError(f"{name}: only wireguard-go is known between gateways")
+            raise hosts.CommandError(f"{name}: only those of WireGuard are known between gateways")
     return found
 
 

@@ -146,7 +146,7 @@ def _install(host: Namespace, device: str, mine: str, theirs: str, routed: Seque
         host.ip(f"route add {network} dev {device}")
 
 
-class _WireGuard(abc.ABC):
+class WireGuard(abc.ABC):
     """A userspace WireGuard, set up by ``wg`` through its socket in /run/wireguard."""
 
     networks: Networks | None = None
@@ -201,14 +201,57 @@ class _WireGuard(abc.ABC):
         return {"version": _version(self.program, "--version")}
 
 
-class WireGuardGo(_WireGuard):
+class WireGuardGo(WireGuard):
     def flags(self) -> Sequence[str]:
         return ["-f"]
 
 
-class Boringtun(_WireGuard):
+class Boringtun(WireGuard):
     def flags(self) -> Sequence[str]:
         return ["--foreground", "--disable-drop-privileges"]
+
+
+class Gotatun(Boringtun):
+    """The fork of boringtun: the same flags."""
+
+
+class Nebula:
+    """Two Nebula hosts of one certificate authority, the left one known to the right one by its address."""
+
+    def __init__(self, program: str, name: str, number: int) -> None:
+        self.program, self.name = program, name
+        self.addresses = (f"10.{number}.0.1", f"10.{number}.0.2")
+        self.pids: Sequence[int] = ()
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        files = left.directory
+        tool = str(Path(self.program).with_name("nebula-cert"))
+        authority = ["-ca-crt", str(files / "nebula.crt"), "-ca-key", str(files / "nebula.key")]
+        left.run(tool, "ca", "-name", "bench", "-out-crt", authority[1], "-out-key", authority[3])
+        processes = []
+        for index, host in enumerate((left, right)):
+            own = files / f"nebula{index}"
+            left.run(tool, "sign", *authority, "-name", host.name, "-networks", f"{self.addresses[index]}/24",
+                     "-out-crt", f"{own}.crt", "-out-key", f"{own}.key")  # fmt: skip
+            anything = [{"port": "any", "proto": "any", "host": "any"}]
+            settings = {
+                "pki": {"ca": authority[1], "cert": f"{own}.crt", "key": f"{own}.key"},
+                "static_host_map": {self.addresses[0]: [f"{LEFT}:{PORT + 1}"]},
+                "lighthouse": {"am_lighthouse": index == 0, "hosts": [self.addresses[0]] if index else []},
+                "listen": {"host": (LEFT, RIGHT)[index], "port": PORT + 1},
+                "tun": {"dev": f"nebula{index}"},
+                "firewall": {"outbound": anything, "inbound": anything},
+            }
+            own.with_suffix(".json").write_text(json.dumps(settings))  # which is YAML, too
+            processes.append(host.start(f"{self.name}-{host.name}", self.program, "-config", f"{own}.json"))
+        self.pids = [process.pid for process in processes]
+        trip = right.measure("await_ping", self.addresses[0], seconds=10)
+        if trip["seconds"] is None:
+            raise CommandError(f"{self.name} has no tunnel:\n{processes[1].output()}")
+        return Ends(left, right, *self.addresses)
+
+    def facts(self) -> Result:
+        return {"version": _version(self.program, "-version").removeprefix("Version: ")}
 
 
 class OpenVpn:
@@ -273,7 +316,9 @@ class OpenVpn:
 
 PEERS: dict[str, Callable[[str, str, int], Way]] = {
     "wireguard-go": WireGuardGo,
+    "gotatun": Gotatun,
     "boringtun-cli": Boringtun,
+    "nebula": Nebula,
     "openvpn": OpenVpn,
 }
 """Programs of other tunnels, and who runs them."""
@@ -293,9 +338,10 @@ def find_peers(programs: Sequence[str]) -> dict[str, Way]:
             if programs:
                 raise CommandError(f"{program}: not a tunnel that is known here, or not found")
             continue
-        if kinds[0] != "openvpn" and shutil.which("wg", path=path) is None:
+        needs = {"openvpn": file, "nebula": str(Path(file).with_name("nebula-cert"))}.get(kinds[0], "wg")
+        if shutil.which(needs, path=path) is None:
             if programs:
-                raise CommandError(f"{program} needs wg (package wireguard-tools)")
+                raise CommandError(f"{program} needs {Path(needs).name}")
             continue
         name = Path(program).name
         found[name] = PEERS[kinds[0]](file, name, 67 + len(found))
