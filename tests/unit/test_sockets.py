@@ -241,7 +241,11 @@ def test_dialer_moves_to_another_port_under_the_same_descriptors() -> None:
         assert not os.get_blocking(group.control.fileno())
         assert [member.getsockopt(socket.IPPROTO_IP, sockets._IP_MTU_DISCOVER) for member in group.data] == [0, 3]
         send_all("127.0.0.1", group.port, [b"\x80q", record(0, 1), record(1, 1)])
-        assert [drain(member) for member in (group.control, *group.data)] == [[b"\x80q"], [record(0, 1)], [record(1, 1)]]
+        assert [drain(member) for member in (group.control, *group.data)] == [
+            [b"\x80q"],
+            [record(0, 1)],
+            [record(1, 1)],
+        ]
         with socket.socket(group.family, socket.SOCK_DGRAM) as other:
             other.bind(("", before))  # nobody has the old one any more
 
