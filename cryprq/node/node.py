@@ -270,7 +270,7 @@ class Node:
                 kems=_kems(config.kems),
                 rotate_secs=config.rotate_secs,
                 mtu=config.mtu,
-                indices=IndexPool(),
+                indices=IndexPool(config.workers),
                 psks=self._psks,
             ),
             allowlist=self._roster.allowlist,
