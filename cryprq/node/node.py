@@ -273,7 +273,7 @@ class Node:
                 rotate_secs=config.rotate_secs,
                 rotate_floor=config.rotate_min_secs,
                 mtu=config.mtu,
-                indices=IndexPool(),
+                indices=IndexPool(config.workers),
                 psks=self._psks,
             ),
             allowlist=self._roster.allowlist,

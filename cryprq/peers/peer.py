@@ -309,6 +309,7 @@ class Peer:
     def check(self, now: Boottime) -> None:
         """The way to the peer may be another one: asks one that this node has dialled whether it is heard, as if data
         had gone out."""
+        self._forget_offsets()
         link = self.current
         if link is None or not link.dialled:
             return
@@ -583,10 +584,16 @@ class Peer:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
+        self._forget_offsets()
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self.show()
         if self.current is not None:
             self.path.begin("moved", now)
+
+    def _forget_offsets(self) -> None:
+        """One of the two addresses is another: what indices have in common must not link the old to the new."""
+        for link in self.links:
+            link.lease.moved()
 
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None

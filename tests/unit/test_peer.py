@@ -1,5 +1,6 @@
 """Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
 
+import random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from cryprq._fastpath import (
     PlaneError,
 )
 from cryprq.address import Address
+from cryprq.peers.indices import IndexPool, offset_of
 from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
@@ -344,6 +346,27 @@ def test_peer_that_moved_gets_an_answer_and_is_reported(world: World) -> None:
     right.peer.event(0, EVENT_ENDPOINT_MOVED, world.now)
     assert right.plane.sent[sent:] == [right.active]
     assert right.observer.last("endpoint_moved")[1] == Address("203.0.113.9", 5)
+
+
+def test_rotations_keep_the_worker_of_a_session_until_one_of_the_ends_has_moved(world: World) -> None:
+    """The offset of its receiver indices; of 64 workers, so that another is seen."""
+    left, right = world.left, world.right
+    left.pool = right.pool = IndexPool(64, random.Random(2).getrandbits)
+    world.connect(left, right, rotate_secs=5)
+    seen: list[list[int]] = [[], []]
+    for turn in range(12):
+        if turn == 4:
+            right.peer.event(0, EVENT_ENDPOINT_MOVED, world.now)
+        if turn == 8:
+            left.peer.check(world.now)  # another way, with another address of its own
+        world.pass_time(5.2)
+        for offsets, side in zip(seen, (left, right), strict=True):
+            offsets.append(offset_of(side.active or 0, 64))
+    here, there = ([set(offsets[at : at + 4]) for at in (0, 4, 8)] for offsets in seen)
+    assert here[0] == here[1] != here[2]
+    assert there[0] != there[1] == there[2]
+    assert all(len(each) == 1 for each in (*here, *there))
+    assert left.peer.rotations == 12
 
 
 def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: World) -> None:
