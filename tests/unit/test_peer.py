@@ -1,5 +1,6 @@
 """Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
 
+import itertools
 import random
 from typing import Any
 
@@ -496,7 +497,7 @@ def test_without_numbers_the_order_of_the_dialer_counts_for_it(world: World) -> 
     assert newer.is_later(older)
     right.peer.close(CloseCode.OK, "restarted", Boottime(world.now))
     world.right.peer._life = bytes(8)
-    world.right.peer._numbers = iter([0])
+    world.right.peer._numbers = itertools.count(0)
     world.run()
     after, _ = world.connect(left, right)
     assert after.is_later(newer)
