@@ -136,6 +136,7 @@ cdef extern from "cq_table.h" nogil:
         cq_path path
         uint32_t mtu
         uint64_t keyless_ns
+        uint64_t lost_ns
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns

@@ -118,6 +118,11 @@ class Plane:
     def peer_mtu(self, peer: int) -> int:
         """The largest inner packet that is sent to the peer. KeyError."""
 
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of
+        it arrives, senders of packets for it are told that it is unreachable. The packets leave all the same, since an
+        answer to them shows that it is back. KeyError; ValueError beyond 64 bits."""
+
     def install(
         self,
         peer: int,

@@ -427,6 +427,10 @@ cdef class Plane:
         """The largest inner packet for the peer."""
         self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
 
+    def set_lost(self, peer, last_rx_ns):
+        """The peer is taken for gone, unless it has been heard after that time."""
+        self.peer(peer).lost_ns = bounded(last_rx_ns, "last_rx_ns", 0, (1 << 64) - 1)
+
     def peer_mtu(self, peer):
         """The largest inner packet that is sent to the peer."""
         return min(self.peer(peer).mtu, self.plane.shared.options.mtu)

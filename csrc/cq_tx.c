@@ -166,6 +166,13 @@ static void no_key(struct cq_tx *tx, const struct cq_peer *peer, const struct cq
         cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, tx->packet, split->length, 0, tx->sender.now_ns);
 }
 
+/* A peer that is taken for gone, and has not been heard since. */
+static bool is_lost(const struct cq_peer *peer)
+{
+    const uint64_t lost_ns = atomic_load_explicit(&peer->lost_ns, memory_order_relaxed);
+    return lost_ns != 0 && lost_ns == atomic_load_explicit(&peer->last_rx_ns, memory_order_relaxed);
+}
+
 /* A packet that every router may cut (RFC 791, 3.2), in pieces that the peer takes. */
 static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, size_t length)
 {
@@ -224,6 +231,8 @@ static void handle(struct cq_tx *tx, size_t n)
         no_key(tx, table->peers[handle].peer, &split);
         return;
     }
+    if (is_lost(slot->peer)) /* its packet leaves all the same: it may be what shows that the peer is back */
+        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split.length, 0, tx->sender.now_ns);
     struct run *run = run_for(tx, slot);
     if (split.syn)
         cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, run->mtu), !split.vouched);

@@ -226,6 +226,38 @@ def test_peer_that_has_just_been_added_is_not_unreachable_yet(bench: Bench) -> N
     assert bench.plane.drops()["tx", "no_key"] == 1
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_peer_that_is_lost_is_unreachable_until_it_is_heard(bench: Bench, version: int) -> None:
+    """What is for it leaves all the same: the answer may be the first that is heard of it."""
+    packet = packet_of(version, PEER[version], 700)
+    bench.send(bench.sealer.seal(b""))
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_rx_ns)
+    heard_ns = bench.plane.peer_stats(bench.peer).last_rx_ns
+    bench.plane.set_lost(bench.peer, heard_ns - 1)  # it has been heard after that
+    bench.from_tun(packet)
+    assert records(bench, 700) == [packet]
+    assert not any(bench.plane.answers().values())
+    bench.plane.set_lost(bench.peer, heard_ns)
+    bench.from_tun(packet)
+    assert bench.to_tun()[1] == error({4: (3, 1), 6: (1, 3)}[version], 0, packet)
+    assert records(bench, 700) == [packet]
+    assert answered(bench, "unreachable", "sent", 1)
+    bench.send(bench.sealer.seal(b""))
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_rx_ns > heard_ns)
+    bench.from_tun(packet)
+    assert records(bench, 700) == [packet]
+    assert answered(bench, "unreachable", "sent", 1)
+    assert not any(bench.plane.drops().values())
+
+
+def test_peer_can_be_lost_at_no_time_that_is_none(bench: Bench) -> None:
+    for impossible in (-1, 1 << 64):
+        with pytest.raises(ValueError, match="last_rx_ns"):
+            bench.plane.set_lost(bench.peer, impossible)
+    with pytest.raises(KeyError):
+        bench.plane.set_lost(99, 1)
+
+
 def test_nobody_is_told_about_an_error_or_a_group(bench: Bench) -> None:
     about_error = bytearray(packet_of(4, NOBODY[4], 100, 1))
     about_error[20] = 3

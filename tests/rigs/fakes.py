@@ -65,6 +65,7 @@ class FakePlane:
         self.epochs: dict[int, Epoch] = {}
         self.active: dict[int, int] = {}
         self.mtus: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
         self.promoted: dict[int, int] = {}
         self.endpoints: dict[int, tuple[Address, str | None]] = {}
         self.stats: dict[int, PeerStats] = {}
@@ -97,6 +98,9 @@ class FakePlane:
 
     def set_peer_mtu(self, peer: int, mtu: int) -> None:
         self.mtus[peer] = mtu
+
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        self.lost[peer] = last_rx_ns
 
     def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
         return self.endpoints.get(peer)
