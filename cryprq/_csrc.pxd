@@ -135,6 +135,7 @@ cdef extern from "cq_table.h" nogil:
         uint64_t segment_off_until_ns
         cq_path path
         uint32_t mtu
+        uint32_t mtu_told
         uint64_t keyless_ns
         uint64_t lost_ns
         uint64_t rx_packets
