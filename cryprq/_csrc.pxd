@@ -137,7 +137,9 @@ cdef extern from "cq_table.h" nogil:
         uint64_t segment_off_until_ns
         cq_path path
         uint32_t mtu
+        uint32_t mtu_told
         uint64_t keyless_ns
+        uint64_t lost_ns
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns

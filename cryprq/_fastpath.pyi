@@ -111,13 +111,21 @@ class Plane:
         """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
         pinned one was refused. None before ``set_endpoint``."""
 
-    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+    def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
         """The largest inner packet for the peer from the next burst on, 576..65,455 bytes; more than the tunnel's MTU,
         which is the limit at first, is as much as that. Records are no larger than such a packet makes them.
+
+        ``told`` is more while it is being found out whether more fits: no sender is told less. TCP is cut to ``mtu``
+        meanwhile, and another packet between the two that must stay whole leaves in a record of its size.
         ValueError; KeyError."""
 
     def peer_mtu(self, peer: int) -> int:
         """The largest inner packet that is sent to the peer. KeyError."""
+
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of
+        it arrives, senders of packets for it are told that it is unreachable. The packets leave all the same, since an
+        answer to them shows that it is back. KeyError; ValueError beyond 64 bits."""
 
     def install(
         self,

@@ -424,9 +424,16 @@ cdef class Plane:
             tokens.append(token)
         return tokens
 
-    def set_peer_mtu(self, peer, mtu):
-        """The largest inner packet for the peer."""
-        self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+    def set_peer_mtu(self, peer, mtu, told=None):
+        """The largest inner packet for the peer, and what senders are told of it."""
+        cdef cq_peer *p = self.peer(peer)
+        told = bounded(mtu if told is None else told, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+        p.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+        p.mtu_told = told
+
+    def set_lost(self, peer, last_rx_ns):
+        """The peer is taken for gone, unless it has been heard after that time."""
+        self.peer(peer).lost_ns = bounded(last_rx_ns, "last_rx_ns", 0, (1 << 64) - 1)
 
     def peer_mtu(self, peer):
         """The largest inner packet that is sent to the peer."""

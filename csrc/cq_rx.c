@@ -307,7 +307,7 @@ static void clamp_mss(const struct cq_rx *rx, const struct cq_peer *peer, uint8_
     struct cq_packet h;
     cq_packet_parse(&h, p, n);
     if (h.protocol == CQ_PROTOCOL_TCP && (p[h.transport + CQ_TCP_FLAGS] & CQ_TCP_SYN) != 0)
-        cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu(&rx->worker, peer)), !vouched);
+        cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu_told(&rx->worker, peer)), !vouched);
 }
 
 static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const struct cq_peer *peer, uint8_t *p,

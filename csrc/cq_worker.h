@@ -96,6 +96,15 @@ static inline size_t cq_worker_mtu(const struct cq_worker *w, const struct cq_pe
     return its < own ? its : own;
 }
 
+/* What senders are told that the peer takes: no less, and more while that is still being found out. */
+static inline size_t cq_worker_mtu_told(const struct cq_worker *w, const struct cq_peer *peer)
+{
+    size_t own = w->shared->options.mtu, known = cq_worker_mtu(w, peer),
+           told = atomic_load_explicit(&peer->mtu_told, memory_order_relaxed);
+    told = told < own ? told : own;
+    return told > known ? told : known;
+}
+
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);
 void cq_worker_raise_peer(struct cq_worker *w, struct cq_peer *peer, enum cq_event event);
 

@@ -470,6 +470,7 @@ class Node:
         now = boottime()
         self._peers.look(now)
         self._roster.forget_idle(now)
+        self._dns.look()
         failure = self.health.reason()
         if failure != self._told_failure:
             self._told_failure = failure

@@ -272,6 +272,7 @@ class Outbound:
 
     def _fail(self, reason: str, *, hint: str | None, outcome: Outcome = Outcome.REFUSED) -> None:
         self._reporter.handshake_failed(reason, self.remote, peer_id=self._peer.peer_id, hint=hint)
+        self._peer.dial_failed()
         self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:

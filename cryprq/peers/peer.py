@@ -112,6 +112,8 @@ class Peer:
         """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
         self.last_handshake: Boottime | None = None
         self.rotations = 0
+        self._undialled_ns: int | None = None
+        """When it had last been heard, as a dial of it came to nothing."""
         self._contest = Contest()
         self._orders = itertools.count(1)
         self._life = secrets.token_bytes(SERIAL_LIFE_SIZE)
@@ -153,6 +155,20 @@ class Peer:
     def answered(self) -> None:
         """A dial of this peer is answered: those that run beside it are given up before they cost anybody more."""
         self._changed()
+
+    def dial_failed(self) -> None:
+        """A dial of this peer came to nothing."""
+        self._undialled_ns = self._plane.peer_stats(self.handle).last_rx_ns
+        if self.current is not None:
+            self._look_for_loss(self.current)
+
+    def _look_for_loss(self, link: Link) -> None:
+        """Who is silent and cannot be reached anew either, by a dial or, where that is for the peer to do, by the
+        connection that it dialled, is taken for gone: senders are told so until it is heard."""
+        unheard_ns = self.liveness.unheard_after_ns
+        unconnected = link.carrier is None and not link.dialled
+        if self.liveness.silent and (unconnected or self._undialled_ns == unheard_ns):
+            self._plane.set_lost(self.handle, unheard_ns)
 
     def has_successor(self, link: Link) -> bool:
         """True if another session with the peer is there that may have replaced this one: a later one, or one that was
@@ -294,6 +310,7 @@ class Peer:
             self._observer.peer_silent(self.peer_id)
             if not link.dialled:
                 self.doubt()
+        self._look_for_loss(link)
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
 

@@ -368,6 +368,10 @@ class Reporter:
             by=by or None,
         )
 
+    def dns_restored(self, by: str) -> None:
+        """Somebody had changed or removed what this host asks the gateway's name servers by."""
+        self._log.limited("warning", "dns_restored", by=by)
+
     def dns_failed(self, error: str) -> None:
         """This host could not be told whom to ask about names, or whom no longer."""
         self._log.limited("error", "dns_failed", error=error)

@@ -65,6 +65,8 @@ class FakePlane:
         self.epochs: dict[int, Epoch] = {}
         self.active: dict[int, int] = {}
         self.mtus: dict[int, int] = {}
+        self.told: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
         self.promoted: dict[int, int] = {}
         self.endpoints: dict[int, tuple[Address, str | None]] = {}
         self.stats: dict[int, PeerStats] = {}
@@ -95,8 +97,12 @@ class FakePlane:
     def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
         self.endpoints[peer] = (remote, local)
 
-    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+    def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
         self.mtus[peer] = mtu
+        self.told[peer] = mtu if told is None else told
+
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        self.lost[peer] = last_rx_ns
 
     def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
         return self.endpoints.get(peer)

@@ -21,7 +21,7 @@ from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
-from tests.rigs.fakes import INNER, SILENT, World
+from tests.rigs.fakes import INNER, SILENT, Side, World
 
 
 @pytest.fixture
@@ -416,6 +416,59 @@ def test_silence_is_looked_at_when_it_is_time(world: World) -> None:
         world.now = due
         left.peer.handle_timers(world.now)
     assert world.now - began == pytest.approx(HURRIED.whole)
+
+
+def fall_silent(side: Side, world: World) -> int:
+    """The peer of that side does not answer any more. When it was last heard."""
+    heard_ns = int((world.now - 1) * 1e9)
+    for _ in range(12):
+        world.now = Boottime(world.now + 1)
+        stats = PeerStats(1, 1, 1, 1, heard_ns, int(world.now * 1e9), int(world.now * 1e9))
+        side.plane.stats[side.peer.handle] = stats
+        side.peer.look(world.now)
+    assert side.peer.liveness.silent
+    return heard_ns
+
+
+def test_peer_that_is_silent_and_cannot_be_dialled_is_lost(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    left.peer.dial_failed()  # it is heard: that it cannot be dialled beside means nothing
+    assert not left.plane.lost
+    heard_ns = fall_silent(left, world)
+    assert not left.plane.lost
+    left.peer.dial_failed()
+    assert left.plane.lost == {left.peer.handle: heard_ns}
+
+
+def test_peer_that_could_not_be_dialled_before_it_was_missed_is_lost_as_soon_as_it_is_silent(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    heard_ns = int((world.now - 1) * 1e9)
+    left.plane.stats[left.peer.handle] = SILENT._replace(last_rx_ns=heard_ns)
+    left.peer.dial_failed()
+    assert fall_silent(left, world) == heard_ns
+    assert left.plane.lost == {left.peer.handle: heard_ns}
+
+
+def test_peer_that_dials_is_lost_when_its_connection_is(world: World) -> None:
+    right = world.right
+    _, accepted = world.connect(world.left, right)
+    heard_ns = fall_silent(right, world)
+    assert not right.plane.lost
+    right.peer.carrier_lost(accepted, "timeout", world.now)
+    right.peer.look(world.now)
+    assert right.plane.lost == {right.peer.handle: heard_ns}
+
+
+def test_peer_whose_connection_is_lost_and_that_is_heard_is_not_lost(world: World) -> None:
+    right = world.right
+    _, accepted = world.connect(world.left, right)
+    right.peer.carrier_lost(accepted, "timeout", world.now)
+    now_ns = int(world.now * 1e9)
+    right.plane.stats[right.peer.handle] = PeerStats(1, 1, 1, 1, now_ns, now_ns - 1, now_ns - 1)
+    right.peer.look(Boottime(world.now + 1))
+    assert not right.plane.lost
 
 
 @pytest.mark.parametrize("messages", [(), (MESSAGE_PING,)])
