@@ -63,6 +63,8 @@ cdef extern from "cq_epoch.h" nogil:
         uint64_t records_hard
         uint64_t blocks_soft
         uint64_t blocks_hard
+        uint64_t forged_soft
+        uint64_t forged_hard
 
     cdef struct cq_epoch_params:
         uint32_t rx_index
@@ -189,6 +191,7 @@ cdef extern from "cq_worker.h" nogil:
         CQ_EVENT_KEY_EXPIRED
         CQ_EVENT_PROBE_ACKED
         CQ_EVENT_RECORD_REFUSED
+        CQ_EVENT_FORGED
 
     cdef struct cq_drop_name:
         const char *direction

@@ -18,6 +18,7 @@ EVENT_ENDPOINT_MOVED: Final = 4  # an authenticated record came from another add
 EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals and opens nothing more
 EVENT_PROBE_ACKED: Final = 16  # the peer has acknowledged a probe of the path
 EVENT_RECORD_REFUSED: Final = 32  # a record that was to stay whole was too large for the link; it left in fragments
+EVENT_FORGED: Final = 64  # half as many records as may did not open under an epoch's keys
 
 class PlaneError(Exception):
     """The data plane refused a call or a system call failed; the message is one clear line."""
@@ -139,9 +140,11 @@ class Plane:
         lifetime: float,
         records_soft: int = 2**26,
         blocks_soft: int = 2**34,
+        forged_hard: int | None = None,
     ) -> None:
         """Adds an epoch, receive-only. Secrets are lanes * 44 bytes, key (32) || iv (12) per lane; both buffers are
-        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ValueError or
+        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ``forged_hard``:
+        so many records may fail to open (for tests; None and most: the cipher's own limit). ValueError or
         TypeError for a bad argument, ValueError for an index in use, KeyError for an unknown peer."""
 
     def activate(self, rx_index: int) -> None:

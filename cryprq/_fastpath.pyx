@@ -34,6 +34,7 @@ EVENT_ENDPOINT_MOVED = CQ_EVENT_ENDPOINT_MOVED
 EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
 EVENT_PROBE_ACKED = CQ_EVENT_PROBE_ACKED
 EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
+EVENT_FORGED = CQ_EVENT_FORGED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
@@ -442,7 +443,7 @@ cdef class Plane:
 
     def install(
         self, peer, *, number, suite, rx_index, tx_index, tx_secrets, rx_secrets, lifetime,
-        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT,
+        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT, forged_hard=None,
     ):
         """Adds an epoch, receive-only; both secrets are zero afterwards."""
         cdef cq_epoch_params p
@@ -473,6 +474,8 @@ cdef class Plane:
             p.limits = cq_epoch_default_limits()
             p.limits.records_soft = min(bounded(records_soft, "records_soft", 0, 1 << 64), p.limits.records_soft)
             p.limits.blocks_soft = min(bounded(blocks_soft, "blocks_soft", 0, 1 << 64), p.limits.blocks_soft)
+            if forged_hard is not None:
+                p.limits.forged_hard = bounded(forged_hard, "forged_hard", 1, 1 << 63)
             epoch = cq_epoch_new(&p, &rc)
             if epoch is NULL:
                 check(rc, f"key epoch {number}")

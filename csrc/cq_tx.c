@@ -10,7 +10,7 @@
  *              when it is full, when another peer needs its place, or at the end of the burst; nothing ever waits for
  *              later packets.
  *
- * The worker takes no lock. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
+ * The worker takes no lock, but where a peer takes fewer lanes than there are workers. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
  * announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
  * behind a sequence lock; counters, flags and events are atomics.
  */
@@ -231,7 +231,7 @@ static void handle(struct cq_tx *tx, size_t n)
         return;
     }
     struct cq_slot *slot = table->peers[handle].active;
-    if (slot == NULL || tx->worker.index >= slot->epoch->tx_lanes) {
+    if (slot == NULL) {
         no_key(tx, table->peers[handle].peer, &split);
         return;
     }
@@ -362,6 +362,16 @@ static bool fits(const struct cq_tx *tx, const struct run *run, size_t size)
     return !run->ended && size <= run->segment && run->length + size <= CQ_SEND_MAX && run->count < tx->records_max;
 }
 
+/* On the lane of this worker, or on one of those that the peer takes, which workers then share. */
+static int seal_on_lane(const struct cq_tx *tx, struct cq_epoch *epoch, bool vouched, const uint8_t *payload, size_t n,
+                        uint8_t *out)
+{
+    const uint16_t flags = vouched ? CQ_FLAG_VOUCHED : 0;
+    if (tx->worker.shared->options.workers <= epoch->tx_lanes)
+        return cq_epoch_seal(epoch, (uint8_t)tx->worker.index, flags, payload, n, out);
+    return cq_epoch_seal_shared(epoch, (uint8_t)(tx->worker.index % epoch->tx_lanes), flags, payload, n, out);
+}
+
 /* Seals one record to the end of the run, first sending the run if the record does not fit in. */
 static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size_t n, bool vouched, unsigned packets,
                  size_t bytes)
@@ -372,8 +382,7 @@ static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size
         send_run(tx, run);
     int rc = tx->sender.now_ns >= epoch->expires_ns
                  ? CQ_E_LIMIT
-                 : cq_epoch_seal(epoch, (uint8_t)tx->worker.index, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
-                                 run->wire + run->length);
+                 : seal_on_lane(tx, epoch, vouched, payload, n, run->wire + run->length);
     if (rc == CQ_E_LIMIT) {
         cq_worker_raise_slot(&tx->worker, run->slot, CQ_EVENT_KEY_EXPIRED);
         cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, packets);

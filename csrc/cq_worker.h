@@ -20,6 +20,7 @@ enum cq_event {
     CQ_EVENT_KEY_EXPIRED = 8,
     CQ_EVENT_PROBE_ACKED = 16,    /* the peer has acknowledged a probe of the path */
     CQ_EVENT_RECORD_REFUSED = 32, /* a record was too large for the link, and left in fragments */
+    CQ_EVENT_FORGED = 64,         /* so many records did not open that the keys should be others */
 };
 
 /* ---- what all workers share ---- */

@@ -269,10 +269,11 @@ class World:
         quiet: bool = False,
         mtus: tuple[int | None, int | None] = (None, None),
         messages: tuple[int, ...] = (MESSAGE_PING,),
+        numbered: bool = True,
     ) -> tuple[Link, Link]:
         """A whole handshake, in which dialer and listener tell their MTUs. Returns the links of dialer and listener;
         ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
-        ``messages``: what both act on."""
+        ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
         initiator = Initiator(
@@ -288,16 +289,19 @@ class World:
         responder = Responder(listener.identity, b"b" * 32, lanes=1, aead_preference=(1, 2), new_index=listener_lease)
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
         auth = responder.receive_message3(m3, lambda _: True)
-        m4, session = responder.message4(
-            0, Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages), self.now
-        )
+        serial = listener.peer.next_serial() if numbered else None
+        told = Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages, serial=serial)
+        m4, session = responder.message4(0, told, self.now)
         assert session is not None
-        listener_link = listener.peer.adopt(session, there, listener_lease, self.now, told=auth.parameters)
+        listener_link = listener.peer.adopt(
+            session, there, listener_lease, self.now, told=auth.parameters, serial=serial
+        )
 
         def open_m4() -> Link:
             accepted = initiator.receive_message4(m4, self.now)
             assert accepted.session is not None
-            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, told=accepted.parameters)
+            told = accepted.parameters
+            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, told=told, serial=told.serial)
             self.wires.append((dialer, here, link, listener, there, listener_link))
             return link
 
