@@ -1,4 +1,4 @@
-"""What is asked of systemd-resolved on each link. Here resolvectl is a script; tests/e2e/test_dns.py has the real one."""
+"""What is asked of systemd-resolved on each link. Here resolvectl is a script; tests/e2e/test_dns.py has a real one."""
 
 import asyncio
 import socket
