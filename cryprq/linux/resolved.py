@@ -8,7 +8,7 @@ resolved.conf), nor with a kill switch, whose routes stop whatever is not the no
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -22,7 +22,11 @@ TIME_LIMIT: Final = 5.0
 TIME_LIMIT_ALL: Final = 10.0
 """... and for all of them."""
 
-_VERSIONS: Final = {socket.AF_INET: (4,), socket.AF_INET6: (6,), socket.AF_UNSPEC: (6, 4)}
+_VERSIONS: Final[Mapping[int, tuple[int, ...]]] = {
+    socket.AF_INET: (4,),
+    socket.AF_INET6: (6,),
+    socket.AF_UNSPEC: (6, 4),
+}
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
