@@ -418,7 +418,7 @@ class NodeConfig:
             found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        odd = tuple(doubts.of_sources(rows.values(), arguments, environ))
+        odd = tuple(doubts.of_sources(rows.values(), arguments, environ, given))
         try:
             return cls(**found, doubts=odd)
         except ConfigError as error:

@@ -124,6 +124,11 @@ class InterfaceState:
         """Whose sockets reach name servers beside the tunnel; None: nobody's need to."""
         return self._plan.lookup_uid if self._rules else None
 
+    @property
+    def diverts(self) -> bool:
+        """Whether rules lead what this host sends into the tunnel, unless it is spared."""
+        return bool(self._rules)
+
     def failure(self) -> str | None:
         """Why packets do not go where they should, in one line; None: they do."""
         if not self._faults:

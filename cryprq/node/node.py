@@ -23,6 +23,7 @@ from cryprq.errors import CryprqError, MachineError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
+from cryprq.linux import resolved
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.generation import GenerationMonitor
 from cryprq.linux.host_address import reachable_address
@@ -556,8 +557,15 @@ class Node:
         self._changed()
 
     async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        uid = self._machine.interface.lookup_uid
-        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM, uid)
+        interface = self._machine.interface
+        try:
+            return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM, interface.lookup_uid)
+        except OSError:
+            # The name server may be behind the tunnel that is down, or asked by a program whose queries go into it.
+            found = await resolved.look_up(host, port, family, interface.name) if interface.diverts else ()
+            if not found:
+                raise
+            return found
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()

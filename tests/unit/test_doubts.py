@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,25 @@ def test_usual_flags_and_variables_are_not_doubted() -> None:
     config = NodeConfig.load(flags, environ)
     assert config.doubts == ()
     assert of_configuration(config) == ()
+
+
+def test_networks_that_were_written_with_an_address_of_a_host_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'[allow-peer]\n{PEERS[2]} = ["10.3.0.9/24", "10.4.0.0/24", "fd00::/64"]\n')
+    flags = [
+        *LISTEN,
+        "--config",
+        str(file),
+        "--allow-peer",
+        f"{PEERS[3]}=fd01::1/64,10.5.0.1",
+        "--route",
+        "10.6.0.1/16",
+    ]
+    assert NodeConfig.load(flags, {"CRYPRQ_ROUTES": "10.7.0.1/16"}).doubts == (  # the flag counts alone
+        "--allow-peer: fd01::1/64 is an address in fd01::/64, which is taken as a whole",
+        f"{file}: allow-peer: 10.3.0.9/24 is an address in 10.3.0.0/24, which is taken as a whole",
+        "--route: 10.6.0.1/16 is an address in 10.6.0.0/16, which is taken as a whole",
+    )
 
 
 @pytest.mark.parametrize(

@@ -799,3 +799,35 @@ def test_new_identity_is_told_once(lab: Lab) -> None:
                 assert [event["path"] for event in events] == [str(config.identity)] * told
 
     run(scenario())
+
+
+def test_name_is_asked_on_the_links_where_packets_are_diverted_and_nobody_else_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    found: list[tuple[Any, ...]] = [(2, 2, 0, "", ("198.51.100.1", 9999))]
+
+    class Names:
+        async def getaddrinfo(self, host: str, *_: object) -> Any:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def look_up(host: str, port: int, family: int, without: str) -> Any:
+        asked.append(f"{host} but on {without}")
+        return found
+
+    monkeypatch.setattr(node_module.resolved, "look_up", look_up)  # type: ignore[attr-defined]
+    interface = SimpleNamespace(lookup_uid=None, diverts=True, name="cryprq0")
+    node: Any = SimpleNamespace(_machine=SimpleNamespace(interface=interface), _names=Names())
+
+    def ask() -> Any:
+        return asyncio.run(Node._getaddrinfo(node, "gateway.example", 9999, socket.AF_INET))
+
+    assert ask() == found
+    found = []
+    with pytest.raises(socket.gaierror):
+        ask()
+    assert asked == ["gateway.example but on cryprq0"] * 2
+    interface.diverts = False
+    with pytest.raises(socket.gaierror):
+        ask()
+    assert len(asked) == 2
