@@ -115,7 +115,7 @@ $(VERIFPAL):
 PYTHON_FUZZ := frames parameters peer_id gate
 SECONDS ?= 60
 fuzz: build ## look for bytes that break what must hold, guided by coverage: SECONDS=60 for each of 3 parts in C, 4 in Python
-	@command -v clang >/dev/null || { echo "please install clang and its libclang-rt-*-dev"; exit 1; }
+	@VENV=$(VENV) scripts/bootstrap.sh --fuzz
 	$(MAKE) -C tests/c libfuzzer TIME=$(SECONDS)
 	$(VENV)/bin/pip install --quiet 'atheris~=3.0.0'
 	@for name in $(PYTHON_FUZZ); do \
