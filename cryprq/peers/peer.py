@@ -586,8 +586,11 @@ class Peer:
     def _sender(self) -> Link | None:
         """The link to send on: the newest that this node has dialled and that waits for its first record, which the
         peer has for certain and may already have moved to; else the current one."""
-        waiting = (link for link in self.links if link.dialled and link.session.state is State.PROVISIONAL)
-        return next((link for link in reversed([*waiting]) if not self._lost_race(link)), self.current)
+        sender = None
+        for link in self.links:
+            if link.dialled and link.session.state is State.PROVISIONAL and not self._lost_race(link):
+                sender = link if sender is None or link.is_later(sender) else sender
+        return self.current if sender is None else sender
 
     def _resume(self) -> None:
         """Sends on the right session, whichever other one was activated last."""

@@ -44,12 +44,12 @@ def faulty(line: str, instead: str) -> types.ModuleType:
 
 ONE_DIALS = {
     "sends on the one in use while a newer one waits": (
-        "if not self._lost_race(link)), self.current)",
-        "if False), self.current)",
+        "return self.current if sender is None else sender",
+        "return self.current",
     ),
-    "the first to be proven wins": ("            return current.serial > link.serial", "            return False"),
+    "the first to be proven wins": ("            return current.is_later(link)", "            return False"),
     "older ones stay": (
-        "if other is previous or (other.serial < link.serial and other.dialled is link.dialled):",
+        "if other is previous or (other.dialled is link.dialled and link.is_later(other)):",
         "if other is previous:",
     ),
     "keeps a session in use that has ended": ("            self.current = None\n", "            pass\n"),
