@@ -100,7 +100,7 @@ model: $(ENVIRONMENT) $(VERIFPAL) ## the formal models of docs/model/: what Veri
 	@command -v spin >/dev/null || VENV=$(VENV) scripts/bootstrap.sh --tests
 	rm -rf build/model
 	mkdir -p build/model
-	@for model in session 'takeover -DDIALS=1 -DANYHOW=3' 'takeover -DDIALS=2 -DANYHOW=3' 'takeover -DDIALS=3'; do \
+	@for model in session 'takeover -DDIALS=1 -DANYHOW=3' 'takeover -DDIALS=2' 'takeover -DDIALS=3'; do \
 	    set -- $$model && cd $(CURDIR)/build/model && spin -a $${2-} $${3-} ../../docs/model/$$1.pml && \
 	    $(CC) -O2 -w -DSAFETY -o pan pan.c && ./pan -m100000 >said && grep -q 'errors: 0' said && \
 	    echo "$$model: as expected, $$(awk '/states, stored/ { print $$1 }' said) states" || exit 1; \

@@ -37,6 +37,8 @@ byte dialler[SESSIONS] = NONE;
 byte handshake[SESSIONS];
 byte state[2 * SESSIONS];    /* of node e's end of session s, at at(s, e) */
 byte order[2 * SESSIONS];    /* in which those that node e has were complete there */
+byte serial[SESSIONS];       /* the listener's number of it, in that life of the listener's, as M4 says */
+byte life[SESSIONS], lives[2];
 bool connected[2 * SESSIONS];
 bool sent[2 * SESSIONS], heard[2 * SESSIONS]; /* a record: ever by this end; by this end of the other */
 bool closing[2 * SESSIONS];  /* CLOSE is under way to this end */
@@ -73,18 +75,21 @@ hidden byte event, who, which, o, p, q;
 
 /* Peer.wants_dial, of a node that is not to prove anew who it is. */
 #define free(e, s) (!candidate(e, s) && !attempt(e, s))
-#define may_dial(e) (dials < SESSIONS && (DIALS >> e & 1) && !barred[e] && EACH_OF(free, e))
+#define no_candidate(e, s) (!candidate(e, s))
+#define may_dial(e) (dials < SESSIONS && (DIALS >> e & 1) && !barred[e] && EACH_OF(no_candidate, e))
 #define wants_dial(e)                                                                                                  \
-    (may_dial(e)                                                                                                       \
+    (may_dial(e) && EACH_OF(free, e)                                                                                   \
         && (current[e] == NONE || silent(e) || (dialler[current[e]] == e && !connected[at(current[e], e)])))
 #define dials_now(e, s) (dialler[s] == (e) && handshake[s] == M3 && connected[at(s, 0)] && connected[at(s, 1)])
 
 /* Peer.outranks_outbound, and Peer._lost_race. */
 #define lives(e) (current[e] != NONE && connected[at(current[e], e)])
 #define outranks_outbound(e) (e == 1 && lives(e) && dialler[current[e]] == 0)
+/* Link.is_later, of two that the same node dialled. */
+#define later(e, a, b) (life[a] == life[b] -> serial[a] > serial[b] : order[at(a, e)] > order[at(b, e)])
 #define lost_race(e, s)                                                                                                \
     (current[e] != NONE && current[e] != s                                                                             \
-        && (dialler[current[e]] == dialler[s] -> order[at(current[e], e)] > order[at(s, e)]                            \
+        && (dialler[current[e]] == dialler[s] -> later(e, current[e], s)                            \
                                               : dialler[current[e]] == 0 && connected[at(current[e], e)]))
 
 #ifdef EDGES
@@ -103,7 +108,7 @@ c_code {
     static void print_state(void)
     {
         for (int s = 0; s < SESSIONS && now.dialler[s] != NONE; s++) {
-            printf("%d,%d", now.dialler[s], now.handshake[s]);
+            printf("%d,%d,%d,%d", now.dialler[s], now.handshake[s], now.serial[s], now.life[s]);
             for (int e = 0; e < 2; e++) {
                 const int j = 2 * s + e;
                 printf(":%d,%d,%d,%d,%d,%d", now.state[j], now.order[j], now.connected[j], now.sent[j], now.heard[j],
@@ -112,7 +117,8 @@ c_code {
             putchar('/');
         }
         for (int e = 0; e < 2; e++)
-            printf("%d,%d,%d,%d/", now.current[e], now.sending[e], now.barred[e], wants_dial_alone(e));
+            printf("%d,%d,%d,%d,%d/", now.current[e], now.sending[e], now.barred[e], now.lives[e],
+                   wants_dial_alone(e));
     }
 };
 #endif
@@ -163,7 +169,7 @@ inline resume(e)
     :: q < SESSIONS ->
         if
         :: dialler[q] == e && state[at(q, e)] == PROVISIONAL && !lost_race(e, q) &&
-            (sending[e] == current[e] || order[at(q, e)] > order[at(sending[e], e)]) -> sending[e] = q
+            (sending[e] == current[e] || later(e, q, sending[e])) -> sending[e] = q
         :: else
         fi;
         q++
@@ -202,7 +208,13 @@ inline end_all(e)
     :: else -> break
     od;
     current[e] = NONE;
-    sending[e] = NONE
+    sending[e] = NONE;
+    p = 0;
+    do
+    :: p < SESSIONS && !(dialler[p] == 1 - e && serial[p] != 0 && life[p] == lives[e]) -> p++
+    :: p < SESSIONS && dialler[p] == 1 - e && serial[p] != 0 && life[p] == lives[e] -> lives[e]++; break
+    :: else -> break
+    od
 }
 
 inline adopt(e, s)
@@ -249,7 +261,7 @@ inline establish(e, s)
         :: p < SESSIONS ->
             if
             :: p != s && holds(e, p) && state[at(p, e)] != RETIRED &&
-                (p == o || (dialler[p] == dialler[s] && order[at(p, e)] < order[at(s, e)])) -> retire(e, p)
+                (p == o || (dialler[p] == dialler[s] && later(e, s, p))) -> retire(e, p)
             :: else
             fi;
             p++
@@ -274,7 +286,19 @@ inline receive_m3(s)
     if
     :: barred[1 - dialler[s]] -> hang_up(1 - dialler[s], s)
     :: !barred[1 - dialler[s]] && o -> handshake[s] = DUPLICATE
-    :: else -> adopt(1 - dialler[s], s); handshake[s] = ACCEPTED
+    :: else ->
+        life[s] = lives[1 - dialler[s]];
+        serial[s] = 1;
+        p = 0;
+        do
+        :: p < SESSIONS ->
+            serial[s] = (p != s && dialler[p] == dialler[s] && life[p] == life[s] && serial[p] >= serial[s] ->
+                serial[p] + 1 : serial[s]);
+            p++
+        :: else -> break
+        od;
+        adopt(1 - dialler[s], s);
+        handshake[s] = ACCEPTED
     fi;
     o = 0;
     p = 0

@@ -18,7 +18,7 @@ from cryprq.peers.link import Link
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_AES_256_GCM, KEM_X25519_MLKEM768, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
-from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.parameters import Parameters, Serial
 from cryprq.protocol.session import Role, Session, SessionSetup
 from lab import ROOT
 from tests.rigs import spin_steps
@@ -86,6 +86,11 @@ class Pair:
     dialler: int
     ends: list[End]
     handshake: int = M3
+    number: int = 0
+    life: int = 0
+    """Which of the listener's this is, and in which of its lives, as the model counts them."""
+    serial: Serial | None = None
+    """The same, as M4 says."""
 
 
 class Node:
@@ -94,6 +99,7 @@ class Node:
     def __init__(self, number: int, module: ModuleType) -> None:
         self.number = number
         self.barred = False
+        self.lives = 0
         self.pool = IndexPool()
         self._module = module
         self.forget()
@@ -144,7 +150,7 @@ class World:
             sent = end.held and end.index in node.plane.used
             values = (state, end.order if end.held else 0, end.connected, sent, end.held and end.heard)
             ends += ":" + ",".join(str(int(value)) for value in (*values, bool(end.connected and end.inbox)))
-        return f"{pair.dialler},{pair.handshake}{ends}/"
+        return f"{pair.dialler},{pair.handshake},{pair.number},{pair.life}{ends}/"
 
     def _node_text(self, node: Node) -> str:
         current, active = node.peer.current, node.plane.active.get(node.peer.handle)
@@ -153,6 +159,7 @@ class World:
             NONE if current is None else of[next(iter(current.indices))],
             NONE if active is None else of[active],
             node.barred,
+            node.lives,
             node.peer.wants_dial(),
         )
         return ",".join(str(int(number)) for number in numbers) + "/"
@@ -195,6 +202,7 @@ class World:
 
     def _crash(self, node: Node) -> None:
         node.forget()
+        node.lives += any(self._in_life(node, pair) and pair.number for pair in self.pairs)
         for pair in self.pairs:
             end = pair.ends[node.number]
             if end.link is not None:
@@ -241,7 +249,12 @@ class World:
             pair.handshake = DUPLICATE
         else:
             pair.handshake = ACCEPTED
+            pair.life, pair.serial = node.lives, node.peer.next_serial()
+            pair.number = 1 + max(each.number for each in self.pairs if self._in_life(node, each))
             self._adopt(node, pair, end)
+
+    def _in_life(self, node: Node, pair: Pair) -> bool:
+        return pair.dialler != node.number and pair.life == node.lives
 
     def _message4(self, node: Node, pair: Pair, end: End) -> None:
         """As ``Outbound._accepted``."""
@@ -265,7 +278,7 @@ class World:
         )
         other = pair.ends[1 - node.number]
         session = Session(setup, bytearray(32), end.index, other.index, NOW)
-        end.link = node.peer.adopt(session, end.connection, end.lease, NOW, told=Parameters())
+        end.link = node.peer.adopt(session, end.connection, end.lease, NOW, told=Parameters(), serial=pair.serial)
 
     def _carry(self, node: Node, act: Any) -> None:
         """Does it, and puts what is said to the other node on its way."""
