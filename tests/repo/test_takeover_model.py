@@ -24,10 +24,12 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
     if shutil.which("spin") is None:
         pytest.skip("no spin here: scripts/bootstrap.sh --tests installs it")
     one, both = (explore(tmp_path_factory.mktemp("model"), dials=dials) for dials in (1, 3))
-    return {
-        name: only(both if name == "both dial" else one, lambda step, never=never: step.event not in never)
-        for name, never in NEVER.items()
-    }
+    every = {name: both if name == "both dial" else one for name in NEVER}
+    return {name: without(every[name], NEVER[name]) for name in NEVER}
+
+
+def without(steps: list[Step], events: tuple[str, ...]) -> list[Step]:
+    return only(steps, lambda step: step.event not in events)
 
 
 @pytest.mark.parametrize("which", NEVER)
