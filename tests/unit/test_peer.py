@@ -19,7 +19,7 @@ from cryprq.peers.indices import IndexPool, offset_of
 from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
+from cryprq.protocol.constants import GRACE, MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import INNER, SILENT, Side, World
 
@@ -236,6 +236,21 @@ def test_nodes_that_dial_each_other_at_once_agree_on_the_session(world: World, l
     world.pass_time(11)
     assert len(left.plane.epochs) == len(right.plane.epochs) == 1
     assert sum(link.carrier is not None for side in (left, right) for link in side.peer.links) == 2
+
+
+def test_dialer_stays_with_its_newest_session_when_an_older_one_is_forgotten(world: World) -> None:
+    """The listener has moved to it, which the dialer does not hear yet: sent on the one before, data would be lost."""
+    left, right = world.left, world.right
+    world.connect(left, right)
+    world.connect(left, right)
+    right.plane.cut = True
+    _, newest = world.connect(left, right)
+    sending = left.active
+    assert len(left.peer.links) == 3
+    world.pass_time(GRACE + 1)
+    assert len(left.peer.links) == 2
+    assert right.peer.links == [newest]
+    assert left.active == sending
 
 
 def test_older_session_that_is_proven_late_does_not_come_back(world: World) -> None:
