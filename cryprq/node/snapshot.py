@@ -1,7 +1,7 @@
 """A node as it is now, for metrics and for ``cryprq status``."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cryprq.inner.network import InnerNetwork
 from cryprq.node.dns import DnsKeeper
@@ -70,7 +70,7 @@ class Snapshot:
         """How many routes the kernel should have and does not."""
         return self._machine.interface.routes_missing
 
-    def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
+    def status(self, peer_id: str, listen_addrs: Sequence[str]) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""
         interface = self._machine.interface
         names = self._dns.settings
@@ -82,7 +82,8 @@ class Snapshot:
             uptime_secs=round(self._clock() - self._started, 3),
             healthy=unhealthy is None,
             unhealthy=unhealthy or "",
-            listen_addr=listen_addr,
+            listen_addr=listen_addrs[0] if listen_addrs else "",
+            listen_addrs=tuple(listen_addrs),
             addresses=tuple(map(str, self._network.addresses)),
             mtu=self._network.mtu,
             routes_missing=interface.routes_missing,

@@ -36,7 +36,7 @@ class PeerTable:
         permits: Callable[[PeerId], bool],
         records_soft: int,
         reauth_secs: Callable[[], int],
-        way: Callable[[str], tuple[str, int]],
+        way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:

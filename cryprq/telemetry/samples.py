@@ -66,7 +66,9 @@ class NodeStatus:
     unhealthy: str = ""
     """Why it is not healthy, in one line, as ``/healthz`` says it."""
     listen_addr: str = ""
-    """The multiaddr that others dial, or empty."""
+    """The multiaddr that others dial, or empty; the first of several."""
+    listen_addrs: tuple[str, ...] = ()
+    """All of them."""
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0

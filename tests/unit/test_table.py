@@ -51,7 +51,7 @@ class Rig:
             permits=lambda _: True,
             records_soft=2**26,
             reauth_secs=lambda: 3600,
-            way=lambda _: ("192.0.2.9", 1500),
+            way=lambda *_: ("192.0.2.9", 1500),
             changed=lambda: None,
             later=lambda delay, call: None,
         )
