@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from cryprq.address import Address, Local
 from cryprq.inner.network import InnerNetwork
 from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
@@ -101,6 +102,10 @@ class Snapshot:
             offloads=self.offloads(),
         )
 
+    def _local_endpoint(self, local: Local) -> str:
+        group = self._machine.sockets[local.group]
+        return str(Address(local.host or group.host or "*", group.port))
+
     def _sample(self, peer: Peer, now: Boottime) -> PeerSample:
         plane = self._machine.plane
         stats = plane.peer_stats(peer.handle)
@@ -114,6 +119,7 @@ class Snapshot:
             connected=link is not None,
             direction=link.direction if link is not None else "",
             endpoint=str(endpoint[0]) if endpoint is not None else "",
+            local_endpoint=self._local_endpoint(endpoint[1]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
             standby_for=tuple(map(str, self._network.standing_by(peer.peer_id))),
