@@ -382,6 +382,22 @@ async def test_a_gap_in_the_tls_stream_buys_no_memory() -> None:
 
 
 @run
+async def test_nobody_connects_at_a_group_that_does_not_listen() -> None:
+    async with rigs() as make:
+        server, client = make.make(), make.make(dial_only=True)
+        server.endpoint._listens = lambda group: group == 0
+        sent: list[bytes] = []
+        client.endpoint._udp.send = lambda data, *_: bool(sent.append(data))  # type: ignore[method-assign, func-returns-value]
+        client.dial(server)
+        await until(lambda: sent)
+        server.endpoint.receive(sent[0], client.address, Local("127.0.0.1", 1))
+        assert server.endpoint.connections == 0
+        assert server.endpoint.counters["unknown_connection"] == 1
+        server.endpoint.receive(sent[0], client.address, Local("127.0.0.1", 0))
+        assert server.endpoint.connections == 1
+
+
+@run
 async def test_an_endless_client_hello_buys_no_memory() -> None:
     async with rigs() as make:
         server = make.make()
