@@ -108,6 +108,13 @@ class PeerTable:
         for peer in self:
             self._guard(peer, partial(peer.close, CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now))
 
+    def forsake(self, reason: str) -> int:
+        """All keys are wiped without a word (``Peer.forsake``). Returns how many peers had some."""
+        had = [peer for peer in self if not peer.idle]
+        for peer in had:
+            self._guard(peer, partial(peer.forsake, reason))
+        return len(had)
+
     def dispatch(self, events: Iterable[Event], now: Boottime) -> None:
         """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
         for event in events:
@@ -148,9 +155,14 @@ class PeerTable:
         peer = self._by_id.get(peer_id)
         return peer is not None and peer.present
 
-    def heard_at(self) -> Boottime:
-        """When the last authentic record of any of them came; 0 for never."""
-        return Boottime(max((self._plane.peer_stats(peer.handle).last_rx_ns for peer in self), default=0) / 1e9)
+    def heard_at(self, group: int) -> Boottime:
+        """When the last authentic record came of any of them that uses this socket group; 0 for never."""
+        heard = 0
+        for peer in self:
+            endpoint = self._plane.endpoint(peer.handle)
+            if endpoint is not None and endpoint[1].group == group:
+                heard = max(heard, self._plane.peer_stats(peer.handle).last_rx_ns)
+        return Boottime(heard / 1e9)
 
     def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""

@@ -1,4 +1,5 @@
-"""aioquic's connection, narrowed to what CrypRQ uses. All knowledge of aioquic's private attributes is in this file.
+"""aioquic's connection, narrowed to what CrypRQ uses. All knowledge of aioquic's private attributes is in this file and
+in ``cryprq.quic.slimming``.
 
 What is narrowed, and why:
 
@@ -8,6 +9,7 @@ What is narrowed, and why:
 * X25519 and P-256 signatures only: aioquic's client would make a key share for each of four groups;
 * two connection IDs instead of eight: one in use and a spare for a change of path;
 * small buffers for TLS messages: aioquic's take 48 KiB of the 70 that a stranger's first datagram costs;
+* what only the handshake needs goes when that is confirmed (``cryprq.quic.slimming``);
 * acknowledgements leave with the next flush instead of on a timer of their own;
 * an exporter (RFC 8446, 7.5), which aioquic lacks: what is inside is bound to the connection by it;
 * no logging: strangers could write to the log, and packets would pay for it (who debugs has ``cryprq.quic.qlog``).
@@ -34,6 +36,7 @@ from aioquic.quic.stream import QuicStream
 
 from cryprq.protocol.constants import ALPN, QUIC_IDLE_TIMEOUT
 from cryprq.quic.certificate import ListenerCertificate
+from cryprq.quic.slimming import slim_down
 
 CONNECTION_ID_SIZE: Final = 8
 STREAM_ID: Final = 0
@@ -119,6 +122,7 @@ class Quic(QuicConnection):
             self._peer_token = token
         self._assumed_round_trip = 0.0
         self._window = 0
+        self._slim = False
         self._ack_delay = 0.0
         self._local_active_connection_id_limit = _CONNECTION_IDS
         for limit, streams in (
@@ -200,7 +204,11 @@ class Quic(QuicConnection):
     ) -> tuple[bool, bool]:
         if context.epoch is not tls.Epoch.INITIAL:
             self.opened += 1
-        return super()._payload_received(context, plain, crypto_frame_required=crypto_frame_required)
+        outcome = super()._payload_received(context, plain, crypto_frame_required=crypto_frame_required)
+        if self._handshake_confirmed and not self._slim:
+            self._slim = True
+            slim_down(self)
+        return outcome
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         # The caller's doubling depends on `used`, which nothing else in there looks at for MAX_DATA.

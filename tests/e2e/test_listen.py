@@ -72,7 +72,7 @@ def both_ways(hub: Node, dialer: Node) -> bool:
     (peer,) = [peer for peer in hub.status()["peers"] if peer["peer_id"] == dialer.peer_id]
     there = dialer.namespace.traffic("ping", GATEWAY[4], count=3, interval=0.01, timeout=5.0)
     back = hub.namespace.traffic("ping", peer["addresses"][0], count=3, interval=0.01, timeout=5.0)
-    return there.result()["received"] == back.result()["received"] == 3
+    return [ping.result()["received"] for ping in (there, back)] == [3, 3]
 
 
 def test_each_dialer_is_answered_by_the_address_that_it_dialled(site: Site) -> None:
