@@ -52,7 +52,7 @@ def test_one_port_at_two_addresses_is_split_by_address_and_lane(groups: SocketGr
     ):
         members = [(group, number) for group in (groups[0], *others.listening) for number in range(3)]
         for group, number in members:  # to QUIC and to both lanes
-            data = bytes([0x40, 0]) if number == 0 else bytes([1, number - 1])
+            data = bytes([0x40]) if number == 0 else bytes([1, number - 1]) + bytes(6)  # up to the receiver index
             sender.sendto(data, (group.host, port))
             member = group.control if number == 0 else group.data[number - 1]
             member.settimeout(5)
