@@ -44,10 +44,10 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
-    int notice_fd;                                /* wakes the worker that sends them; -1: there is none yet */
+    int notice_fd;                               /* wakes the worker that sends them; -1: there is none yet */
     _Atomic bool segment_refused[CQ_GROUPS_MAX]; /* EIO: no path of the group's sockets takes UDP_SEGMENT */
-    _Atomic uint32_t merge_refused;               /* bits 1 << gso_type: the TUN takes no such super-packets */
-    _Atomic int failure;                          /* errno of a worker that gave up, 0 for none */
+    _Atomic uint32_t merge_refused;              /* bits 1 << gso_type: the TUN takes no such super-packets */
+    _Atomic int failure;                         /* errno of a worker that gave up, 0 for none */
     _Atomic(const char *) failure_what;
 };
 
