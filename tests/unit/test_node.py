@@ -12,7 +12,6 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +20,11 @@ from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.linux.interface_state import Part
+from cryprq.linux.socket_groups import SocketGroups
+from cryprq.linux.sockets import SocketGroup
+from cryprq.linux.surroundings import Way
 from cryprq.linux.systemd import Notifier
+from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.node import daemon
 from cryprq.node import node as node_module
@@ -124,9 +127,9 @@ class FakeMachine:
         control.setblocking(False)
         self.plane: Any = EventPlane()
         self.interface = FakeInterface(config.tun_name)
-        self.sockets = SimpleNamespace(
-            control=control, family=socket.AF_INET, port=control.getsockname()[1], mark=0, movable=False
-        )
+        group = SocketGroup(control, [], socket.AF_INET, control.getsockname()[1], None, 0)
+        self.sockets = SocketGroups([group], len(config.listen))
+        self.udp = UdpSocket(control)
         self.started = self.closed = False
         FakeMachine.opened.append(self)
         for other in FakeMachine.opened:
@@ -141,7 +144,10 @@ class FakeMachine:
         if not self.closed:
             self.closed = True
             os.close(self.plane.event_fd)
-            self.sockets.control.close()
+            self.sockets.close()
+
+    def way_to(self, host: str, group: int) -> Way:
+        return Way("192.0.2.9", 1500)
 
     def failure(self) -> str | None:
         dead: str | None = self.plane.dead
