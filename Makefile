@@ -11,7 +11,7 @@ LINT_CFLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -Icsrc
 SOURCES := setup.py $(wildcard csrc/*.[ch] cryprq/*.pyx cryprq/*.pxd)
 C_SOURCES := $(wildcard csrc/*.c)
 C_FORMATTED := $(wildcard csrc/*.[ch] tests/c/*.[ch] bench/*.c)
-SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard scripts/*.sh qa/*.sh release/*.sh deploy/*.sh findings/*.sh)
+SHELL_SCRIPTS := .ci/run finish_qa_and_package.sh $(wildcard bench/*.sh scripts/*.sh qa/*.sh release/*.sh deploy/*.sh findings/*.sh)
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ENVIRONMENT := $(VENV)/.stamp-environment
 BUILT := $(VENV)/.stamp-built

@@ -28,7 +28,8 @@ class Figure:
 
 
 FIGURES = [
-    Figure("tcp_1_bits_per_second", "One TCP flow", "Gbit/s", 1e9),
+    Figure("tcp_1_bits_per_second", "One TCP flow, cubic", "Gbit/s", 1e9),
+    Figure("tcp_1_bbr_bits_per_second", "One TCP flow, BBR", "Gbit/s", 1e9),
     Figure("tcp_1_lost", "Segments that this flow lost", "number", 1, 0, False, compared=False),
     Figure("tcp_4_bits_per_second", "Four TCP flows", "Gbit/s", 1e9),
     Figure("tcp_both_bits_per_second", "TCP both ways at once, summed", "Gbit/s", 1e9),

@@ -35,7 +35,9 @@ class Plan:
     """UDP_SEGMENT super-packets of so many datagrams from the sender, and UDP_GRO at the receiver; 0 for neither."""
 
 
-LOADS = ("rtt", "tcp1", "tcp4", "both", "udp1400", "udp64", "udp64x64", "clean1400", "clean64", "loaded")
+CONGESTION = "cubic"
+"""The congestion control of every flow but those of ``tcp1bbr``: Linux's own default, whatever this machine's is."""
+LOADS = ("rtt", "tcp1", "tcp1bbr", "tcp4", "both", "udp1400", "udp64", "udp64x64", "clean1400", "clean64", "loaded")
 
 
 def build() -> str:
@@ -49,6 +51,12 @@ def build() -> str:
         command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)]
         subprocess.run(command, check=True)
     return str(program)
+
+
+def offered(loads: Sequence[str]) -> tuple[str, ...]:
+    """The loads of these that this kernel can carry: BBR is a module that not every one has."""
+    known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    return tuple(load for load in loads if load != "tcp1bbr" or "bbr" in known)
 
 
 class Cpu:
@@ -112,17 +120,17 @@ class Ends:
         finally:
             echo.stop()
 
-    def tcp(self, flows: int, seconds: float) -> Result:
+    def tcp(self, flows: int, seconds: float, congestion: str = CONGESTION) -> Result:
         sink = self.sink("tcp-sink", TCP_PORT, "-c", flows)
-        source = self.source("tcp-blast", TCP_PORT, "-c", flows, "-t", seconds)
+        source = self.source("tcp-blast", TCP_PORT, "-c", flows, "-t", seconds, "-a", congestion)
         return {**source.result(seconds + 60), **sink.result(60)}
 
     def both(self, seconds: float) -> float:
         """Bits per second of a flow each way, summed."""
         sinks = [self.sink("tcp-sink", TCP_PORT), self._start(self.right, "tcp-sink", self.right_address, TCP_PORT)]
         sources = [
-            self.source("tcp-blast", TCP_PORT, "-t", seconds),
-            self._start(self.left, "tcp-blast", self.right_address, TCP_PORT, "-t", seconds),
+            self.source("tcp-blast", TCP_PORT, "-t", seconds, "-a", CONGESTION),
+            self._start(self.left, "tcp-blast", self.right_address, TCP_PORT, "-t", seconds, "-a", CONGESTION),
         ]
         for source in sources:
             source.result(seconds + 60)
@@ -179,6 +187,8 @@ def measure(ends: Ends, plan: Plan, pids: Sequence[int]) -> dict[str, float | No
         found["cpu_seconds_per_gigabyte"] = machine / gigabytes
         if pids:
             found["tunnel_cpu_seconds_per_gigabyte"] = own / gigabytes
+    if "tcp1bbr" in plan.loads:
+        found["tcp_1_bbr_bits_per_second"] = ends.tcp(1, seconds, "bbr")["bits_per_second"]
     if "tcp4" in plan.loads:
         run = ends.tcp(4, seconds)
         found |= {"tcp_4_bits_per_second": run["bits_per_second"], "tcp_4_retransmits": run["retransmits"]}
@@ -186,7 +196,7 @@ def measure(ends: Ends, plan: Plan, pids: Sequence[int]) -> dict[str, float | No
         found["tcp_both_bits_per_second"] = ends.both(seconds)
     if "loaded" in plan.loads:
         sink = ends.sink("tcp-sink", TCP_PORT)
-        source = ends.source("tcp-blast", TCP_PORT, "-t", seconds + 0.4)
+        source = ends.source("tcp-blast", TCP_PORT, "-t", seconds + 0.4, "-a", CONGESTION)
         time.sleep(0.2)  # the flow is at its full rate then
         try:
             trip = ends.rtt(seconds)

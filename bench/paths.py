@@ -29,6 +29,8 @@ LEFT, RIGHT = "192.0.2.1", "192.0.2.2"
 """Of the cable."""
 
 Result = dict[str, Any]
+Networks = tuple[str, str]
+"""Behind the left host and behind the right one: a tunnel that knows of them routes between them, too."""
 
 
 class Way(Protocol):
@@ -70,15 +72,23 @@ class _OtherBuild(Node):
 class Cryprq:
     """A listener and a dialer, default settings but for the given flags; of another checkout if one is given."""
 
-    address = "10.66.0.1"
+    address, routed = "10.66.0.1", "10.66.0.2"
+    """Of the listener; and of a dialer with a network behind it, which is not given one."""
 
-    def __init__(self, *flags: str, package: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        package: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        networks: Networks | None = None,
+    ) -> None:
         self.flags = flags
         self.package = package
         self.env = dict(env or {})
+        self.networks = networks
         self.pids: Sequence[int] = ()
 
-    def _node(self, host: Namespace) -> Node:
+    def node(self, host: Namespace) -> Node:
         if self.package is None:
             return Node(host, *self.flags, env=self.env)
         node = _OtherBuild(host, *self.flags, env=self.env)
@@ -86,9 +96,15 @@ class Cryprq:
         return node
 
     def up(self, left: Namespace, right: Namespace) -> Ends:
-        self.dialer, self.listener = self._node(right), self._node(left)
+        self.dialer, self.listener = self.node(right), self.node(left)
         self.listener.arguments += ["--listen", f"/ip4/0.0.0.0/udp/{PORT}/quic-v1"]
-        self.listener.arguments += ["--tun-address", f"{self.address}/24", "--allow-peer", self.dialer.peer_id]
+        self.listener.arguments += ["--tun-address", f"{self.address}/24"]
+        allowed = self.dialer.peer_id
+        if self.networks is not None:
+            allowed += f"={self.routed}/32,{self.networks[1]}"
+            self.listener.arguments += ["--route", self.networks[0]]
+            self.dialer.arguments += ["--tun-address", f"{self.routed}/24"]
+        self.listener.arguments += ["--allow-peer", allowed]
         self.dialer.arguments += ["--peer", self.listener.multiaddr(LEFT)]
         self.listener.start().wait_event("listener_ready")
         self.done = self.dialer.start().wait_event("handshake_complete", timeout=15)
@@ -121,15 +137,19 @@ def _version(*command: str) -> str:
     return lines[0].split(" [")[0].strip() if lines else "unknown"
 
 
-def _install(host: Namespace, device: str, mine: str, theirs: str) -> None:
-    """Address and route of a WireGuard interface, as wg-quick sets them."""
+def _install(host: Namespace, device: str, mine: str, theirs: str, routed: Sequence[str]) -> None:
+    """Address and routes of a WireGuard interface, as wg-quick sets them."""
     host.ip(f"link set {device} mtu 1420")
     host.ip(f"address add {mine} peer {theirs} dev {device}")
     host.ip(f"link set {device} up")
+    for network in routed:
+        host.ip(f"route add {network} dev {device}")
 
 
-class _WireGuard(abc.ABC):
+class WireGuard(abc.ABC):
     """A userspace WireGuard, set up by ``wg`` through its socket in /run/wireguard."""
+
+    networks: Networks | None = None
 
     def __init__(self, program: str, name: str, number: int) -> None:
         self.program, self.name = program, name
@@ -153,12 +173,13 @@ class _WireGuard(abc.ABC):
             program = host.start(f"{self.name}-{host.name}", self.program, *self.flags(), device)
             processes.append(program)
             self._wait(program, Path(f"/run/wireguard/{device}.sock"))
+            routed = [] if self.networks is None else [self.networks[other]]
             key = host.directory / f"{device}.key"
             key.write_text(secrets[index] + "\n")
             host.run("wg", "set", device, "listen-port", str(self.port), "private-key", str(key),
-                     "peer", publics[other], "allowed-ips", f"{self.addresses[other]}/32",
+                     "peer", publics[other], "allowed-ips", ",".join([f"{self.addresses[other]}/32", *routed]),
                      "endpoint", f"{(LEFT, RIGHT)[other]}:{self.port}")  # fmt: skip
-            _install(host, device, self.addresses[index], self.addresses[other])
+            _install(host, device, self.addresses[index], self.addresses[other], routed)
         self.pids = [process.pid for process in processes]
         right.measure("ping", self.addresses[0], count=3)
         return Ends(left, right, *self.addresses)
@@ -180,14 +201,57 @@ class _WireGuard(abc.ABC):
         return {"version": _version(self.program, "--version")}
 
 
-class WireGuardGo(_WireGuard):
+class WireGuardGo(WireGuard):
     def flags(self) -> Sequence[str]:
         return ["-f"]
 
 
-class Boringtun(_WireGuard):
+class Boringtun(WireGuard):
     def flags(self) -> Sequence[str]:
         return ["--foreground", "--disable-drop-privileges"]
+
+
+class Gotatun(Boringtun):
+    """The fork of boringtun: the same flags."""
+
+
+class Nebula:
+    """Two Nebula hosts of one certificate authority, the left one known to the right one by its address."""
+
+    def __init__(self, program: str, name: str, number: int) -> None:
+        self.program, self.name = program, name
+        self.addresses = (f"10.{number}.0.1", f"10.{number}.0.2")
+        self.pids: Sequence[int] = ()
+
+    def up(self, left: Namespace, right: Namespace) -> Ends:
+        files = left.directory
+        tool = str(Path(self.program).with_name("nebula-cert"))
+        authority = ["-ca-crt", str(files / "nebula.crt"), "-ca-key", str(files / "nebula.key")]
+        left.run(tool, "ca", "-name", "bench", "-out-crt", authority[1], "-out-key", authority[3])
+        processes = []
+        for index, host in enumerate((left, right)):
+            own = files / f"nebula{index}"
+            left.run(tool, "sign", *authority, "-name", host.name, "-networks", f"{self.addresses[index]}/24",
+                     "-out-crt", f"{own}.crt", "-out-key", f"{own}.key")  # fmt: skip
+            anything = [{"port": "any", "proto": "any", "host": "any"}]
+            settings = {
+                "pki": {"ca": authority[1], "cert": f"{own}.crt", "key": f"{own}.key"},
+                "static_host_map": {self.addresses[0]: [f"{LEFT}:{PORT + 1}"]},
+                "lighthouse": {"am_lighthouse": index == 0, "hosts": [self.addresses[0]] if index else []},
+                "listen": {"host": (LEFT, RIGHT)[index], "port": PORT + 1},
+                "tun": {"dev": f"nebula{index}"},
+                "firewall": {"outbound": anything, "inbound": anything},
+            }
+            own.with_suffix(".json").write_text(json.dumps(settings))  # which is YAML, too
+            processes.append(host.start(f"{self.name}-{host.name}", self.program, "-config", f"{own}.json"))
+        self.pids = [process.pid for process in processes]
+        trip = right.measure("await_ping", self.addresses[0], seconds=10)
+        if trip["seconds"] is None:
+            raise CommandError(f"{self.name} has no tunnel:\n{processes[1].output()}")
+        return Ends(left, right, *self.addresses)
+
+    def facts(self) -> Result:
+        return {"version": _version(self.program, "-version").removeprefix("Version: ")}
 
 
 class OpenVpn:
@@ -252,7 +316,9 @@ class OpenVpn:
 
 PEERS: dict[str, Callable[[str, str, int], Way]] = {
     "wireguard-go": WireGuardGo,
+    "gotatun": Gotatun,
     "boringtun-cli": Boringtun,
+    "nebula": Nebula,
     "openvpn": OpenVpn,
 }
 """Programs of other tunnels, and who runs them."""
@@ -272,9 +338,10 @@ def find_peers(programs: Sequence[str]) -> dict[str, Way]:
             if programs:
                 raise CommandError(f"{program}: not a tunnel that is known here, or not found")
             continue
-        if kinds[0] != "openvpn" and shutil.which("wg", path=path) is None:
+        needs = {"openvpn": file, "nebula": str(Path(file).with_name("nebula-cert"))}.get(kinds[0], "wg")
+        if shutil.which(needs, path=path) is None:
             if programs:
-                raise CommandError(f"{program} needs wg (package wireguard-tools)")
+                raise CommandError(f"{program} needs {Path(needs).name}")
             continue
         name = Path(program).name
         found[name] = PEERS[kinds[0]](file, name, 67 + len(found))

@@ -36,7 +36,8 @@ def caption(run: Result) -> str:
     machine, settings = run["environment"], run["settings"]
     return (
         f"Medians of {settings['rounds']} alternating rounds of {settings['seconds']:g} s a run, least and greatest. "
-        f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}."
+        f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}. "
+        f"TCP has {settings['congestion']} unless a row says BBR."
     )
 
 

@@ -6,8 +6,14 @@ are at work. For each attack: how many newcomers had a session within a second, 
 live tunnel's datagrams, and how much of a core the gateway and the strangers themselves took. All share this machine:
 where the strangers' CPU time is large, part of every other figure is theirs.
 
+With ``--flat-out`` nobody new dials, and TCP takes the live tunnel as fast as it goes, in turns of so many seconds
+without and with the strangers, twice. The gateway has a CPU to itself then, and everybody else shares another: the
+tunnel loses what strangers cost the gateway, and what they themselves take of the dialer's CPU, which is told too.
+What one of them costs the gateway is its CPU time less what the tunnel's bytes cost it without them.
+
     bench/strangers.py                                    every attack, 50 newcomers each
     bench/strangers.py --attack silent --attack leave     only these
+    bench/strangers.py --flat-out 5                       TCP through the live tunnel, with and without them
     CRYPRQ_PROGRAMS=/other/.venv/bin bench/strangers.py   against another build's gateway
 """
 
@@ -25,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import environment
+from bench.loads import Ends
 from bench.options import count, positive
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
@@ -44,6 +51,8 @@ WITHIN: Final = 1.0
 PATIENCE: Final = 4.0
 WARM_UP: Final = 2.0
 """Seconds of an attack before the first newcomer."""
+RUN_UP: Final = 0.5
+"""Seconds of an attack before and after a turn of ``--flat-out``."""
 SIZE: Final = 1200
 """Bytes of a datagram through the live tunnel."""
 
@@ -78,17 +87,7 @@ class Scene:
         """One attack, and what the newcomers and the live tunnel had of it."""
         options, pid = self.options, self.gateway.running().pid
         seconds = WARM_UP + options.newcomers * options.interval + PATIENCE
-        attackers = Strangers(
-            self.strangers,
-            attack,
-            self.gateway.peer_id,
-            HERE,
-            PORT,
-            seconds=seconds,
-            sources=options.sources,
-            network=NETWORK,
-            scale=options.scale,
-        )
+        attackers = self.strangers_of(attack, seconds)
         start, cpu = time.monotonic(), cpu_seconds(pid)
         flow = {"rate": options.rate, "seconds": seconds - PATIENCE, "size": SIZE}
         receiver = self.gateway.namespace.traffic("udp_receive", GATEWAY, 5005, timeout=3.0)
@@ -114,6 +113,43 @@ class Scene:
             "strangers_cpu": round(theirs["cpu_seconds"] / seconds, 3),
         }
 
+    def pin(self) -> None:
+        """The gateway on the first CPU, everybody else on the second."""
+        first, second, *_ = sorted(os.sched_getaffinity(0))
+        for pid, cpu in ((self.gateway.running().pid, first), (self.dialer.running().pid, second), (0, second)):
+            for thread in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {cpu})
+
+    def flat_out(self, attack: str, seconds: float) -> Result:
+        """TCP through the tunnel, without and with the strangers, in turns."""
+        pid = self.gateway.running().pid
+        inner = self.dialer.wait_event("tunnel_addresses")["addresses"].partition("/")[0]
+        ends = Ends(self.gateway.namespace, self.dialer.namespace, GATEWAY, inner)
+        turns: dict[bool, list[Result]] = {False: [], True: []}
+        ends.tcp(1, 1.0)  # to warm up
+        for attacked in (False, True) * 2:
+            attackers = self.strangers_of(attack, seconds + 2 * RUN_UP) if attacked else None
+            time.sleep(RUN_UP)
+            start, cpu = time.monotonic(), cpu_seconds(pid)
+            flow = ends.tcp(1, seconds)
+            spent, took = cpu_seconds(pid) - cpu, time.monotonic() - start
+            turn = {"bits_per_second": flow["bits_per_second"], "cpu_seconds": spent, "seconds": took}
+            turns[attacked].append(turn | ({"strangers": attackers.result()} if attackers else {}))
+        return {"attack": ATTACKS[attack].says, "turns": turns[False] + turns[True], **cost_of(turns, seconds)}
+
+    def strangers_of(self, attack: str, seconds: float) -> Strangers:
+        return Strangers(
+            self.strangers,
+            attack,
+            self.gateway.peer_id,
+            HERE,
+            PORT,
+            seconds=seconds,
+            sources=self.options.sources,
+            network=NETWORK,
+            scale=self.options.scale,
+        )
+
     def outcomes(self) -> dict[str, int]:
         """What the gateway has made of first datagrams; a build from before says nothing of that."""
         name = "first_datagrams_total"
@@ -135,6 +171,50 @@ class Scene:
                 return await dial.wait(PATIENCE), dial.seconds
 
         return list(await asyncio.gather(*map(one, range(self.options.newcomers))))
+
+
+def cost_of(turns: dict[bool, list[Result]], seconds: float) -> Result:
+    """What is left of the tunnel, and what one packet of the strangers costs the gateway, over both turns of each."""
+    alone, together = turns[False], turns[True]
+    speed = [sum(turn["bits_per_second"] for turn in each) / len(each) for each in (alone, together)]
+    per_bit = sum(turn["cpu_seconds"] for turn in alone) / sum(turn["bits_per_second"] * seconds for turn in alone)
+    for_tunnel = per_bit * sum(turn["bits_per_second"] * seconds for turn in together)
+    extra = sum(turn["cpu_seconds"] for turn in together) - for_tunnel
+    theirs = [turn["strangers"] for turn in together]
+    took = sum(turn["seconds"] for turn in together)
+    units = sum(each["datagrams_per_second"] + each["dials_per_second"] for each in theirs) / len(theirs)
+    return {
+        "alone_bits_per_second": round(speed[0]),
+        "attacked_bits_per_second": round(speed[1]),
+        "kept": round(speed[1] / speed[0], 3),
+        "gateway_cpu_for_strangers": round(extra / took, 3),
+        "gateway_us_per_beginning": round(extra / took / units * 1e6, 1) if units else None,
+        "beginnings_per_second": round(units),
+        "strangers_cpu": round(sum(each["cpu_seconds"] for each in theirs) / len(theirs) / (seconds + 2 * RUN_UP), 3),
+    }
+
+
+def flat_table(results: list[Result]) -> str:
+    """The figures of ``--flat-out``."""
+    lines = [
+        "| attack | dials and datagrams a second | tunnel alone | with them | kept | gateway's CPU for them, each |"
+        " strangers' CPU |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        alone, attacked = (result[f"{name}_bits_per_second"] / 1e9 for name in ("alone", "attacked"))
+        each = "none" if result["gateway_us_per_beginning"] is None else f"{result['gateway_us_per_beginning']:.0f} µs"
+        cells = (
+            result["attack"],
+            f"{result['beginnings_per_second']}",
+            f"{alone:.2f} Gbit/s",
+            f"{attacked:.2f} Gbit/s",
+            f"{result['kept']:.0%}",
+            f"{result['gateway_cpu_for_strangers']:.1%}, {each}",
+            f"{result['strangers_cpu']:.0%}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(results: list[Result]) -> str:
@@ -167,6 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sources", type=count, default=300, help="addresses of the strangers")
     parser.add_argument("--scale", type=positive, default=1.0, help="of the strangers' rates")
     parser.add_argument("--rate", type=positive, default=2000.0, help="datagrams a second through the live tunnel")
+    parser.add_argument("--flat-out", type=positive, metavar="SECONDS", help="TCP through the tunnel, in such turns")
     parser.add_argument("--nice", type=int, default=0, help="of all but the strangers, e.g. -10: others are here")
     parser.add_argument("--seed", type=int, default=1, help="of the newcomers' identities")
     parser.add_argument("--flag", action="append", default=[], help="for the gateway, e.g. --flag=--workers=1")
@@ -176,6 +257,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    if options.flat_out and len(os.sched_getaffinity(0)) < 2:
+        print("bench: --flat-out needs two CPUs", file=sys.stderr)
+        return 1
     if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
@@ -184,12 +268,20 @@ def main() -> int:
         for attack in options.attack or ATTACKS:
             # Each meets a gateway that has seen nothing yet.
             with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
-                results.append(Scene(lab, options).under(attack))
+                scene = Scene(lab, options)
+                if options.flat_out:
+                    scene.pin()
+                    results.append(scene.flat_out(attack, options.flat_out))
+                else:
+                    results.append(scene.under(attack))
             print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     except hosts.CommandError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({"environment": environment(), "results": results}, indent=2) if options.json else table(results))
+    if options.json:
+        print(json.dumps({"environment": environment(), "results": results}, indent=2))
+    else:
+        print(flat_table(results) if options.flat_out else table(results))
     return 0
 
 

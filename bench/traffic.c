@@ -1,7 +1,7 @@
 /* The traffic of the benchmarks: fast enough that the path, not this program, is what gets measured.
  *
  *     traffic tcp-sink  ADDRESS PORT [-c CONNECTIONS]
- *     traffic tcp-blast ADDRESS PORT [-c CONNECTIONS] [-t SECONDS]
+ *     traffic tcp-blast ADDRESS PORT [-c CONNECTIONS] [-t SECONDS] [-a CONGESTION CONTROL]
  *     traffic udp-sink  ADDRESS PORT [-g]
  *     traffic udp-blast ADDRESS PORT [-t SECONDS] [-s SIZE] [-r RATE] [-c FLOWS] [-g SEGMENTS]
  *     traffic udp-echo  ADDRESS PORT
@@ -11,7 +11,8 @@
  * JSON object on one line. ADDRESS is numeric, IPv4 or IPv6; SIZE is the UDP payload in bytes; RATE is datagrams a
  * second, 0 for as many as go; INTERVAL is in microseconds. udp-blast -g gives the kernel so many datagrams as one
  * super-packet (UDP_SEGMENT), udp-sink -g takes super-packets (UDP_GRO); without -g both work as most programs do,
- * one datagram a message. FLOWS are source ports, each datagram is of the next one.
+ * one datagram a message. FLOWS are source ports, each datagram is of the next one. tcp-blast -a names a congestion
+ * control of the kernel, else its connections have the default of their host.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,6 +54,7 @@ struct options {
     long count;
     long segments;
     long interval;
+    const char *congestion;
 };
 
 static _Noreturn void fail(const char *what)
@@ -177,8 +179,12 @@ static void tcp_blast(const struct options *options)
 
     for (size_t i = 0; i < CHUNK; i++)
         buffer[i] = (char)(i * 2654435761u >> 13); /* nothing that a tunnel could compress */
-    for (int i = 0; i < options->count; i++)
+    for (int i = 0; i < options->count; i++) {
         polls[i] = (struct pollfd){.fd = open_client(options, SOCK_STREAM), .events = POLLOUT};
+        const char *name = options->congestion;
+        if (name != NULL && setsockopt(polls[i].fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) != 0)
+            fail(name);
+    }
     end = now_ns() + (int64_t)(options->seconds * 1e9);
     while (now_ns() < end) {
         if (poll(polls, (nfds_t)options->count, 100) < 0)
@@ -403,8 +409,8 @@ static const struct {
     void (*run)(const struct options *options);
     const char *flags;
 } commands[] = {
-    {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:"}, {"udp-sink", udp_sink, "g"},
-    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},       {"udp-rtt", udp_rtt, "t:s:i:"},
+    {"tcp-sink", tcp_sink, "c:"},           {"tcp-blast", tcp_blast, "c:t:a:"}, {"udp-sink", udp_sink, "g"},
+    {"udp-blast", udp_blast, "t:s:r:c:g:"}, {"udp-echo", udp_echo, ""},         {"udp-rtt", udp_rtt, "t:s:i:"},
 };
 
 static void parse_address(struct options *options, const char *text, const char *port)
@@ -443,6 +449,7 @@ int main(int argc, char **argv)
             case 's': options.size = atol(optarg); break;
             case 'r': options.rate = atof(optarg); break;
             case 'i': options.interval = atol(optarg); break;
+            case 'a': options.congestion = optarg; break;
             case 'g': options.segments = optarg ? atol(optarg) : 1; break;
             default: return 2;
             }

@@ -12,7 +12,8 @@ summarised. A table goes to stderr, JSON to stdout.
     bench/tunnel.py --no-peers --variant plain:--no-offload=uso,--no-offload=packing --variant c:CRYPRQ_AEAD_BACKEND=evp
     bench/tunnel.py --no-peers --min-share 0.25 --max-added-us 200    exit status 1 when the tunnel is slower
 
-The other tunnels are wireguard-go and boringtun-cli (both with wg, of wireguard-tools), and openvpn.
+The other tunnels are wireguard-go, gotatun, boringtun-cli (all three with wg, of wireguard-tools), nebula (with
+nebula-cert), and openvpn; bench/peers.sh brings them.
 docs/performance.md says what each figure means; bench/report.py puts a run into that file.
 """
 
@@ -23,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 from bench.figures import Result, Round, environment, summarise, table
-from bench.loads import LOADS, Plan, build, measure
+from bench.loads import CONGESTION, LOADS, Plan, build, measure, offered
 from bench.options import amount, count, package, positive
 from bench.paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers
 from lab import hosts, sandbox
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace, lab: hosts.Lab) -> tuple[list[Round], Resul
         pair = lab.namespace(f"left{number}"), lab.namespace(f"right{number}")
         lab.veth(pair[0], [f"{LEFT}/24"], pair[1], [f"{RIGHT}/24"], mtu=options.mtu)
         ends[name], ways[name] = way.up(*pair), way
-    plan = Plan(options.seconds, options.steps, tuple(options.loads), options.segments)
+    plan = Plan(options.seconds, options.steps, offered(options.loads), options.segments)
     rounds: list[Round] = []
     for number in range(options.rounds):
         rounds.append({name: measure(ends[name], plan, way.pids) for name, way in ways.items()})
@@ -111,6 +112,7 @@ def main() -> int:
     report = summarise(rounds)
     print(table(report), file=sys.stderr)
     settings = {key: getattr(options, key) for key in ("rounds", "seconds", "steps", "segments", "mtu")}
+    settings["congestion"] = CONGESTION
     print(json.dumps({"environment": environment(), "settings": settings, "paths": report, "facts": facts}, indent=2))
     mine = report["cryprq"]
     slow = options.min_share is not None and mine["share"]["tcp_1_bits_per_second"]["median"] < options.min_share

@@ -63,6 +63,8 @@ cdef extern from "cq_epoch.h" nogil:
         uint64_t records_hard
         uint64_t blocks_soft
         uint64_t blocks_hard
+        uint64_t forged_soft
+        uint64_t forged_hard
 
     cdef struct cq_epoch_params:
         uint32_t rx_index
@@ -135,7 +137,9 @@ cdef extern from "cq_table.h" nogil:
         uint64_t segment_off_until_ns
         cq_path path
         uint32_t mtu
+        uint32_t mtu_told
         uint64_t keyless_ns
+        uint64_t lost_ns
         uint64_t rx_packets
         uint64_t rx_bytes
         uint64_t last_rx_ns
@@ -187,6 +191,7 @@ cdef extern from "cq_worker.h" nogil:
         CQ_EVENT_KEY_EXPIRED
         CQ_EVENT_PROBE_ACKED
         CQ_EVENT_RECORD_REFUSED
+        CQ_EVENT_FORGED
 
     cdef struct cq_drop_name:
         const char *direction

@@ -18,6 +18,7 @@ EVENT_ENDPOINT_MOVED: Final = 4  # an authenticated record came from another add
 EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals and opens nothing more
 EVENT_PROBE_ACKED: Final = 16  # the peer has acknowledged a probe of the path
 EVENT_RECORD_REFUSED: Final = 32  # a record that was to stay whole was too large for the link; it left in fragments
+EVENT_FORGED: Final = 64  # half as many records as may did not open under an epoch's keys
 
 class PlaneError(Exception):
     """The data plane refused a call or a system call failed; the message is one clear line."""
@@ -110,13 +111,21 @@ class Plane:
         """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
         pinned one was refused. None before ``set_endpoint``."""
 
-    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+    def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
         """The largest inner packet for the peer from the next burst on, 576..65,455 bytes; more than the tunnel's MTU,
         which is the limit at first, is as much as that. Records are no larger than such a packet makes them.
+
+        ``told`` is more while it is being found out whether more fits: no sender is told less. TCP is cut to ``mtu``
+        meanwhile, and another packet between the two that must stay whole leaves in a record of its size.
         ValueError; KeyError."""
 
     def peer_mtu(self, peer: int) -> int:
         """The largest inner packet that is sent to the peer. KeyError."""
+
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of
+        it arrives, senders of packets for it are told that it is unreachable. The packets leave all the same, since an
+        answer to them shows that it is back. KeyError; ValueError beyond 64 bits."""
 
     def install(
         self,
@@ -131,9 +140,11 @@ class Plane:
         lifetime: float,
         records_soft: int = 2**26,
         blocks_soft: int = 2**34,
+        forged_hard: int | None = None,
     ) -> None:
         """Adds an epoch, receive-only. Secrets are lanes * 44 bytes, key (32) || iv (12) per lane; both buffers are
-        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ValueError or
+        zero when this returns or raises. ``lifetime`` is in seconds from now, by CLOCK_BOOTTIME. ``forged_hard``:
+        so many records may fail to open (for tests; None and most: the cipher's own limit). ValueError or
         TypeError for a bad argument, ValueError for an index in use, KeyError for an unknown peer."""
 
     def activate(self, rx_index: int) -> None:

@@ -34,6 +34,7 @@ EVENT_ENDPOINT_MOVED = CQ_EVENT_ENDPOINT_MOVED
 EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
 EVENT_PROBE_ACKED = CQ_EVENT_PROBE_ACKED
 EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
+EVENT_FORGED = CQ_EVENT_FORGED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
@@ -423,9 +424,16 @@ cdef class Plane:
             tokens.append(token)
         return tokens
 
-    def set_peer_mtu(self, peer, mtu):
-        """The largest inner packet for the peer."""
-        self.peer(peer).mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+    def set_peer_mtu(self, peer, mtu, told=None):
+        """The largest inner packet for the peer, and what senders are told of it."""
+        cdef cq_peer *p = self.peer(peer)
+        told = bounded(mtu if told is None else told, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+        p.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+        p.mtu_told = told
+
+    def set_lost(self, peer, last_rx_ns):
+        """The peer is taken for gone, unless it has been heard after that time."""
+        self.peer(peer).lost_ns = bounded(last_rx_ns, "last_rx_ns", 0, (1 << 64) - 1)
 
     def peer_mtu(self, peer):
         """The largest inner packet that is sent to the peer."""
@@ -435,7 +443,7 @@ cdef class Plane:
 
     def install(
         self, peer, *, number, suite, rx_index, tx_index, tx_secrets, rx_secrets, lifetime,
-        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT,
+        records_soft=CQ_RECORDS_SOFT, blocks_soft=CQ_BLOCKS_SOFT, forged_hard=None,
     ):
         """Adds an epoch, receive-only; both secrets are zero afterwards."""
         cdef cq_epoch_params p
@@ -466,6 +474,8 @@ cdef class Plane:
             p.limits = cq_epoch_default_limits()
             p.limits.records_soft = min(bounded(records_soft, "records_soft", 0, 1 << 64), p.limits.records_soft)
             p.limits.blocks_soft = min(bounded(blocks_soft, "blocks_soft", 0, 1 << 64), p.limits.blocks_soft)
+            if forged_hard is not None:
+                p.limits.forged_hard = bounded(forged_hard, "forged_hard", 1, 1 << 63)
             epoch = cq_epoch_new(&p, &rc)
             if epoch is NULL:
                 check(rc, f"key epoch {number}")

@@ -12,10 +12,11 @@
 #include <stdlib.h>
 
 #define WAYS 4u             /* flows that may collide before one is cut short */
-#define SETS 16u            /* a power of two, picked by the top bits of a hash */
-#define SET_SHIFT (64 - 4)  /* those bits */
-#define FLOWS (WAYS * SETS) /* more than one batch is likely to have; bits of cq_coalesce.open */
-static_assert(SETS == 1u << (64 - SET_SHIFT) && FLOWS <= 64, "sets and flows are bits of a word");
+#define SETS 64u            /* a power of two, picked by the top bits of a hash */
+#define SET_SHIFT (64 - 6)  /* those bits */
+#define FLOWS (WAYS * SETS) /* more than a batch has: so few of 64 flows share a set with four others */
+#define WORD 64u            /* flows of a word of cq_coalesce.open */
+static_assert(SETS == 1u << (64 - SET_SHIFT) && FLOWS % WORD == 0, "sets and flows are bits of words");
 
 /* What makes a flow: addresses, ports, IP version and protocol. */
 struct key {
@@ -42,7 +43,7 @@ struct cq_coalesce {
     struct cq_coalesce_options options;
     cq_coalesce_write *write;
     void *arg;
-    uint64_t open; /* one bit per flow that holds packets */
+    uint64_t open[FLOWS / WORD]; /* one bit per flow that holds packets */
     uint64_t ticks;
     struct iovec *iov;
     struct flow flows[FLOWS];
@@ -134,9 +135,22 @@ static void write_super(struct cq_coalesce *c, struct flow *f)
         write_apart(c, f);
 }
 
+static bool is_open(const struct cq_coalesce *c, const struct flow *f)
+{
+    const size_t i = (size_t)(f - c->flows);
+    return c->open[i / WORD] >> i % WORD & 1;
+}
+
+static void set_open(struct cq_coalesce *c, const struct flow *f, bool open)
+{
+    const size_t i = (size_t)(f - c->flows);
+    const uint64_t bit = (uint64_t)1 << i % WORD;
+    c->open[i / WORD] = open ? c->open[i / WORD] | bit : c->open[i / WORD] & ~bit;
+}
+
 static void flush_flow(struct cq_coalesce *c, struct flow *f)
 {
-    c->open &= ~((uint64_t)1 << (f - c->flows));
+    set_open(c, f, false);
     if (f->packets > 1)
         write_super(c, f);
     else
@@ -145,8 +159,9 @@ static void flush_flow(struct cq_coalesce *c, struct flow *f)
 
 void cq_coalesce_flush(struct cq_coalesce *c)
 {
-    while (c->open != 0)
-        flush_flow(c, &c->flows[__builtin_ctzll(c->open)]);
+    for (size_t i = 0; i < FLOWS / WORD; i++)
+        while (c->open[i] != 0)
+            flush_flow(c, &c->flows[i * WORD + (size_t)__builtin_ctzll(c->open[i])]);
 }
 
 /* ---- finding a flow ---- */
@@ -179,8 +194,6 @@ static struct flow *set_of(struct cq_coalesce *c, const struct key *k)
         x = (x ^ k->addresses[i]) * 0x9e3779b97f4a7c15u;
     return &c->flows[(x >> SET_SHIFT) * WAYS];
 }
-
-static bool is_open(const struct cq_coalesce *c, const struct flow *f) { return c->open >> (f - c->flows) & 1; }
 
 static struct flow *find(const struct cq_coalesce *c, struct flow *set, const struct key *k)
 {
@@ -323,7 +336,7 @@ void cq_coalesce_add(struct cq_coalesce *c, uint8_t *p, size_t n, bool vouched)
     f->length = n;
     f->age = ++c->ticks;
     f->iov[1] = (struct iovec){.iov_base = p, .iov_len = n};
-    c->open |= (uint64_t)1 << (f - c->flows);
+    set_open(c, f, true);
 }
 
 /* ---- life ---- */

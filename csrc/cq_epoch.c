@@ -14,16 +14,28 @@ struct cq_limits cq_epoch_default_limits(void)
     return (struct cq_limits){.records_soft = CQ_RECORDS_SOFT,
                               .records_hard = CQ_RECORDS_HARD,
                               .blocks_soft = CQ_BLOCKS_SOFT,
-                              .blocks_hard = CQ_BLOCKS_HARD};
+                              .blocks_hard = CQ_BLOCKS_HARD,
+                              .forged_soft = UINT64_MAX,
+                              .forged_hard = UINT64_MAX};
 }
 
 /* ---- life of an epoch ---- */
 
 static uint64_t smaller(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* A soft limit above its hard limit would never ask for a rotation. */
-static struct cq_limits clamp(struct cq_limits l)
+static uint64_t forged_most(uint8_t suite)
 {
+    return suite == CQ_SUITE_AES_256_GCM ? CQ_FORGED_HARD_AES_256_GCM : CQ_FORGED_HARD_CHACHA20_POLY1305;
+}
+
+/* A lane's share of a limit for all of them, which are as many keys: at least one. */
+static uint64_t share(uint64_t limit, unsigned lanes) { return limit < lanes ? 1 : limit / lanes; }
+
+/* A soft limit above its hard limit would never ask for a rotation. */
+static struct cq_limits clamp(struct cq_limits l, uint8_t suite, unsigned rx_lanes)
+{
+    l.forged_hard = share(smaller(l.forged_hard, forged_most(suite)), rx_lanes);
+    l.forged_soft = smaller(share(l.forged_soft, rx_lanes), l.forged_hard / 2);
     l.records_hard = smaller(l.records_hard, CQ_RECORDS_HARD);
     l.blocks_hard = smaller(l.blocks_hard, CQ_BLOCKS_HARD);
     l.records_soft = smaller(l.records_soft, l.records_hard);
@@ -64,7 +76,10 @@ static int epoch_fill(struct cq_epoch *epoch, const struct cq_epoch_params *p)
     if (epoch->tx == NULL || epoch->rx == NULL)
         return CQ_E_MEMORY;
     while (rc == CQ_OK && epoch->tx_lanes < p->tx_lanes) {
-        unsigned i = epoch->tx_lanes++;
+        unsigned i = epoch->tx_lanes;
+        if (pthread_mutex_init(&epoch->tx[i].lock, NULL) != 0)
+            return CQ_E_MEMORY;
+        epoch->tx_lanes++;
         rc = tx_init(&epoch->tx[i], p->suite, p->tx_secrets + i * CQ_LANE_SECRET_SIZE);
     }
     while (rc == CQ_OK && epoch->rx_lanes < p->rx_lanes) {
@@ -81,7 +96,8 @@ static bool params_valid(const struct cq_epoch_params *p)
 {
     return p->rx_index != 0 && p->tx_index != 0 && cq_aead_select(p->suite) != NULL && p->tx_lanes >= 1 &&
            p->tx_lanes <= CQ_LANES_MAX && p->rx_lanes >= 1 && p->rx_lanes <= CQ_LANES_MAX && p->tx_secrets != NULL &&
-           p->rx_secrets != NULL && p->limits.records_hard != 0 && p->limits.blocks_hard != 0;
+           p->rx_secrets != NULL && p->limits.records_hard != 0 && p->limits.blocks_hard != 0 &&
+           p->limits.forged_hard != 0;
 }
 
 struct cq_epoch *cq_epoch_new(const struct cq_epoch_params *params, int *error)
@@ -99,7 +115,7 @@ struct cq_epoch *cq_epoch_new(const struct cq_epoch_params *params, int *error)
         epoch->number = params->number;
         epoch->suite = params->suite;
         epoch->expires_ns = params->expires_ns;
-        epoch->limits = clamp(params->limits);
+        epoch->limits = clamp(params->limits, params->suite, params->rx_lanes);
         rc = epoch_fill(epoch, params);
         cq_scrub(); /* of the key schedules */
     }
@@ -116,8 +132,10 @@ void cq_epoch_free(struct cq_epoch *epoch)
 {
     if (epoch == NULL)
         return;
-    for (unsigned i = 0; i < epoch->tx_lanes; i++)
+    for (unsigned i = 0; i < epoch->tx_lanes; i++) {
         cq_aead_wipe(&epoch->tx[i].key);
+        (void)pthread_mutex_destroy(&epoch->tx[i].lock);
+    }
     for (unsigned i = 0; i < epoch->rx_lanes; i++) {
         cq_aead_wipe(&epoch->rx[i].key);
         (void)pthread_mutex_destroy(&epoch->rx[i].lock);
@@ -172,11 +190,39 @@ int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const ui
     return tx->key.ops->seal(&tx->key, nonce, out, CQ_HEADER_SIZE, payload, n, out + CQ_HEADER_SIZE);
 }
 
+int cq_epoch_seal_shared(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
+                         uint8_t *out)
+{
+    if (lane >= epoch->tx_lanes)
+        return CQ_E_ARGUMENT;
+    (void)pthread_mutex_lock(&epoch->tx[lane].lock);
+    int rc = cq_epoch_seal(epoch, lane, flags, payload, n, out);
+    (void)pthread_mutex_unlock(&epoch->tx[lane].lock);
+    return rc;
+}
+
+/* One more record that somebody else has made, or that was damaged on its way. */
+static void note_forged(struct cq_epoch *epoch, struct cq_lane_rx *rx)
+{
+    const uint64_t forged = atomic_load_explicit(&rx->forged, memory_order_relaxed) + 1;
+    atomic_store_explicit(&rx->forged, forged, memory_order_relaxed);
+    if (forged >= epoch->limits.forged_soft && !atomic_load_explicit(&epoch->attacked, memory_order_relaxed)) {
+        atomic_store_explicit(&epoch->soft_limit, true, memory_order_relaxed);
+        atomic_store_explicit(&epoch->attacked, true, memory_order_relaxed);
+    }
+}
+
+bool cq_epoch_is_worn(const struct cq_epoch *epoch, uint8_t lane)
+{
+    return atomic_load_explicit(&epoch->rx[lane].forged, memory_order_relaxed) >= epoch->limits.forged_hard;
+}
+
 /* With the lane's lock held. The window is looked at first because that is cheap, and moves last because until the tag
  * has verified the counter is anybody's. */
-static int open_locked(struct cq_lane_rx *rx, const struct cq_limits *limits, uint64_t counter, uint8_t *record,
-                       size_t n, bool *newest)
+static int open_locked(struct cq_epoch *epoch, struct cq_lane_rx *rx, uint64_t counter, uint8_t *record, size_t n,
+                       bool *newest)
 {
+    const struct cq_limits *limits = &epoch->limits;
     uint64_t blocks = atomic_load_explicit(&rx->blocks, memory_order_relaxed) + blocks_of(n);
     uint8_t nonce[CQ_IV_SIZE];
     uint8_t *payload = record + CQ_HEADER_SIZE;
@@ -184,10 +230,12 @@ static int open_locked(struct cq_lane_rx *rx, const struct cq_limits *limits, ui
     int rc = cq_replay_check(&rx->window, counter);
     if (rc != CQ_OK)
         return rc;
-    if (blocks > limits->blocks_hard)
+    if (blocks > limits->blocks_hard || atomic_load_explicit(&rx->forged, memory_order_relaxed) >= limits->forged_hard)
         return CQ_E_LIMIT;
     nonce_derive(nonce, rx->iv, counter);
     rc = rx->key.ops->open(&rx->key, nonce, record, CQ_HEADER_SIZE, payload, n, payload);
+    if (rc == CQ_E_AUTH)
+        note_forged(epoch, rx);
     if (rc != CQ_OK)
         return rc;
     bool highest = counter >= rx->window.next;
@@ -211,7 +259,7 @@ int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_
     struct cq_lane_rx *rx = &epoch->rx[header->lane];
 
     (void)pthread_mutex_lock(&rx->lock);
-    int rc = open_locked(rx, &epoch->limits, header->counter, record, len - CQ_OVERHEAD, newest);
+    int rc = open_locked(epoch, rx, header->counter, record, len - CQ_OVERHEAD, newest);
     uint64_t blocks = atomic_load_explicit(&rx->blocks, memory_order_relaxed);
     (void)pthread_mutex_unlock(&rx->lock);
 

@@ -1,7 +1,8 @@
 /*
  * The data keys of one epoch (one root of the key schedule, both directions) and how one record is sealed or opened.
  *
- * A send lane belongs to one worker, so sealing takes no lock. A receive lane has its own mutex, contended only when
+ * A send lane belongs to one worker, so sealing takes no lock, unless a peer takes fewer lanes than there are workers,
+ * which then share them. A receive lane has its own mutex, contended only when
  * GRO hands a lane's records to another worker; it covers the replay window and the key's scratch state.
  */
 #ifndef CQ_EPOCH_H
@@ -17,11 +18,13 @@
 struct cq_limits {
     uint64_t records_soft, records_hard; /* under one key */
     uint64_t blocks_soft, blocks_hard;   /* of 16 bytes, under one key; header and payload count, rounded up */
+    uint64_t forged_soft, forged_hard;   /* records that do not open, of all lanes, which have an equal share each */
 };
 
 struct cq_lane_tx {
     _Alignas(64) struct cq_aead_key key;
     uint8_t iv[CQ_IV_SIZE];
+    pthread_mutex_t lock;     /* for cq_epoch_seal_shared alone */
     _Atomic uint64_t counter; /* of the next record; written by the lane's worker, read by anyone */
     _Atomic uint64_t blocks;
 };
@@ -32,6 +35,7 @@ struct cq_lane_rx {
     uint8_t iv[CQ_IV_SIZE];
     _Atomic uint64_t records; /* opened */
     _Atomic uint64_t blocks;
+    _Atomic uint64_t forged; /* records whose tag did not verify */
     struct cq_replay window;
 };
 
@@ -44,7 +48,7 @@ struct cq_epoch_params {
     const uint8_t *tx_secrets;  /* tx_lanes * CQ_LANE_SECRET_SIZE */
     const uint8_t *rx_secrets;  /* rx_lanes * CQ_LANE_SECRET_SIZE */
     uint64_t expires_ns;        /* CLOCK_BOOTTIME; from then on nothing is sealed or opened */
-    struct cq_limits limits;    /* hard limits are clamped to the protocol's */
+    struct cq_limits limits;    /* hard limits are clamped to the protocol's, and to the suite's */
 };
 
 struct cq_epoch {
@@ -53,6 +57,7 @@ struct cq_epoch {
     uint64_t expires_ns;
     struct cq_limits limits;
     _Atomic bool soft_limit; /* set once when any lane, sending or receiving, passes a soft limit */
+    _Atomic bool attacked;   /* and this one when it was that of forged records */
     struct cq_lane_tx *tx;
     struct cq_lane_rx *rx;
 };
@@ -73,10 +78,17 @@ void cq_epoch_free(struct cq_epoch *epoch);
  * or length out of range (then nothing was written and the counter did not move), CQ_E_CRYPTO (it did). */
 int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n, uint8_t *out);
 
+/* The same where several workers use the lane. */
+int cq_epoch_seal_shared(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
+                         uint8_t *out);
+
+/* Whether so many records of the lane have failed to open that it opens none any more. */
+bool cq_epoch_is_worn(const struct cq_epoch *epoch, uint8_t lane);
+
 /* Opens one record in place. header is the record's parsed header; type, flags and index were checked by the caller;
  * the plaintext of len - CQ_OVERHEAD bytes replaces the ciphertext at record + CQ_HEADER_SIZE.
  * *newest is set to whether the counter became the highest of its lane.
- * CQ_E_MALFORMED (lane or length), CQ_E_LIMIT (counter >= records_hard, or no blocks left), CQ_E_REPLAY, CQ_E_AUTH,
+ * CQ_E_MALFORMED (lane or length), CQ_E_LIMIT (counter >= records_hard, no blocks left, or forged_hard), CQ_E_REPLAY, CQ_E_AUTH,
  * CQ_E_CRYPTO: the window did not move and the payload must not be used. */
 int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len, bool *newest);
 

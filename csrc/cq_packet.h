@@ -17,13 +17,17 @@
 #define CQ_PROTOCOL_FRAGMENT 44u
 #define CQ_PROTOCOL_DESTINATION 60u
 
+#define CQ_DONT_FRAGMENT 0x40u /* of byte 6 of an IPv4 header */
+
 #define CQ_TCP_CHECKSUM 16u /* offset of the field from the transport header */
 #define CQ_UDP_CHECKSUM 6u
 #define CQ_TCP_FLAGS 13u /* offset of the flags byte */
 #define CQ_TCP_FIN 0x01u
 #define CQ_TCP_SYN 0x02u
+#define CQ_TCP_RST 0x04u
 #define CQ_TCP_PSH 0x08u
 #define CQ_TCP_ACK 0x10u
+#define CQ_TCP_URG 0x20u
 #define CQ_TCP_ECE 0x40u
 #define CQ_TCP_CWR 0x80u
 

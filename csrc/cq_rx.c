@@ -172,6 +172,16 @@ static enum cq_drop reason_of(int error)
     return error == CQ_E_REPLAY ? CQ_DROP_RX_REPLAY : error == CQ_E_LIMIT ? CQ_DROP_RX_KEY_LIMIT : CQ_DROP_RX_AUTH;
 }
 
+/* A record that did not open says nothing about the peer, and something about the keys if there are very many. */
+static void doubt(struct cq_rx *rx, struct cq_slot *slot, uint8_t lane)
+{
+    if (!atomic_load_explicit(&slot->epoch->attacked, memory_order_relaxed))
+        return;
+    cq_worker_raise_slot(&rx->worker, slot, CQ_EVENT_FORGED);
+    cq_worker_raise_slot(&rx->worker, slot,
+                         cq_epoch_is_worn(slot->epoch, lane) ? CQ_EVENT_KEY_EXPIRED : CQ_EVENT_ROTATE_DUE);
+}
+
 static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from)
 {
     if (n < CQ_OVERHEAD) {
@@ -191,6 +201,7 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
     int rc = cq_epoch_open(slot->epoch, &h, data, n, &newest);
     if (rc != CQ_OK) {
         cq_worker_drop(&rx->worker, reason_of(rc), 1);
+        doubt(rx, slot, h.lane);
         return;
     }
     hear(rx, slot, from, newest);
@@ -296,7 +307,7 @@ static void clamp_mss(const struct cq_rx *rx, const struct cq_peer *peer, uint8_
     struct cq_packet h;
     cq_packet_parse(&h, p, n);
     if (h.protocol == CQ_PROTOCOL_TCP && (p[h.transport + CQ_TCP_FLAGS] & CQ_TCP_SYN) != 0)
-        cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu(&rx->worker, peer)), !vouched);
+        cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu_told(&rx->worker, peer)), !vouched);
 }
 
 static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const struct cq_peer *peer, uint8_t *p,

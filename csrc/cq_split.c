@@ -53,14 +53,10 @@ static void set_size(struct cq_split *s, size_t size)
     s->largest = s->header_length + (payload < size ? payload : size);
 }
 
-static int init_super(struct cq_split *s, const struct cq_packet *h, const struct cq_vnet *vnet)
+/* What segments are made from. pseudo is the folded sum of the whole one's pseudo-header. */
+static void keep_headers(struct cq_split *s, const struct cq_packet *h, uint16_t pseudo)
 {
-    if ((vnet->flags & CQ_VNET_NEEDS_CSUM) == 0 || !own_type(h, vnet->gso_type) || !own_checksum(h, vnet) ||
-        vnet->gso_size == 0)
-        return CQ_E_MALFORMED;
-    s->vouched = vouchable(h, s->packet);
     s->header_length = h->headers;
-    set_size(s, vnet->gso_size);
     memcpy(s->header, s->packet, h->headers);
     if (h->version == 4) {
         s->id = cq_get16(s->header + 4);
@@ -69,7 +65,17 @@ static int init_super(struct cq_split *s, const struct cq_packet *h, const struc
         s->ip_sum = cq_checksum_fold(cq_checksum_add(s->header, h->ip_header, 0));
     }
     /* One's complement: adding the complement takes the super-packet's length out again (RFC 1624). */
-    s->l4_base = cq_get16(cq_packet_checksum_field(h, s->packet)) + (uint32_t)(uint16_t)~(s->length - h->transport);
+    s->l4_base = pseudo + (uint32_t)(uint16_t)~(s->length - h->transport);
+}
+
+static int init_super(struct cq_split *s, const struct cq_packet *h, const struct cq_vnet *vnet)
+{
+    if ((vnet->flags & CQ_VNET_NEEDS_CSUM) == 0 || !own_type(h, vnet->gso_type) || !own_checksum(h, vnet) ||
+        vnet->gso_size == 0)
+        return CQ_E_MALFORMED;
+    s->vouched = vouchable(h, s->packet);
+    keep_headers(s, h, cq_get16(cq_packet_checksum_field(h, s->packet)));
+    set_size(s, vnet->gso_size);
     return CQ_OK;
 }
 
@@ -97,9 +103,48 @@ int cq_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_t *packe
     return vnet->gso_type == CQ_GSO_NONE ? init_ordinary(s, &h, vnet) : init_super(s, &h, vnet);
 }
 
+/* Whether a signature covers the segment, which nobody but its sender can make: TCP MD5 (RFC 2385), TCP-AO (RFC 5925).
+ * Options that cannot be read may have one. */
+static bool is_signed(const uint8_t *tcp)
+{
+    enum { END = 0, NOP = 1, MD5 = 19, AO = 29 };
+    const size_t end = (size_t)(tcp[12] >> 4) * 4;
+    for (size_t at = 20; at < end && tcp[at] != END;) {
+        if (tcp[at] == NOP) {
+            at++;
+            continue;
+        }
+        if (tcp[at] == MD5 || tcp[at] == AO || end - at < 2 || tcp[at + 1] < 2)
+            return true;
+        at += tcp[at + 1];
+    }
+    return false;
+}
+
+/* An ordinary TCP segment becomes a super-packet. Without DF it has an ID of its own in IPv4, and others next to it have
+ * theirs (RFC 6864, 4): it is fragmented instead. */
+static bool widen(struct cq_split *s)
+{
+    const uint8_t *p = s->packet, *tcp = p + s->l4_offset;
+    struct cq_packet h;
+    cq_packet_parse(&h, p, s->length); /* anew: a checksum that the kernel put elsewhere may have changed a header */
+    if (h.protocol != CQ_PROTOCOL_TCP || h.transport != s->l4_offset ||
+        (h.version == 4 && (p[6] & CQ_DONT_FRAGMENT) == 0) ||
+        (tcp[CQ_TCP_FLAGS] & (CQ_TCP_SYN | CQ_TCP_RST | CQ_TCP_URG)) != 0 || is_signed(tcp))
+        return false;
+    const uint16_t pseudo = cq_checksum_fold(cq_packet_pseudo(&h, p, s->length));
+    /* A segment that was damaged does not get a checksum that is right. */
+    if (!s->vouched &&
+        (!h.plain || cq_checksum_fold(cq_checksum_add(tcp, s->length - h.transport, pseudo)) != UINT16_MAX))
+        return false;
+    s->protocol = h.protocol;
+    keep_headers(s, &h, pseudo);
+    return true;
+}
+
 bool cq_split_narrow(struct cq_split *s, size_t mtu)
 {
-    if (s->header_length == 0 || s->protocol != CQ_PROTOCOL_TCP)
+    if (s->header_length == 0 ? !widen(s) : s->protocol != CQ_PROTOCOL_TCP)
         return false;
     set_size(s, mtu - s->header_length);
     return true;

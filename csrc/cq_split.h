@@ -40,9 +40,10 @@ struct cq_split {
  * over IPv4 with checksum 0, UDP whose length field is not what the IP header says. They are completed here, too. */
 int cq_split_init(struct cq_split *split, const struct cq_vnet *vnet, uint8_t *packet, size_t length);
 
-/* Before the first packet: cuts a TCP super-packet into smaller segments, of at most mtu bytes each with their headers,
- * as a network card does that was told a smaller MSS. False, and nothing has changed, for what has to stay in one piece:
- * an ordinary packet, and the datagrams of UDP. mtu is more than the headers, as CQ_MTU_MIN is. */
+/* Before the first packet: cuts TCP into smaller segments, of at most mtu bytes each with their headers, as a network
+ * card does that was told a smaller MSS. It may be a super-packet or an ordinary one. False, and nothing has changed, for
+ * what has to stay in one piece: the datagrams of UDP; an ordinary packet that IPv4 may fragment, that opens or resets a
+ * connection, has urgent data, is signed, or whose checksum is wrong. mtu is more than the headers, as CQ_MTU_MIN is. */
 bool cq_split_narrow(struct cq_split *split, size_t mtu);
 
 /* Before the first packet: none of them is vouched for any more, each has a checksum of its own. So a fragment, whose

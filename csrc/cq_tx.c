@@ -10,7 +10,7 @@
  *              when it is full, when another peer needs its place, or at the end of the burst; nothing ever waits for
  *              later packets.
  *
- * The worker takes no lock. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
+ * The worker takes no lock, but where a peer takes fewer lanes than there are workers. TUN queue, send lane, runs and buffers are its own. The table cannot change while it is
  * announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
  * behind a sequence lock; counters, flags and events are atomics.
  */
@@ -29,7 +29,6 @@
 #define TUN_READ_MAX 65536u /* a super-packet has at most 65,535 bytes */
 #define BURST_READS 64      /* before runs are sent in any case, though the TUN never runs dry: so the table can go */
 #define RUNS 8              /* peers that one burst can address without extra sends */
-#define DONT_FRAGMENT 0x40u /* of byte 6 of an IPv4 header */
 #define PAD_MAX 256         /* zeros that a record may get to keep its run in one send, which costs more than they do */
 #define KEYLESS_NS 1000000000u /* a second: what connects again in it loses packets, and no sender gives up for them */
 #define UNREADABLE_MAX 100     /* reads in a row that give no packet, until the TUN counts as broken */
@@ -166,6 +165,13 @@ static void no_key(struct cq_tx *tx, const struct cq_peer *peer, const struct cq
         cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, tx->packet, split->length, 0, tx->sender.now_ns);
 }
 
+/* A peer that is taken for gone, and has not been heard since. */
+static bool is_lost(const struct cq_peer *peer)
+{
+    const uint64_t lost_ns = atomic_load_explicit(&peer->lost_ns, memory_order_relaxed);
+    return lost_ns != 0 && lost_ns == atomic_load_explicit(&peer->last_rx_ns, memory_order_relaxed);
+}
+
 /* A packet that every router may cut (RFC 791, 3.2), in pieces that the peer takes. */
 static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, size_t length)
 {
@@ -178,30 +184,35 @@ static void add_fragments(struct cq_tx *tx, struct run *run, uint8_t *packet, si
         add_packet(tx, run, packet, length, false, false);
 }
 
-/* The largest packet for a run's peer. No sender of IPv6 goes below its least MTU: where a path carries less in one
+/* What senders are told that a run's peer takes. None of IPv6 goes below its least MTU: where a path carries less in one
  * record, what is in between leaves in fragments of the record (cq_send_batch). */
-static size_t largest_for(const struct cq_tx *tx, const struct run *run, uint8_t version)
+static size_t told_for(const struct cq_tx *tx, const struct run *run, uint8_t version)
 {
-    const size_t own = tx->worker.shared->options.mtu;
-    if (version == 4 || run->mtu >= CQ_MTU_MIN6)
-        return run->mtu;
-    return own < CQ_MTU_MIN6 ? own : CQ_MTU_MIN6;
+    const size_t own = tx->worker.shared->options.mtu, told = cq_worker_mtu_told(&tx->worker, run->slot->peer);
+    const size_t least = version == 4 ? 0 : own < CQ_MTU_MIN6 ? own : CQ_MTU_MIN6;
+    return told > least ? told : least;
 }
 
-/* What is larger than the peer takes is cut, where it may be. Where not, its sender is told; of TCP, whose segments the
- * kernel has left to whoever sends them, nothing is lost in the meantime. False: nothing is left to send. */
-static bool fit(struct cq_tx *tx, size_t mtu, struct cq_split *split)
+/* What is larger than the peer takes is cut, where it may be, and so is TCP: nothing of it is lost until its sender has
+ * heard that it does not fit. Whoever sends anything else that is to stay whole is told, and the packet is lost, unless it
+ * is not known yet that it does not fit: then it leaves, and its record may be fragmented. *mtu becomes the largest
+ * packet to send in one piece. False: nothing is left to send. */
+static bool fit(struct cq_tx *tx, const struct run *run, size_t *mtu, struct cq_split *split)
 {
-    const bool whole = split->version == 6 || (tx->packet[6] & DONT_FRAGMENT) != 0;
-    if (whole)
-        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, mtu, tx->sender.now_ns);
-    if (cq_split_narrow(split, mtu))
+    const bool whole = split->version == 6 || (tx->packet[6] & CQ_DONT_FRAGMENT) != 0;
+    const size_t told = told_for(tx, run, split->version);
+    const bool lost = whole && split->largest > told;
+    if (lost)
+        cq_answer_give(&tx->answers, CQ_ICMP_TOO_BIG, tx->packet, split->length, told, tx->sender.now_ns);
+    if (cq_split_narrow(split, run->mtu))
         return true;
-    if (whole)
+    if (lost)
         cq_worker_drop(&tx->worker, CQ_DROP_TX_TOO_BIG, split->count);
+    else if (whole)
+        *mtu = told;
     else
         cq_split_complete(split);
-    return !whole;
+    return !lost;
 }
 
 static void handle(struct cq_tx *tx, size_t n)
@@ -220,15 +231,18 @@ static void handle(struct cq_tx *tx, size_t n)
         return;
     }
     struct cq_slot *slot = table->peers[handle].active;
-    if (slot == NULL || tx->worker.index >= slot->epoch->tx_lanes) {
+    if (slot == NULL) {
         no_key(tx, table->peers[handle].peer, &split);
         return;
     }
+    if (is_lost(slot->peer)) /* its packet leaves all the same: it may be what shows that the peer is back */
+        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split.length, 0, tx->sender.now_ns);
     struct run *run = run_for(tx, slot);
     if (split.syn)
-        cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, run->mtu), !split.vouched);
-    const size_t mtu = largest_for(tx, run, split.version);
-    if (split.largest > mtu && !fit(tx, mtu, &split))
+        cq_mss_clamp(packet + split.l4_offset, cq_mss_of(split.version, cq_worker_mtu_told(&tx->worker, slot->peer)),
+                     !split.vouched);
+    size_t mtu = run->mtu;
+    if (split.largest > mtu && !fit(tx, run, &mtu, &split))
         return;
     size_t length;
     while (cq_split_next(&split, &packet, &length)) {
@@ -348,6 +362,16 @@ static bool fits(const struct cq_tx *tx, const struct run *run, size_t size)
     return !run->ended && size <= run->segment && run->length + size <= CQ_SEND_MAX && run->count < tx->records_max;
 }
 
+/* On the lane of this worker, or on one of those that the peer takes, which workers then share. */
+static int seal_on_lane(const struct cq_tx *tx, struct cq_epoch *epoch, bool vouched, const uint8_t *payload, size_t n,
+                        uint8_t *out)
+{
+    const uint16_t flags = vouched ? CQ_FLAG_VOUCHED : 0;
+    if (tx->worker.shared->options.workers <= epoch->tx_lanes)
+        return cq_epoch_seal(epoch, (uint8_t)tx->worker.index, flags, payload, n, out);
+    return cq_epoch_seal_shared(epoch, (uint8_t)(tx->worker.index % epoch->tx_lanes), flags, payload, n, out);
+}
+
 /* Seals one record to the end of the run, first sending the run if the record does not fit in. */
 static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size_t n, bool vouched, unsigned packets,
                  size_t bytes)
@@ -358,8 +382,7 @@ static void seal(struct cq_tx *tx, struct run *run, const uint8_t *payload, size
         send_run(tx, run);
     int rc = tx->sender.now_ns >= epoch->expires_ns
                  ? CQ_E_LIMIT
-                 : cq_epoch_seal(epoch, (uint8_t)tx->worker.index, vouched ? CQ_FLAG_VOUCHED : 0, payload, n,
-                                 run->wire + run->length);
+                 : seal_on_lane(tx, epoch, vouched, payload, n, run->wire + run->length);
     if (rc == CQ_E_LIMIT) {
         cq_worker_raise_slot(&tx->worker, run->slot, CQ_EVENT_KEY_EXPIRED);
         cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, packets);

@@ -60,6 +60,12 @@
 #define CQ_BLOCKS_SOFT ((uint64_t)1 << 34)
 #define CQ_BLOCKS_HARD ((uint64_t)1 << 35)
 
+/* Records that may fail to open under the keys of one epoch, at the same advantage. With AES-256-GCM 2^52 (RFC 9001, 6.6
+ * and B.1.2). With ChaCha20-Poly1305 v * (L + 1) / 2^103 (draft-irtf-cfrg-aead-limits), which is 2^-57 at 2^34 for
+ * the largest records, of 2^12 blocks; RFC 9001 has 2^36, for smaller ones. */
+#define CQ_FORGED_HARD_AES_256_GCM ((uint64_t)1 << 52)
+#define CQ_FORGED_HARD_CHACHA20_POLY1305 ((uint64_t)1 << 34)
+
 enum cq_suite { CQ_SUITE_AES_256_GCM = 1, CQ_SUITE_CHACHA20_POLY1305 = 2 };
 
 /* Every function that can fail returns 0 or one of these. */

@@ -42,7 +42,7 @@ void cq_worker_shared_free(struct cq_worker_shared *shared)
 
 /* Bits that are raised as long as their cause lasts, per record: they stay set, so that each is told once. The others
  * are cleared when they are told. */
-#define STICKY ((uint32_t)(CQ_EVENT_ROTATE_DUE | CQ_EVENT_KEY_EXPIRED))
+#define STICKY ((uint32_t)(CQ_EVENT_ROTATE_DUE | CQ_EVENT_KEY_EXPIRED | CQ_EVENT_FORGED))
 #define TOLD_SHIFT 16
 
 static void raise_event(struct cq_worker *w, _Atomic uint32_t *flags, uint32_t event)

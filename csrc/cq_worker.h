@@ -20,6 +20,7 @@ enum cq_event {
     CQ_EVENT_KEY_EXPIRED = 8,
     CQ_EVENT_PROBE_ACKED = 16,    /* the peer has acknowledged a probe of the path */
     CQ_EVENT_RECORD_REFUSED = 32, /* a record was too large for the link, and left in fragments */
+    CQ_EVENT_FORGED = 64,         /* so many records did not open that the keys should be others */
 };
 
 /* ---- what all workers share ---- */
@@ -93,6 +94,15 @@ static inline size_t cq_worker_mtu(const struct cq_worker *w, const struct cq_pe
 {
     size_t own = w->shared->options.mtu, its = atomic_load_explicit(&peer->mtu, memory_order_relaxed);
     return its < own ? its : own;
+}
+
+/* What senders are told that the peer takes: no less, and more while that is still being found out. */
+static inline size_t cq_worker_mtu_told(const struct cq_worker *w, const struct cq_peer *peer)
+{
+    size_t own = w->shared->options.mtu, known = cq_worker_mtu(w, peer),
+           told = atomic_load_explicit(&peer->mtu_told, memory_order_relaxed);
+    told = told < own ? told : own;
+    return told > known ? told : known;
 }
 
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);

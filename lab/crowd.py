@@ -174,6 +174,9 @@ class Member:
     def wants_dial(self) -> bool:
         return self.session is None
 
+    def dial_failed(self) -> None:
+        """A session that works is not dialled here, so none is lost by it."""
+
     def dial_started(self, peer_id: PeerId, remote: Address, *, again: bool) -> None: ...
     def dial_unanswered(self, peer_id: PeerId, remotes: Sequence[Address], detail: str, *, again: bool) -> None: ...
     def dial_unresolved(self, peer_id: PeerId, target: Multiaddr, error: str) -> None: ...

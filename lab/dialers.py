@@ -75,7 +75,7 @@ class _Complaints:
         """Nobody dials a crowd that speaks anything else."""
 
     def inbound_backoff(self, remote: Address, wait: float) -> None:
-        raise NotImplementedError
+        """Nobody is let in, so nobody is slowed down."""
 
     def internal_error(self, error: Exception, *, remote: Address | None) -> None:
         traceback.print_exception(error)

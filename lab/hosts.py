@@ -90,6 +90,9 @@ class Namespace:
         self.name = name
         self._lab = lab
         _run(["ip", "netns", "add", name])
+        # Else a link-local address would turn usable a second or two after its cable was plugged in: a node that runs
+        # by then takes that for another way to its peer, and asks whether it is heard.
+        self.sysctl("net.ipv6.conf.default.accept_dad", 0)
         self.ip("link set lo up")
 
     @property

@@ -41,14 +41,14 @@ from cryprq.protocol.handshake import STATUS_ACCEPTED, Initiator, Responder
 from cryprq.protocol.identity import SIG_ED25519_SIZE, Identity
 from cryprq.protocol.kem import SIZES, Encapsulation, Ephemeral, encapsulate
 from cryprq.protocol.oqs_kem import FRODOKEM_976_AES
-from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.parameters import Parameters, Serial
 from cryprq.protocol.session import Session
 from cryprq.quic import knocks, peer_tokens
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "vectors.json"
 LANES_I: Final = 1
 LANES_R: Final = 2
-PARAMETERS_I: Final = Parameters(rotate_secs=300)
+PARAMETERS_I: Final = Parameters(rotate_secs=300, lanes=8, rotate_floor=5)
 PARAMETERS_R: Final = Parameters(
     addresses=(ip_interface("10.77.0.2/24"), ip_interface("fd77::2/64")),
     routes=(ip_network("10.77.0.0/24"), ip_network("fd77::/64")),
@@ -57,6 +57,9 @@ PARAMETERS_R: Final = Parameters(
     keepalive=10,
     name_servers=(ip_address("10.77.0.1"), ip_address("fd77::1")),
     search=("corp.example", "77.10.in-addr.arpa"),
+    lanes=8,
+    rotate_floor=60,
+    serial=Serial(b"a life  ", 1),
 )
 IDENTITIES: Final = {
     "dialer": KIND_MLDSA65,

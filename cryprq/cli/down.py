@@ -1,5 +1,6 @@
-"""``cryprq down``: stops a node for good, and lifts what its kill switch has left."""
+"""``cryprq down``: stops a node for good, lifts what its kill switch has left, and takes back its name servers."""
 
+import asyncio
 import errno
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Final
 
 from cryprq.cli import admin_client
 from cryprq.errors import MachineError
+from cryprq.linux import program, resolver_settings
 from cryprq.linux.interface_state import refuse_namesake, remove_leftovers
 from cryprq.linux.netlink import NetlinkError
 from cryprq.linux.route_plan import Numbers
@@ -15,6 +17,7 @@ from cryprq.linux.rtnetlink import RtNetlink
 PATIENCE: Final = 10.0
 """Seconds that a node may take to stop."""
 _POLL: Final = 0.05
+_PROGRAM_PATIENCE: Final = 5.0
 
 
 def down(socket_path: Path, tun_name: str) -> str:
@@ -28,11 +31,25 @@ def down(socket_path: Path, tun_name: str) -> str:
     except NetlinkError as error:
         hint = "; needs root or CAP_NET_ADMIN" if error.errno == errno.EPERM else ""
         raise MachineError(f"cannot lift the kill switch of {tun_name}: {error.strerror}{hint}") from None
+    _forget_name_servers(tun_name)
     if stopped:
         return "the node has stopped; packets go their usual way"
     if removed:
         return f"no node was running; removed {removed} routes and rules that one with {tun_name} had left"
     return f"no node was running, and none with {tun_name} had left anything"
+
+
+def _forget_name_servers(tun_name: str) -> None:
+    """Takes back what a node that was killed has told resolvconf; where there is nothing, nothing comes of it. (What
+    systemd-resolved is told goes with the TUN.)"""
+    for way in resolver_settings.ways():
+        for command in way.undo(tun_name) if way.leaves_record else ():
+            try:
+                fault = asyncio.run(program.run(command.words, data=command.data, timeout=_PROGRAM_PATIENCE)).fault
+            except OSError as error:
+                fault = error.strerror or str(error)
+            if fault is not None:
+                raise MachineError(f"cannot take back the name servers of {tun_name}: {way.name}: {fault}")
 
 
 def _stop(path: Path) -> bool:

@@ -247,6 +247,11 @@ def check_kems(names: Iterable[str]) -> None:
                 raise MachineError(f"--kem {name}: {error}") from None
 
 
+def check_rotation(rotate_secs: int, rotate_min_secs: int) -> None:
+    if rotate_min_secs > rotate_secs:
+        raise ConfigError(f"--rotate-min-secs {rotate_min_secs} is above --rotate-secs {rotate_secs}")
+
+
 def check_backoff(base_ms: int, max_ms: int) -> None:
     if base_ms > max_ms:
         raise ConfigError(f"--backoff-base-ms {base_ms} is above --backoff-max-ms {max_ms}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, doubts, psk_file, sources, values
+from cryprq.config import allow_entries, checks, doubts, psk_file, sources, successor_entries, values
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
@@ -35,6 +35,7 @@ from cryprq.protocol.constants import (
     LANES_MAX,
     MTU_MIN,
     MTU_SEALABLE_MAX,
+    ROTATE_FLOOR_MAX,
     ROTATE_SECS_MAX,
     ROTATE_SECS_MIN,
 )
@@ -114,7 +115,7 @@ class NodeConfig:
         into=allow_entries.collect,
         join=allow_entries.join,
         toml_entry=allow_entries.from_table,
-        toml_columns={"networks": "allow-peer", "psk-file": "psk-file"},
+        toml_columns={"networks": "allow-peer", "psk-file": "psk-file", "successor": "successor"},
         reload=True,
     )
     psk_files: Mapping[PeerId, Path] = repeatable(
@@ -128,6 +129,20 @@ class NodeConfig:
         into=psk_file.collect,
         join=psk_file.join,
         toml_entry=psk_file.from_table,
+        reload=True,
+    )
+    successors: Mapping[PeerId, PeerId] = repeatable(
+        "successor",
+        "OLD=NEW",
+        env="CRYPRQ_SUCCESSORS",
+        help="an allowed peer is about to have another ID: that may connect as well, and has its networks or address,"
+        " and its pre-shared key",
+        parse=successor_entries.parse,
+        show=successor_entries.show,
+        split=successor_entries.split,
+        into=successor_entries.collect,
+        join=successor_entries.join,
+        toml_entry=successor_entries.from_table,
         reload=True,
     )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
@@ -171,6 +186,15 @@ class NodeConfig:
         low=ROTATE_SECS_MIN,
         high=ROTATE_SECS_MAX,
         default=300,
+        reload=True,
+    )
+    rotate_min_secs: int = number(
+        "rotate-min-secs",
+        env="CRYPRQ_ROTATE_MIN_SECS",
+        help="the least such interval that a peer can have here; at most `--rotate-secs`",
+        low=ROTATE_SECS_MIN,
+        high=ROTATE_FLOOR_MAX,
+        default=ROTATE_SECS_MIN,
         reload=True,
     )
     reauth_secs: int = number(
@@ -403,8 +427,11 @@ class NodeConfig:
             raise ConfigError("; ".join((str(error), *unread))) from None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "allow_peers", MappingProxyType(dict(self.allow_peers)))
-        object.__setattr__(self, "psk_files", MappingProxyType(dict(self.psk_files)))
+        allowed = successor_entries.inherit(self.allow_peers, self.successors)
+        psk_files = successor_entries.inherit_keys(self.psk_files, self.successors)
+        object.__setattr__(self, "allow_peers", MappingProxyType(dict(allowed)))
+        object.__setattr__(self, "psk_files", MappingProxyType(dict(psk_files)))
+        object.__setattr__(self, "successors", MappingProxyType(dict(self.successors)))
         if self.control_socket == Path():
             object.__setattr__(self, "control_socket", default_control_socket({}, self.tun_name))
         self.validate()
@@ -422,6 +449,7 @@ class NodeConfig:
         checks.check_owners(self.allow_peers, self.tun_addresses)
         checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses, self.route_table)
         checks.check_kems(self.kems)
+        checks.check_rotation(self.rotate_secs, self.rotate_min_secs)
         checks.check_backoff(self.backoff_base_ms, self.backoff_max_ms)
 
     def describe(self) -> str:

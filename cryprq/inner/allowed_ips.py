@@ -82,13 +82,20 @@ class AllowedIps:
         self._owned.pop(peer, None)
         self._texts.pop(peer, None)
 
-    def elect(self, present: Callable[[PeerId], bool], rank: Callable[[PeerId], int]) -> list[Change]:
+    def elect(
+        self,
+        present: Callable[[PeerId], bool],
+        rank: Callable[[PeerId], int],
+        succeeds: Callable[[PeerId, PeerId], bool] = lambda new, old: False,
+    ) -> list[Change]:
         """Each network whose owner is not present goes to the claimant that is, the one of the least rank of several.
-        Who has a network keeps it for as long as it is present, whoever comes back meanwhile."""
+        Who has a network keeps it for as long as it is present, whoever comes back meanwhile, but for who ``succeeds``
+        it."""
         changes = []
         for network, waiting in self._standbys.items():
             owner = self._owner[network]
-            there = [] if present(owner) else [peer for peer in waiting if present(peer)]
+            gone = not present(owner)
+            there = [peer for peer in waiting if (gone or succeeds(peer, owner)) and present(peer)]
             if there:
                 next_owner = min(there, key=rank)
                 waiting[waiting.index(next_owner)] = owner

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 from cryprq.inner.leases import Leases
 from cryprq.networks import Interface, Network, host_networks
@@ -19,6 +20,7 @@ class Allowlist:
         allow_any: bool = False,
         tunnel_networks: Iterable[Network] = (),
         leases: Leases | None = None,
+        successors: Mapping[PeerId, PeerId] = MappingProxyType({}),
         is_here: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
         """``leases`` is None for a node that does not listen, which assigns no addresses; ``is_here`` says who has a
@@ -28,6 +30,8 @@ class Allowlist:
         self._allow_any = allow_any
         self._tunnel_networks = tuple(tunnel_networks)
         self._leases = leases
+        self._successors = successors
+        self._predecessors = {new: old for old, new in successors.items()}
         self._is_here = is_here
         self._by_hand = {network for networks in entries.values() for network in networks}
         self.dialled: frozenset[PeerId] = frozenset(dialled)
@@ -70,8 +74,11 @@ class Allowlist:
         own, for a dialled one, and where this node does not listen. LeaseError if a tunnel network is full."""
         if self._leases is None or not self.permits(peer) or self._entries.get(peer) or peer in self.dialled:
             return ()
+        holder = self._successors.get(peer, peer)  # two IDs of one peer have one lease
+        if (old := self._predecessors.get(holder)) is not None:
+            self._leases.pass_on(old, holder)
         return self._leases.address_for(
-            peer, avoid=self._by_hand, permitted=self.permits, absent_guest=self._is_absent_guest
+            holder, avoid=self._by_hand, permitted=self.permits, absent_guest=self._is_absent_guest
         )
 
     def _is_absent_guest(self, peer: PeerId) -> bool:

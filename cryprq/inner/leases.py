@@ -122,6 +122,13 @@ class Leases:
         self._given[peer] = avoid, tuple(chosen)
         return tuple(chosen)
 
+    def pass_on(self, old: PeerId, new: PeerId) -> None:
+        """The lease of one peer, if it has one, is another's from now on, if that has none. LeaseError if it cannot be
+        written."""
+        addresses = self._addresses.get(old)
+        if addresses is not None and new not in self._addresses:
+            self._change(new, addresses, {old})
+
     def pools(self, avoid: Collection[Network]) -> tuple[tuple[Network, int], ...]:
         """Each tunnel network, and how many peers can have an address there."""
         return tuple((gateway.network, capacity(gateway, avoid)) for gateway in self._networks)

@@ -36,6 +36,7 @@ class NetworkObserver(Protocol):
 
     def network_standby(self, peer_id: PeerId, networks: Sequence[Network]) -> None: ...
     def network_taken_over(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None: ...
+    def peer_succeeded(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None: ...
     def other_address(self, peer_id: PeerId, assigned: Sequence[Network], own: Sequence[Interface]) -> None: ...
     def tunnel_addresses(self, peer_id: PeerId, addresses: Sequence[Interface]) -> None: ...
     def no_tunnel_address(self, peer_id: PeerId) -> None: ...
@@ -91,14 +92,22 @@ class InnerNetwork:
         """Whether another peer stands by for one of its allowed IPs."""
         return self._allowed.contested(peer_id)
 
-    def elect(self, present: Callable[[PeerId], bool], rank: Callable[[PeerId], int]) -> None:
+    def elect(
+        self,
+        present: Callable[[PeerId], bool],
+        rank: Callable[[PeerId], int],
+        succeeds: Callable[[PeerId, PeerId], bool] = lambda new, old: False,
+    ) -> None:
         """Networks whose owner is not present go to a peer that stands by for them and is (``AllowedIps.elect``)."""
-        changes = self._allowed.elect(present, rank)
+        changes = self._allowed.elect(present, rank, succeeds)
         if changes:
             self._apply()
         for before, owner in dict.fromkeys((change.before, change.owner) for change in changes):
             networks = [change.network for change in changes if change[1:] == (before, owner)]
-            self._observer.network_taken_over(owner, networks, before)
+            if succeeds(owner, before) or succeeds(before, owner):
+                self._observer.peer_succeeded(owner, networks, before)
+            else:
+                self._observer.network_taken_over(owner, networks, before)
 
     def assigned_by(self, peer_id: PeerId) -> tuple[Interface, ...]:
         """The addresses that this gateway assigned to this node."""

@@ -1,21 +1,20 @@
 """Names to addresses, in threads that nobody has to wait for.
 
-The system's look-up cannot be interrupted, and takes as long as name servers are silent. An event loop's own threads
-for it are joined when the program ends; these are not.
+The system's look-up cannot be interrupted, and takes as long as name servers are silent.
 
 With a full tunnel, queries would go into the tunnel that they are to find. They are the system's, so they cannot have
 a mark, but their sockets have an owner that routing rules may go by: the user of the thread that opens them.
 """
 
 import asyncio
-import contextlib
 import ctypes
 import encodings.idna  # noqa: F401  # Python loads it when a name is first looked up, and that user may not read files
 import os
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any, Final
+
+from cryprq.linux import detached
 
 LOOKUPS_MAX: Final = 32
 """Look-ups at a time; others wait. Each is a thread."""
@@ -55,34 +54,13 @@ class NameService:
         self, host: str, port: int, family: int, kind: int, uid: int | None = None
     ) -> Sequence[tuple[Any, ...]]:
         """As ``socket.getaddrinfo``; OSError or UnicodeError. With ``uid`` the query's sockets are that user's
-        (``lookup_uid``). A look-up that is cancelled leaves its thread behind, which ends when the system has its
-        answer, or with the process."""
+        (``lookup_uid``). A look-up that is cancelled leaves its thread behind, which ends when the system has answered,
+        or with the process."""
+
+        def look_up() -> Sequence[tuple[Any, ...]]:
+            if uid is not None:
+                _take_uid(uid)
+            return socket.getaddrinfo(host, port, family, kind)
+
         async with self._places:
-            loop = asyncio.get_running_loop()
-            answer: asyncio.Future[Sequence[tuple[Any, ...]]] = loop.create_future()
-
-            def settle(found: Sequence[tuple[Any, ...]] | None, error: Exception | None) -> None:
-                if answer.done():
-                    return
-                if error is not None:
-                    answer.set_exception(error)
-                elif found is not None:
-                    answer.set_result(found)
-
-            def look_up() -> None:
-                found: Sequence[tuple[Any, ...]] | None = None
-                failure: Exception | None = None
-                if uid is not None:
-                    _take_uid(uid)
-                try:
-                    found = socket.getaddrinfo(host, port, family, kind)
-                except Exception as error:
-                    failure = error
-                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                    loop.call_soon_threadsafe(settle, found, failure)
-
-            try:
-                threading.Thread(target=look_up, name="look-up", daemon=True).start()
-            except RuntimeError as error:
-                raise OSError(f"no thread for the look-up: {error}") from None
-            return await answer
+            return await detached.call(look_up, "look-up")

@@ -5,7 +5,6 @@ handling, no terminal. It leads a process group of its own, so that what it has 
 up. Of what it writes, the beginning is kept for who has to say why it failed.
 """
 
-import asyncio
 import contextlib
 import os
 import select
@@ -18,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from cryprq.linux import detached
 
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs of the system are, for this process and for what it runs; its own PATH is its caller's."""
@@ -60,33 +61,9 @@ def find(name: str) -> Path | None:
 async def run(command: Sequence[str | Path], *, data: bytes = b"", timeout: float) -> Ended:
     """Runs a program to its end, ``timeout`` seconds at most, with ``data`` on its standard input. OSError if it cannot
     be started. A call that is cancelled kills the program and what it has started."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Ended] = loop.create_future()
     running = _Running([str(word) for word in command], data, timeout)
-
-    def settle(result: Ended | None, error: OSError | None) -> None:
-        if ended.done():
-            return
-        if error is not None:
-            ended.set_exception(error)
-        elif result is not None:
-            ended.set_result(result)
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = running.run()
-        except OSError as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, result, failure)
-
     try:
-        threading.Thread(target=work, name="program", daemon=True).start()
-    except RuntimeError as error:
-        raise OSError(f"no thread for the program: {error}") from None
-    try:
-        return await ended
+        return await detached.call(running.run, "program")
     finally:
         running.kill()
 

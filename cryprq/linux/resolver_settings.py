@@ -6,6 +6,7 @@ list for everything of them; a record stays until it is taken out. Nobody here w
 """
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -48,6 +49,9 @@ class Way(Protocol):
     def undo(self, interface: str) -> tuple[Command, ...]:
         """What takes them back."""
 
+    def trace(self, interface: str) -> bytes | None:
+        """What is another when somebody else has changed or removed them; always None where nothing shows that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolvectl:
@@ -72,6 +76,14 @@ class Resolvectl:
 
     def undo(self, interface: str) -> tuple[Command, ...]:
         return (Command((self.program, "revert", "--", interface)),)
+
+    def trace(self, interface: str) -> bytes | None:
+        # Its own note of what it was told, to be found again after a restart. What is in it is its affair; whether it
+        # is the same as before tells enough.
+        try:
+            return (_RESOLVED / "netif" / str(socket.if_nametoindex(interface))).read_bytes()
+        except OSError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,9 @@ class Resolvconf:
 
     def undo(self, interface: str) -> tuple[Command, ...]:
         return (Command((self.program, "-d", self._record(interface), "-f")),)
+
+    def trace(self, interface: str) -> bytes | None:
+        return None
 
     def _record(self, interface: str) -> str:
         return f"{self.prefix}{interface}.inet"

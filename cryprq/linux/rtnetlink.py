@@ -32,7 +32,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 0, 0, action, flags
 _IFF_UP = 0x1
 _CARRIES = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC, _IFLA_GSO_MAX_SEGS = 3, 4, 13, 26, 40
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 3, 4, 13, 26
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD, _IFA_F_TENTATIVE = 1, 2, 0x02, 0x40
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
@@ -130,17 +130,10 @@ class RtNetlink(NetlinkSocket):
         return None
 
     def set_link(
-        self,
-        index: int,
-        *,
-        up: bool | None = None,
-        mtu: int | None = None,
-        txqueuelen: int | None = None,
-        gso_max_segs: int | None = None,
+        self, index: int, *, up: bool | None = None, mtu: int | None = None, txqueuelen: int | None = None
     ) -> None:
-        """Changes what is given: the interface up or down, its MTU in bytes, its queue in packets, and how many
-        segments a super-packet may have that the kernel hands to it."""
-        values = ((_IFLA_MTU, mtu), (_IFLA_TXQLEN, txqueuelen), (_IFLA_GSO_MAX_SEGS, gso_max_segs))
+        """Changes what is given: the interface up or down, its MTU in bytes, its queue in packets."""
+        values = ((_IFLA_MTU, mtu), (_IFLA_TXQLEN, txqueuelen))
         attributes = b"".join(u32(kind, value) for kind, value in values if value is not None)
         flags, mask = (_IFF_UP if up else 0, _IFF_UP) if up is not None else (0, 0)
         header = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, flags, mask)

@@ -1,7 +1,7 @@
 """The UDP sockets of a node: one port, socket 0 for QUIC, sockets 1..N for the lanes of the data plane.
 
 The kernel splits the traffic (protocol, section 2): all sockets form one SO_REUSEPORT group, and a classic BPF program
-picks the member by the first two payload bytes. The program's result is an index in the order in which the sockets
+picks the member by the first bytes of the payload. The program's result is an index in the order in which the sockets
 joined the group, and closing one moves the last into its place: the group is opened and closed as a whole. It moves to
 another port as a whole, too, under the descriptors that it has.
 """
@@ -33,7 +33,8 @@ _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT, _IPV6_DONTFRAG = 23, 1, 62
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 
 # <linux/bpf_common.h>
-_BPF_LD_B_ABS, _BPF_JGE_K, _BPF_MOD_K, _BPF_ADD_K, _BPF_RET_K, _BPF_RET_A = 0x30, 0x35, 0x94, 0x04, 0x06, 0x16
+_BPF_LD_B_ABS, _BPF_LD_H_ABS, _BPF_JGE_K, _BPF_RET_K, _BPF_RET_A = 0x30, 0x28, 0x35, 0x06, 0x16
+_BPF_MOD_K, _BPF_ADD_K, _BPF_ADD_X, _BPF_TAX = 0x94, 0x04, 0x0C, 0x07
 
 _TEST_TIMEOUT_SECS = 0.25
 _TEST_SEGMENT, _TEST_TAIL, _TEST_SEGMENTS = 1000, 123, 16
@@ -241,12 +242,17 @@ def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
 
 
 def steering_program(lanes: int) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program as (code, jt, jf, k): QUIC to 0, a record to 1 + lane % lanes. Offset 0 is the payload's
-    first byte; a load past the end of a short datagram ends the program with 0, so what is no record goes to QUIC."""
+    """The classic BPF program as (code, jt, jf, k): QUIC to 0, a record to 1 + (lane + upper half of its receiver
+    index) % lanes. By the lane the records of one peer are spread, by the index those of peers that have few lanes:
+    this node has chosen it, with that in mind (``cryprq.peers.indices``). Offset 0 is the payload's first byte; a load
+    past the end of a short datagram ends the program with 0, so what is no record goes to QUIC."""
     return [
         (_BPF_LD_B_ABS, 0, 0, 0),
-        (_BPF_JGE_K, 4, 0, QUIC_FIRST_BYTE),
+        (_BPF_JGE_K, 7, 0, QUIC_FIRST_BYTE),
         (_BPF_LD_B_ABS, 0, 0, 1),
+        (_BPF_TAX, 0, 0, 0),
+        (_BPF_LD_H_ABS, 0, 0, 4),
+        (_BPF_ADD_X, 0, 0, 0),
         (_BPF_MOD_K, 0, 0, lanes),
         (_BPF_ADD_K, 0, 0, 1),
         (_BPF_RET_A, 0, 0, 0),

@@ -24,23 +24,11 @@ VNET_HEADER_SIZE: Final = 10
 QUEUE_LENGTH: Final = 1000
 """Packets that the kernel queues for the readers. The kernel's own 500 drops bursts of a fast sender."""
 
-_RECORD_OVERHEAD = 32
-_SEND_MAX = 65_487  # bytes that one UDP_SEGMENT send carries over IPv4 and IPv6 alike (csrc/cq_wire.h)
-_SEGMENTS_MAX = 64  # in one UDP_SEGMENT send; 128 from Linux 6.9 on, which matters only to MTUs under 992
-
 _TUNGETIFF, _TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = (0x800454D2, 0x400454CA, 0x400454D0, 0x400454D8)
 _IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x1, 0x100, 0x1000, 0x4000, 0x8000
 _F_CSUM, _F_TSO4, _F_TSO6, _F_TSO_ECN, _F_USO4, _F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 _IFREQ = struct.Struct("16sH22x")
 _NAME_MAX = 15
-
-
-def gso_max_segments(mtu: int) -> int:
-    """How many segments a super-packet may have so that all its records fit one UDP_SEGMENT send.
-
-    A segment is at most an MTU long; each becomes a record with 32 bytes of overhead.
-    """
-    return max(1, min(_SEGMENTS_MAX, _SEND_MAX // (mtu + _RECORD_OVERHEAD)))
 
 
 def check_name(name: str) -> None:
@@ -101,8 +89,7 @@ class Tun:
     def _configure(self) -> None:
         with RtNetlink() as kernel:
             try:
-                segments = gso_max_segments(self.mtu)
-                kernel.set_link(self.index, mtu=self.mtu, txqueuelen=QUEUE_LENGTH, gso_max_segs=segments)
+                kernel.set_link(self.index, mtu=self.mtu, txqueuelen=QUEUE_LENGTH)
             except NetlinkError as error:
                 raise self._error(f"cannot set MTU {self.mtu} and queue length", error) from error
             try:

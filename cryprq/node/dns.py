@@ -33,6 +33,7 @@ class DnsObserver(Protocol):
     """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
 
     def dns_set(self, peer_id: PeerId | None, settings: DnsSettings | None, by: str) -> None: ...
+    def dns_restored(self, by: str) -> None: ...
     def dns_failed(self, error: str) -> None: ...
     def dns_refused(self, peer_id: PeerId, what: str, reason: str) -> None: ...
     def dns_unavailable(self, peer_id: PeerId | None, settings: DnsSettings, reason: str) -> None: ...
@@ -72,6 +73,8 @@ class DnsKeeper:
         self._done = Choice()
         self._by: tuple[Way, str] | None = None
         self._by_name = ""
+        self._trace: bytes | None = None
+        self._lost = False
         self._fault: str | None = None
         self._told_refusals: tuple[Refusal, ...] = ()
         self._leftover = record.exists()
@@ -119,6 +122,14 @@ class DnsKeeper:
             self._wanted = choice
             self._go_on()
 
+    def look(self) -> None:
+        """Puts back what somebody else has changed or removed. To be called every now and then; looks at a file."""
+        if self._stopped or self._by is None or (self._task is not None and not self._task.done()):
+            return
+        if self._by[0].trace(self._interface()) != self._trace:
+            self._lost = True
+            self._go_on()
+
     async def stop(self) -> None:
         """Takes back what would stay, within ``STOP_LIMIT`` seconds. The rest goes with the TUN."""
         self._stopped = True
@@ -135,20 +146,23 @@ class DnsKeeper:
 
     def _go_on(self) -> None:
         self._wake.set()
-        if (self._leftover or self._differs()) and (self._task is None or self._task.done()):
+        if self._pending() and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._settle())
+
+    def _pending(self) -> bool:
+        return self._leftover or self._lost or self._differs()
 
     def _differs(self) -> bool:
         return (self._wanted.settings, self._wanted.peer_id) != (self._done.settings, self._done.peer_id)
 
     async def _settle(self) -> None:
-        while self._leftover or self._differs():
+        while self._pending():
             self._wake.clear()
             try:
                 if self._leftover:
                     await self._clear_leftover()
                     self._leftover = False
-                if self._differs():
+                if self._differs() or self._lost:
                     await self._change(self._wanted)
             except _Failed as failed:
                 if str(failed) != self._fault:
@@ -189,11 +203,14 @@ class DnsKeeper:
 
     def _finish(self, choice: Choice, way: Way | None, reasons: Sequence[str]) -> None:
         settings = choice.settings
+        restored, self._lost = self._lost and not self._differs(), False
         self._done = choice
         self._by_name = way.name if way is not None else "on-change" if self._hooked and settings is not None else ""
         if settings is not None and not self._by_name:
             reason = "; ".join(reasons) or "this host has neither systemd-resolved nor resolvconf"
             self._observer.dns_unavailable(choice.peer_id, settings, reason)
+        elif restored:
+            self._observer.dns_restored(self._by_name)
         else:
             self._observer.dns_set(choice.peer_id, settings, self._by_name)
 
@@ -207,6 +224,7 @@ class DnsKeeper:
         try:
             for command in way.apply(interface, settings):
                 await _run(command, TIME_LIMIT)
+            self._trace = way.trace(interface)
         except _Failed:
             with contextlib.suppress(_Failed):  # half of it is worse than nothing
                 await self._take_back()

@@ -24,6 +24,7 @@ from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux.clock import boottime, monotonic, realtime
+from cryprq.linux.generation import GenerationMonitor
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
 from cryprq.linux.surroundings import way_to
@@ -208,6 +209,7 @@ class Node:
         self._keeper = Keeper(self._loop, self._machine.interface, self._roster.dialled_hosts, self._way_opened)
         self._keeper.start()
         self._undo.append(self._keeper.stop)
+        self._watch_generation()
         self.health.watch(self._machine.failure)
         if leases is not None:
             check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
@@ -269,8 +271,9 @@ class Node:
                 aeads=_aeads(config.aead),
                 kems=_kems(config.kems),
                 rotate_secs=config.rotate_secs,
+                rotate_floor=config.rotate_min_secs,
                 mtu=config.mtu,
-                indices=IndexPool(),
+                indices=IndexPool(config.workers),
                 psks=self._psks,
             ),
             allowlist=self._roster.allowlist,
@@ -400,6 +403,28 @@ class Node:
         for datagram in datagrams:
             self._endpoint.receive(datagram.data, datagram.remote, datagram.local)
 
+    def _watch_generation(self) -> None:
+        """Where there are no such notices, there is nothing to be told, either."""
+        try:
+            self._generation = GenerationMonitor()
+        except OSError:
+            return
+        self._loop.add_reader(self._generation.fileno(), self._generation_ready)
+        self._undo.append(self._generation.close)
+        self._undo.append(partial(self._loop.remove_reader, self._generation.fileno()))
+
+    def _generation_ready(self) -> None:
+        """A copy of this machine may go on with the same keys and counters: nothing is sealed with them any more."""
+        monitor = self._generation
+        if monitor.changed():
+            peers = self._peers.forsake("vm_generation_changed")
+            self._endpoint.forsake_all()
+            self._reporter.generation_changed(peers)
+            self._changed()
+        if monitor.overrun:  # that was an error of the socket, after which libuv watches it no more
+            self._loop.remove_reader(monitor.fileno())
+            self._loop.add_reader(monitor.fileno(), self._generation_ready)
+
     def _stray_record(self, data: bytes, remote: Address, local: str | None) -> None:
         self._metrics.rerouted("record", 1)
         self._plane.inject(data, remote, local)
@@ -445,6 +470,7 @@ class Node:
         now = boottime()
         self._peers.look(now)
         self._roster.forget_idle(now)
+        self._dns.look()
         failure = self.health.reason()
         if failure != self._told_failure:
             self._told_failure = failure
@@ -631,7 +657,8 @@ class Node:
         """Dialers that come are told these. There is no frame for those that are here: they are made to connect again,
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
-        self._admittance.reconfigure(self._roster.allowlist, announced, self.config.rotate_secs, self._psks)
+        rotate_secs, rotate_floor = self.config.rotate_secs, self.config.rotate_min_secs
+        self._admittance.reconfigure(self._roster.allowlist, announced, rotate_secs, rotate_floor, self._psks)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
             what = "routes_changed" if announced.networks != before.networks else "dns_changed"

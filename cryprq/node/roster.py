@@ -41,6 +41,7 @@ def allowlist_of(
         allow_any=config.allow_any,
         tunnel_networks=(interface.network for interface in config.tun_addresses),
         leases=leases,
+        successors=config.successors,
         is_here=is_here,
     )
 
@@ -219,8 +220,13 @@ class Roster:
 
     def elect(self) -> None:
         """Networks of peers that are not there go to those that stand by for them: of several, to the one that the
-        configuration names first."""
-        self._network.elect(self._peers.present, lambda peer_id: self._rank.get(peer_id, len(self._rank)))
+        configuration names first. A successor has them as soon as it is there."""
+        self._network.elect(
+            self._peers.present, lambda peer_id: self._rank.get(peer_id, len(self._rank)), self._succeeds
+        )
+
+    def _succeeds(self, new: PeerId, old: PeerId) -> bool:
+        return self.config.successors.get(old) == new
 
     # ---- dialling ----
 

@@ -165,6 +165,9 @@ class DialTarget(Protocol):
     def wants_dial(self) -> bool:
         """True if a tunnel is to be set up, or set up again."""
 
+    def dial_failed(self) -> None:
+        """A dial got no answer, or there was nowhere to dial."""
+
 
 class DialObserver(Protocol):
     """Who is told (``cryprq.telemetry.reporter.Reporter``)."""
@@ -272,6 +275,7 @@ class Dialer:
             self._volleys.append(_Volley(now, self.schedule.timeout(now), list(known), now))
         elif all(error is not None for error in errors.values()):
             self.schedule.failed(now)
+            self.target.dial_failed()
 
     def _advance(self, volley: _Volley, now: Boottime) -> None:
         while volley.waiting and now >= volley.next_at:
@@ -301,6 +305,7 @@ class Dialer:
                 if not again:
                     self._told_at = now
                 self.schedule.failed(now)
+                self.target.dial_failed()
                 if volley.attempts:
                     self._unanswered(volley.began)
 

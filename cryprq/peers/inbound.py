@@ -61,11 +61,16 @@ class Admittance:
     """The node stops: whoever comes now has to wait for the next one."""
 
     def reconfigure(
-        self, allowlist: "Allowlist", announced: Announcement, rotate_secs: int, psks: Mapping[PeerId, Secret]
+        self,
+        allowlist: "Allowlist",
+        announced: Announcement,
+        rotate_secs: int,
+        rotate_floor: int,
+        psks: Mapping[PeerId, Secret],
     ) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
         self.allowlist, self.announced = allowlist, announced
-        self.settings = replace(self.settings, rotate_secs=rotate_secs, psks=psks)
+        self.settings = replace(self.settings, rotate_secs=rotate_secs, rotate_floor=rotate_floor, psks=psks)
 
     def accept(self, connection: "Connection") -> "Inbound":
         """The handler for a new inbound connection."""
@@ -167,7 +172,7 @@ class Inbound:
         now = shared.clock()
         try:
             peer = shared.obtain(auth.peer_id)
-            parameters = self._parameters(auth.peer_id)
+            parameters = replace(self._parameters(auth.peer_id), serial=peer.next_serial())
         except MachineError as error:
             self._finish()
             shared.reporter.handshake_failed("no_address", connection.remote, peer_id=auth.peer_id, hint=str(error))
@@ -203,7 +208,7 @@ class Inbound:
         # The keys are in place before the dialer can know them.
         self._peer, self._link = (
             peer,
-            peer.adopt(session, connection, self._lease, now, told=auth.parameters),
+            peer.adopt(session, connection, self._lease, now, told=auth.parameters, serial=parameters.serial),
         )
         # The dialer may not be able to open M4: the pre-shared key differs, say.
         self._link.proven = partial(
@@ -225,6 +230,8 @@ class Inbound:
             search=self._shared.announced.search,
             token=self._shared.token_for(peer_id.digest),
             messages=(MESSAGE_PING,),
+            lanes=settings.rx_lanes,
+            rotate_floor=settings.rotate_floor,
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:
@@ -261,6 +268,7 @@ class Inbound:
 _HINTS: Final = {
     "aead": "the two nodes have no --aead in common",
     "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
+    "lanes": "it sends on more lanes than this node receives on: give it this version, or fewer --workers",
     "kem": "this node does not accept the dialer's --kem, or the dialer's key is none",
 }
 """What to do about those whose dialer knows this node's ID, and so is hardly a stranger."""

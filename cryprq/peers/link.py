@@ -9,6 +9,7 @@ from cryprq.peers.ports import Carrier
 from cryprq.protocol.actions import Action, Established, Promote
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import MTU_SEALABLE_MAX
+from cryprq.protocol.parameters import Serial
 from cryprq.protocol.session import Role, Session
 
 
@@ -21,9 +22,8 @@ class Link:
     lease: IndexLease
     remote: Address
     local: str | None
-    serial: int
-    """Links are numbered in the order in which their handshakes completed: of two dialled by the same side the later
-    one wins, whichever proves itself first."""
+    order: int
+    """Links are numbered in the order in which their handshakes completed at this node."""
     created: Boottime
     epoch_since: Boottime
     promoted_index: int | None = None
@@ -34,6 +34,8 @@ class Link:
     """Seconds without a record after which the peer wants an empty one; 0 or None: never."""
     mtu: int = MTU_SEALABLE_MAX
     """What the peer's tunnel takes; the data plane sends nothing larger than that, nor than this node's own MTU."""
+    serial: Serial | None = None
+    """The listener's number of the session; None: one of a version before has none."""
     answers_pings: bool = False
     """Whether the peer's plane answers a ping at once."""
     round_trip: float = 0.0
@@ -47,6 +49,13 @@ class Link:
     def dialled(self) -> bool:
         """True if this node dialled the session."""
         return self.session.role is Role.INITIATOR
+
+    def is_later(self, other: "Link") -> bool:
+        """Of two links dialled by the same side the later one wins, whichever proves itself first. What counts is the
+        order at the listener, where both ends can know it: two M4s may cross on their way."""
+        if self.serial is not None and other.serial is not None and self.serial.life == other.serial.life:
+            return self.serial.number > other.serial.number
+        return self.order > other.order
 
     @property
     def direction(self) -> str:

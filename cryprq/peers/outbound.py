@@ -9,7 +9,14 @@ from cryprq.address import Address
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_ROUND_TRIPS, KEM_NAMES, KEMS_DEFAULT, MESSAGE_PING
+from cryprq.protocol.constants import (
+    HANDSHAKE_ROUND_TRIPS,
+    KEM_NAMES,
+    KEMS_DEFAULT,
+    MESSAGE_PING,
+    ROTATE_SECS_MIN,
+    RX_LANES_LEAST,
+)
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -29,7 +36,7 @@ class HandshakeSettings:
 
     identity: Identity
     lanes: int
-    """On how many lanes this node sends."""
+    """On how many lanes this node would send, one for each worker."""
     aeads: Sequence[int]
     """In order of preference."""
     rotate_secs: int
@@ -37,8 +44,15 @@ class HandshakeSettings:
     indices: IndexPool
     psks: Mapping[PeerId, Secret] = field(default_factory=dict, repr=False)
     """The keys that this node and some of its peers have for each other."""
+    rotate_floor: int = ROTATE_SECS_MIN
+    """The least interval between rotations that this node agrees to, in seconds."""
     kems: Sequence[int] = KEMS_DEFAULT
     """The first is what this node dials with; all are accepted."""
+
+    @property
+    def rx_lanes(self) -> int:
+        """On how many lanes this node receives at most: each has keys and a window, which cost time and memory."""
+        return max(self.lanes, RX_LANES_LEAST)
 
 
 PSK_HINT: Final = "the pre-shared key differs: --psk-file gives the same key at both nodes, or at neither"
@@ -151,7 +165,13 @@ class Outbound:
                 aead_offer=settings.aeads,
                 kem=settings.kems[0],
                 new_index=self._lease,
-                parameters=Parameters(mtu=settings.mtu, rotate_secs=settings.rotate_secs, messages=(MESSAGE_PING,)),
+                parameters=Parameters(
+                    mtu=settings.mtu,
+                    rotate_secs=settings.rotate_secs,
+                    messages=(MESSAGE_PING,),
+                    lanes=settings.rx_lanes,
+                    rotate_floor=settings.rotate_floor,
+                ),
                 psk=settings.psks.get(self._peer.peer_id),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())
@@ -227,7 +247,8 @@ class Outbound:
         self._reporter.handshake_complete(
             self._peer.peer_id, self.remote, "outbound", session.kem, accepted.kind.name, session.suite, duration
         )
-        self._link = self._peer.adopt(session, connection, self._lease, now, told=accepted.parameters)
+        told = accepted.parameters
+        self._link = self._peer.adopt(session, connection, self._lease, now, told=told, serial=told.serial)
         self._finish(Outcome.SESSION)
 
     def _began(self) -> float:
@@ -251,6 +272,7 @@ class Outbound:
 
     def _fail(self, reason: str, *, hint: str | None, outcome: Outcome = Outcome.REFUSED) -> None:
         self._reporter.handshake_failed(reason, self.remote, peer_id=self._peer.peer_id, hint=hint)
+        self._peer.dial_failed()
         self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
@@ -269,6 +291,7 @@ _CLOSED: Final[Mapping[int, str]] = {CloseCode.TIMEOUT: "timeout", CloseCode.SHU
 """Why the listener ended a handshake that it had nothing against."""
 _HINTS: Final = {
     "wrong_peer_id": "another node answered there: check the ID in --peer against its listener_ready line",
+    "lanes": "the listener sends on more lanes than this node receives on: it needs this version, or fewer --workers",
     "aead": "the two nodes have no --aead in common",
     "timeout": "the handshake took too long: packets are lost, or one of the two machines is overloaded",
     "shutdown": "the listener stops",

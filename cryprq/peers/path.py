@@ -47,7 +47,7 @@ class Path:
         self._changed = changed
         self._due: Boottime | None = None
         self._limit = MTU_SEALABLE_MAX
-        self._applied: tuple[int, int] | None = None
+        self._applied: tuple[int, int, int] | None = None
         self._machine = PathMtu(draw=_token, round_trip=round_trip, hint=self._hinted)
 
     @property
@@ -121,15 +121,15 @@ class Path:
         return min(self._mtu(), self._limit)
 
     def _apply(self) -> None:
-        size, inner = self._machine.size, self._inner_max()
+        size, most = self._machine.size, self._inner_max()
         record = size - self._around if size is not None else 0
-        if record:
-            inner = min(inner, record - RECORD_OVERHEAD)
-        if (record, inner) == self._applied:
+        inner = min(most, record - RECORD_OVERHEAD) if record else most
+        told = inner if self._machine.settled else most
+        if (record, inner, told) == self._applied:
             return
-        self._applied = record, inner
+        self._applied = record, inner, told
         self._plane.set_whole_max(self._handle, record)
-        self._plane.set_peer_mtu(self._handle, inner)
+        self._plane.set_peer_mtu(self._handle, inner, told)
 
     def _hinted(self) -> int | None:
         way = self._way_now()

@@ -5,6 +5,7 @@ of its sessions is in use: a new one replaces an old one when the first record p
 """
 
 import itertools
+import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from cryprq._fastpath import (
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
+    EVENT_FORGED,
     EVENT_KEY_EXPIRED,
     EVENT_PROBE_ACKED,
     EVENT_RECORD_REFUSED,
@@ -43,10 +45,10 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT
+from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT, SERIAL_LIFE_SIZE
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
-from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.parameters import Parameters, Serial
 from cryprq.protocol.session import Session, State
 from cryprq.protocol.token_bucket import TokenBucket
 
@@ -67,8 +69,6 @@ class Peer:
 
     ``now`` is seconds of CLOCK_BOOTTIME throughout.
     """
-
-    _serials = itertools.count(1)
 
     def __init__(
         self,
@@ -112,7 +112,12 @@ class Peer:
         """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
         self.last_handshake: Boottime | None = None
         self.rotations = 0
+        self._undialled_ns: int | None = None
+        """When it had last been heard, as a dial of it came to nothing."""
         self._contest = Contest()
+        self._orders = itertools.count(1)
+        self._life = secrets.token_bytes(SERIAL_LIFE_SIZE)
+        self._numbers = itertools.count(1)
         self._reauth = Reauth(reauth_secs)
         self._handshakes = TokenBucket(HANDSHAKE_RATE, HANDSHAKE_BURST)
         self._own_id = own_id
@@ -151,10 +156,28 @@ class Peer:
         """A dial of this peer is answered: those that run beside it are given up before they cost anybody more."""
         self._changed()
 
+    def dial_failed(self) -> None:
+        """A dial of this peer came to nothing."""
+        self._undialled_ns = self._plane.peer_stats(self.handle).last_rx_ns
+        if self.current is not None:
+            self._look_for_loss(self.current)
+
+    def _look_for_loss(self, link: Link) -> None:
+        """Who is silent and cannot be reached anew either, by a dial or, where that is for the peer to do, by the
+        connection that it dialled, is taken for gone: senders are told so until it is heard."""
+        unheard_ns = self.liveness.unheard_after_ns
+        unconnected = link.carrier is None and not link.dialled
+        if self.liveness.silent and (unconnected or self._undialled_ns == unheard_ns):
+            self._plane.set_lost(self.handle, unheard_ns)
+
     def has_successor(self, link: Link) -> bool:
         """True if another session with the peer is there that may have replaced this one: a later one, or one that was
         dialled by the other side."""
-        return any(other.serial > link.serial or other.dialled is not link.dialled for other in self.links)
+        return any(other.dialled is not link.dialled or other.is_later(link) for other in self.links)
+
+    def next_serial(self) -> Serial:
+        """For the next session that the peer has dialled: both ends then know which of two is the later one."""
+        return Serial(self._life, next(self._numbers))
 
     def outranks_outbound(self) -> bool:
         """The same when M4 of an own dial arrives: True if a session that the peer dialled lives and wins."""
@@ -162,9 +185,19 @@ class Peer:
         lives = current is not None and not current.dialled and current.carrier is not None
         return lives and self.peer_id < self._own_id
 
-    def adopt(self, session: Session, carrier: Carrier, lease: IndexLease, now: Boottime, *, told: Parameters) -> Link:
+    def adopt(
+        self,
+        session: Session,
+        carrier: Carrier,
+        lease: IndexLease,
+        now: Boottime,
+        *,
+        told: Parameters,
+        serial: Serial | None = None,
+    ) -> Link:
         """Takes a session whose M4 was made (listener) or opened (dialer), and installs its keys. ``told`` is what the
-        peer says of itself: how large a packet it takes, and how often it wants to be heard from.
+        peer says of itself: how large a packet it takes, and how often it wants to be heard from. ``serial`` is what
+        M4 says.
 
         A dialer sends on it at once. A listener only receives on it until its first record, and until then goes on
         answering where an older session's peer is: the QUIC path says less than an authenticated record.
@@ -175,11 +208,12 @@ class Peer:
             lease,
             carrier.remote,
             carrier.local,
-            next(self._serials),
+            next(self._orders),
             now,
             now,
             keepalive=told.keepalive,
             mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
+            serial=serial,
             answers_pings=MESSAGE_PING in told.messages,
         )
         self.last_handshake = now
@@ -223,6 +257,8 @@ class Peer:
             return
         if flags & EVENT_FIRST_RECORD:
             self._execute(link, link.session.first_record(rx_index, now), now)
+        if flags & EVENT_FORGED:
+            self._observer.records_forged(self.peer_id, link.session.number)
         if flags & EVENT_ROTATE_DUE and not link.ended and link is self.current:
             self._execute(link, link.session.rotate(now), now)
         if flags & EVENT_KEY_EXPIRED and not link.ended:
@@ -274,19 +310,23 @@ class Peer:
             self._observer.peer_silent(self.peer_id)
             if not link.dialled:
                 self.doubt()
+        self._look_for_loss(link)
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
 
     def _look_at_identity(self, link: Link, now: Boottime) -> None:
         wanted_dial = self._reauth.wants_dial
-        if self._reauth.look(link.created, now, dialled=link.dialled):
-            self.renew("reauth", now)
+        overdue = self._reauth.look(link.created, now, dialled=link.dialled)
+        if overdue and (carrier := link.carrier) is not None:
+            self.carrier_lost(link, "reauth", now)
+            carrier.close(CloseCode.OK, "reauth")
         if self._reauth.wants_dial is not wanted_dial:
             self._changed()
 
     def check(self, now: Boottime) -> None:
         """The way to the peer may be another one: asks one that this node has dialled whether it is heard, as if data
         had gone out."""
+        self._forget_offsets()
         link = self.current
         if link is None or not link.dialled:
             return
@@ -333,6 +373,13 @@ class Peer:
             if carrier is not None:
                 self._later(CLOSE_FLUSH_TIMEOUT, partial(carrier.close, code, reason))
             self._end(link, code, reason)
+
+    def forsake(self, reason: str) -> None:
+        """Ends every session without a word: somebody else may seal another one with the same nonce. The connections
+        are the caller's to drop."""
+        for link in tuple(self.links):
+            link.carrier = None
+            self._end(link, CloseCode.OK, reason)
 
     def fail(self) -> None:
         """After a fault: ends every session, since what the plane has may not be what the sessions think."""
@@ -467,7 +514,7 @@ class Peer:
         self._resume(link)  # a dialled one was activated at its start, and another may have been since
         self.liveness.reset()
         for other in tuple(self.links):
-            if other is previous or (other.serial < link.serial and other.dialled is link.dialled):
+            if other is previous or (other.dialled is link.dialled and link.is_later(other)):
                 self._retire(other, CloseCode.REPLACED, now)
         self.path.begin("session", now)
         if previous is None:
@@ -489,7 +536,7 @@ class Peer:
         if current is None or current is link or current.ended:
             return False
         if current.dialled is link.dialled:
-            return current.serial > link.serial
+            return current.is_later(link)
         winner_is_own = self._own_id < self.peer_id
         return current.dialled is winner_is_own and current.carrier is not None
 
@@ -554,10 +601,16 @@ class Peer:
         endpoint = self._plane.endpoint(self.handle)
         if endpoint is not None:
             self._observer.endpoint_moved(self.peer_id, endpoint[0])
+        self._forget_offsets()
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self.show()
         if self.current is not None:
             self.path.begin("moved", now)
+
+    def _forget_offsets(self) -> None:
+        """One of the two addresses is another: what indices have in common must not link the old to the new."""
+        for link in self.links:
+            link.lease.moved()
 
     def _sending_index(self) -> int | None:
         return self.current.session.sending_index if self.current is not None else None

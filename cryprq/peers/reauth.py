@@ -1,9 +1,9 @@
 """When the two ends of a session have to prove again who they are.
 
 A rotation proves possession of the keys before it and nothing else. So the dialer makes a new handshake beside a
-session that is ``--reauth-secs`` old, which takes over without losing a packet (protocol, 3.1, taking over). A listener
-whose peer does not come takes the session's connection away: without one there are no rotations, and the keys end at
-their limit.
+session that is ``--reauth-secs`` old, which takes over without losing a packet (protocol, 3.1, taking over). Where none
+comes of it, either end takes the session's connection away: without one there are no rotations, and the keys end at
+their limit. So nobody stays in the middle by keeping new handshakes from the peer.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ REAUTH_WINDOW: Final = 10.0
 REAUTH_RETRY: Final = 60.0
 """... and after which it tries again: the session works meanwhile."""
 REAUTH_PATIENCE: Final = 150.0
-"""Seconds after which a listener does not wait any more: two tries and the third."""
+"""Seconds after which nobody waits any more: two tries and the third."""
 
 
 class Reauth:
@@ -34,13 +34,13 @@ class Reauth:
         self.wants_dial = False
 
     def look(self, since: Boottime, now: Boottime, *, dialled: bool) -> bool:
-        """Once a second; ``since``: when the handshake of the session in use was complete. True: the peer dialled it
-        and is overdue."""
+        """Once a second; ``since``: when the handshake of the session in use was complete. True: the next one is
+        overdue."""
         due = since + self._interval()
         if not dialled or now < due:
             self._try_at, self.wants_dial = now, False
-            return not dialled and now >= due + REAUTH_PATIENCE
-        if now >= self._try_at:
-            self._try_at, self._until = Boottime(now + REAUTH_RETRY), Boottime(now + REAUTH_WINDOW)
-        self.wants_dial = now < self._until
-        return False
+        else:
+            if now >= self._try_at:
+                self._try_at, self._until = Boottime(now + REAUTH_RETRY), Boottime(now + REAUTH_WINDOW)
+            self.wants_dial = now < self._until
+        return now >= due + REAUTH_PATIENCE

@@ -108,6 +108,13 @@ class PeerTable:
         for peer in self:
             self._guard(peer, partial(peer.close, CloseCode.SHUTDOWN, CLOSE_REASONS[CloseCode.SHUTDOWN], now))
 
+    def forsake(self, reason: str) -> int:
+        """All keys are wiped without a word (``Peer.forsake``). Returns how many peers had some."""
+        had = [peer for peer in self if not peer.idle]
+        for peer in had:
+            self._guard(peer, partial(peer.forsake, reason))
+        return len(had)
+
     def dispatch(self, events: Iterable[Event], now: Boottime) -> None:
         """Events of the data plane. Those of a peer that was removed meanwhile are nobody's."""
         for event in events:

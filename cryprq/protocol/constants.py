@@ -46,6 +46,8 @@ NONCE_SIZE: Final = 32
 X25519_SIZE: Final = 32
 LANE_SECRET_SIZE: Final = KEY_SIZE + IV_SIZE
 LANES_MAX: Final = 64
+RX_LANES_LEAST: Final = 8
+"""On so many lanes every node receives, and on as many as it has workers: keys of more would serve nobody."""
 
 # ---- control channel: frames and QUIC ----
 
@@ -92,6 +94,8 @@ PROBE_TIMEOUT: Final = 3.0
 
 ROTATE_SECS_MIN: Final = 5
 ROTATE_SECS_MAX: Final = 3600
+ROTATE_FLOOR_MAX: Final = 300
+"""The least interval that an end may ask the other for: no peer makes anybody rotate less often than by default."""
 ROTATE_MIN_INTERVAL: Final = 1.0
 """Least time between the starts of two rotations, ..."""
 ROTATE_BURST: Final = 8
@@ -148,6 +152,8 @@ KEEPALIVE_MAX: Final = 3600
 MESSAGES_FIRST: Final = 0x10
 MESSAGES_LAST: Final = 0x1F
 """The types that an in-band message can have."""
+SERIAL_LIFE_SIZE: Final = 8
+"""Of what tells apart the runs, and the memory, from which a listener numbers a peer's sessions."""
 TOKEN_MAX: Final = 256
 """Bytes of a token that a gateway may give in M4: the dialer's first datagram has room for it."""
 

@@ -43,8 +43,8 @@ class HandshakeError(Exception):
     """A handshake ended without a session.
 
     ``reason`` is one snake_case word for metrics and the local log: malformed, version, downgrade, knock, aead, kem,
-    tag, wrong_peer_id, own_peer_id, not_allowlisted, signature, psk, parameters, order, busy. ``peer_id`` is who the
-    other end claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
+    tag, wrong_peer_id, own_peer_id, not_allowlisted, signature, psk, parameters, lanes, order, busy. ``peer_id`` is who
+    the other end claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
     """
 
     def __init__(self, reason: str, code: CloseCode, peer_id: PeerId | None = None) -> None:
@@ -119,7 +119,6 @@ class _Machine:
         self._aead = 0
         self._kem = 0
         self._transcript = b""  # th1, th2 or th3: the newest
-        self._rotate_secs = ROTATE_SECS_DEFAULT
 
     def abort(self) -> None:
         """Ends the handshake and wipes its secrets. Harmless at any time; the session, if there is one, is apart."""
@@ -165,19 +164,29 @@ class _Machine:
         wipe(self._hs)
         return root
 
-    def _session(self, role: Role, peer_id: PeerId, root: bytearray, other: Parameters, now: Boottime) -> Session:
-        """The session; takes the root over."""
-        if other.rotate_secs is None:
+    def _session(
+        self, role: Role, peer_id: PeerId, root: bytearray, own: Parameters, other: Parameters, now: Boottime
+    ) -> Session:
+        """The session, on what M3 and M4 have said; takes the root over."""
+        if own.rotate_secs is None or other.rotate_secs is None:
             raise _Failure("parameters", peer_id)
+        rotate_secs = min(own.rotate_secs, other.rotate_secs)
+        if own.rotate_floor is not None and other.rotate_floor is not None:
+            rotate_secs = max(rotate_secs, own.rotate_floor, other.rotate_floor)
+        tx_lanes, rx_lanes = self._lanes, self._peer_lanes
+        if own.lanes is not None and other.lanes is not None:
+            tx_lanes, rx_lanes = min(tx_lanes, other.lanes), min(rx_lanes, own.lanes)
+        elif own.lanes is not None and rx_lanes > own.lanes:  # of a version that would send on all of them
+            raise _Failure("lanes", peer_id)
         return Session(
             SessionSetup(
                 role=role,
                 peer_id=peer_id,
                 suite=self._aead,
                 kem=self._kem,
-                rotate_secs=min(self._rotate_secs, other.rotate_secs),
-                tx_lanes=self._lanes,
-                rx_lanes=self._peer_lanes,
+                rotate_secs=rotate_secs,
+                tx_lanes=tx_lanes,
+                rx_lanes=rx_lanes,
                 new_index=self._new_index,
             ),
             root,
@@ -220,7 +229,6 @@ class Initiator(_Machine):
         self._offer = bytes(aead_offer)
         self._kem = kem
         self._parameters = _with_rotation(parameters)
-        self._rotate_secs = self._parameters.rotate_secs or ROTATE_SECS_DEFAULT
         self._psk = None if psk is None else bytearray(psk)
         self._ephemeral: Ephemeral | None = None
         self._peer_kind: Kind | None = None
@@ -294,7 +302,7 @@ class Initiator(_Machine):
                 status, parameters = _decode_message4(opened, self._peer_id)
                 session = None
                 if status == STATUS_ACCEPTED:
-                    session = self._session(Role.INITIATOR, self._peer_id, root, parameters, now)
+                    session = self._session(Role.INITIATOR, self._peer_id, root, self._parameters, parameters, now)
             finally:
                 wipe(root)  # the session has its own copy
         return Accepted(status, parameters, self._peer_kind, session)
@@ -425,14 +433,14 @@ class Responder(_Machine):
         with self._step(_State.VERIFIED_M3, _State.OVER):
             assert self._peer_id is not None
             parameters = _with_rotation(parameters)
-            self._rotate_secs = parameters.rotate_secs or ROTATE_SECS_DEFAULT
             root = self._first_root(psk)
             key = key_schedule.accept_key(root)
             try:
                 body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + parameters.encode())
                 session = None
                 if status == STATUS_ACCEPTED:
-                    session = self._session(Role.RESPONDER, self._peer_id, root, self._peer_parameters, now)
+                    other = self._peer_parameters
+                    session = self._session(Role.RESPONDER, self._peer_id, root, parameters, other, now)
             finally:
                 wipe(key, root)  # the session has its own copy
         return body, session

@@ -6,6 +6,7 @@ the input of HKDF: a combiner of GHP18 (Giacon, Heuer, Poettering, "KEM Combiner
 X25519 nor every KEM binds its secret to them.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -21,8 +22,9 @@ from cryprq.protocol.constants import (
     KEM_X25519_MLKEM768,
     KEM_X25519_MLKEM768_FRODOKEM976,
     KEM_X25519_MLKEM1024,
+    X25519_SIZE,
 )
-from cryprq.protocol.key_schedule import join, wipe
+from cryprq.protocol.key_schedule import Secret, join, take, wipe
 from cryprq.protocol.oqs_kem import FRODOKEM_976_AES, OqsError, OqsKem, OqsKey
 
 
@@ -36,6 +38,8 @@ class _MlKem:
     public_key: type[MLKEM768PublicKey] | type[MLKEM1024PublicKey]
 
 
+MLKEM_SEED_SIZE: Final = 64
+"""d || z (FIPS 203, 7.1)."""
 _MLKEM768: Final = _MlKem(1184, 1088, MLKEM768PrivateKey, MLKEM768PublicKey)
 _MLKEM1024: Final = _MlKem(1568, 1568, MLKEM1024PrivateKey, MLKEM1024PublicKey)
 _PARTS: Final[dict[int, tuple[_MlKem, OqsKem | None]]] = {
@@ -97,16 +101,16 @@ class Ephemeral:
     @classmethod
     def generate(cls, kem: int) -> Self:
         """Fresh keys. KeyError for a KEM that is not one of ``constants.KEMS``, LiboqsMissing as from ``require``."""
-        mlkem, third = _PARTS[kem]
-        keys = cls(
-            kem, mlkem.private_key.generate(), X25519PrivateKey.generate(), None if third is None else third.generate()
-        )
-        wipe()
-        return keys
+        _, third = _PARTS[kem]
+        mlkem_seed, x25519_seed = _random(MLKEM_SEED_SIZE), _random(X25519_SIZE)
+        try:
+            return cls.from_seeds(kem, mlkem_seed, x25519_seed, None if third is None else third.generate())
+        finally:
+            wipe(mlkem_seed, x25519_seed)
 
     @classmethod
-    def from_seeds(cls, kem: int, mlkem_seed: bytes, x25519_seed: bytes, third: OqsKey | None = None) -> Self:
-        """The keys of known seeds (FIPS 203 d || z, 64 bytes; an X25519 private key): for test vectors only."""
+    def from_seeds(cls, kem: int, mlkem_seed: Secret, x25519_seed: Secret, third: OqsKey | None = None) -> Self:
+        """The keys of these seeds (FIPS 203 d || z, 64 bytes; an X25519 private key), which stay the caller's."""
         mlkem, _ = _PARTS[kem]
         return cls(
             kem, mlkem.private_key.from_seed_bytes(mlkem_seed), X25519PrivateKey.from_private_bytes(x25519_seed), third
@@ -163,7 +167,9 @@ def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
     if len(kem_ek) != SIZES[kem].encapsulation_key:
         raise KemError(f"an encapsulation key of {len(kem_ek)} bytes")
     size = mlkem.encapsulation_key
-    own = X25519PrivateKey.generate()
+    seed = _random(X25519_SIZE)
+    own = X25519PrivateKey.from_private_bytes(seed)
+    wipe(seed)
     ss_x25519 = ss_mlkem = None
     ss_third = ciphertext_third = b""
     try:
@@ -183,6 +189,11 @@ def encapsulate(kem: int, kem_ek: bytes, x25519: bytes) -> Encapsulation:
     finally:
         del own
         wipe(ss_x25519, ss_mlkem, ss_third or None)  # b"" is everybody's
+
+
+def _random(size: int) -> bytearray:
+    """From the kernel: the generators of OpenSSL repeat what they gave in a copy of this machine, until they reseed."""
+    return take(os.urandom(size))
 
 
 def _exchange(own: X25519PrivateKey, x25519: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
 and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
-list of u8, ascending; 16 token: bytes that only the listener reads. A type may occur once, in any order; unknown types
-are skipped; anything else that ``encode`` would not write is an error.
+list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 16 token: bytes that only the
+listener reads. A type may occur once, in any order; unknown types are skipped; anything else that ``encode`` would not
+write is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +26,18 @@ from cryprq.networks import Interface, Network
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
+    LANES_MAX,
     MESSAGES_FIRST,
     MESSAGES_LAST,
     MTU_MIN,
     MTU_PARAMETER_MAX,
     NAME_SERVERS_MAX,
+    ROTATE_FLOOR_MAX,
     ROTATE_SECS_MAX,
     ROTATE_SECS_MIN,
     ROUTES_MAX,
     SEARCH_MAX,
+    SERIAL_LIFE_SIZE,
     TOKEN_MAX,
 )
 from cryprq.protocol.frames import Cursor, FrameError
@@ -50,6 +54,9 @@ class ParameterType(IntEnum):
     NAME_SERVERS = 6
     SEARCH = 7
     MESSAGES = 8
+    LANES = 9
+    ROTATE_FLOOR = 10
+    SERIAL = 11
     TOKEN = 16
 
 
@@ -57,9 +64,31 @@ _NUMBERS: Final = {
     ParameterType.MTU: (MTU_MIN, MTU_PARAMETER_MAX),
     ParameterType.ROTATE_SECS: (ROTATE_SECS_MIN, ROTATE_SECS_MAX),
     ParameterType.KEEPALIVE: (0, KEEPALIVE_MAX),
+    ParameterType.LANES: (1, LANES_MAX),
+    ParameterType.ROTATE_FLOOR: (ROTATE_SECS_MIN, ROTATE_FLOOR_MAX),
 }
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Serial:
+    """The place of a session among those that one peer has dialled, as the listener numbers them."""
+
+    life: bytes
+    """8 random bytes: whose numbers can be compared with one another."""
+    number: int
+    """The later a handshake was complete at the listener, the larger; u64."""
+
+    def encode(self) -> bytes:
+        return self.life + self.number.to_bytes(8, "big")
+
+    @classmethod
+    def take(cls, cursor: Cursor) -> Self:
+        """FrameError for what ``encode`` would not write."""
+        serial = cls(cursor.take(SERIAL_LIFE_SIZE), int.from_bytes(cursor.take(8), "big"))
+        cursor.end()
+        return serial
 
 
 @dataclass(frozen=True)
@@ -73,7 +102,7 @@ class Parameters:
     mtu: int | None = None
     """Of the TUN, in bytes: 576..65535."""
     rotate_secs: int | None = None
-    """5..3600; both ends use the smaller one."""
+    """5..3600; both ends use the smaller one, but no less than either's ``rotate_floor``."""
     keepalive: int | None = None
     """Seconds without a record after which this end wants an empty one from the other; 0 is off."""
     name_servers: tuple[NameServerAddress, ...] = ()
@@ -84,6 +113,12 @@ class Parameters:
     """What the dialer shows the listener in the first datagram of its next dial; at most ``TOKEN_MAX`` bytes."""
     messages: tuple[int, ...] = ()
     """The types of in-band messages that this end acts on, ascending; 0x10..0x1f."""
+    lanes: int | None = None
+    """On how many lanes this end receives at most, so the other sends on no more; 1..64."""
+    rotate_floor: int | None = None
+    """The least interval between rotations that this end agrees to, in seconds: 5..300."""
+    serial: Serial | None = None
+    """Of the session, by which the dialer knows the later of two whose M4s have crossed."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -92,8 +127,8 @@ class Parameters:
             parts.append(_tlv(ParameterType.ADDRESSES, _encode_list(self.addresses, ADDRESSES_MAX)))
         if self.routes:
             parts.append(_tlv(ParameterType.ROUTES, _encode_list(self.routes, ROUTES_MAX)))
-        values = zip(_NUMBERS.items(), (self.mtu, self.rotate_secs, self.keepalive), strict=True)
-        for (kind, (low, high)), value in values:
+        numbers = (self.mtu, self.rotate_secs, self.keepalive, self.lanes, self.rotate_floor)
+        for (kind, (low, high)), value in zip(_NUMBERS.items(), numbers, strict=True):
             if value is not None:
                 if not low <= value <= high:
                     raise ValueError(f"{kind.name.lower()} {value} is not in {low}..{high}")
@@ -110,6 +145,8 @@ class Parameters:
             if not _are_messages(self.messages):
                 raise ValueError(f"{self.messages} are not ascending types of messages")
             parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
+        if self.serial is not None:
+            parts.append(_tlv(ParameterType.SERIAL, self.serial.encode()))
         return b"".join(parts)
 
     @classmethod
@@ -124,6 +161,7 @@ class Parameters:
         search: tuple[str, ...] = ()
         token = b""
         messages: tuple[int, ...] = ()
+        serial: Serial | None = None
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -148,6 +186,8 @@ class Parameters:
                 messages = tuple(value.take(value.remaining))
                 if not _are_messages(messages):
                     raise FrameError(f"messages {messages}")
+            elif kind == ParameterType.SERIAL:
+                serial = Serial.take(value)
         return cls(
             addresses=addresses,
             routes=routes,
@@ -158,6 +198,9 @@ class Parameters:
             search=search,
             token=token,
             messages=messages,
+            lanes=numbers.get(ParameterType.LANES),
+            rotate_floor=numbers.get(ParameterType.ROTATE_FLOOR),
+            serial=serial,
         )
 
 

@@ -35,6 +35,9 @@ RESTART_INTERVAL: Final = 1.0
 """Least time between two beginnings: a peer that moves with each record costs no more probes than that."""
 PRECISION: Final = 8
 """The search ends when so little is left: half a percent of what is usual."""
+SETTLED_AFTER: Final = 8.0
+"""Seconds of a search after which senders are told what it has found so far. A host remembers for ten minutes what it
+was told (RFC 1191, 6.3), so it had better not be the base. Where round trips are not long a search is over before."""
 LATE: Final = 10.0
 """Seconds for which an answer still counts; it may have stood in a queue for longer than was waited for it."""
 AWAITED_MAX: Final = 16
@@ -112,6 +115,8 @@ class PathMtu:
         self.state = State.DISABLED
         self.size: int | None = None
         """What the path carries; None: unknown."""
+        self.settled = True
+        """Whether senders may be told so; False: a search is under way that may find more in a moment."""
         self._draw = draw
         self._round_trip = round_trip
         self._hint = hint
@@ -122,6 +127,7 @@ class PathMtu:
         self._question: _Question | None = None
         self._awaited: dict[int, tuple[int, Boottime]] = {}  # by token: size, and when it left; the oldest first
         self._begun: Boottime | None = None
+        self._search_begun: Boottime | None = None
         self._verified: Boottime | None = None
         self._begin_at: Boottime | None = None  # a new beginning, that came too soon
         self._raise_at: Boottime | None = None
@@ -150,7 +156,7 @@ class PathMtu:
 
     def end(self) -> None:
         """There is no session any more: nothing is asked. What was found is remembered for the next one."""
-        self.state = State.DISABLED
+        self.state, self.settled = State.DISABLED, True
         self._question = self._begin_at = self._raise_at = self._begun = None
         self._awaited.clear()
 
@@ -279,16 +285,20 @@ class PathMtu:
         return told + self._search(now)
 
     def _give_up(self, state: State, now: Boottime) -> list[Output]:
-        self.state, self.size = state, None
+        self.state, self.size, self.settled = state, None, True
         self._raise_at = Boottime(now + RAISE_INTERVAL)
         return self._tell() if state is State.ERROR else []
 
     def _search(self, now: Boottime) -> list[Output]:
+        if self.state is not State.SEARCHING or self._search_begun is None:
+            self._search_begun = now
         self.state = State.SEARCHING
         self._raise_at = None
         if (size := self._candidate()) is not None:
+            # What a search for more begins with was found by one that was over: it may be told.
+            self.settled = self._reason == "raise" or now - self._search_begun >= SETTLED_AFTER
             return self._ask(size, now)
-        self.state = State.COMPLETE
+        self.state, self.settled = State.COMPLETE, True
         self._verified = now
         if self.size is not None and self.size < self._ceiling:
             self._raise_at = Boottime(now + self._raise_in)

@@ -95,7 +95,7 @@ class SessionSetup:
     kem: int
     """``constants.KEMS``; rotations use the same."""
     rotate_secs: int
-    """The smaller of both ends' values."""
+    """The smaller of both ends' values, or what either's floor makes of it."""
     tx_lanes: int
     rx_lanes: int
     new_index: Callable[[], int]

@@ -281,7 +281,8 @@ class Connection:
             handler.closed(self, code, reason, how is Ended.PEER or (how is Ended.TRANSPORT and by_peer))
 
     def vanish(self) -> None:
-        """A fault ended the connection without a word to the peer."""
+        """A fault of this node ended the connection without a word to the peer, who is not to blame for it."""
+        self._failure_counted = True
         self._close = (Ended.LOCAL, int(CloseCode.INTERNAL), "internal error")
         self.finish(events.ConnectionTerminated(int(CloseCode.INTERNAL), None, ""), by_peer=False)
 

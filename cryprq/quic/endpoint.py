@@ -288,6 +288,11 @@ class Endpoint:
             conn.failed()
             self._table.drop(conn)
 
+    def forsake_all(self) -> None:
+        """Forgets every connection without a word to its peer."""
+        for conn in self._table:
+            self._table.drop(conn)
+
     # ---- the owner of its connections ----
 
     def make_handler(self, conn: Connection) -> ConnectionHandler | None:

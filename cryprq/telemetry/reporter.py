@@ -221,6 +221,25 @@ class Reporter:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
         self._log.limited("warning", "key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
 
+    def records_forged(self, peer_id: PeerId, epoch: int) -> None:
+        """So many records did not open under the epoch's keys that they give way to others."""
+        self._log.limited(
+            "warning",
+            "records_forged",
+            peer_id=peer_id,
+            epoch=epoch,
+            hint="somebody sends records that the peer has not made: none of them got through; the keys are renewed",
+        )
+
+    def generation_changed(self, peers: int) -> None:
+        """This machine goes on from a copy of its memory, which may go on elsewhere, too; so many peers had keys."""
+        self._log.limited(
+            "warning",
+            "vm_generation_changed",
+            peers=peers,
+            hint="this virtual machine was resumed from a snapshot: all keys are gone, and each session begins anew",
+        )
+
     # ---- the configuration ----
 
     def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
@@ -245,6 +264,10 @@ class Reporter:
         """A peer that stood by owns these now, since ``before`` is not there."""
         self._metrics.network_taken_over()
         self._log.limited("warning", "network_taken_over", peer_id=peer_id, networks=_joined(networks), before=before)
+
+    def peer_succeeded(self, peer_id: PeerId, networks: Sequence[Network], before: PeerId) -> None:
+        """A peer has come by its other ID, and has from now on what it had by the one ``before``."""
+        self._log.limited("info", "peer_succeeded", peer_id=peer_id, networks=_joined(networks), before=before)
 
     def network_refused(self, peer_id: PeerId, networks: Sequence[Network], reason: str) -> None:
         """Networks that a peer does not get."""
@@ -344,6 +367,10 @@ class Reporter:
             everything=settings is not None and settings.everything,
             by=by or None,
         )
+
+    def dns_restored(self, by: str) -> None:
+        """Somebody had changed or removed what this host asks the gateway's name servers by."""
+        self._log.limited("warning", "dns_restored", by=by)
 
     def dns_failed(self, error: str) -> None:
         """This host could not be told whom to ask about names, or whom no longer."""

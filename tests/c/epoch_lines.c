@@ -33,7 +33,9 @@ static void command_new(char **words)
         .limits = {.records_soft = lines_number(words[6]),
                    .records_hard = lines_number(words[7]),
                    .blocks_soft = lines_number(words[8]),
-                   .blocks_hard = lines_number(words[9])},
+                   .blocks_hard = lines_number(words[9]),
+                   .forged_soft = UINT64_MAX,
+                   .forged_hard = UINT64_MAX},
     };
     int rc;
 

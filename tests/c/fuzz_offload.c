@@ -69,7 +69,7 @@ static void hand_over(struct batch *b, const uint8_t *p, size_t n, bool vouched)
     b->added++;
 }
 
-static void split_first(struct batch *b, const uint8_t *p, size_t n)
+static void split_first(struct batch *b, const uint8_t *p, size_t n, bool narrow)
 {
     struct cq_vnet v;
     struct cq_split s;
@@ -84,7 +84,9 @@ static void split_first(struct batch *b, const uint8_t *p, size_t n)
     memcpy(buffer, p + sizeof v, n);
     if (cq_split_init(&s, &v, buffer, n) == CQ_OK) {
         unsigned count = 0;
+        narrow = narrow && cq_split_narrow(&s, CQ_MTU_MIN);
         while (cq_split_next(&s, &packet, &length)) {
+            HOLDS(!narrow || length <= CQ_MTU_MIN);
             HOLDS(packet >= buffer && packet + length <= buffer + n);
             if (v.gso_type != 0) /* completing an ordinary packet may hit any of its bytes, if the kernel says so */
                 HOLDS(cq_packet_length(packet, length) == length);
@@ -116,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         n = n < size - at ? n : size - at;
         sink.refuses |= (control & 4) != 0;
         if (control & 2)
-            split_first(&b, data + at, n);
+            split_first(&b, data + at, n, control & 8);
         else
             hand_over(&b, data + at, n, control & 1);
         at += n;
@@ -159,7 +161,7 @@ static size_t append(uint8_t *out, struct spec *flows)
     if (draw(64) == 0) /* cut off */
         n = draw((uint32_t)n + 1);
     n += (size_t)(p - out) - 3;
-    out[0] = (uint8_t)(draw(8) != 0) | (split ? 2 : 0) | (draw(64) == 0 ? 4 : 0);
+    out[0] = (uint8_t)(draw(8) != 0) | (split ? 2 : 0) | (draw(2) ? 8 : 0) | (draw(64) == 0 ? 4 : 0);
     cq_put16(out + 1, (uint16_t)n);
     return 3 + n;
 }

@@ -30,10 +30,10 @@ static int open_record(struct cq_epoch *epoch, uint8_t *record, size_t len, bool
 
 static void test_bad_parameters_are_refused(void)
 {
-    struct cq_epoch_params bad[10];
+    struct cq_epoch_params bad[11];
     int error;
 
-    for (unsigned i = 0; i < 10; i++)
+    for (unsigned i = 0; i < 11; i++)
         bad[i] = loop_params();
     bad[0].rx_index = 0;
     bad[1].tx_index = 0;
@@ -45,7 +45,8 @@ static void test_bad_parameters_are_refused(void)
     bad[7].tx_secrets = NULL;
     bad[8].limits.records_hard = 0;
     bad[9].limits.blocks_hard = 0;
-    for (unsigned i = 0; i < 10; i++) {
+    bad[10].limits.forged_hard = 0;
+    for (unsigned i = 0; i < 11; i++) {
         error = CQ_OK;
         CHECK(cq_epoch_new(&bad[i], &error) == NULL);
         CHECK_EQUAL(error, CQ_E_ARGUMENT);
@@ -86,13 +87,15 @@ static void test_hard_limits_are_clamped_to_the_protocol(void)
 {
     struct cq_epoch_params params = loop_params();
 
-    params.limits = (struct cq_limits){UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    params.limits = (struct cq_limits){UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
     struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
     REQUIRE(epoch != NULL);
     CHECK_EQUAL(epoch->limits.records_hard, CQ_RECORDS_HARD);
     CHECK_EQUAL(epoch->limits.records_soft, CQ_RECORDS_HARD);
     CHECK_EQUAL(epoch->limits.blocks_hard, CQ_BLOCKS_HARD);
     CHECK_EQUAL(epoch->limits.blocks_soft, CQ_BLOCKS_HARD);
+    CHECK_EQUAL(epoch->limits.forged_hard, CQ_FORGED_HARD_AES_256_GCM / 2); /* two lanes */
+    CHECK_EQUAL(epoch->limits.forged_soft, CQ_FORGED_HARD_AES_256_GCM / 4);
 
     /* The last counter is sealed and opened, and no other after it. */
     uint8_t record[CQ_OVERHEAD];
@@ -104,6 +107,28 @@ static void test_hard_limits_are_clamped_to_the_protocol(void)
     CHECK_EQUAL(epoch->tx[1].counter, CQ_RECORDS_HARD);
     CHECK_EQUAL(open_record(epoch, record, sizeof record, &newest), CQ_OK);
     CHECK(newest && epoch->soft_limit);
+    cq_epoch_free(epoch);
+}
+
+static void test_forged_records_are_counted_to_the_last(void)
+{
+    struct cq_epoch_params params = loop_params();
+    params.suite = CQ_SUITE_CHACHA20_POLY1305;
+    params.rx_lanes = 1;
+    struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
+    uint8_t good[CQ_OVERHEAD], record[CQ_OVERHEAD];
+    bool newest;
+
+    REQUIRE(epoch != NULL);
+    CHECK_EQUAL(epoch->limits.forged_hard, CQ_FORGED_HARD_CHACHA20_POLY1305);
+    CHECK_EQUAL(cq_epoch_seal(epoch, 0, 0, NULL, 0, good), CQ_OK);
+    epoch->rx[0].forged = CQ_FORGED_HARD_CHACHA20_POLY1305 - 1;
+    CHECK(!epoch->attacked && !cq_epoch_is_worn(epoch, 0));
+    memcpy(record, good, sizeof record);
+    record[CQ_OVERHEAD - 1] ^= 1;
+    CHECK_EQUAL(open_record(epoch, record, sizeof record, &newest), CQ_E_AUTH);
+    CHECK(epoch->attacked && epoch->soft_limit && cq_epoch_is_worn(epoch, 0));
+    CHECK_EQUAL(open_record(epoch, good, sizeof good, &newest), CQ_E_LIMIT);
     cq_epoch_free(epoch);
 }
 
@@ -178,6 +203,7 @@ int main(void)
     RUN(test_bad_parameters_are_refused);
     RUN(test_lanes_and_lengths_out_of_range);
     RUN(test_hard_limits_are_clamped_to_the_protocol);
+    RUN(test_forged_records_are_counted_to_the_last);
     RUN(test_each_record_opens_once_whoever_is_first);
     return check_done();
 }

@@ -88,11 +88,31 @@ static void test_narrowed_tcp_equals_naive_segments_of_that_size(void)
     }
 }
 
-static void test_what_has_to_stay_in_one_piece_is_not_narrowed(void)
+static void test_ordinary_tcp_is_narrowed_whoever_made_its_checksum(void)
+{
+    for (int kind = 0; kind < 8; kind++) {
+        const bool partial = kind & 2;
+        struct spec s = spec_of(kind & 1 ? 4 : 6, TCP, 1367);
+        s.flags = ACK | PSH | FIN | CWR;
+        s.extension = kind & 4 && s.version == 6 ? HOP_BY_HOP : NO_EXTENSION;
+        size_t n = build(super, &s), headers = headers_of(super);
+        struct cq_vnet v = vnet_of(super, 0);
+        struct cq_split split;
+        if (partial)
+            put_partial(super, n);
+        REQUIRE(cq_split_init(&split, partial ? &v : NULL, super, n) == CQ_OK);
+        REQUIRE(cq_split_narrow(&split, 1200));
+        CHECK_EQUAL(split.vouched, partial);
+        CHECK_EQUAL(compare(&split, n, 1200 - headers), 2);
+        CHECK_EQUAL(split.largest, 1200);
+    }
+}
+
+static void test_datagrams_are_not_narrowed(void)
 {
     struct cq_split split;
     for (int kind = 0; kind < 4; kind++) {
-        struct spec s = spec_of(kind & 1 ? 4 : 6, kind & 2 ? UDP : TCP, 2800);
+        struct spec s = spec_of(kind & 1 ? 4 : 6, UDP, 2800);
         size_t n = build(super, &s);
         struct cq_vnet v = vnet_of(super, kind & 2 ? 1400 : 0);
         put_partial(super, n);
@@ -100,6 +120,49 @@ static void test_what_has_to_stay_in_one_piece_is_not_narrowed(void)
         CHECK(!cq_split_narrow(&split, 1300));
         CHECK_EQUAL(compare(&split, n, kind & 2 ? 1400 : 2800), kind & 2 ? 2 : 1);
     }
+}
+
+/* Makes what is in super something else. */
+static void open_connection(struct spec *s) { s->flags = SYN; }
+static void reset_connection(struct spec *s) { s->flags = RST | ACK; }
+static void have_urgent_data(struct spec *s) { s->flags = URG | ACK; }
+static void allow_fragments(struct spec *s) { s->df = false; }
+static void have_ip_options(struct spec *s) { s->extension = 0; }
+static void sign(struct spec *s) { s->timestamp = 19u << 24 | 4u << 16; } /* the kind of TCP MD5 */
+static void authenticate(struct spec *s) { s->timestamp = 29u << 24 | 4u << 16; }
+static void end_too_late(struct spec *s) { s->timestamp = 0x01010108; } /* an option that is a kind and no more */
+static void have_no_length(struct spec *s) { s->timestamp = 0x01010800; }
+
+static void test_tcp_that_others_must_not_cut_is_not_narrowed(void)
+{
+    void (*const changes[])(struct spec *) = {open_connection, reset_connection, have_urgent_data,
+                                              allow_fragments, have_ip_options,  sign,
+                                              authenticate,    end_too_late,     have_no_length};
+    struct cq_split split;
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        struct spec s = spec_of(4, TCP, 1367);
+        s.options = 40;
+        changes[i](&s);
+        size_t n = build(super, &s);
+        REQUIRE(cq_split_init(&split, NULL, super, n) == CQ_OK);
+        CHECK(!cq_split_narrow(&split, 1300));
+        CHECK_EQUAL(compare(&split, n, 1367), 1);
+    }
+}
+
+static void test_damaged_segment_is_not_mended_by_cutting_it(void)
+{
+    struct cq_split split;
+    struct spec s = spec_of(6, TCP, 1367);
+    uint8_t *p;
+    size_t n = build(super, &s), length;
+    super[n - 1] ^= 1;
+    memcpy(original, super, n);
+    REQUIRE(cq_split_init(&split, NULL, super, n) == CQ_OK);
+    CHECK(!cq_split_narrow(&split, 1300));
+    REQUIRE(cq_split_next(&split, &p, &length));
+    CHECK_EQUAL(length, n);
+    CHECK(memcmp(p, original, n) == 0);
 }
 
 static void test_segments_smaller_than_headers(void)
@@ -561,7 +624,10 @@ int main(void)
 {
     RUN(test_super_packets_equal_naive_segments);
     RUN(test_narrowed_tcp_equals_naive_segments_of_that_size);
-    RUN(test_what_has_to_stay_in_one_piece_is_not_narrowed);
+    RUN(test_ordinary_tcp_is_narrowed_whoever_made_its_checksum);
+    RUN(test_datagrams_are_not_narrowed);
+    RUN(test_tcp_that_others_must_not_cut_is_not_narrowed);
+    RUN(test_damaged_segment_is_not_mended_by_cutting_it);
     RUN(test_segments_smaller_than_headers);
     RUN(test_super_packet_without_payload_is_one_packet);
     RUN(test_largest_super_packet);

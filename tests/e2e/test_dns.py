@@ -6,7 +6,7 @@ import pytest
 
 from lab.hosts import Lab
 from lab.name_server import NameServer
-from lab.nodes import Node
+from lab.nodes import PROGRAMS, Node
 from lab.tunnels import GATEWAY
 from lab.uplink import Uplink, make_uplink, soon
 from tests.rigs.resolvers import Resolvers, ResolvingNode, nothing, openresolv, resolved
@@ -69,6 +69,9 @@ def test_domains_of_a_gateway_are_asked_there_and_others_are_not(uplink: Uplink,
     assert node.wait_event("dns_refused", what="9.9.9.9")["reason"] == "it is not in a network of this gateway"
     assert host.look_up("www.corp.example") == GATEWAY_SAYS
     assert host.look_up("www.other.example") == LOCAL_SAYS
+    host.run("resolvectl", "revert", "cryprq0")  # somebody else
+    node.wait_event("dns_restored", by="resolvectl")
+    assert host.look_up("www.corp.example") == GATEWAY_SAYS
     assert node.http("/healthz") == (200, "ok\n")
     status = node.status()
     assert (status["name_servers"], status["dns_by"], status["faults"]) == ([GATEWAY[4]], "resolvectl", [])
@@ -131,6 +134,10 @@ def test_openresolv_is_told_and_what_a_killed_node_left_goes_at_its_next_start(u
     connect(node).wait_event("tunnel_dns", by="resolvconf")
     node.kill()
     assert GATEWAY[4] in host.resolv_conf.read_text()
+    host.run(str(PROGRAMS / "cryprq"), "down", "--control-socket", str(node.control))
+    assert host.resolv_conf.read_text() == before
+    connect(node).wait_event("tunnel_dns", by="resolvconf")
+    node.kill()
     node.start("--accept-dns", "off").wait_event("peer_connected", timeout=15)
     assert soon(lambda: host.resolv_conf.read_text() == before)
     assert host.look_up("www.other.example") == LOCAL_SAYS

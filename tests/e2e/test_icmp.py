@@ -13,7 +13,7 @@ from lab.hosts import Lab, Namespace
 from lab.icmp import FRAGMENT, TOO_BIG, IcmpError, Probe
 from lab.lans import HOSTS, MTU, UDP_OVERHEAD, Lans, counters, make_lans, transfer
 from lab.traffic import family_of
-from lab.tunnels import DIALER, Tunnel, make_tunnel
+from lab.tunnels import DIALER, GATEWAY, Tunnel, make_tunnel
 from tests.rigs.planes import wait
 
 NARROW = 1300
@@ -181,3 +181,24 @@ def test_no_way_is_told_at_once(lab: Lab) -> None:
         error, took = refusal(host, DIALER[version])
         assert error == errno.EHOSTUNREACH
         assert took < 0.1
+
+
+def test_gateway_that_died_is_told_at_once_and_found_again(lab: Lab) -> None:
+    """The session lives on until its keys end; nobody has to wait for that."""
+    tunnel = make_tunnel(lab)
+    here = tunnel.dialer.namespace
+    tunnel.listener.kill()
+    with Probe(here, GATEWAY[4]) as probe:
+        probe.socket.send(b"is there anybody")
+        tunnel.dialer.wait_event("peer_silent")
+        tunnel.dialer.wait_event("transport_error")
+    for version in (4, 6):
+        error, took = refusal(here, GATEWAY[version])
+        assert error == errno.EHOSTUNREACH
+        assert took < 0.1
+    assert not tunnel.dialer.events("peer_disconnected")
+    assert ("tx", "no_key") not in tunnel.drops(tunnel.dialer)
+    tunnel.listener.start()
+    tunnel.listener.wait_event("peer_connected")
+    for version in (4, 6):
+        assert refusal(here, GATEWAY[version])[0] == errno.ECONNREFUSED  # the gateway's kernel says so

@@ -3,6 +3,7 @@ reordered on its way through a real TUN."""
 
 import socket
 import struct
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
@@ -12,7 +13,7 @@ from lab.hosts import Lab
 from lab.lans import counters
 from lab.nodes import Node
 from lab.traffic import family_of, make_room
-from lab.tunnels import DIALER, GATEWAY, make_tunnel
+from lab.tunnels import DIALER, GATEWAY, LISTEN_FLAGS, listen_address, make_tunnel
 
 UNDER_WAY = 256
 """Datagrams at once, which the queue of the TUN holds."""
@@ -74,4 +75,43 @@ def test_flows_spread_over_the_lanes_and_keep_their_order(lab: Lab, listener: in
         assert tunnel.drops(node) == {}
         tcp = counters(node.namespace)
         # Nothing was lost or overtaken: what an impatient timer sends once more is never early.
+        assert tcp["TcpExt.TCPOFOQueue"] == tcp["TcpExt.TCPFastRetrans"] == 0
+
+
+def test_dialers_with_one_worker_share_those_of_their_gateway_while_keys_rotate(lab: Lab) -> None:
+    """Each keeps its worker and its order, in both directions: the TUN sends a flow's packets where it has got the
+    flow's last one from."""
+    here, dialling = lab.namespace("gateway"), [lab.namespace(f"dialer{number}") for number in range(4)]
+    outer = {host: f"192.0.2.{10 + number}" for number, host in enumerate(dialling)}
+    lab.switch("switch", {here: ["192.0.2.1/24"], **{host: [f"{address}/24"] for host, address in outer.items()}})
+    gateway = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, *workers(2))
+    dialers = [Node(host, *workers(1), "--peer", gateway.multiaddr("192.0.2.1")) for host in dialling]
+    for dialer in dialers:
+        gateway.arguments += ["--allow-peer", dialer.peer_id]
+    gateway.start().wait_event("listener_ready")
+    for dialer in dialers:
+        dialer.start()
+    for dialer in dialers:
+        dialer.wait_event("peer_connected")
+    gateway.wait_event("peer_connected", count=len(dialers))
+    transfer = {"size": 10_000_000, "rate": 2.5e6}
+    with Capture(here) as capture:
+        servers = [here.traffic("tcp_serve", GATEWAY[4], 5001 + n, **transfer) for n in range(4)]
+        clients = [host.traffic("tcp_transfer", GATEWAY[4], 5001 + n, **transfer) for n, host in enumerate(dialling)]
+        for turn in (1, 2):
+            gateway.tool("rotate")
+            gateway.wait_event("key_rotation", count=turn * len(dialers))
+        assert all(client.running for client in clients)
+        assert all(end.result()["ok"] for end in (*clients, *servers))
+    assert capture.lost == 0
+    lanes = {address: Counter[int]() for address in outer.values()}
+    for datagram in capture.sent:
+        if not datagram.is_quic:
+            lanes[datagram.destination][datagram.payload[1]] += 1
+    # Lane 0 has besides what is no packet: empty records, probes of the path.
+    assert sorted(used.most_common(1)[0][0] for used in lanes.values()) == [0, 0, 1, 1]
+    assert all(min(used[0], used[1]) < sum(used.values()) // 50 for used in lanes.values()), lanes
+    for node in (gateway, *dialers):
+        assert node.metric("dropped_packets_total") == 0
+        tcp = counters(node.namespace)
         assert tcp["TcpExt.TCPOFOQueue"] == tcp["TcpExt.TCPFastRetrans"] == 0

@@ -318,6 +318,54 @@ def test_soft_limit_asks_for_rotation_once() -> None:
     bench.close()
 
 
+def forge(record: bytes) -> bytes:
+    """The same with another tag."""
+    return record[:-1] + bytes((record[-1] ^ 1,))
+
+
+@pytest.mark.parametrize("suite", [1, 2])
+def test_forged_records_ask_for_a_rotation_and_then_end_the_key(suite: int) -> None:
+    """At half of the limit and at the limit, which is all that they can do."""
+    bench = Bench(suite=suite, forged_hard=6)
+    for count in (1, 2):
+        bench.send(forge(bench.sealer.seal(b"")))
+        assert bench.dropped("rx", "auth", count)
+    assert bench.quiet()
+    assert [event.flags & ~_fastpath.EVENT_FIRST_RECORD for event in bench.plane.events()] == [0]
+    bench.send(forge(bench.sealer.seal(b"")))
+    assert bench.dropped("rx", "auth", 3)
+    assert bench.plane.events() == [(bench.peer, RX_INDEX, _fastpath.EVENT_FORGED | _fastpath.EVENT_ROTATE_DUE)]
+    assert bench.quiet()
+    for _ in range(3):
+        bench.send(forge(bench.sealer.seal(b"")))
+    assert bench.dropped("rx", "auth", 6)
+    assert bench.plane.events() == [(bench.peer, RX_INDEX, _fastpath.EVENT_KEY_EXPIRED)]
+    bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")))
+    assert bench.dropped("rx", "no_key")
+    bench.close()
+
+
+def test_lanes_share_the_limit_of_forged_records() -> None:
+    """They are keys as well, and an attacker can try all of them."""
+    bench = Bench(forged_hard=6, lanes=3)
+    for count in (1, 2):
+        bench.send(forge(bench.sealer.seal(b"")))
+        assert bench.dropped("rx", "auth", count)
+    assert bench.plane.events()[-1].flags & _fastpath.EVENT_KEY_EXPIRED
+    bench.close()
+
+
+def test_replayed_records_are_no_forged_ones() -> None:
+    bench = Bench(forged_hard=2)
+    record = bench.sealer.seal(b"")
+    for _ in range(9):
+        bench.send(record)
+    assert bench.dropped("rx", "replay", 8)
+    assert [event.flags for event in bench.plane.events()] == [_fastpath.EVENT_FIRST_RECORD]
+    assert bench.quiet()
+    bench.close()
+
+
 def test_send_ping(bench: Bench) -> None:
     bench.plane.send_ping(RX_INDEX)
     assert bench.opener.open(bench.udp.recv(2000)) == (b"\x12\0\0", True)

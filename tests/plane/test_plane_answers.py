@@ -175,6 +175,71 @@ def test_super_packet_of_tcp_is_answered_once_and_nothing_is_lost(bench: Bench) 
     assert not any(bench.plane.drops().values())
 
 
+def tcp_packet(version: int, size: int, *, partial: bool) -> bytes:
+    """A TCP segment in a packet of that size; ``partial``: the kernel leaves its checksum to others."""
+    head = struct.pack(">HHIIBBHHH", 1000, 2000, 7, 9, 0x50, 0x18, 500, 0, 0)
+    data = bytes(i % 251 for i in range(size - {4: 40, 6: 60}[version]))
+    if version == 4:
+        packet = bytearray(ipv4(HERE[4], PEER[4], head + data, 6))
+    else:
+        packet = bytearray(ipv6(HERE[6], PEER[6], head + data))
+        packet[6] = 6
+    at, addresses = (36, packet[12:20]) if version == 4 else (56, packet[8:40])
+    pseudo = bytes(addresses) + struct.pack(">II", len(head + data), 6)
+    packet[at : at + 2] = struct.pack(">H", ~checksum(pseudo) & 0xFFFF if partial else checksum(pseudo + head + data))
+    return bytes(packet)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("partial", [True, False], ids=["partial", "complete"])
+def test_single_segment_of_tcp_is_answered_and_nothing_is_lost(bench: Bench, version: int, partial: bool) -> None:
+    """As after a time-out, when TCP sends no more than one: who does not hear ICMP would send it for ever."""
+    bench.plane.set_peer_mtu(bench.peer, LIMIT)
+    packet, headers = tcp_packet(version, MTU, partial=partial), {4: 40, 6: 60}[version]
+    ip = headers - 20
+    bench.from_tun(packet, (1, 0, 0, 0, ip, 16) if partial else (0,) * 6)
+    parts = [opened(bench) for _ in range(2)]
+    assert b"".join(part[headers:] for part, _ in parts) == packet[headers:]
+    assert [len(part) <= LIMIT for part, _ in parts] == [True, True]
+    for (part, vouched), sequence in zip(parts, (7, 7 + LIMIT - headers), strict=True):
+        assert int.from_bytes(part[ip + 4 : ip + 8]) == sequence
+        assert vouched == partial
+        assert partial or transport_checksum(part, 6) == 0
+    assert bench.to_tun()[1] == error({4: (3, 4), 6: (2, 0)}[version], LIMIT, packet)
+    assert not any(bench.plane.drops().values())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_while_it_is_being_found_out_what_fits_nobody_is_told_less(bench: Bench, version: int) -> None:
+    bench.plane.set_peer_mtu(bench.peer, LIMIT, 1400)
+    packet = packet_of(version, PEER[version], 1400)
+    bench.from_tun(packet)
+    assert records(bench, 1400) == [packet]
+    segment, headers = tcp_packet(version, 1400, partial=False), {4: 40, 6: 60}[version]
+    bench.from_tun(segment)
+    assert b"".join(part[headers:] for part in records(bench, 1400 + headers)) == segment[headers:]
+    assert not any(bench.plane.answers().values())
+    assert not any(bench.plane.drops().values())
+    too_big = packet_of(version, PEER[version], 1401)
+    bench.from_tun(too_big)
+    assert bench.to_tun()[1] == error({4: (3, 4), 6: (2, 0)}[version], 1400, too_big)
+    assert bench.dropped("tx", "too_big")
+
+
+def test_tcp_is_cut_below_the_least_mtu_of_ipv6(bench: Bench) -> None:
+    """Nobody may be told so little, and who drops fragments drops those of the record."""
+    bench.plane.set_peer_mtu(bench.peer, 1220)
+    segment = tcp_packet(6, 1280, partial=False)
+    bench.from_tun(segment)
+    parts = records(bench, 1280 + 60)
+    assert [len(part) for part in parts] == [1220, 120]
+    assert b"".join(part[60:] for part in parts) == segment[60:]
+    whole = packet_of(6, PEER[6], 1280)
+    bench.from_tun(whole)
+    assert records(bench, 1280) == [whole]
+    assert not any(bench.plane.answers().values())
+
+
 def test_datagrams_of_a_super_packet_stay_whole(bench: Bench) -> None:
     bench.plane.set_peer_mtu(bench.peer, LIMIT)
     packet = bytearray(ipv6(HERE[6], PEER[6], struct.pack(">HHHH", 1000, 2000, 8 + 4000, 0) + bytes(4000)))
@@ -224,6 +289,38 @@ def test_peer_that_has_just_been_added_is_not_unreachable_yet(bench: Bench) -> N
     bench.from_tun(packet_of(4, NOBODY[4], 100))
     assert answered(bench, "unreachable", "limited", 1)
     assert bench.plane.drops()["tx", "no_key"] == 1
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_peer_that_is_lost_is_unreachable_until_it_is_heard(bench: Bench, version: int) -> None:
+    """What is for it leaves all the same: the answer may be the first that is heard of it."""
+    packet = packet_of(version, PEER[version], 700)
+    bench.send(bench.sealer.seal(b""))
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_rx_ns)
+    heard_ns = bench.plane.peer_stats(bench.peer).last_rx_ns
+    bench.plane.set_lost(bench.peer, heard_ns - 1)  # it has been heard after that
+    bench.from_tun(packet)
+    assert records(bench, 700) == [packet]
+    assert not any(bench.plane.answers().values())
+    bench.plane.set_lost(bench.peer, heard_ns)
+    bench.from_tun(packet)
+    assert bench.to_tun()[1] == error({4: (3, 1), 6: (1, 3)}[version], 0, packet)
+    assert records(bench, 700) == [packet]
+    assert answered(bench, "unreachable", "sent", 1)
+    bench.send(bench.sealer.seal(b""))
+    assert wait(lambda: bench.plane.peer_stats(bench.peer).last_rx_ns > heard_ns)
+    bench.from_tun(packet)
+    assert records(bench, 700) == [packet]
+    assert answered(bench, "unreachable", "sent", 1)
+    assert not any(bench.plane.drops().values())
+
+
+def test_peer_can_be_lost_at_no_time_that_is_none(bench: Bench) -> None:
+    for impossible in (-1, 1 << 64):
+        with pytest.raises(ValueError, match="last_rx_ns"):
+            bench.plane.set_lost(bench.peer, impossible)
+    with pytest.raises(KeyError):
+        bench.plane.set_lost(99, 1)
 
 
 def test_nobody_is_told_about_an_error_or_a_group(bench: Bench) -> None:

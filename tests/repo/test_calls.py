@@ -36,6 +36,8 @@ def call(bare: str, script: str, *arguments: str, **environ: str) -> tuple[int, 
 
 WHEEL = "cryprq-1-cp311-abi3-manylinux_2_28_sparc.whl"
 WRONG = [
+    ("bench/peers.sh", ("--dir",), {}, 2, "--dir needs a value"),
+    ("bench/peers.sh", ("wireguard-go",), {}, 2, "usage: "),
     ("finish_qa_and_package.sh", ("now",), {}, 1, "takes no arguments"),
     ("finish_qa_and_package.sh", (), {"VERSION": "9.8.7"}, 1, "VERSION is 9.8.7, but pyproject.toml says"),
     ("finish_qa_and_package.sh", (), {"GRYPE_FAIL_LEVEL": "terrible"}, 1, "GRYPE_FAIL_LEVEL=terrible is no severity"),

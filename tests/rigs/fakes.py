@@ -65,6 +65,8 @@ class FakePlane:
         self.epochs: dict[int, Epoch] = {}
         self.active: dict[int, int] = {}
         self.mtus: dict[int, int] = {}
+        self.told: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
         self.promoted: dict[int, int] = {}
         self.endpoints: dict[int, tuple[Address, str | None]] = {}
         self.stats: dict[int, PeerStats] = {}
@@ -95,8 +97,12 @@ class FakePlane:
     def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
         self.endpoints[peer] = (remote, local)
 
-    def set_peer_mtu(self, peer: int, mtu: int) -> None:
+    def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
         self.mtus[peer] = mtu
+        self.told[peer] = mtu if told is None else told
+
+    def set_lost(self, peer: int, last_rx_ns: int) -> None:
+        self.lost[peer] = last_rx_ns
 
     def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
         return self.endpoints.get(peer)
@@ -263,10 +269,11 @@ class World:
         quiet: bool = False,
         mtus: tuple[int | None, int | None] = (None, None),
         messages: tuple[int, ...] = (MESSAGE_PING,),
+        numbered: bool = True,
     ) -> tuple[Link, Link]:
         """A whole handshake, in which dialer and listener tell their MTUs. Returns the links of dialer and listener;
         ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
-        ``messages``: what both act on."""
+        ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
         initiator = Initiator(
@@ -282,16 +289,19 @@ class World:
         responder = Responder(listener.identity, b"b" * 32, lanes=1, aead_preference=(1, 2), new_index=listener_lease)
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
         auth = responder.receive_message3(m3, lambda _: True)
-        m4, session = responder.message4(
-            0, Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages), self.now
-        )
+        serial = listener.peer.next_serial() if numbered else None
+        told = Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages, serial=serial)
+        m4, session = responder.message4(0, told, self.now)
         assert session is not None
-        listener_link = listener.peer.adopt(session, there, listener_lease, self.now, told=auth.parameters)
+        listener_link = listener.peer.adopt(
+            session, there, listener_lease, self.now, told=auth.parameters, serial=serial
+        )
 
         def open_m4() -> Link:
             accepted = initiator.receive_message4(m4, self.now)
             assert accepted.session is not None
-            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, told=accepted.parameters)
+            told = accepted.parameters
+            link = dialer.peer.adopt(accepted.session, here, dialer_lease, self.now, told=told, serial=told.serial)
             self.wires.append((dialer, here, link, listener, there, listener_link))
             return link
 

@@ -335,3 +335,28 @@ def test_missing_forwarding_is_told_once(monkeypatch: pytest.MonkeyPatch) -> Non
     rig.network.check_forwarding(nets("192.168.7.0/24", "fd77::/48"))
     rig.network.check_forwarding(nets("192.168.8.0/24"))
     assert [args for name, args, _ in rig.observer.calls if name == "forwarding_off"] == [("net.ipv4.ip_forward",)]
+
+
+def test_successor_has_the_network_at_once_and_without_a_warning() -> None:
+    """Whoever was there before, who has it again when the successor is gone."""
+    rig = Rig("10.9.0.5/24")
+    for handle, peer in enumerate((ONE, TWO), 1):
+        rig.network.claim(peer, handle, nets("192.168.7.0/24"))
+    there = {ONE}
+
+    def elect() -> None:
+        rig.network.elect(there.__contains__, lambda _: 0, lambda new, old: (new, old) == (TWO, ONE))
+
+    elect()
+    assert rig.plane.routes == [("192.168.7.0/24", 1)]
+    there.add(TWO)
+    elect()
+    assert rig.plane.routes == [("192.168.7.0/24", 2)]
+    assert rig.observer.last("peer_succeeded") == (TWO, list(nets("192.168.7.0/24")), ONE)
+    elect()
+    assert rig.plane.routes == [("192.168.7.0/24", 2)]
+    there.remove(TWO)
+    elect()
+    assert rig.plane.routes == [("192.168.7.0/24", 1)]
+    assert rig.observer.last("peer_succeeded") == (ONE, list(nets("192.168.7.0/24")), TWO)
+    assert "network_taken_over" not in rig.observer.names

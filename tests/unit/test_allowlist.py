@@ -398,3 +398,25 @@ def test_reload_takes_back_the_addresses_of_removed_peers_when_needed(path: Path
         both.assignment_for(B)
     new = allowlist_of(config(tun_addresses=(gateway,), allow_peers={B: ()}), leases)
     assert text(new.assignment_for(B)) == ["10.9.0.2/30"]
+
+
+# ---- successors ----
+
+
+def test_successor_has_the_lease_for_good(path: Path) -> None:
+    leases = Leases(path, [V4])
+    before = Allowlist({A: (), C: ()}, leases=leases)
+    address = before.assignment_for(A)
+    other = before.assignment_for(C)
+    during = Allowlist({A: (), B: (), C: ()}, leases=leases, successors={A: B})
+    assert during.assignment_for(A) == during.assignment_for(B) == address
+    assert during.networks_for(A) == during.networks_for(B)
+    assert during.assignment_for(C) == other
+    after = Allowlist({B: (), C: ()}, leases=Leases(path, [V4]))
+    assert after.assignment_for(B) == address
+
+
+def test_successor_without_a_lease_to_take_over(path: Path) -> None:
+    both = Allowlist({A: (), B: ()}, leases=Leases(path, [V4]), successors={A: B})
+    assert text(both.assignment_for(B)) == ["10.9.0.2/24"]
+    assert text(both.assignment_for(A)) == ["10.9.0.2/24"]

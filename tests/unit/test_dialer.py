@@ -47,9 +47,13 @@ class Target:
         self.up = False
         self.wanted = True
         self.round_trip = 0.02
+        self.failures = 0
 
     def wants_dial(self) -> bool:
         return self.wanted
+
+    def dial_failed(self) -> None:
+        self.failures += 1
 
 
 class Rig:
@@ -287,12 +291,14 @@ def test_dial_that_nobody_answered_is_told_with_its_beginning(rig: Rig) -> None:
     rig.found = (FIRST, SECOND)
     rig.run(DIAL_TIMEOUT + 1)
     assert rig.unanswered == [1000]
+    assert rig.target.failures == 1
 
 
 def test_dial_that_could_not_be_tried_is_not_unanswered(rig: Rig) -> None:
     rig.refuse = {SECOND}
     rig.run(20)
     assert rig.unanswered == []
+    assert rig.target.failures > 0
 
 
 def test_addresses_of_one_peer_are_tried_in_their_order() -> None:
@@ -340,6 +346,7 @@ def test_name_without_an_address_is_reported_and_tried_again(rig: Rig) -> None:
     rig.found, rig.error = (), "Name or service not known"
     rig.run(0.2)
     assert rig.observer.last("dial_unresolved")[2] == "Name or service not known"
+    assert rig.target.failures == 1
     rig.found = (SECOND,)
     rig.run(5)
     assert rig.attempts

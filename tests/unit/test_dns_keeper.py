@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class Shell:
     name: str = "shell"
     fails: list[str] = field(default_factory=list)
     refuses: bool = False
+    state: bytes | None = b"as it was applied"
 
     def refusal(self, settings: DnsSettings) -> str | None:
         return "cannot" if self.refuses else None
@@ -97,6 +99,9 @@ class Shell:
 
     def undo(self, interface: str) -> tuple[Command, ...]:
         return self._do(f"undo {interface}")
+
+    def trace(self, interface: str) -> bytes | None:
+        return self.state
 
     def _do(self, what: str) -> tuple[Command, ...]:
         end = next((f"; {fail}" for fail in self.fails[:1] if self.fails.pop(0) or True), "")
@@ -135,6 +140,47 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "log")
+
+
+def test_what_somebody_else_took_away_is_put_back(tmp_path: Path, shell: Shell) -> None:
+    async def scene() -> None:
+        rig = Rig(tmp_path, shell)
+
+        def told(times: int) -> bool:
+            return rig.observer.names.count("dns_restored") == times
+
+        await rig.want(SPLIT)
+        rig.keeper.look()
+        assert rig.observer.names == ["dns_set"]
+        for times, state in enumerate((None, b"what somebody else wants"), 1):
+            shell.state = state
+            rig.keeper.look()
+            await rig.until(partial(told, times))
+            rig.keeper.look()
+            await asyncio.sleep(0.02)
+        assert shell.done() == ["apply tun0 10.9.0.1"] * 3
+        assert rig.observer.names == ["dns_set", "dns_restored", "dns_restored"]
+        await rig.want(None)
+        shell.state = b"another"
+        rig.keeper.look()
+        await asyncio.sleep(0.02)
+        assert len(shell.done()) == 4
+
+    play(scene)
+
+
+def test_what_cannot_be_put_back_is_tried_again(tmp_path: Path, shell: Shell) -> None:
+    async def scene() -> None:
+        rig = Rig(tmp_path, shell)
+        await rig.want(SPLIT)
+        shell.state = None
+        shell.fails = ["exit 1"]
+        rig.keeper.look()
+        await rig.until(lambda: "dns_restored" in rig.observer.names)
+        assert rig.observer.names == ["dns_set", "dns_failed", "dns_restored"]
+        assert rig.keeper.failure() is None
+
+    play(scene)
 
 
 def test_settings_come_change_and_go(tmp_path: Path, shell: Shell) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cryprq.protocol import frames
 from cryprq.protocol.constants import FRAME_MAX
 from cryprq.protocol.frames import Cursor, FrameError, FrameReader, FrameType, encode
-from cryprq.protocol.parameters import Parameters
+from cryprq.protocol.parameters import Parameters, Serial
 
 # ---- the reader ----
 
@@ -153,14 +153,27 @@ FULL = Parameters(
     search=("corp.example", "lan"),
     token=b"token",
     messages=(0x10, 0x12, 0x1F),
+    lanes=4,
+    rotate_floor=30,
+    serial=Serial(b"lifelife", 7),
 )
 
 
 def test_parameters_known_bytes() -> None:
-    parameters = Parameters((ip_interface("10.9.0.2/24"),), (ip_network("fd00::/8"),), 1420, 300, 10, messages=(0x12,))
+    parameters = Parameters(
+        (ip_interface("10.9.0.2/24"),),
+        (ip_network("fd00::/8"),),
+        1420,
+        300,
+        10,
+        messages=(0x12,),
+        lanes=8,
+        rotate_floor=60,
+        serial=Serial(b"12345678", 258),
+    )
     assert parameters.encode().hex() == (
         "01 0006 04 18 0a090002 02 0012 06 08 fd000000000000000000000000000000 03 0002 058c 04 0002 012c 05 0002 000a"
-        "08 0001 12"
+        "09 0002 0008 0a 0002 003c 08 0001 12 0b 0010 3132333435363738 0000000000000102"
     ).replace(" ", "")
 
 
@@ -309,6 +322,10 @@ def test_parameters_truncated_raise_or_end_between_tlvs(cut: int) -> None:
         Parameters(mtu=65536),
         Parameters(rotate_secs=4),
         Parameters(keepalive=-1),
+        Parameters(lanes=0),
+        Parameters(lanes=65),
+        Parameters(rotate_floor=4),
+        Parameters(rotate_floor=301),
         Parameters(token=bytes(257)),
         Parameters(messages=(0x20,)),
         Parameters(messages=(0x12, 0x10)),

@@ -656,3 +656,80 @@ def test_bad_m4_arguments_are_value_errors() -> None:
         pair.responder.message4(2, TOLD, Boottime(1.0))
     with pytest.raises(ValueError):
         pair.responder.message4(STATUS_ACCEPTED, replace(TOLD, mtu=1), Boottime(1.0))
+
+
+# ---- what the parameters of both ends make of the session ----
+
+
+def agreed(dialer: Parameters, listener: Parameters, lanes: tuple[int, int] = (1, 1)) -> tuple[int, int, int]:
+    """The interval of rotations, and the lanes of dialer and listener, where both know the same."""
+    indices = iter(range(1, 9))
+    initiator = handshake.Initiator(
+        DIALER,
+        LISTENER.peer_id,
+        BINDING,
+        lanes=lanes[0],
+        aead_offer=(1,),
+        kem=KEMS[0],
+        new_index=lambda: next(indices),
+        parameters=dialer,
+    )
+    responder = Responder(LISTENER, BINDING, lanes=lanes[1], aead_preference=(1,), new_index=lambda: next(indices))
+    responder.receive_message3(
+        initiator.receive_message2(responder.receive_message1(initiator.message1())), lambda _: True
+    )
+    message4, theirs = responder.message4(STATUS_ACCEPTED, listener, Boottime(1.0))
+    ours = initiator.receive_message4(message4, Boottime(1.0)).session
+    assert ours is not None
+    assert theirs is not None
+    assert ours.rotate_secs == theirs.rotate_secs
+    keys_i, keys_r = start(ours, 1.0), start(theirs, 1.0)
+    assert (keys_i.tx_secrets, keys_i.rx_secrets) == (keys_r.rx_secrets, keys_r.tx_secrets)
+    return ours.rotate_secs, len(keys_i.tx_secrets) // 44, len(keys_r.tx_secrets) // 44
+
+
+@pytest.mark.parametrize(
+    ("dialer", "listener", "expected"),
+    [
+        ((300, None), (120, None), 120),
+        ((5, 5), (300, 60), 60),
+        ((300, 100), (5, 5), 100),
+        ((5, 5), (300, 5), 5),
+        ((200, 5), (300, 60), 200),
+        ((5, None), (300, 60), 5),  # an older dialer knows of no floor, so both go without
+        ((5, 5), (300, None), 5),
+    ],
+)
+def test_interval_of_rotations_is_the_smaller_one_and_no_less_than_either_floor(
+    dialer: tuple[int, int | None], listener: tuple[int, int | None], expected: int
+) -> None:
+    parameters = [Parameters(rotate_secs=secs, rotate_floor=floor) for secs, floor in (dialer, listener)]
+    assert agreed(*parameters)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("lanes", "takes", "expected"),
+    [
+        ((64, 1), (8, 8), (8, 1)),
+        ((1, 64), (8, 8), (1, 8)),
+        ((4, 2), (8, 8), (4, 2)),
+        ((64, 64), (64, 64), (64, 64)),
+        ((16, 9), (None, None), (16, 9)),  # of an older version, at both ends
+        ((8, 8), (None, 8), (8, 8)),
+        ((8, 8), (8, None), (8, 8)),
+    ],
+)
+def test_nobody_sends_on_more_lanes_than_the_other_end_takes(
+    lanes: tuple[int, int], takes: tuple[int | None, int | None], expected: tuple[int, int]
+) -> None:
+    assert agreed(Parameters(lanes=takes[0]), Parameters(lanes=takes[1]), lanes)[1:] == expected
+
+
+@pytest.mark.parametrize(("lanes", "takes"), [((9, 1), (None, 8)), ((1, 9), (8, None))])
+def test_older_peer_with_more_lanes_than_this_end_takes_is_refused(
+    lanes: tuple[int, int], takes: tuple[int | None, int | None]
+) -> None:
+    """It would send on all of them; and who leaves the parameter out gets no more than who does not."""
+    with pytest.raises(HandshakeError) as caught:
+        agreed(Parameters(lanes=takes[0]), Parameters(lanes=takes[1]), lanes)
+    assert caught.value.reason == "lanes"

@@ -233,7 +233,7 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     announced = Announcement((ip_network("10.9.0.0/24"),))
-    net.right.admittance.reconfigure(net.right.allowlist, announced, 60, {})  # type: ignore[arg-type]
+    net.right.admittance.reconfigure(net.right.allowlist, announced, 60, 5, {})  # type: ignore[arg-type]
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken

@@ -1,5 +1,6 @@
 """Where settings come from, which source wins, and what every mistake is told."""
 
+import dataclasses
 import socket
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -42,6 +43,7 @@ MATRIX = [
     ("tun-address", "tun_addresses", "10.1.0.1/24", "10.2.0.1/24", "10.3.0.1/24"),
     ("mtu", "mtu", "1401", "1402", "1403"),
     ("rotate-secs", "rotate_secs", "11", "12", "13"),
+    ("rotate-min-secs", "rotate_min_secs", "6", "7", "8"),
     ("reauth-secs", "reauth_secs", "601", "602", "603"),
     ("metrics-addr", "metrics_addr", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     ("aead", "aead", "aes-256-gcm", "chacha20-poly1305", "auto"),
@@ -108,9 +110,15 @@ def test_flag_beats_environment_beats_file(
 
 
 def test_matrix_covers_every_setting() -> None:
-    assert {row[0] for row in MATRIX} | {"config", "peer", "allow-peer", "psk-file", "allow-any", "kill-switch"} == {
-        o.name for o in OPTIONS
-    }
+    assert {row[0] for row in MATRIX} | {
+        "config",
+        "peer",
+        "allow-peer",
+        "psk-file",
+        "successor",
+        "allow-any",
+        "kill-switch",
+    } == {o.name for o in OPTIONS}
 
 
 def test_defaults() -> None:
@@ -238,6 +246,51 @@ def test_networks_of_the_strongest_source_that_has_some(tmp_path: Path) -> None:
 def test_networks_in_the_environment_list() -> None:
     config = load(LISTEN, {"CRYPRQ_ALLOW_PEERS": f"{A}=10.1.0.0/24,fd00:1::/64,10.1.1.1,{B},{C}=10.2.0.0/24"})
     assert [len(config.allow_peers[peer]) for peer in (A, B, C)] == [3, 0, 1]
+
+
+@pytest.mark.parametrize("where", ["flag", "environment", "table", "column"])
+def test_successor_has_networks_and_key_of_its_predecessor(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(
+        {
+            "table": f'[successor]\n{A} = "{B}"\n',
+            "column": f'[allow-peer.{A}]\nnetworks = ["10.1.0.0/24"]\nsuccessor = "{B}"\n',
+        }.get(where, "")
+    )
+    flags = ["--successor", f"{A}={B}"] if where == "flag" else []
+    environ = {"CRYPRQ_SUCCESSORS": f"{A}={B}"} if where == "environment" else {}
+    given = ["--config", str(path), "--allow-peer", f"{A}=10.1.0.0/24", "--psk-file", f"{A}=/a.psk"]
+    config = load([*LISTEN, *given, *flags], environ)
+    assert dict(config.successors) == {A: B}
+    assert config.allow_peers[A] == config.allow_peers[B] == (ip_network("10.1.0.0/24"),)
+    assert config.psk_files[A] == config.psk_files[B] == Path("/a.psk")
+    assert dataclasses.replace(config) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((f"{B}={C}",), f"{B} is no --allow-peer"),
+        ((f"{A}={A}",), f"{A} is to have a place and to give it up"),
+        ((f"{A}={B}", f"{B}={C}"), f"{B} is "),
+        ((f"{A}={B}", f"{A}={C}"), f"{A} is given two"),
+        ((f"{A}=nobody",), "nobody"),
+        ((f"{A}",), "--successor"),
+    ],
+)
+def test_successors_that_cannot_be(flags: tuple[str, ...], says: str) -> None:
+    given = [word for flag in flags for word in ("--successor", flag)]
+    assert says in error_of([*LISTEN, "--allow-peer", str(A), *given], {})
+
+
+def test_successor_with_networks_of_its_own() -> None:
+    flags = ["--allow-peer", f"{A}=10.1.0.0/24", "--allow-peer", f"{B}=10.2.0.0/24", "--successor", f"{A}={B}"]
+    assert f"{B} is an --allow-peer with other networks than {A}" in error_of([*LISTEN, *flags], {})
+
+
+def test_floor_of_rotations_above_the_own_interval() -> None:
+    flags = ["--rotate-secs", "30", "--rotate-min-secs", "31"]
+    assert error_of([*LISTEN, *flags], {}) == "--rotate-min-secs 31 is above --rotate-secs 30"
 
 
 def test_host_bits_are_cleared_and_single_addresses_taken() -> None:

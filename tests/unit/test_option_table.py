@@ -190,8 +190,8 @@ def test_every_field_but_two_is_an_option() -> None:
 def test_what_a_reload_takes_over() -> None:
     names = {row.name for row in table(NodeConfig).values() if row.reload}
     assert names == {
-        *("config", "peer", "allow-peer", "psk-file", "allow-any", "route", "dns", "search", "accept-dns"),
-        *("rotate-secs", "reauth-secs", "log-level"),
+        *("config", "peer", "allow-peer", "psk-file", "successor", "allow-any", "route", "dns", "search", "accept-dns"),
+        *("rotate-secs", "rotate-min-secs", "reauth-secs", "log-level"),
     }
 
 

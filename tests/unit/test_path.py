@@ -50,6 +50,19 @@ def test_narrow_direction_is_told_and_limits_that_direction_only() -> None:
     assert sends(right) == (1452, 1420)
 
 
+def test_senders_are_told_no_less_while_the_search_goes_on() -> None:
+    world = World()
+    left = world.left
+    left.plane.carries = 1400 - AROUND
+    world.connect(left, world.right, mtus=(1420, 1380))
+    handle = left.peer.handle
+    while left.plane.mtus[handle] == 1380:
+        world.pass_time(0.1, step=0.1)
+    assert (left.plane.mtus[handle] < 1400 - AROUND - 32, left.plane.told[handle]) == (True, 1380)
+    world.pass_time(10, step=0.1)
+    assert left.plane.mtus[handle] == left.plane.told[handle] == 1400 - AROUND - 32
+
+
 def test_older_peer_is_sent_to_as_before() -> None:
     world = World()
     left, right = world.left, world.right

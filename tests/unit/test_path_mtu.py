@@ -16,6 +16,7 @@ from cryprq.protocol.path_mtu import (
     PRECISION,
     RAISE_INTERVAL,
     RAISE_SOON,
+    SETTLED_AFTER,
     VERIFY_INTERVAL,
     VERIFY_TIMEOUT,
     Found,
@@ -409,3 +410,49 @@ def test_probe_says_size_and_token() -> None:
     world = World()
     first, *_ = world.path.begin(SMALLEST, CEILING, "session", world.now)
     assert first == Probe(2, CEILING)
+
+
+def test_senders_are_told_when_the_search_is_over() -> None:
+    """What they are told in between they would keep for ten minutes."""
+    world = World(carries=1400)
+    world.begin()
+    world.run(30, until=lambda: world.path.size == BASE)
+    assert world.path.state is State.SEARCHING and not world.path.settled
+    world.begin("moved")  # the path that is another one is no better known
+    world.run(0.01)
+    assert not world.path.settled
+    world.run(30, until=lambda: world.path.state is State.COMPLETE)
+    assert (world.path.size, world.path.settled) == (1400, True)
+    world.carries = 1300
+    world.run(30, traffic=True, until=lambda: world.path.state is State.SEARCHING)
+    assert not world.path.settled
+    world.run(30, until=lambda: world.path.state is State.COMPLETE)
+    assert (world.path.size, world.path.settled) == (1300, True)
+
+
+def test_search_for_more_leaves_what_was_told() -> None:
+    world = World(carries=1400)
+    world.begin()
+    world.run(30, until=lambda: world.path.state is State.COMPLETE)
+    world.run(RAISE_SOON + 1, until=lambda: world.path.state is State.SEARCHING)
+    assert world.path.state is State.SEARCHING and world.path.settled
+
+
+def test_search_that_takes_long_is_told_from() -> None:
+    world = World(carries=1400, round_trip=2.0)
+    world.begin()
+    world.run(60, until=lambda: world.path.state is State.SEARCHING)
+    began = world.now
+    world.run(SETTLED_AFTER - 1)
+    assert not world.path.settled
+    world.run(60, until=lambda: world.path.settled)
+    assert world.path.state is State.SEARCHING
+    assert SETTLED_AFTER <= world.now - began < SETTLED_AFTER + MAX_PROBES * 3 * world.round_trip
+
+
+def test_path_that_is_given_up_leaves_nothing_to_wait_for() -> None:
+    world = World(carries=1400)
+    world.begin()
+    world.run(30, until=lambda: not world.path.settled)
+    world.path.end()
+    assert world.path.settled

@@ -1,17 +1,26 @@
 """Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
 
+import random
 from typing import Any
 
 import pytest
 
-from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_KEY_EXPIRED, EVENT_ROTATE_DUE, PeerStats, PlaneError
+from cryprq._fastpath import (
+    EVENT_ENDPOINT_MOVED,
+    EVENT_FORGED,
+    EVENT_KEY_EXPIRED,
+    EVENT_ROTATE_DUE,
+    PeerStats,
+    PlaneError,
+)
 from cryprq.address import Address
+from cryprq.peers.indices import IndexPool, offset_of
 from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
-from tests.rigs.fakes import INNER, SILENT, World
+from tests.rigs.fakes import INNER, SILENT, Side, World
 
 
 @pytest.fixture
@@ -339,6 +348,27 @@ def test_peer_that_moved_gets_an_answer_and_is_reported(world: World) -> None:
     assert right.observer.last("endpoint_moved")[1] == Address("203.0.113.9", 5)
 
 
+def test_rotations_keep_the_worker_of_a_session_until_one_of_the_ends_has_moved(world: World) -> None:
+    """The offset of its receiver indices; of 64 workers, so that another is seen."""
+    left, right = world.left, world.right
+    left.pool = right.pool = IndexPool(64, random.Random(2).getrandbits)
+    world.connect(left, right, rotate_secs=5)
+    seen: list[list[int]] = [[], []]
+    for turn in range(12):
+        if turn == 4:
+            right.peer.event(0, EVENT_ENDPOINT_MOVED, world.now)
+        if turn == 8:
+            left.peer.check(world.now)  # another way, with another address of its own
+        world.pass_time(5.2)
+        for offsets, side in zip(seen, (left, right), strict=True):
+            offsets.append(offset_of(side.active or 0, 64))
+    here, there = ([set(offsets[at : at + 4]) for at in (0, 4, 8)] for offsets in seen)
+    assert here[0] == here[1] != here[2]
+    assert there[0] != there[1] == there[2]
+    assert all(len(each) == 1 for each in (*here, *there))
+    assert left.peer.rotations == 12
+
+
 def test_silent_peer_is_asked_and_then_dialled_beside_the_live_session(world: World) -> None:
     left = world.left
     world.connect(left, world.right)
@@ -385,6 +415,59 @@ def test_silence_is_looked_at_when_it_is_time(world: World) -> None:
         world.now = due
         left.peer.handle_timers(world.now)
     assert world.now - began == pytest.approx(HURRIED.whole)
+
+
+def fall_silent(side: Side, world: World) -> int:
+    """The peer of that side does not answer any more. When it was last heard."""
+    heard_ns = int((world.now - 1) * 1e9)
+    for _ in range(12):
+        world.now = Boottime(world.now + 1)
+        stats = PeerStats(1, 1, 1, 1, heard_ns, int(world.now * 1e9), int(world.now * 1e9))
+        side.plane.stats[side.peer.handle] = stats
+        side.peer.look(world.now)
+    assert side.peer.liveness.silent
+    return heard_ns
+
+
+def test_peer_that_is_silent_and_cannot_be_dialled_is_lost(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    left.peer.dial_failed()  # it is heard: that it cannot be dialled beside means nothing
+    assert not left.plane.lost
+    heard_ns = fall_silent(left, world)
+    assert not left.plane.lost
+    left.peer.dial_failed()
+    assert left.plane.lost == {left.peer.handle: heard_ns}
+
+
+def test_peer_that_could_not_be_dialled_before_it_was_missed_is_lost_as_soon_as_it_is_silent(world: World) -> None:
+    left = world.left
+    world.connect(left, world.right)
+    heard_ns = int((world.now - 1) * 1e9)
+    left.plane.stats[left.peer.handle] = SILENT._replace(last_rx_ns=heard_ns)
+    left.peer.dial_failed()
+    assert fall_silent(left, world) == heard_ns
+    assert left.plane.lost == {left.peer.handle: heard_ns}
+
+
+def test_peer_that_dials_is_lost_when_its_connection_is(world: World) -> None:
+    right = world.right
+    _, accepted = world.connect(world.left, right)
+    heard_ns = fall_silent(right, world)
+    assert not right.plane.lost
+    right.peer.carrier_lost(accepted, "timeout", world.now)
+    right.peer.look(world.now)
+    assert right.plane.lost == {right.peer.handle: heard_ns}
+
+
+def test_peer_whose_connection_is_lost_and_that_is_heard_is_not_lost(world: World) -> None:
+    right = world.right
+    _, accepted = world.connect(world.left, right)
+    right.peer.carrier_lost(accepted, "timeout", world.now)
+    now_ns = int(world.now * 1e9)
+    right.plane.stats[right.peer.handle] = PeerStats(1, 1, 1, 1, now_ns, now_ns - 1, now_ns - 1)
+    right.peer.look(Boottime(world.now + 1))
+    assert not right.plane.lost
 
 
 @pytest.mark.parametrize("messages", [(), (MESSAGE_PING,)])
@@ -436,3 +519,67 @@ def test_plane_that_refuses_keys_ends_the_session(world: World) -> None:
     assert right.peer.idle
     assert "internal_error" in right.observer.names
     assert not len(right.pool)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_both_ends_keep_the_same_of_two_sessions_whose_messages_cross(world: World, first: int) -> None:
+    """The listener's order counts, whichever M4 the dialer opens first, and whichever session is proven first."""
+    left, right = world.left, world.right
+    accepted, opens = [], []
+    for _ in range(2):
+        accepted.append(world.connect(left, right, answer=False)[1])
+        opens.append(world.open_m4)
+    dialled = {turn: opens[turn]() for turn in (first, 1 - first)}
+    world.run()
+    assert left.peer.current is dialled[1]
+    assert right.peer.current is accepted[1]
+    world.pass_time(11)
+    assert left.peer.links == [dialled[1]]
+    assert right.peer.links == [accepted[1]]
+    assert left.peer.up
+    assert right.peer.up
+
+
+def test_without_numbers_the_order_of_the_dialer_counts_for_it(world: World) -> None:
+    """A listener of a version before gives none, and an earlier life of one has others."""
+    left, right = world.left, world.right
+    older, _ = world.connect(left, right)
+    newer, _ = world.connect(left, right, numbered=False)
+    assert left.peer.current is newer
+    assert newer.is_later(older)
+    right.peer.close(CloseCode.OK, "restarted", Boottime(world.now))
+    world.right.peer._life = bytes(8)
+    world.right.peer._numbers = iter([0])
+    world.run()
+    after, _ = world.connect(left, right)
+    assert after.is_later(newer)
+    assert after.is_later(older)
+    assert left.peer.current is after
+
+
+def test_forged_records_are_told_and_renew_the_keys(world: World) -> None:
+    left, right = world.left, world.right
+    world.connect(left, right)
+    before = left.active
+    left.peer.event(before or 0, EVENT_FORGED | EVENT_ROTATE_DUE, world.now)
+    world.run()
+    assert left.observer.last("records_forged") == (right.identity.peer_id, 0)
+    assert left.active != before
+
+
+def test_forsaken_sessions_leave_no_key_and_say_nothing(world: World) -> None:
+    """What a copy of this machine may do as well must not be done twice: nothing is sealed, not even a CLOSE."""
+    left, right = world.left, world.right
+    dialled, _ = world.connect(left, right)
+    connection = carrier(dialled)
+    sent = len(left.plane.sent)
+    left.peer.forsake("vm_generation_changed")
+    assert not left.plane.epochs
+    assert not connection.sent
+    assert connection.closed_with is None
+    assert len(left.plane.sent) == sent
+    assert left.peer.wants_dial()
+    assert left.observer.last("peer_disconnected")[1] == "vm_generation_changed"
+    world.connect(left, right)
+    assert left.peer.up
+    assert right.peer.up

@@ -12,7 +12,8 @@ def test_dialer_tries_for_a_while_and_again_later() -> None:
     reauth = Reauth(lambda: INTERVAL)
     wanted = []
     for second in range(INTERVAL + 200):
-        assert not reauth.look(at(1000.0), at(1000.0 + second), dialled=True)
+        overdue = reauth.look(at(1000.0), at(1000.0 + second), dialled=True)
+        assert overdue is (second >= INTERVAL + REAUTH_PATIENCE)
         if reauth.wants_dial:
             wanted.append(second)
     tries = range(INTERVAL, INTERVAL + 200, int(REAUTH_RETRY))
@@ -86,3 +87,19 @@ def test_listener_takes_the_connection_of_a_peer_that_does_not_come() -> None:
     assert connection.closed_with is CloseCode.OK
     assert world.right.peer.current is theirs, "its keys live on until the new session replaces them"
     assert link.carrier is None
+
+
+def test_dialer_whose_handshakes_come_to_nothing_gives_the_connection_up() -> None:
+    """Else somebody in the middle, who has stolen the root, would keep it by keeping handshakes away."""
+    world = World()
+    link, _ = world.connect(world.left, world.right)
+    connection = link.carrier
+    assert isinstance(connection, FakeConnection)
+    for second in range(INTERVAL, INTERVAL + int(REAUTH_PATIENCE)):
+        world.left.peer._look_at_identity(link, at(world.now + second))
+    assert connection.closed_with is None
+    world.left.peer._look_at_identity(link, at(world.now + INTERVAL + REAUTH_PATIENCE))
+    assert connection.closed_with is CloseCode.OK
+    assert link.session.connected is False
+    assert world.left.peer.current is link, "its keys live on to their limit"
+    assert world.left.peer.wants_dial()

@@ -15,6 +15,7 @@ from cryprq.errors import MachineError
 from cryprq.linux import sockets
 from cryprq.linux.sockets import SocketGroup, open_group, probe_offloads, steering_program
 from cryprq.multiaddr import Multiaddr
+from cryprq.peers.indices import offset_of
 
 LISTEN = {4: "/ip4/127.0.0.1/udp/0/quic-v1", 6: "/ip6/::1/udp/0/quic-v1", 46: "/ip6/::/udp/0/quic-v1"}
 
@@ -57,38 +58,54 @@ def drain(sock: socket.socket) -> list[bytes]:
     return got
 
 
+def record(lane: int, index: int, first: int = 1) -> bytes:
+    """The beginning of one, and something behind it."""
+    return bytes([first, lane, 0, 0]) + index.to_bytes(4) + b"y" * 24
+
+
 @pytest.mark.parametrize(("kind", "host"), FAMILIES)
-def test_quic_goes_to_socket_0_and_records_to_their_lane(kind: int, host: str) -> None:
+def test_quic_goes_to_socket_0_and_records_by_lane_and_index(kind: int, host: str) -> None:
+    chance = random.Random(4)
     quic = [bytes([first]) + b"x" * size for first in range(0x40, 0x100, 7) for size in (0, 1, 1199)]
-    records = [bytes([first, lane]) + b"y" * 30 for first in (0, 1, 0x3F) for lane in range(256)]
-    mixed = quic + records
-    random.Random(4).shuffle(mixed)
+    places: list[list[bytes]] = [[], [], []]
+    for first in (0, 1, 0x3F):
+        for lane in range(256):
+            index = chance.getrandbits(32)
+            places[(lane + offset_of(index, 3)) % 3].append(record(lane, index, first))
+    mixed = quic + [one for place in places for one in place]
+    chance.shuffle(mixed)
     with group_on(kind, lanes=3) as group:
         send_all(host, group.port, mixed, sources=5)
         assert sorted(drain(group.control)) == sorted(quic)
-        for index, member in enumerate(group.data):
-            assert sorted(drain(member)) == sorted(record for record in records if record[1] % 3 == index)
+        for member, expected in zip(group.data, places, strict=True):
+            assert sorted(drain(member)) == sorted(expected)
 
 
 def test_datagrams_too_short_for_a_record_go_to_socket_0() -> None:
+    short = [b"", b"\x01", b"\x40", b"\x01\x01", b"\x01\x01\x00\x00\xff"]
     with group_on(4) as group:
-        send_all("127.0.0.1", group.port, [b"", b"\x01", b"\x40"])
-        assert drain(group.control) == [b"", b"\x01", b"\x40"]
+        send_all("127.0.0.1", group.port, short)
+        assert drain(group.control) == short
         assert [drain(member) for member in group.data] == [[], []]
 
 
 def run(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
     """A slow, obvious interpreter of the instructions that the program uses."""
-    accumulator = position = 0
+    accumulator = aside = position = 0
     while True:
         code, when_true, when_false, k = program[position]
         position += 1
-        if code == 0x30:
-            if k >= len(packet):
+        if code in (0x30, 0x28):
+            size = 1 if code == 0x30 else 2
+            if k + size > len(packet):
                 return 0
-            accumulator = packet[k]
+            accumulator = int.from_bytes(packet[k : k + size])
         elif code == 0x35:
             position += when_true if accumulator >= k else when_false
+        elif code == 0x07:
+            aside = accumulator
+        elif code == 0x0C:
+            accumulator += aside
         elif code == 0x94:
             accumulator %= k
         elif code == 0x04:
@@ -101,12 +118,14 @@ def run(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
             raise AssertionError(f"unexpected instruction {code:#x}")
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 64])
+@pytest.mark.parametrize("lanes", [1, 2, 3, 64])
 def test_steering_program_by_the_book(lanes: int) -> None:
     program = steering_program(lanes)
     for first in range(256):
         for lane in (0, 1, 63, 64, 255):
-            assert run(program, bytes([first, lane])) == (0 if first >= 0x40 else 1 + lane % lanes)
+            for index in (1, 0xFFFF, 0x10000, 0x3FFFF, 0x12345678, 0xFFFFFFFF):
+                place = 0 if first >= 0x40 else 1 + (lane + offset_of(index, lanes)) % lanes
+                assert run(program, record(lane, index, first)) == place
 
 
 @pytest.mark.parametrize(("kind", "host"), FAMILIES)
@@ -133,7 +152,7 @@ def test_options_of_every_member(kind: int, host: str, gro: bool) -> None:
 @pytest.mark.parametrize(("kind", "host"), FAMILIES)
 def test_receivers_learn_the_address_that_was_asked(kind: int, host: str) -> None:
     with group_on(kind) as group:
-        send_all(host, group.port, [b"\x01\x00"])
+        send_all(host, group.port, [record(0, 1)])
         _data, ancillary, _flags, _sender = group.data[0].recvmsg(100, 256)
         found = {(level, what): value for level, what, value in ancillary}
         if host == "::1":
@@ -169,9 +188,9 @@ def test_second_group_on_the_port_is_refused_and_changes_nothing() -> None:
     with group_on(4, lanes=1) as group:
         with pytest.raises(MachineError, match="in use"):
             open_group(Multiaddr.parse(f"/ip4/127.0.0.1/udp/{group.port}/quic-v1"), 1)
-        send_all("127.0.0.1", group.port, [b"\x01\x00", b"\x80\x00"])
+        send_all("127.0.0.1", group.port, [record(0, 1), b"\x80\x00"])
         assert drain(group.control) == [b"\x80\x00"]
-        assert drain(group.data[0]) == [b"\x01\x00"]
+        assert drain(group.data[0]) == [record(0, 1)]
 
 
 def test_address_of_another_machine_is_one_clear_line() -> None:
@@ -203,8 +222,8 @@ def test_dialer_takes_ipv4_where_ipv6_is_off(monkeypatch: pytest.MonkeyPatch) ->
     refuse_ipv6(monkeypatch)
     with open_group(None, 1) as group:
         assert group.family == socket.AF_INET
-        send_all("127.0.0.1", group.port, [b"\x01\x00"])
-        assert drain(group.data[0]) == [b"\x01\x00"]
+        send_all("127.0.0.1", group.port, [record(0, 1)])
+        assert drain(group.data[0]) == [record(0, 1)]
 
 
 def test_dialer_moves_to_another_port_under_the_same_descriptors() -> None:
@@ -221,8 +240,12 @@ def test_dialer_moves_to_another_port_under_the_same_descriptors() -> None:
             assert not os.get_inheritable(member.fileno())
         assert not os.get_blocking(group.control.fileno())
         assert [member.getsockopt(socket.IPPROTO_IP, sockets._IP_MTU_DISCOVER) for member in group.data] == [0, 3]
-        send_all("127.0.0.1", group.port, [b"\x80q", b"\x01\x00", b"\x01\x01"])
-        assert [drain(member) for member in (group.control, *group.data)] == [[b"\x80q"], [b"\x01\x00"], [b"\x01\x01"]]
+        send_all("127.0.0.1", group.port, [b"\x80q", record(0, 1), record(1, 1)])
+        assert [drain(member) for member in (group.control, *group.data)] == [
+            [b"\x80q"],
+            [record(0, 1)],
+            [record(1, 1)],
+        ]
         with socket.socket(group.family, socket.SOCK_DGRAM) as other:
             other.bind(("", before))  # nobody has the old one any more
 
@@ -244,8 +267,8 @@ def test_move_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(MachineError, match="Cannot allocate memory"):
             group.move()
         assert set(os.listdir("/proc/self/fd")) == open_before
-        send_all("127.0.0.1", before, [b"\x01\x01"])
-        assert drain(group.data[1]) == [b"\x01\x01"]
+        send_all("127.0.0.1", before, [record(1, 1)])
+        assert drain(group.data[1]) == [record(1, 1)]
 
 
 def test_listener_on_ipv6_where_it_is_off_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
