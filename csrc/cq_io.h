@@ -67,10 +67,6 @@ void cq_io_wait_writable(int fd, int timeout_ms);
 void cq_io_pause(int ms);
 void cq_io_wake(int wake);
 
-/* How long the calling thread runs before another one that is due gets the CPU (Linux 6.12 and later; 0.1 to 100 ms).
- * Less means to be sooner on a CPU after a wake-up, not to get more of it. Where it is refused, nothing changes. */
-void cq_io_set_slice(uint64_t ns);
-
 /* Datagrams that one UDP_SEGMENT send may carry on this kernel (UDP_MAX_SEGMENTS: 64, from Linux 6.9 on 128). */
 unsigned cq_io_max_segments(void);
 

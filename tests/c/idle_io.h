@@ -32,7 +32,6 @@ void cq_io_wait_writable(int fd, int timeout_ms) { (void)fd, (void)timeout_ms; }
 void cq_io_pause(int ms) { (void)ms; }
 void cq_io_wake(int wake) { (void)wake; }
 void cq_io_set_whole(int fd, int version, bool whole) { (void)fd, (void)version, (void)whole; }
-void cq_io_set_slice(uint64_t ns) { (void)ns; }
 unsigned cq_io_max_segments(void) { return 64; }
 uint64_t cq_io_now_ns(void) { return 1; }
 
