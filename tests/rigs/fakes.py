@@ -92,8 +92,9 @@ class FakePlane:
         self.epochs = {index: epoch for index, epoch in self.epochs.items() if epoch.peer != peer}
         self.endpoints.pop(peer, None)
 
-    def set_routes(self, routes: Any) -> None:
-        self.routes = sorted(routes)
+    def change_routes(self, changes: Any) -> None:
+        owners = dict(self.routes) | {str(network): peer for network, peer in changes}
+        self.routes = sorted((network, peer) for network, peer in owners.items() if peer is not None)
 
     def set_endpoint(self, peer: int, remote: Address, local: Local = ANY) -> None:
         self.endpoints[peer] = (remote, local)
