@@ -277,7 +277,7 @@ class World:
         ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
         ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
-        dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
+        dialer_lease, listener_lease = IndexLease(dialer.pool, lambda: True), IndexLease(listener.pool, lambda: True)
         initiator = Initiator(
             dialer.identity,
             listener.identity.peer_id,
