@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -338,12 +337,14 @@ bool cq_io_linger(uint64_t until_ns)
     return true;
 }
 
-int cq_io_wait(int fd, int wake, int timeout_ms)
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = wake, .events = POLLIN}};
-    if (poll(p, 2, timeout_ms) < 0 && errno != EINTR)
+    struct pollfd p[CQ_GROUPS_MAX + 1] = {{.fd = wake, .events = POLLIN}};
+    for (size_t i = 0; i < count; i++)
+        p[1 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    if (poll(p, 1 + count, timeout_ms) < 0 && errno != EINTR)
         return -errno;
-    if (p[1].revents & POLLIN) {
+    if (p[0].revents & POLLIN) {
         uint64_t count;
         ssize_t n = read(wake, &count, sizeof count); /* only this worker reads it: it cannot have become empty */
         (void)n;
@@ -364,25 +365,6 @@ void cq_io_wake(int wake)
     const uint64_t one = 1;
     ssize_t n = write(wake, &one, sizeof one); /* EAGAIN means that the counter is full: it is readable anyway */
     (void)n;
-}
-
-/* struct sched_attr of <linux/sched/types.h>, as its first version was: newer C libraries have one of the same name. */
-struct scheduling {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period; /* of SCHED_OTHER and SCHED_BATCH, runtime is the slice */
-};
-
-void cq_io_set_slice(uint64_t ns)
-{
-    struct scheduling s = {0};
-    if (syscall(SYS_sched_getattr, 0, &s, sizeof s, 0) != 0 || (s.policy != SCHED_OTHER && s.policy != SCHED_BATCH))
-        return;
-    s.size = sizeof s;
-    s.runtime = ns;
-    (void)syscall(SYS_sched_setattr, 0, &s, 0);
 }
 
 unsigned cq_io_max_segments(void)

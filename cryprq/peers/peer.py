@@ -21,6 +21,7 @@ from cryprq._fastpath import (
     PeerStats,
     PlaneError,
 )
+from cryprq.address import Local
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.contest import Contest
@@ -82,7 +83,7 @@ class Peer:
         records_soft: int,
         reauth_secs: Callable[[], int],
         mtu: Callable[[], int],
-        way: Callable[[str], tuple[str, int]],
+        way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -604,7 +605,8 @@ class Peer:
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
-        self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
+        local = Local(None, link.local.group) if link.dialled else link.local
+        self._plane.set_endpoint(self.handle, link.remote, local)
         link.endpoint_set = True
 
     def _endpoint_moved(self, now: Boottime) -> None:

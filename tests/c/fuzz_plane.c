@@ -225,8 +225,9 @@ static struct cq_plane *plane_new(unsigned options, bool receiving)
     static const int fds[] = {-1};
     const struct cq_worker_options o = {.workers = 1,
                                         .tun_fds = fds,
+                                        .groups = 1,
                                         .udp_fds = fds,
-                                        .family = 2,
+                                        .families = {2},
                                         .mtu = options & 8 ? 9000 : 1420,
                                         .vnet_hdr = options & 1,
                                         .tso4 = true,
@@ -345,7 +346,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rig = rig_for(data[0]);
     memset(&world, 0, sizeof world);
     world.refuses_super = data[0] & 16;
-    atomic_store(&rig->sending->shared.segment_refused, false);
+    atomic_store(&rig->sending->shared.segment_refused[0], false);
     atomic_store(&rig->receiving->shared.merge_refused, 0);
     atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->segment_off_until_ns, 0);
     atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->mtu, data[0] & 32 ? 600 : CQ_MTU_MAX);

@@ -1,5 +1,6 @@
 """Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
 
+import itertools
 import random
 from typing import Any
 
@@ -13,7 +14,7 @@ from cryprq._fastpath import (
     PeerStats,
     PlaneError,
 )
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peers.indices import IndexPool, offset_of
 from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
@@ -61,11 +62,11 @@ def test_first_record_establishes_both_ends(world: World) -> None:
 
 
 def test_endpoints_are_those_of_the_quic_path(world: World) -> None:
-    world.connect(world.left, world.right, dialer_at=Address("198.51.100.4", 1234), local="192.0.2.9")
+    world.connect(world.left, world.right, dialer_at=Address("198.51.100.4", 1234), local=Local("192.0.2.9"))
     right = world.right
-    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.9")
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), Local("192.0.2.9"))
     # A dialer does not pin its own address: it may change.
-    assert world.left.plane.endpoint(world.left.peer.handle) == (Address("192.0.2.1", 9999), None)
+    assert world.left.plane.endpoint(world.left.peer.handle) == (Address("192.0.2.1", 9999), Local())
 
 
 def test_listener_only_receives_until_the_first_record(world: World) -> None:
@@ -140,7 +141,7 @@ def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -
     assert right.plane.endpoint(right.peer.handle) == before
     world.left.plane.cut = False
     world.pass_time(1.5)
-    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.1")
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), Local("192.0.2.1"))
 
 
 def test_two_hosts_with_one_identity_are_reported_with_both_endpoints(world: World) -> None:
@@ -564,7 +565,7 @@ def test_without_numbers_the_order_of_the_dialer_counts_for_it(world: World) -> 
     assert newer.is_later(older)
     right.peer.close(CloseCode.OK, "restarted", Boottime(world.now))
     world.right.peer._life = bytes(8)
-    world.right.peer._numbers = iter([0])
+    world.right.peer._numbers = itertools.count(0)
     world.run()
     after, _ = world.connect(left, right)
     assert after.is_later(newer)
