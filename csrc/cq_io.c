@@ -337,12 +337,14 @@ bool cq_io_linger(uint64_t until_ns)
     return true;
 }
 
-int cq_io_wait(int fd, int wake, int timeout_ms)
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = wake, .events = POLLIN}};
-    if (poll(p, 2, timeout_ms) < 0 && errno != EINTR)
+    struct pollfd p[CQ_GROUPS_MAX + 1] = {{.fd = wake, .events = POLLIN}};
+    for (size_t i = 0; i < count; i++)
+        p[1 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    if (poll(p, 1 + count, timeout_ms) < 0 && errno != EINTR)
         return -errno;
-    if (p[1].revents & POLLIN) {
+    if (p[0].revents & POLLIN) {
         uint64_t count;
         ssize_t n = read(wake, &count, sizeof count); /* only this worker reads it: it cannot have become empty */
         (void)n;

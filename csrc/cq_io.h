@@ -60,8 +60,9 @@ int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n);
  * than to be woken, above all where a CPU without work is halted, as a virtual one is. */
 bool cq_io_linger(uint64_t until_ns);
 
-/* Waits until fd or wake is readable (timeout_ms < 0: forever). Drains wake. 0, or -errno. */
-int cq_io_wait(int fd, int wake, int timeout_ms);
+/* Waits until one of count descriptors, at most CQ_GROUPS_MAX, or wake is readable (timeout_ms < 0: forever). Drains
+ * wake. 0, or -errno. */
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms);
 void cq_io_wait_writable(int fd, int timeout_ms);
 void cq_io_pause(int ms);
 void cq_io_wake(int wake);

@@ -1,6 +1,7 @@
 /*
  * Sending a batch of records to one peer in whatever way its path takes: as one UDP_SEGMENT send, singly where the
  * kernel refuses that, from another source address where the pinned one has gone. No batch is lost to a refusal.
+ * It leaves by the socket group that the peer's records come in by.
  */
 #ifndef CQ_SEND_H
 #define CQ_SEND_H
@@ -22,14 +23,19 @@ struct cq_batch {
     bool probe;                  /* goes whole or not at all */
 };
 
+/* The socket of a group, as its sender knows it. */
+struct cq_send_socket {
+    int fd, family;                /* AF_INET, or AF_INET6 (dual-stack) */
+    _Atomic bool *segment_refused; /* set on EIO: no path of the group's sockets takes UDP_SEGMENT */
+    bool whole4, whole6;           /* what it sends over IPv4 and IPv6 is not fragmented; at first it may be */
+};
+
 struct cq_sender {
-    int fd, family;                /* of the UDP socket: AF_INET, or AF_INET6 (dual-stack) */
-    bool segment;                  /* UDP_SEGMENT is to be used */
-    _Atomic bool *segment_refused; /* set on EIO: no path of these sockets takes it */
-    const _Atomic bool *stopping;  /* ends any wait */
-    bool whole4, whole6;           /* what the socket sends over IPv4 and IPv6 is not fragmented; at first it may be */
-    uint64_t now_ns;               /* CLOCK_BOOTTIME; kept fresh after a wait */
-    uint64_t patient_until_ns;     /* 0: no send of this burst has waited yet */
+    struct cq_send_socket sockets[CQ_GROUPS_MAX]; /* by group */
+    bool segment;                                 /* UDP_SEGMENT is to be used */
+    const _Atomic bool *stopping;                 /* ends any wait */
+    uint64_t now_ns;                              /* CLOCK_BOOTTIME; kept fresh after a wait */
+    uint64_t patient_until_ns;                    /* 0: no send of this burst has waited yet */
 };
 
 /* A burst begins: it may wait for room in the socket's buffer for one second in all. */

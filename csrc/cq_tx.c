@@ -137,7 +137,7 @@ void *cq_tx_run(void *arg)
             linger_until = cq_io_now_ns() + shared->options.busy_poll_ns;
         } else if (n == 0 && !cq_io_linger(linger_until)) {
             cq_worker_rest(&tx->worker);
-            rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
+            rc = cq_io_wait(&tx->tun, 1, tx->worker.wake, -1);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
@@ -463,13 +463,13 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
         return NULL;
     bool ok = cq_worker_init(&tx->worker, shared, index, index);
     tx->tun = o->tun_fds[index];
-    tx->sender = (struct cq_sender){
-        .fd = o->udp_fds[index],
-        .family = o->family,
-        .segment = o->udp_segment,
-        .segment_refused = &shared->segment_refused,
-        .stopping = &shared->stopping,
-    };
+    tx->sender = (struct cq_sender){.segment = o->udp_segment, .stopping = &shared->stopping};
+    for (size_t g = 0; g < o->groups; g++)
+        tx->sender.sockets[g] = (struct cq_send_socket){
+            .fd = cq_worker_udp(o, g, index),
+            .family = o->families[g],
+            .segment_refused = &shared->segment_refused[g],
+        };
     cq_answer_init(&tx->answers, tx->tun, o->vnet_hdr);
     tx->records_max = cq_io_max_segments();
     if (tx->records_max > CQ_SEND_RECORDS_MAX)

@@ -24,7 +24,10 @@ void cq_io_batch_free(struct cq_udp_batch *batch) { free(batch); }
 int cq_io_receive(int fd, struct cq_udp_batch *batch) { return (void)fd, (void)batch, 0; }
 void cq_io_message(struct cq_udp_batch *batch, unsigned i, struct cq_udp_message *m) { (void)batch, (void)i, (void)m; }
 bool cq_io_linger(uint64_t until_ns) { return (void)until_ns, false; }
-int cq_io_wait(int fd, int wake, int timeout_ms) { return (void)fd, (void)wake, (void)timeout_ms, 0; }
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
+{
+    return (void)fds, (void)count, (void)wake, (void)timeout_ms, 0;
+}
 void cq_io_wait_writable(int fd, int timeout_ms) { (void)fd, (void)timeout_ms; }
 void cq_io_pause(int ms) { (void)ms; }
 void cq_io_wake(int wake) { (void)wake; }
