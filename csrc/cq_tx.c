@@ -224,15 +224,16 @@ static void handle(struct cq_tx *tx, size_t n)
         cq_worker_drop(&tx->worker, CQ_DROP_TX_MALFORMED, 1);
         return;
     }
-    uint32_t handle = packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes->table, packet + 16)
-                                          : cq_route_lookup6(table->routes->table, packet + 24);
-    if (handle >= table->peer_count || table->peers[handle].peer == NULL) {
+    const struct cq_table_peer *peer =
+        cq_table_peer_of(table, packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes, packet + 16)
+                                                    : cq_route_lookup6(table->routes, packet + 24));
+    if (peer == NULL) {
         no_route(tx, &split);
         return;
     }
-    struct cq_slot *slot = table->peers[handle].active;
+    struct cq_slot *slot = peer->active;
     if (slot == NULL) {
-        no_key(tx, table->peers[handle].peer, &split);
+        no_key(tx, peer->peer, &split);
         return;
     }
     if (is_lost(slot->peer)) /* its packet leaves all the same: it may be what shows that the peer is back */
@@ -282,8 +283,8 @@ static size_t write_notice(const struct cq_notice *notice, uint8_t *payload)
 static void send_notices(struct cq_tx *tx)
 {
     struct cq_notice notice;
-    for (size_t i = 0; i < tx->worker.table->slot_count; i++) {
-        struct cq_slot *slot = tx->worker.table->slots[i];
+    struct cq_slot *slot;
+    for (size_t at = 0; (slot = cq_table_next(tx->worker.table, &at)) != NULL;) {
         for (unsigned n = 0; n < CQ_NOTICES_MAX && cq_notices_pop(&slot->notices, &notice); n++) {
             struct run *run = run_for(tx, slot);
             run->probe = notice.kind == CQ_NOTICE_PROBE;
