@@ -163,13 +163,15 @@ def test_fragment_that_ends_where_no_packet_can_is_malformed(narrow: Bench) -> N
     assert narrow.dropped("tx", "malformed")
 
 
-def test_super_packet_of_tcp_is_answered_once_and_nothing_is_lost(bench: Bench) -> None:
+@pytest.mark.parametrize("size", [20_000, 47 * (MTU - 40)])  # the second is what a gateway forwards: two sends
+def test_super_packet_of_tcp_is_answered_once_and_nothing_is_lost(bench: Bench, size: int) -> None:
     bench.plane.set_peer_mtu(bench.peer, LIMIT)
-    data = bytes(i % 251 for i in range(20_000))
+    data = bytes(i % 251 for i in range(size))
+    segments = -(-size // (LIMIT - 40))
     tcp = struct.pack(">HHIIBBHHH", 1000, 2000, 7, 9, 0x50, 0x18, 500, 0, 0)
     packet = ipv4(HERE[4], PEER[4], tcp + data, 6)
     bench.from_tun(packet, (1, 1, 40, MTU - 40, 20, 16))
-    assert b"".join(part[40:] for part in records(bench, len(data) + 16 * 40)) == data
+    assert b"".join(part[40:] for part in records(bench, size + segments * 40)) == data
     assert bench.to_tun()[1] == error((3, 4), LIMIT, packet)
     assert bench.plane.answers()["too_big", "sent"] == 1
     assert not any(bench.plane.drops().values())

@@ -71,7 +71,7 @@ def test_chart_is_xml_with_a_bar_of_each_way_in_proportion() -> None:
 def test_report_replaces_the_figures_between_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = {
         "environment": {"cpus": 2, "cpu": "A CPU", "kernel": "6.1"},
-        "settings": {"rounds": 3, "seconds": 1.0},
+        "settings": {"rounds": 3, "seconds": 1.0, "congestion": "cubic"},
         "paths": figures.summarise(ROUNDS),
         "facts": {"bare": {}, "cryprq": {"aead": "aes-256-gcm"}},
     }
@@ -83,7 +83,10 @@ def test_report_replaces_the_figures_between_the_marks(tmp_path: Path, monkeypat
         assert report.main() == 0
         text = page.read_text()
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "old figures" not in text
-        assert text.count("| One TCP flow, Gbit/s | 8.00 (2.00 to 10.00) | 2.00 (1.00 to 5.00)<br>0.5 of bare |") == 1
+        assert (
+            text.count("| One TCP flow, cubic, Gbit/s | 8.00 (2.00 to 10.00) | 2.00 (1.00 to 5.00)<br>0.5 of bare |")
+            == 1
+        )
     assert json.loads((tmp_path / "performance-data.json").read_text()) == run
     ElementTree.fromstring((tmp_path / "performance.svg").read_text())
 
