@@ -1,5 +1,6 @@
 """Builds and drives the line-protocol programs of ``tests/c``: one command a line in, one answer a line out."""
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ def build(name: str) -> Path:
     """
     kind = {"": "plain", "thread": "thread"}.get(os.environ.get("SANITIZE", ""), "sanitize")
     target = f"../../build/c-tests/{kind}/{name}"
-    make = subprocess.run(["make", "-s", "-C", HERE, target], capture_output=True, text=True, check=False)
+    with (HERE / "Makefile").open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # another process of the tests may build it, too, or run it already
+        make = subprocess.run(["make", "-s", "-C", HERE, target], capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
     return (HERE / target).resolve()
 
