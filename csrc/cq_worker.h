@@ -42,6 +42,8 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
+    _Atomic uint32_t
+        sockets_generation;         /* from 1 on; another one: other sockets, or options, are behind the descriptors */
     int notice_fd;                  /* wakes the worker that sends them; -1: there is none yet */
     _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
     _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */

@@ -33,13 +33,6 @@ static struct cq_peer peers[2];
 
 uint64_t cq_io_now_ns(void) { return clock_ns; }
 
-void cq_io_wait_writable(int fd, int timeout_ms)
-{
-    (void)fd;
-    waits++;
-    clock_ns += (uint64_t)timeout_ms * 1000000;
-}
-
 void cq_io_pause(int ms)
 {
     waits++;
@@ -108,6 +101,7 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
 
 static _Atomic bool refused, stopping;
 static struct cq_sender sender;
+static struct cq_send_socket from;
 static const struct cq_endpoint pinned = {
     .remote = {.host = {[15] = 1}, .port = 9, .family = 6}, .local = {[15] = 2}, .source = CQ_SOURCE_PINNED};
 
@@ -118,8 +112,8 @@ static void reset(void)
     clock_ns = 1000 * SECOND;
     calls = waits = batches = sent = 0;
     refused = stopping = false;
-    sender = (struct cq_sender){
-        .fd = 7, .family = AF_INET, .segment = true, .segment_refused = &refused, .stopping = &stopping};
+    sender = (struct cq_sender){.segment = true, .stopping = &stopping};
+    from = (struct cq_send_socket){.fd = 7, .family = AF_INET, .segment_refused = &refused};
     for (unsigned i = 0; i < 2; i++) {
         peers[i].segment_off_until_ns = 0;
         peers[i].path.whole_max = 0;
@@ -138,7 +132,7 @@ static struct cq_lost send_as(struct cq_peer *peer, bool probe)
     }
     calls = waits = batches = sent = 0;
     const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe};
-    return cq_send_batch(&sender, peer, &batch);
+    return cq_send_batch(&sender, &from, peer, &batch);
 }
 
 static struct cq_lost send_to(struct cq_peer *peer) { return send_as(peer, false); }
@@ -148,6 +142,7 @@ static void check_all_left(struct cq_lost lost, unsigned in_batches)
 {
     CHECK_EQUAL(lost.records, 0);
     CHECK_EQUAL(lost.packets, 0);
+    CHECK_EQUAL(lost.waiting, 0);
     CHECK_EQUAL(sent, RECORDS);
     CHECK_EQUAL(batches, in_batches);
     for (unsigned i = 0; i < RECORDS; i++)
@@ -277,9 +272,42 @@ static void test_unreachable_network_keeps_the_source(void)
     check_unreachable_network(CQ_SOURCE_PINNED, 2);
 }
 
-/* ---- no room, and refusals of single records ---- */
+/* ---- no room, no memory, and refusals of single records ---- */
 
-static void check_waits_for_room(int error)
+static void check_full_socket(bool segment)
+{
+    reset();
+    sender.segment = segment;
+    kernel.shortage = EAGAIN;
+    kernel.room_at_ns = UINT64_MAX;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(lost.waiting, RECORDS);
+    CHECK_EQUAL(lost.records, 0);
+    CHECK_EQUAL(calls, 1);
+    CHECK_EQUAL(waits, 0);
+    kernel.room_at_ns = 0;
+    check_all_left(send_to(&peers[0]), segment);
+}
+
+static void test_full_socket_is_not_waited_for(void)
+{
+    check_full_socket(true);
+    check_full_socket(false);
+}
+
+static void test_what_has_left_before_the_socket_is_full_does_not_wait(void)
+{
+    reset();
+    sender.segment = false;
+    kernel.record[4] = EAGAIN;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(sent, 4);
+    CHECK_EQUAL(lost.waiting, RECORDS - 4);
+    CHECK_EQUAL(lost.records, 0);
+    CHECK_EQUAL(waits, 0);
+}
+
+static void check_waits_for_memory(int error)
 {
     reset();
     kernel.shortage = error;
@@ -290,18 +318,17 @@ static void check_waits_for_room(int error)
     CHECK_EQUAL(sender.now_ns, clock_ns);
 }
 
-static void test_full_socket_is_waited_for(void)
+static void test_memory_is_waited_for(void)
 {
-    check_waits_for_room(EAGAIN);
-    check_waits_for_room(ENOBUFS);
-    check_waits_for_room(ENOMEM);
+    check_waits_for_memory(ENOBUFS);
+    check_waits_for_memory(ENOMEM);
 }
 
 static void check_patience(bool segment)
 {
     reset();
     sender.segment = segment;
-    kernel.shortage = EAGAIN;
+    kernel.shortage = ENOBUFS;
     kernel.room_at_ns = UINT64_MAX;
     struct cq_lost lost = send_to(&peers[0]);
     CHECK_EQUAL(lost.records, RECORDS);
@@ -325,7 +352,7 @@ static void test_burst_waits_a_second_at_most(void)
 static void test_stop_ends_the_wait(void)
 {
     reset();
-    kernel.shortage = EAGAIN;
+    kernel.shortage = ENOBUFS;
     kernel.room_at_ns = UINT64_MAX;
     stopping = true;
     CHECK_EQUAL(send_to(&peers[0]).records, RECORDS);
@@ -406,7 +433,9 @@ int main(void)
     RUN(test_bad_source_and_bad_segmentation);
     RUN(test_peer_that_moved_meanwhile_stays_where_it_is);
     RUN(test_unreachable_network_keeps_the_source);
-    RUN(test_full_socket_is_waited_for);
+    RUN(test_full_socket_is_not_waited_for);
+    RUN(test_what_has_left_before_the_socket_is_full_does_not_wait);
+    RUN(test_memory_is_waited_for);
     RUN(test_burst_waits_a_second_at_most);
     RUN(test_stop_ends_the_wait);
     RUN(test_refused_record_does_not_stop_the_others);
