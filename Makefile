@@ -100,8 +100,11 @@ model: $(ENVIRONMENT) $(VERIFPAL) ## the formal models of docs/model/: what Veri
 	@command -v spin >/dev/null || VENV=$(VENV) scripts/bootstrap.sh --tests
 	rm -rf build/model
 	mkdir -p build/model
-	cd build/model && spin -a ../../docs/model/session.pml && $(CC) -O2 -w -DSAFETY -o pan pan.c
-	cd build/model && ./pan -m100000 > said && grep 'states, stored' said && grep -o 'errors: 0' said
+	@for model in session 'takeover -DDIALS=1 -DANYHOW=3' 'takeover -DDIALS=2' 'takeover -DDIALS=3'; do \
+	    set -- $$model && cd $(CURDIR)/build/model && spin -a $${2-} $${3-} ../../docs/model/$$1.pml && \
+	    $(CC) -O2 -w -DSAFETY -o pan pan.c && ./pan -m100000 >said && grep -q 'errors: 0' said && \
+	    echo "$$model: as expected, $$(awk '/states, stored/ { print $$1 }' said) states" || exit 1; \
+	done
 
 # With a nightly compiler where there is one: the crate asks for a newer stable than distributions have, but does without.
 $(VERIFPAL):
@@ -112,7 +115,7 @@ $(VERIFPAL):
 PYTHON_FUZZ := frames parameters peer_id gate
 SECONDS ?= 60
 fuzz: build ## look for bytes that break what must hold, guided by coverage: SECONDS=60 for each of 3 parts in C, 4 in Python
-	@command -v clang >/dev/null || { echo "please install clang and its libclang-rt-*-dev"; exit 1; }
+	@VENV=$(VENV) scripts/bootstrap.sh --fuzz
 	$(MAKE) -C tests/c libfuzzer TIME=$(SECONDS)
 	$(VENV)/bin/pip install --quiet 'atheris~=3.0.0'
 	@for name in $(PYTHON_FUZZ); do \

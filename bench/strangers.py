@@ -7,9 +7,10 @@ live tunnel's datagrams, and how much of a core the gateway and the strangers th
 where the strangers' CPU time is large, part of every other figure is theirs.
 
 With ``--flat-out`` nobody new dials, and TCP takes the live tunnel as fast as it goes, in turns of so many seconds
-without and with the strangers, twice. The gateway has a CPU to itself then, and everybody else shares another: the
-tunnel loses what strangers cost the gateway, and what they themselves take of the dialer's CPU, which is told too.
-What one of them costs the gateway is its CPU time less what the tunnel's bytes cost it without them.
+without and with the strangers, twice. The gateway and the reader of its TUN have a CPU to themselves then, and
+everybody else shares another: the tunnel loses what strangers cost the gateway, and what they themselves take of the
+dialer's CPU, which is told too. What one of them costs the gateway is its CPU time less what the tunnel's bytes cost it
+without them.
 
     bench/strangers.py                                    every attack, 50 newcomers each
     bench/strangers.py --attack silent --attack leave     only these
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import environment
-from bench.loads import Ends
+from bench.loads import TCP_PORT, Ends
 from bench.options import count, positive
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
@@ -51,6 +52,7 @@ WITHIN: Final = 1.0
 PATIENCE: Final = 4.0
 WARM_UP: Final = 2.0
 """Seconds of an attack before the first newcomer."""
+CPUS: Final = sorted(os.sched_getaffinity(0))
 RUN_UP: Final = 0.5
 """Seconds of an attack before and after a turn of ``--flat-out``."""
 SIZE: Final = 1200
@@ -114,11 +116,19 @@ class Scene:
         }
 
     def pin(self) -> None:
-        """The gateway on the first CPU, everybody else on the second."""
-        first, second, *_ = sorted(os.sched_getaffinity(0))
-        for pid, cpu in ((self.gateway.running().pid, first), (self.dialer.running().pid, second), (0, second)):
-            for thread in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        """The gateway on the first CPU, with what reads from its TUN; everybody else on the second."""
+        for node, cpu in ((self.gateway, CPUS[0]), (self.dialer, CPUS[1])):
+            for thread in Path(f"/proc/{node.running().pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), {cpu})
+
+    def transfer(self, ends: Ends, seconds: float) -> float:
+        """Bits per second of one TCP flow from the dialer to the gateway. What is started inherits this thread's
+        CPU."""
+        os.sched_setaffinity(0, {CPUS[0]})
+        sink = ends.sink("tcp-sink", TCP_PORT)
+        os.sched_setaffinity(0, {CPUS[1]})
+        ends.source("tcp-blast", TCP_PORT, "-t", seconds).result(seconds + 60)
+        return float(sink.result(60)["bits_per_second"])
 
     def flat_out(self, attack: str, seconds: float) -> Result:
         """TCP through the tunnel, without and with the strangers, in turns."""
@@ -126,14 +136,14 @@ class Scene:
         inner = self.dialer.wait_event("tunnel_addresses")["addresses"].partition("/")[0]
         ends = Ends(self.gateway.namespace, self.dialer.namespace, GATEWAY, inner)
         turns: dict[bool, list[Result]] = {False: [], True: []}
-        ends.tcp(1, 1.0)  # to warm up
+        self.transfer(ends, 1.0)  # to warm up
         for attacked in (False, True) * 2:
             attackers = self.strangers_of(attack, seconds + 2 * RUN_UP) if attacked else None
             time.sleep(RUN_UP)
             start, cpu = time.monotonic(), cpu_seconds(pid)
-            flow = ends.tcp(1, seconds)
+            speed = self.transfer(ends, seconds)
             spent, took = cpu_seconds(pid) - cpu, time.monotonic() - start
-            turn = {"bits_per_second": flow["bits_per_second"], "cpu_seconds": spent, "seconds": took}
+            turn = {"bits_per_second": speed, "cpu_seconds": spent, "seconds": took}
             turns[attacked].append(turn | ({"strangers": attackers.result()} if attackers else {}))
         return {"attack": ATTACKS[attack].says, "turns": turns[False] + turns[True], **cost_of(turns, seconds)}
 
@@ -257,7 +267,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if options.flat_out and len(os.sched_getaffinity(0)) < 2:
+    if options.flat_out and len(CPUS) < 2:
         print("bench: --flat-out needs two CPUs", file=sys.stderr)
         return 1
     if (reason := sandbox.enter()) is not None:

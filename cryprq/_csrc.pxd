@@ -97,6 +97,7 @@ cdef extern from "cq_epoch.h" nogil:
 
 cdef extern from "cq_endpoint.h" nogil:
     enum:
+        CQ_GROUPS_MAX
         CQ_SOURCE_PINNED
 
     cdef struct cq_address:
@@ -109,7 +110,8 @@ cdef extern from "cq_endpoint.h" nogil:
         cq_address remote
         uint8_t local[16]
         uint32_t local_scope
-        uint32_t source
+        uint16_t source
+        uint16_t group
 
     cdef struct cq_shared_endpoint:
         pass
@@ -205,8 +207,9 @@ cdef extern from "cq_worker.h" nogil:
     cdef struct cq_worker_options:
         size_t workers
         const int *tun_fds
+        size_t groups
         const int *udp_fds
-        int family
+        int families[9]
         size_t mtu
         bint vnet_hdr
         bint tso4
@@ -222,7 +225,7 @@ cdef extern from "cq_worker.h" nogil:
         cq_worker_options options
         cq_tables tables
         int event_fd
-        bint segment_refused
+        bint *segment_refused
         uint32_t merge_refused
         int failure
         const char *failure_what

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 
 SUITE_AES_256_GCM: Final = 1
 SUITE_CHACHA20_POLY1305: Final = 2
@@ -35,7 +35,7 @@ class Datagram(NamedTuple):
 
     data: bytes
     remote: Address
-    local: str | None
+    local: Local
     """The address that it was sent to, to answer from (IP_PKTINFO)."""
 
 class PeerStats(NamedTuple):
@@ -71,18 +71,18 @@ class Plane:
     def __init__(
         self,
         tun_fds: Sequence[int],
-        udp_fds: Sequence[int],
+        udp_groups: Sequence[Sequence[int]],
         *,
         mtu: int,
         offloads: Iterable[str],
         busy_poll_us: int = 0,
     ) -> None:
-        """One worker pair per TUN queue and data socket (``len(tun_fds) == len(udp_fds)``, 1..64), threads not yet
-        started. ``tun_fds`` are non-blocking; ``udp_fds`` are the reuseport group's sockets 1.., bound and of one
-        family; ``offloads`` are the names to use (those that were probed and not switched off). A worker that runs out
-        of packets looks for more for ``busy_poll_us`` (0..1000) microseconds before it sleeps, and lets other threads
-        run in between. ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if the system
-        has no descriptors or memory."""
+        """One worker pair per TUN queue (1..64), and in each socket group (1..9) one data socket for each of them;
+        threads not yet started. ``tun_fds`` are non-blocking; a group is a reuseport group's sockets 1.., bound and of
+        one family; ``offloads`` are the names to use (those that were probed and not switched off). A worker that runs
+        out of packets looks for more for ``busy_poll_us`` (0..1000) microseconds before it sleeps, and lets other
+        threads run in between. ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if
+        the system has no descriptors or memory."""
 
     def start(self) -> None: ...
     def stop(self) -> None:
@@ -100,16 +100,17 @@ class Plane:
     def set_routes(self, routes: Sequence[tuple[str, int]]) -> None:
         """Replaces all allowed IPs: ``(cidr, peer)``. ValueError for a bad or doubly owned CIDR (nothing changes)."""
 
-    def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
-        """Where records for the peer go, and from which local address.
+    def set_endpoint(self, peer: int, remote: Address, local: Local = ...) -> None:
+        """Where records for the peer go, and by what of this node.
 
-        With ``local`` (a listener) records leave from the address that the peer's newest record was sent to, whenever
-        that changes; without it (a dialer, who may roam) the kernel chooses, always. ValueError for a host that is not
-        numeric, a port of 0, or addresses of two families."""
+        Records leave by the socket group that the peer's newest record came in by. With a ``local.host`` (a listener)
+        they leave from the address that it was sent to, whenever that changes; without it (a dialer, who may roam) the
+        kernel chooses, always. ValueError for a host that is not numeric, a port of 0, addresses of two families, or a
+        group that there is not."""
 
-    def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
-        """Where the peer is now, and the local address that is pinned: None where the kernel chooses, be it that the
-        pinned one was refused. None before ``set_endpoint``."""
+    def endpoint(self, peer: int) -> tuple[Address, Local] | None:
+        """Where the peer is now, and our end: its host is None where the kernel chooses, be it that the pinned one was
+        refused. None before ``set_endpoint``."""
 
     def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
         """The largest inner packet for the peer from the next burst on, 576..65,455 bytes; more than the tunnel's MTU,
@@ -177,7 +178,7 @@ class Plane:
         """Tokens of the probes that the peer has acknowledged, as large as they were, since the last call."""
 
     def sockets_replaced(self) -> None:
-        """The descriptors of ``udp_fds`` are other sockets now, of the same family: receivers that wait, wait for
+        """The descriptors of a group are other sockets now, of the same family: receivers that wait, wait for
         those."""
 
     def events(self) -> list[Event]:
@@ -187,7 +188,7 @@ class Plane:
         """QUIC datagrams that arrived on data sockets since the last call, at most 256 per worker; ``event_fd`` stays
         readable while there may be more."""
 
-    def inject(self, data: bytes, remote: Address, local: str | None) -> None:
+    def inject(self, data: bytes, remote: Address, local: Local) -> None:
         """A data record that arrived on the control plane's socket."""
 
     def peer_stats(self, peer: int) -> PeerStats: ...
@@ -202,8 +203,8 @@ class Plane:
         too_big, no_route, unreachable. Results: sent, limited (by rate, or in the first second without a key), barred
         (what nobody may answer), failed (the TUN did not take it)."""
 
-    def udp_segment_active(self) -> bool:
-        """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
+    def segment_refused(self) -> tuple[int, ...]:
+        """The numbers of the socket groups for which UDP_SEGMENT was turned off, since a path refused it."""
 
     def merges_refused(self) -> tuple[str, ...]:
         """Of ``tso4``, ``tso6`` and ``uso``, those whose super-packets the TUN refused when they were written; packets

@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 
 from cryprq._csrc cimport *
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 
 SUITE_AES_256_GCM = CQ_SUITE_AES_256_GCM
 SUITE_CHACHA20_POLY1305 = CQ_SUITE_CHACHA20_POLY1305
@@ -180,10 +180,12 @@ cdef int fill_endpoint(cq_endpoint *out, remote, local) except -1:
     scope = bounded(scope, "scope", 0, 0xffffffff)
     if is_link_local(out.remote.host):
         out.remote.scope = scope
-    if local is not None:
-        raw_local = pack_host(local)
+    local_host, group = local
+    out.group = bounded(group, "socket group", 0, CQ_GROUPS_MAX - 1)
+    if local_host is not None:
+        raw_local = pack_host(local_host)
         if raw_local.startswith(MAPPED) != raw.startswith(MAPPED):
-            raise ValueError(f"{local} and {host} are of different families")
+            raise ValueError(f"{local_host} and {host} are of different families")
         memcpy(out.local, <const char *>raw_local, 16)
         out.source = CQ_SOURCE_PINNED
         if is_link_local(out.local):
@@ -195,7 +197,8 @@ cdef read_endpoint(const cq_endpoint *endpoint):
     if endpoint.remote.family == 0:
         return None
     remote = Address(unpack_host(endpoint.remote.host), endpoint.remote.port, endpoint.remote.scope)
-    return remote, (unpack_host(endpoint.local) if endpoint.source == CQ_SOURCE_PINNED else None)
+    host = unpack_host(endpoint.local) if endpoint.source == CQ_SOURCE_PINNED else None
+    return remote, Local(host, endpoint.group)
 
 
 # ---- what the parts cost ----
@@ -254,17 +257,19 @@ cdef class Plane:
     cdef list routes
     cdef dict networks  # the parsed CIDRs of those routes
 
-    def __cinit__(self, tun_fds, udp_fds, *, mtu, offloads, busy_poll_us=0):
+    def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0):
         cdef cq_worker_options o
         cdef int tun[CQ_LANES_MAX]
-        cdef int udp[CQ_LANES_MAX]
+        cdef int udp[CQ_GROUPS_MAX * CQ_LANES_MAX]
         offloads = frozenset(offloads)
-        tun_fds, udp_fds = list(tun_fds), list(udp_fds)
+        tun_fds, udp_groups = list(tun_fds), [list(group) for group in udp_groups]
         unknown = offloads - set(OFFLOADS)
         if unknown:
             raise ValueError(f"unknown offload {sorted(unknown)[0]!r}")
-        if not 1 <= len(tun_fds) == len(udp_fds) <= CQ_LANES_MAX:
-            raise ValueError(f"the data plane needs 1..{CQ_LANES_MAX} TUN queues and as many sockets")
+        if not 1 <= len(udp_groups) <= CQ_GROUPS_MAX:
+            raise ValueError(f"the data plane needs 1..{CQ_GROUPS_MAX} groups of sockets")
+        if not 1 <= len(tun_fds) <= CQ_LANES_MAX or any(len(group) != len(tun_fds) for group in udp_groups):
+            raise ValueError(f"the data plane needs 1..{CQ_LANES_MAX} TUN queues and as many sockets in each group")
         if cq_aead_select(SUITE_AES_256_GCM) is NULL:
             known = ", ".join(name.partition("-")[0] for name in aead_backends(SUITE_AES_256_GCM))
             raise PlaneError(f"CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has {known}")
@@ -272,13 +277,15 @@ cdef class Plane:
         for i, fd in enumerate(tun_fds):
             check_tun(fd)
             tun[i] = fd
-        families = {udp_family(fd) for fd in udp_fds}
-        if len(families) != 1:
-            raise ValueError("the UDP sockets are of different families")
-        for i, fd in enumerate(udp_fds):
-            udp[i] = fd
-        o.family = families.pop()
+        for number, group in enumerate(udp_groups):
+            families = {udp_family(fd) for fd in group}
+            if len(families) != 1:
+                raise ValueError("the UDP sockets of a group are of different families")
+            o.families[number] = families.pop()
+            for i, fd in enumerate(group):
+                udp[number * len(tun_fds) + i] = fd
         o.workers = len(tun_fds)
+        o.groups = len(udp_groups)
         o.tun_fds = tun
         o.udp_fds = udp
         o.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
@@ -393,16 +400,22 @@ cdef class Plane:
         self.routes = routes
         self.networks = networks
 
-    def set_endpoint(self, peer, remote, local=None):
-        """Where records for the peer go, and from which local address."""
+    cdef int fill(self, cq_endpoint *out, remote, local) except -1:
+        fill_endpoint(out, remote, local)
+        if out.group >= self.live().shared.options.groups:
+            raise ValueError(f"there is no socket group {out.group}")
+        return 0
+
+    def set_endpoint(self, peer, remote, local=Local()):
+        """Where records for the peer go, and by what of this node."""
         cdef cq_endpoint endpoint
-        fill_endpoint(&endpoint, remote, local)
+        self.fill(&endpoint, remote, local)
         if endpoint.remote.port == 0:
             raise ValueError("nothing can be sent to port 0")
         cq_endpoint_write(&self.peer(peer).endpoint, &endpoint)
 
     def endpoint(self, peer):
-        """The peer's address and the local one, or None."""
+        """The peer's address and our end, or None."""
         cdef cq_endpoint endpoint
         cq_endpoint_read(&self.peer(peer).endpoint, &endpoint)
         return read_endpoint(&endpoint)
@@ -573,7 +586,7 @@ cdef class Plane:
         cdef cq_plane *plane = self.live()
         cdef cq_endpoint endpoint
         cdef bytearray copy = bytearray(memoryview(data))  # it is opened in place
-        fill_endpoint(&endpoint, remote, local)
+        self.fill(&endpoint, remote, local)
         cq_plane_inject(plane, <uint8_t *>PyByteArray_AsString(copy), len(copy), &endpoint)
         cq_wipe(PyByteArray_AsString(copy), len(copy))
 
@@ -621,9 +634,10 @@ cdef class Plane:
             for result in range(CQ_ANSWER_RESULTS)
         }
 
-    def udp_segment_active(self):
-        """False once a path refused UDP_SEGMENT and it was turned off for the sockets."""
-        return not self.live().shared.segment_refused
+    def segment_refused(self):
+        """The socket groups for which UDP_SEGMENT was turned off, since a path refused it."""
+        cdef cq_plane *plane = self.live()
+        return tuple(group for group in range(plane.shared.options.groups) if plane.shared.segment_refused[group])
 
     def merges_refused(self):
         """What the TUN took the offload for and then refused to be written as super-packets."""

@@ -1,4 +1,4 @@
-"""UDP addresses as the rest of the package sees them: never IPv4-mapped, comparable, printable."""
+"""UDP addresses as the rest of the package sees them: never IPv4-mapped, comparable, printable. And our own end."""
 
 import errno
 import socket
@@ -48,3 +48,12 @@ class Address(NamedTuple):
         if not self.scope:
             return f"[{self.host}]:{self.port}"
         return f"[{self.host}%{self.scope}]:{self.port}"
+
+
+class Local(NamedTuple):
+    """By what of this node a peer's datagrams come in, and those to it leave."""
+
+    host: str | None = None
+    """A numeric address of this host; None: the kernel's choice."""
+    group: int = 0
+    """Which of the node's socket groups, and so which UDP port."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 KIND_MLDSA65: Final = 1
@@ -62,13 +63,22 @@ class PeerId:
             )
         return cls(multihash[len(_MULTIHASH_SHA2_256) :])
 
+    def __hash__(self) -> int:
+        return hash(self.digest)  # which bytes remember
+
     def __str__(self) -> str:
-        value = int.from_bytes(_MULTIHASH_SHA2_256 + self.digest, "big")
-        characters = []
-        while value:
-            value, digit = divmod(value, 58)
-            characters.append(_BASE58[digit])
-        return "".join(reversed(characters))
+        return _spell(self.digest)
 
     def __repr__(self) -> str:
         return f"PeerId({str(self)!r})"
+
+
+@lru_cache(maxsize=1024)
+def _spell(digest: bytes) -> str:
+    """46 divisions, and each handshake writes an ID four times."""
+    value = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
+    characters = []
+    while value:
+        value, digit = divmod(value, 58)
+        characters.append(_BASE58[digit])
+    return "".join(reversed(characters))

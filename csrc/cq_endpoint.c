@@ -46,9 +46,14 @@ bool cq_endpoint_replace(struct cq_shared_endpoint *s, const struct cq_endpoint 
     return same;
 }
 
+bool cq_endpoint_moved(const struct cq_endpoint *before, const struct cq_endpoint *now)
+{
+    return memcmp(&before->remote, &now->remote, sizeof before->remote) != 0 || before->group != now->group;
+}
+
 bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoint *heard, struct cq_endpoint *next)
 {
-    bool moved = memcmp(&known->remote, &heard->remote, sizeof known->remote) != 0;
+    bool moved = cq_endpoint_moved(known, heard);
     bool named = heard->source == CQ_SOURCE_PINNED;
     *next = *heard;
     if (known->source == CQ_SOURCE_KERNEL || !named) {

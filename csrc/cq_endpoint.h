@@ -27,12 +27,15 @@ enum cq_source {
     CQ_SOURCE_FORGOTTEN = 2, /* that one was refused: the kernel's choice until the peer uses another path */
 };
 
-/* Where a peer is: its address, and the local address that it knows us by. */
+#define CQ_GROUPS_MAX 9u /* of UDP sockets: 8 to listen at, and one to dial from */
+
+/* Where a peer is: its address, and what it knows us by, the local address and the port of a socket group. */
 struct cq_endpoint {
     struct cq_address remote;
     uint8_t local[16];    /* also kept when forgotten, so that the next datagram to it does not pin it again */
     uint32_t local_scope; /* interface index, only for a link-local source */
-    uint32_t source;      /* enum cq_source */
+    uint16_t source;      /* enum cq_source */
+    uint16_t group;       /* of the socket that its datagrams come in by, which those to it leave by */
 };
 
 static_assert(sizeof(struct cq_endpoint) == 48, "endpoints are copied in 64-bit words");
@@ -55,5 +58,8 @@ bool cq_endpoint_replace(struct cq_shared_endpoint *shared, const struct cq_endp
 
 /* Where a peer is that was known to be at one endpoint and has now been heard from another. True if that is news. */
 bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoint *heard, struct cq_endpoint *next);
+
+/* Whether it has gone elsewhere: to another address, or to another of ours, with which the path is another one. */
+bool cq_endpoint_moved(const struct cq_endpoint *before, const struct cq_endpoint *now);
 
 #endif

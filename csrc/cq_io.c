@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -339,20 +338,35 @@ bool cq_io_linger(uint64_t until_ns)
     return true;
 }
 
-int cq_io_wait(int fd, int wake, int timeout_ms) { return cq_io_wait_for_room(fd, wake, NULL, 0, timeout_ms); }
+/* Only this worker reads it: it cannot have become empty meanwhile. */
+static void drain(const struct pollfd *wake)
+{
+    uint64_t count;
+    if ((wake->revents & POLLIN) == 0)
+        return;
+    ssize_t n = read(wake->fd, &count, sizeof count);
+    (void)n;
+}
+
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
+{
+    struct pollfd p[CQ_GROUPS_MAX + 1] = {{.fd = wake, .events = POLLIN}};
+    for (size_t i = 0; i < count; i++)
+        p[1 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    if (poll(p, 1 + count, timeout_ms) < 0 && errno != EINTR)
+        return -errno;
+    drain(&p[0]);
+    return 0;
+}
 
 int cq_io_wait_for_room(int fd, int wake, const int *full, unsigned count, int timeout_ms)
 {
-    struct pollfd p[2 + CQ_IO_FULL_MAX] = {{.fd = fd, .events = POLLIN}, {.fd = wake, .events = POLLIN}};
+    struct pollfd p[2 + CQ_IO_FULL_MAX] = {{.fd = wake, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
     for (unsigned i = 0; i < count; i++)
         p[2 + i] = (struct pollfd){.fd = full[i], .events = POLLOUT};
     if (poll(p, 2 + count, timeout_ms) < 0 && errno != EINTR)
         return -errno;
-    if (p[1].revents & POLLIN) {
-        uint64_t seen;
-        ssize_t n = read(wake, &seen, sizeof seen); /* only this worker reads it: it cannot have become empty */
-        (void)n;
-    }
+    drain(&p[0]);
     return 0;
 }
 
@@ -363,25 +377,6 @@ void cq_io_wake(int wake)
     const uint64_t one = 1;
     ssize_t n = write(wake, &one, sizeof one); /* EAGAIN means that the counter is full: it is readable anyway */
     (void)n;
-}
-
-/* struct sched_attr of <linux/sched/types.h>, as its first version was: newer C libraries have one of the same name. */
-struct scheduling {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period; /* of SCHED_OTHER and SCHED_BATCH, runtime is the slice */
-};
-
-void cq_io_set_slice(uint64_t ns)
-{
-    struct scheduling s = {0};
-    if (syscall(SYS_sched_getattr, 0, &s, sizeof s, 0) != 0 || (s.policy != SCHED_OTHER && s.policy != SCHED_BATCH))
-        return;
-    s.size = sizeof s;
-    s.runtime = ns;
-    (void)syscall(SYS_sched_setattr, 0, &s, 0);
 }
 
 unsigned cq_io_max_segments(void)

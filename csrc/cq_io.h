@@ -60,19 +60,16 @@ int cq_io_tun_write(int fd, bool has_vnet, uint8_t *packet, size_t n);
  * than to be woken, above all where a CPU without work is halted, as a virtual one is. */
 bool cq_io_linger(uint64_t until_ns);
 
-/* Waits until fd or wake is readable (timeout_ms < 0: forever). Drains wake. 0, or -errno. */
-int cq_io_wait(int fd, int wake, int timeout_ms);
+/* Waits until one of count descriptors, at most CQ_GROUPS_MAX, or wake is readable (timeout_ms < 0: forever). Drains
+ * wake. 0, or -errno. */
+int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms);
 
-/* The same, or until one of count full sockets has room for half of what it may hold. */
+/* The same for one, or until one of count full sockets has room for half of what it may hold. */
 #define CQ_IO_FULL_MAX 16u
 int cq_io_wait_for_room(int fd, int wake, const int *full, unsigned count, int timeout_ms);
 
 void cq_io_pause(int ms);
 void cq_io_wake(int wake);
-
-/* How long the calling thread runs before another one that is due gets the CPU (Linux 6.12 and later; 0.1 to 100 ms).
- * Less means to be sooner on a CPU after a wake-up, not to get more of it. Where it is refused, nothing changes. */
-void cq_io_set_slice(uint64_t ns);
 
 /* Datagrams that one UDP_SEGMENT send may carry on this kernel (UDP_MAX_SEGMENTS: 64, from Linux 6.9 on 128). */
 unsigned cq_io_max_segments(void);

@@ -1,6 +1,5 @@
 #define _GNU_SOURCE
 #include "cq_plane.h"
-#include "cq_io.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -8,16 +7,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Of a worker, the least that Linux has. Two of them pass a flow's packets on to each other and to the kernel's threads,
- * in turns of some 20 us each; with the usual 3 ms, whoever is due waits for one that goes on to poll. */
-#define SLICE_NS 100000u
-
 /* ---- life ---- */
 
 static bool options_valid(const struct cq_worker_options *o)
 {
-    return o->workers >= 1 && o->workers <= CQ_LANES_MAX && o->mtu >= CQ_MTU_MIN && o->mtu <= CQ_MTU_MAX &&
-           o->busy_poll_ns <= CQ_BUSY_POLL_US_MAX * (uint64_t)1000;
+    return o->workers >= 1 && o->workers <= CQ_LANES_MAX && o->groups >= 1 && o->groups <= CQ_GROUPS_MAX &&
+           o->mtu >= CQ_MTU_MIN && o->mtu <= CQ_MTU_MAX && o->busy_poll_ns <= CQ_BUSY_POLL_US_MAX * (uint64_t)1000;
 }
 
 /* 0 or an errno. */
@@ -60,18 +55,6 @@ struct cq_plane *cq_plane_new(const struct cq_worker_options *options)
     return plane;
 }
 
-static void *run_tx(void *tx)
-{
-    cq_io_set_slice(SLICE_NS);
-    return cq_tx_run(tx);
-}
-
-static void *run_rx(void *rx)
-{
-    cq_io_set_slice(SLICE_NS);
-    return cq_rx_run(rx);
-}
-
 int cq_plane_start(struct cq_plane *plane)
 {
     sigset_t all, before;
@@ -81,8 +64,8 @@ int cq_plane_start(struct cq_plane *plane)
     for (size_t i = plane->threads_running; rc == 0 && i < 2 * plane->shared.options.workers; i++) {
         size_t worker = i / 2;
         char name[16];
-        rc = i % 2 == 0 ? pthread_create(&plane->threads[i], NULL, run_tx, plane->tx[worker])
-                        : pthread_create(&plane->threads[i], NULL, run_rx, plane->rx[worker]);
+        rc = i % 2 == 0 ? pthread_create(&plane->threads[i], NULL, cq_tx_run, plane->tx[worker])
+                        : pthread_create(&plane->threads[i], NULL, cq_rx_run, plane->rx[worker]);
         if (rc == 0) {
             plane->threads_running = i + 1;
             snprintf(name, sizeof name, "cryprq-%s%u", i % 2 == 0 ? "tx" : "rx", (unsigned)worker);

@@ -180,16 +180,17 @@ static void keep_last(struct cq_records *r, unsigned count)
     }
 }
 
-struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run)
+struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t group)
 {
     const uint32_t now = atomic_load_explicit(&all->worker->shared->sockets_generation, memory_order_acquire);
-    if (run->generation != now) {
+    if (run->generation != now || run->group != group) {
         cq_twin_close(run->own.fd);
-        run->own = all->shared;
-        run->own.fd = cq_twin_open(all->shared.fd);
+        run->own = all->shared[group];
+        run->own.fd = cq_twin_open(all->shared[group].fd);
         run->generation = now;
+        run->group = group;
     }
-    return run->own.fd >= 0 ? &run->own : &all->shared;
+    return run->own.fd >= 0 ? &run->own : &all->shared[group];
 }
 
 /* False if some are left, since the socket has no room. */
@@ -205,7 +206,7 @@ static bool send_records(struct cq_runs *all, struct cq_run *run, struct cq_reco
     }
     const uint64_t packets = r->packets, bytes = r->bytes, now_ns = all->sender.now_ns;
     const struct cq_batch batch = {r->wire, r->length, r->segment, r->loads, r->probe};
-    struct cq_lost lost = cq_send_batch(&all->sender, cq_run_socket(all, run), peer, &batch);
+    struct cq_lost lost = cq_send_batch(&all->sender, cq_run_socket(all, run, to.group), peer, &batch);
     if (lost.refused)
         cq_worker_raise_peer(all->worker, peer, CQ_EVENT_RECORD_REFUSED);
     if (lost.records > 0)
@@ -271,13 +272,18 @@ void cq_run_give_up(struct cq_runs *all, struct cq_run *run)
 
 /* ---- life ---- */
 
-bool cq_runs_init(struct cq_runs *all, struct cq_worker *worker, int fd)
+bool cq_runs_init(struct cq_runs *all, struct cq_worker *worker)
 {
     struct cq_worker_shared *shared = worker->shared;
     const struct cq_worker_options *o = &shared->options;
     bool ok = true;
     all->worker = worker;
-    all->shared = (struct cq_send_socket){.fd = fd, .family = o->family, .segment_refused = &shared->segment_refused};
+    for (size_t g = 0; g < o->groups; g++)
+        all->shared[g] = (struct cq_send_socket){
+            .fd = cq_worker_udp(o, g, worker->index),
+            .family = o->families[g],
+            .segment_refused = &shared->segment_refused[g],
+        };
     all->pool.seed = cq_io_random();
     all->sender = (struct cq_sender){.segment = o->udp_segment, .stopping = &shared->stopping};
     all->records_max = cq_io_max_segments();

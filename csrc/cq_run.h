@@ -40,7 +40,7 @@ struct cq_run {
     uint64_t age;
     size_t mtu; /* of the peer, as it was when the burst began: what a record carries at most */
     struct cq_send_socket own;
-    uint32_t generation; /* of the sockets that it is a twin of */
+    uint32_t generation, group; /* of the socket that it is a twin of */
     struct cq_records ready, held;
     bool full; /* `held` has records that the socket had no room for */
     struct cq_rest rest;
@@ -56,16 +56,16 @@ struct cq_run {
 struct cq_runs {
     struct cq_worker *worker;
     struct cq_sender sender;
-    struct cq_send_socket shared; /* the worker's own: for peers that cannot have one */
-    unsigned records_max;         /* in one send */
-    bool waiting;                 /* some run has something that waits */
+    struct cq_send_socket shared[CQ_GROUPS_MAX]; /* the worker's own, by group: for peers that cannot have one */
+    unsigned records_max;                        /* in one send */
+    bool waiting;                                /* some run has something that waits */
     uint64_t ticks;
     struct cq_queue_pool pool;
     struct cq_run runs[CQ_RUNS];
 };
 
-/* fd: the worker's socket. False when memory is short; either way free takes it down. */
-bool cq_runs_init(struct cq_runs *all, struct cq_worker *worker, int fd);
+/* False when memory is short; either way free takes it down. */
+bool cq_runs_init(struct cq_runs *all, struct cq_worker *worker);
 void cq_runs_free(struct cq_runs *all, size_t mtu); /* wipes what packets it holds */
 
 struct cq_run *cq_run_of(struct cq_runs *all, const struct cq_peer *peer); /* NULL: the peer has none */
@@ -97,6 +97,6 @@ bool cq_run_resume(struct cq_runs *all, struct cq_run *run);
 void cq_run_give_up(struct cq_runs *all, struct cq_run *run);
 
 /* The peer's own socket, so that a buffer which is full is nobody else's; the worker's, where there can be none. */
-struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run);
+struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t group);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * The rx worker: UDP to TUN. A packet's way, which is also the order of this file:
  *
- *   1. receive One receive brings up to a batch of messages, each of which may be many datagrams that GRO merged.
+ *   1. receive One receive brings up to a batch of messages, each of which may be many datagrams that GRO merged. Where
+ *              the node has several ports, their sockets take turns.
  *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
@@ -11,7 +12,7 @@
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *
- * Socket, TUN queue, batch, coalescer and the ring's producing end are the worker's own. One lock is taken, that of a
+ * Sockets, TUN queue, batch, coalescer and the ring's producing end are the worker's own. One lock is taken, that of a
  * receive lane, in cq_epoch_open: another worker may hold it where GRO gave it records of this lane. The table cannot
  * change while it is announced: from a batch on until the worker sleeps, or begins a batch and finds a newer one. A
  * peer's endpoint is behind a sequence lock, whose writers give way to each other. Counters and events are atomics;
@@ -40,7 +41,9 @@ struct tally {
 
 struct cq_rx {
     struct cq_worker worker;
-    int tun, udp;
+    int tun;
+    int udp[CQ_GROUPS_MAX]; /* its socket in each group */
+    size_t groups, turn;    /* whose socket is looked at next */
     uint64_t now_ns;
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
@@ -73,20 +76,34 @@ static void end_batch(struct cq_rx *rx)
 /* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
 static bool is_fatal(int error) { return error == EBADF || error == ENOTSOCK; }
 
+/* Receives from the first group, of those whose turn it is, that has something. What cq_io_receive returns; *group is
+ * whose it is. */
+static int receive(struct cq_rx *rx, uint16_t *group)
+{
+    int n = 0;
+    for (size_t looks = 0; n == 0 && looks < rx->groups; looks++) {
+        *group = (uint16_t)rx->turn;
+        rx->turn = rx->turn + 1 < rx->groups ? rx->turn + 1 : 0;
+        n = cq_io_receive(rx->udp[*group], rx->batch);
+    }
+    return n;
+}
+
 void *cq_rx_run(void *arg)
 {
     struct cq_rx *rx = arg;
     struct cq_worker_shared *shared = rx->worker.shared;
     uint64_t linger_until = 0;
     while (!atomic_load(&shared->stopping)) {
-        int n = cq_io_receive(rx->udp, rx->batch);
+        uint16_t group = 0;
+        int n = receive(rx, &group);
         if (n == 0 && !cq_io_linger(linger_until)) {
             cq_worker_rest(&rx->worker);
-            n = cq_io_wait(rx->udp, rx->worker.wake, -1);
+            n = cq_io_wait(rx->udp, rx->groups, rx->worker.wake, -1);
         }
         if (n < 0 && !is_fatal(-n)) {
             cq_worker_rest(&rx->worker);
-            n = cq_io_wait(rx->worker.wake, rx->worker.wake, ERROR_WAIT_MS);
+            n = cq_io_wait(NULL, 0, rx->worker.wake, ERROR_WAIT_MS);
         }
         if (n < 0) {
             cq_worker_fail(&rx->worker, "receiving on the UDP socket", -n);
@@ -98,6 +115,7 @@ void *cq_rx_run(void *arg)
         for (int i = 0; i < n; i++) {
             struct cq_udp_message m;
             cq_io_message(rx->batch, (unsigned)i, &m);
+            m.from.group = group;
             message(rx, &m);
         }
         end_batch(rx);
@@ -224,7 +242,7 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
     cq_endpoint_read(&slot->peer->endpoint, &known);
     if (!cq_endpoint_follow(&known, from, &next) || !cq_endpoint_replace(&slot->peer->endpoint, &known, &next))
         return;
-    if (memcmp(&known.remote, &next.remote, sizeof known.remote) != 0)
+    if (cq_endpoint_moved(&known, &next))
         cq_worker_raise_peer(&rx->worker, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
 }
 
@@ -397,7 +415,9 @@ struct cq_rx *cq_rx_new(struct cq_worker_shared *shared, size_t index)
     memset(rx, 0, sizeof *rx);
     bool ok = cq_worker_init(&rx->worker, shared, index, o->workers + index);
     rx->tun = o->tun_fds[threaded ? index : 0];
-    rx->udp = threaded ? o->udp_fds[index] : -1;
+    rx->groups = threaded ? o->groups : 0;
+    for (size_t g = 0; g < rx->groups; g++)
+        rx->udp[g] = cq_worker_udp(o, g, index);
     rx->coalesce = coalesce_new(rx, o);
     ok = ok && rx->coalesce != NULL;
     if (threaded) {

@@ -47,12 +47,12 @@ static bool wait_for_memory(struct cq_sender *s, int error)
 
 /* Whether what is sent from now on may be fragmented is an option of the socket: it is set when it changes, which it does
  * where peers whose paths are known and others take turns. */
-static void set_whole(struct cq_send_socket *s, const struct cq_endpoint *to, bool whole)
+static void set_whole(struct cq_send_socket *socket, const struct cq_endpoint *to, bool whole)
 {
-    bool *now = to->remote.family == 4 ? &s->whole4 : &s->whole6;
+    bool *now = to->remote.family == 4 ? &socket->whole4 : &socket->whole6;
     if (*now == whole)
         return;
-    cq_io_set_whole(s->fd, to->remote.family, whole);
+    cq_io_set_whole(socket->fd, to->remote.family, whole);
     *now = whole;
 }
 

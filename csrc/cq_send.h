@@ -1,6 +1,7 @@
 /*
  * Sending a batch of records to one peer in whatever way its path takes: as one UDP_SEGMENT send, singly where the
  * kernel refuses that, from another source address where the pinned one has gone. No batch is lost to a refusal.
+ * It leaves by the socket group that the peer's records come in by.
  */
 #ifndef CQ_SEND_H
 #define CQ_SEND_H

@@ -123,7 +123,7 @@ void *cq_tx_run(void *arg)
             rc = wait_for_room(tx);
         } else if (n == 0 && !cq_io_linger(linger_until)) {
             cq_worker_rest(&tx->worker);
-            rc = cq_io_wait(tx->tun, tx->worker.wake, -1);
+            rc = cq_io_wait(&tx->tun, 1, tx->worker.wake, -1);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
@@ -425,7 +425,7 @@ static int wait_for_room(struct cq_tx *tx)
             continue;
         if (!run->full)
             return 0;
-        full[count++] = cq_run_socket(&tx->runs, run)->fd;
+        full[count++] = cq_run_socket(&tx->runs, run, run->group)->fd;
     }
     if (count == 0)
         return 0;
@@ -443,7 +443,7 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
         return NULL;
     bool ok = cq_worker_init(&tx->worker, shared, index, index);
     tx->tun = o->tun_fds[index];
-    ok = cq_runs_init(&tx->runs, &tx->worker, o->udp_fds[index]) && ok;
+    ok = cq_runs_init(&tx->runs, &tx->worker) && ok;
     cq_answer_init(&tx->answers, tx->tun, o->vnet_hdr);
     tx->packet = cq_queue_block(&tx->runs.pool);
     ok = ok && tx->packet != NULL;

@@ -12,7 +12,7 @@
 
 int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options)
 {
-    const size_t workers = options->workers;
+    const size_t workers = options->workers, sockets = workers * options->groups;
     memset(shared, 0, sizeof *shared);
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;
@@ -21,11 +21,11 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     shared->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (shared->event_fd < 0)
         return -errno;
-    int *fds = calloc(2 * workers, sizeof *fds); /* our own copies: the caller's arrays may go away */
+    int *fds = calloc(workers + sockets, sizeof *fds); /* our own copies: the caller's arrays may go away */
     if (fds == NULL)
         return -ENOMEM;
     memcpy(fds, options->tun_fds, workers * sizeof *fds);
-    memcpy(fds + workers, options->udp_fds, workers * sizeof *fds);
+    memcpy(fds + workers, options->udp_fds, sockets * sizeof *fds);
     shared->options.tun_fds = fds;
     shared->options.udp_fds = fds + workers;
     return cq_table_init(&shared->tables, 2 * workers + 1) == CQ_OK ? 0 : -ENOMEM;

@@ -2,7 +2,7 @@
  * What the workers of a data plane have in common: what all of them share, what each has of its own whichever way its
  * packets go, and how they tell the control thread what happened.
  *
- * Worker i of either direction owns TUN queue i, data socket i and send lane i.
+ * Worker i of either direction owns TUN queue i, data socket i of each socket group, and send lane i.
  */
 #ifndef CQ_WORKER_H
 #define CQ_WORKER_H
@@ -29,8 +29,10 @@ enum cq_event {
 
 struct cq_worker_options {
     size_t workers;
-    const int *tun_fds, *udp_fds; /* one of each per worker; they stay the caller's */
-    int family;                   /* of the UDP sockets: AF_INET, or AF_INET6 (dual-stack) */
+    const int *tun_fds;          /* one per worker; all descriptors stay the caller's */
+    size_t groups;               /* of UDP sockets: each has a port of its own */
+    const int *udp_fds;          /* group after group, one per worker in each */
+    int families[CQ_GROUPS_MAX]; /* of a group's sockets: AF_INET, or AF_INET6 (dual-stack) */
     size_t mtu;
     bool vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing;
     uint64_t busy_poll_ns; /* how long a worker looks for more before it sleeps */
@@ -42,18 +44,24 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
-    _Atomic uint32_t
-        sockets_generation;         /* from 1 on; another one: other sockets, or options, are behind the descriptors */
-    int notice_fd;                  /* wakes the worker that sends them; -1: there is none yet */
-    _Atomic bool segment_refused;   /* EIO: no path of these sockets takes UDP_SEGMENT */
-    _Atomic uint32_t merge_refused; /* bits 1 << gso_type: the TUN takes no such super-packets */
-    _Atomic int failure;            /* errno of a worker that gave up, 0 for none */
+    /* From 1 on; another one: other sockets, or options, are behind the descriptors. */
+    _Atomic uint32_t sockets_generation;
+    int notice_fd;                               /* wakes the worker that sends them; -1: there is none yet */
+    _Atomic bool segment_refused[CQ_GROUPS_MAX]; /* EIO: no path of the group's sockets takes UDP_SEGMENT */
+    _Atomic uint32_t merge_refused;              /* bits 1 << gso_type: the TUN takes no such super-packets */
+    _Atomic int failure;                         /* errno of a worker that gave up, 0 for none */
     _Atomic(const char *) failure_what;
 };
 
 /* 0 or -errno. Either way free takes it down, when no worker is left. */
 int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options);
 void cq_worker_shared_free(struct cq_worker_shared *shared);
+
+/* The UDP socket of a worker in a group. */
+static inline int cq_worker_udp(const struct cq_worker_options *o, size_t group, size_t worker)
+{
+    return o->udp_fds[group * o->workers + worker];
+}
 
 /* Control thread: the bits that are news since the last call. */
 uint32_t cq_worker_take_events(_Atomic uint32_t *flags);

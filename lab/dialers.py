@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Self
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
@@ -64,7 +64,7 @@ class _Socket(UdpSocket):
 
     silent = False
 
-    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+    def send(self, data: bytes, remote: Address, local: Local) -> bool:
         return self.silent or super().send(data, remote, local)
 
 
@@ -297,12 +297,12 @@ class Dialers:
 
     def send(self, record: bytes) -> None:
         """A data record to the listener."""
-        self._endpoint.transmit(record, self._listener, None)
+        self._endpoint.transmit(record, self._listener, Local())
 
     def vanish(self) -> None:
         """From now on nothing is sent any more, not even that the connections end."""
         self._udp.silent = True
 
-    def _on_record(self, data: bytes, remote: Address, local: str | None) -> None:
+    def _on_record(self, data: bytes, remote: Address, local: Local) -> None:
         if len(data) >= OVERHEAD and (dial := self.waiting.pop(Header.decode(data).index, None)) is not None:
             dial.received()

@@ -169,3 +169,45 @@ class RecordOpener:
         self.records += 1
         self.blocks = blocks
         return payload, newest
+
+
+def packets_of(payload: bytes) -> list[bytes]:
+    """The whole IP packets of a payload, up to padding or the first byte that is not as it should be."""
+    packets = []
+    while payload and payload[0] >> 4 != 0:
+        version, size = payload[0] >> 4, 0
+        if version == 1 and len(payload) >= 3:
+            size = 3 + int.from_bytes(payload[1:3])
+        elif version == 4 and len(payload) >= 20:
+            header, total = payload[0] % 16 * 4, int.from_bytes(payload[2:4])
+            size = total if 20 <= header <= total else 0
+        elif version == 6 and len(payload) >= 40:
+            size = 40 + int.from_bytes(payload[4:6])
+        if not 0 < size <= len(payload):
+            break
+        if version != 1:
+            packets.append(payload[:size])
+        payload = payload[size:]
+    return packets
+
+
+class Receiver:
+    """What becomes of datagrams that are no QUIC: of one epoch, whose lanes have these keys and IVs."""
+
+    def __init__(self, index: int, suite: int, lanes: list[tuple[bytes, bytes]]) -> None:
+        self._index = index
+        self._openers = [RecordOpener(key, iv, lane, suite) for lane, (key, iv) in enumerate(lanes)]
+
+    def receive(self, datagram: bytes) -> list[bytes]:
+        """The packets in it; none if it is no record that may be used."""
+        if len(datagram) < OVERHEAD:
+            return []
+        header = Header.decode(datagram)
+        if header.type != RECORD_TYPE or header.flags & ~FLAG_VOUCHED or header.lane >= len(self._openers):
+            return []
+        if header.index != self._index:
+            return []
+        try:
+            return packets_of(self._openers[header.lane].open(datagram)[0])
+        except Refused:
+            return []

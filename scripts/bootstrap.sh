@@ -5,6 +5,7 @@
 #   scripts/bootstrap.sh            what building and running need
 #   scripts/bootstrap.sh --system   of that only the Debian packages
 #   scripts/bootstrap.sh --tests    what only tests need; they are skipped, or say so, where it cannot be had
+#   scripts/bootstrap.sh --fuzz     what fuzzing needs (make fuzz)
 #   scripts/bootstrap.sh --images   what makes a base image (make_base_image.sh)
 #
 # Environment: PYTHON (default: the first Python >= 3.11 found), VENV (default: .venv).
@@ -67,6 +68,20 @@ missing_for_tests() {
     has clang || echo clang
 }
 
+# libFuzzer and its sanitizers are a package of their own, of the compiler's version.
+missing_for_fuzz() {
+    local version
+    compiles clang '#include <stddef.h>
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) { return data == NULL && size != 0; }
+#define main unused' -fsanitize=fuzzer,address && return
+    version=$(clang -dumpversion)
+    echo "libclang-rt-${version%%.*}-dev"
+}
+
+missing_for_clang() {
+    has clang || echo clang
+}
+
 missing_for_images() {
     has debootstrap || echo debootstrap
     [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || echo debian-archive-keyring
@@ -78,7 +93,7 @@ python_headers() {
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-# install_missing build|tests|images
+# install_missing build|tests|clang|fuzz|images
 install_missing() {
     local packages said options=(-qq -o DPkg::Lock::Timeout=300)
     packages=$("missing_for_$1" | xargs)
@@ -163,6 +178,10 @@ case ${1:-} in
         (install_missing tests) || say "going on without; tests that need it are skipped and say so"
         unpack_for_tests
         ;;
+    --fuzz)
+        install_missing clang
+        install_missing fuzz
+        ;;
     --images) install_missing images ;;
-    *) die "usage: $0 [--system | --tests | --images]" ;;
+    *) die "usage: $0 [--system | --tests | --fuzz | --images]" ;;
 esac

@@ -121,7 +121,7 @@ def _pair(suite: int) -> Iterator[tuple[socket.socket, socket.socket, tuple[Plan
             port.bind(("127.0.0.1", 0))
             if "udp_gro" in offloads:
                 port.setsockopt(socket.SOL_UDP, 104, 1)  # UDP_GRO
-            plane = Plane([inner.fileno()], [port.fileno()], mtu=RECORD, offloads=offloads)
+            plane = Plane([inner.fileno()], [[port.fileno()]], mtu=RECORD, offloads=offloads)
             stack.callback(plane.stop)
             planes.append(plane)
             outer.append(end)

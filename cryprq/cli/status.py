@@ -11,8 +11,7 @@ def render(status: Mapping[str, Any]) -> str:
         f"version   {status['version']}, up {_duration(status['uptime_secs'])}"
         + ("" if status["healthy"] else f", NOT HEALTHY: {status['unhealthy']}"),
     ]
-    if status["listen_addr"]:
-        lines.append(f"listening {status['listen_addr']}")
+    lines += [f"listening {address}" for address in status["listen_addrs"]]
     addresses = ", ".join(status["addresses"]) or "no address yet"
     lines.append(f"tunnel    {status['tun_name']}, {addresses}, MTU {status['mtu']}")
     if status["name_servers"]:

@@ -30,6 +30,8 @@ from cryprq.protocol.liboqs import LiboqsMissing
 
 ROUTE_TABLES: Final = ("auto", "main", "off")
 
+LISTEN_MAX: Final = 8
+"""Addresses to listen at: each has a socket for every worker, which looks at all of its own (CQ_GROUPS_MAX)."""
 PEER_ADDRESSES_MAX: Final = 8
 """Of one peer: with a quarter of a second between them, the last one is tried after two seconds."""
 _TABLE_MAX: Final = 999_999_999
@@ -125,19 +127,38 @@ def route_table_fault(value: int | str) -> str | None:
 
 
 def check_purpose(
-    listen: Multiaddr | None,
+    listen: Sequence[Multiaddr],
     peers: Sequence[Multiaddr],
     routes: Sequence[Network],
     dns: Sequence[NameServerAddress],
     search: Sequence[str],
 ) -> None:
     """A node listens or dials, or both; what is told to dialers, a listener tells."""
-    if listen is None and not peers:
+    if not listen and not peers:
         raise ConfigError("nothing to do: give --listen MULTIADDR, --peer MULTIADDR/p2p/ID, or both")
-    if listen is None and routes:
+    if not listen and routes:
         raise ConfigError("--route needs --listen: it announces the networks behind a listener to its dialers")
-    if listen is None and (dns or search):
+    if not listen and (dns or search):
         raise ConfigError("--dns and --search need --listen: they name a listener's name servers to its dialers")
+
+
+def check_listen(listen: Sequence[Multiaddr]) -> None:
+    """The addresses are not too many, and none of them has another one's datagrams."""
+    if len(listen) > LISTEN_MAX:
+        raise ConfigError(f"--listen: {len(listen)} addresses, and {LISTEN_MAX} are the most")
+    for number, address in enumerate(listen):
+        for other in listen[:number]:
+            if address == other:
+                raise ConfigError(f"--listen: {address} is given twice")
+            if address.port and address.port == other.port:
+                wide, narrow = (other, address) if _includes(other, address) else (address, other)
+                if _includes(wide, narrow):
+                    raise ConfigError(f"--listen: {narrow} is a part of {wide}; leave it out, or give it another port")
+
+
+def _includes(wide: Multiaddr, narrow: Multiaddr) -> bool:
+    """Whether a socket at the one address would have the datagrams of the other, too. (/ip6/:: is dual-stack.)"""
+    return wide.host == "::" or (wide.host == "0.0.0.0" and narrow.protocol == "ip4")
 
 
 def check_announced(addresses: Sequence[Interface], routes: Sequence[Network]) -> None:
@@ -164,7 +185,7 @@ def check_dns(dns: Sequence[NameServerAddress], search: Sequence[str]) -> None:
             raise ConfigError(f"{flag}: {twice} is given twice")
 
 
-def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:
+def check_peers(listen: Sequence[Multiaddr], peers: Iterable[Multiaddr]) -> None:
     """The addresses of each peer are different ones, not too many to be tried, and can be reached from the node's
     socket."""
     seen: dict[PeerId | None, set[Multiaddr]] = {}
@@ -175,9 +196,9 @@ def check_peers(listen: Multiaddr | None, peers: Iterable[Multiaddr]) -> None:
         known.add(peer)
         if len(known) > PEER_ADDRESSES_MAX:
             raise ConfigError(f"--peer: more than {PEER_ADDRESSES_MAX} addresses of {peer.peer_id}")
-        if listen is not None and not _family_fits(listen, peer):
+        if len(listen) == 1 and not _family_fits(listen[0], peer):  # with several, there is one more to dial from
             raise ConfigError(
-                f"--peer {peer} cannot be reached from --listen {listen}: one socket serves both; "
+                f"--peer {peer} cannot be reached from --listen {listen[0]}: one socket serves both; "
                 "listen on /ip6/:: for IPv4 and IPv6"
             )
 

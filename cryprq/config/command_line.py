@@ -1,8 +1,10 @@
 """The command line: a flag for each option. Values stay text, which ``Option.read`` checks wherever it came from."""
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cryprq.config.options import Option, table
 from cryprq.errors import ConfigError
@@ -18,7 +20,24 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{_in_our_words(message)}; see {self.prog} --help")
+
+
+_VALUE_OF_SWITCH: Final = re.compile(r"argument (\S+): ignored explicit argument .*")
+_UNKNOWN_CHOICE: Final = re.compile(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+def _in_our_words(message: str) -> str:
+    """What argparse says of two mistakes, with what to do about them."""
+    if (found := _VALUE_OF_SWITCH.fullmatch(message)) is not None:
+        return f"{found[1]} takes no value: give it alone, or leave it out"
+    if (found := _UNKNOWN_CHOICE.fullmatch(message)) is not None:
+        what, given, listed = found.groups()
+        names = [name.strip(" '") for name in listed.split(",")]
+        near = get_close_matches(given, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(names)}"
+        return f"{what} {given!r} is unknown; {hint}"
+    return message
 
 
 class _StoreLast(argparse.Action):

@@ -5,19 +5,25 @@ Each doubt is one line. These are about what was written; those for which the ma
 """
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from cryprq.config.options import Option
+from cryprq.config import values
+from cryprq.config.options import Given, Option
 
 _PREFIX: Final = "CRYPRQ_"
+_NETWORKS: Final = ("allow-peer", "route")
+"""The options that have networks in them, alone or as ID=CIDR,CIDR."""
 _OTHERS: Final = frozenset({"CRYPRQ_QLOG_DIR", "CRYPRQ_AEAD_BACKEND"})
 """Variables that are no options."""
 
 
-def of_sources(options: Iterable[Option], arguments: Namespace, environ: Mapping[str, str]) -> Iterator[str]:
-    """Flags of which all but the last are ignored, and variables that nobody reads."""
+def of_sources(
+    options: Iterable[Option], arguments: Namespace, environ: Mapping[str, str], given: Mapping[str, Sequence[Given]]
+) -> Iterator[str]:
+    """Flags of which all but the last are ignored, variables that nobody reads, and networks written with the address
+    of a host in them. ``given`` is what ``sources.collect`` has found."""
     rows = list(options)
     for option in rows:
         if option.name in arguments.given_again:
@@ -27,6 +33,17 @@ def of_sources(options: Iterable[Option], arguments: Namespace, environ: Mapping
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
             yield f"nobody reads the variable {name}{_suggestion(name, rows, known)}"
+
+    for option in rows:
+        if option.name in _NETWORKS:
+            yield from _narrowed(given.get(option.name, ())[: 1 if option.join is None else None])
+
+
+def _narrowed(sources: Iterable[Given]) -> Iterator[str]:
+    for source in sources:
+        for cidr in (cidr.strip() for text in source.texts for cidr in text.rpartition("=")[2].split(",")):
+            if (meant := values.narrowed(cidr)) is not None:
+                yield f"{source.source}: {cidr} is an address in {meant}, which is taken as a whole"
 
 
 def _suggestion(name: str, options: Iterable[Option], known: Iterable[str]) -> str:

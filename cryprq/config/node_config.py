@@ -84,14 +84,14 @@ class NodeConfig:
         default=None,
         reload=True,
     )
-    listen: Multiaddr | None = option(
+    listen: tuple[Multiaddr, ...] = repeatable(
         "listen",
         "MULTIADDR",
         env="CRYPRQ_LISTEN",
         help="listen here: `/ip4/0.0.0.0/udp/9999/quic-v1`, or `/ip6/::/udp/9999/quic-v1` for IPv6 and IPv4",
         parse=Multiaddr.parse,
         check=checks.listen_fault,
-        default=None,
+        into=tuple,
     )
     peers: tuple[Multiaddr, ...] = repeatable(
         "peer",
@@ -418,7 +418,7 @@ class NodeConfig:
             found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        odd = tuple(doubts.of_sources(rows.values(), arguments, environ))
+        odd = tuple(doubts.of_sources(rows.values(), arguments, environ, given))
         try:
             return cls(**found, doubts=odd)
         except ConfigError as error:
@@ -432,6 +432,9 @@ class NodeConfig:
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(allowed)))
         object.__setattr__(self, "psk_files", MappingProxyType(dict(psk_files)))
         object.__setattr__(self, "successors", MappingProxyType(dict(self.successors)))
+        given: object = self.listen
+        if isinstance(given, Multiaddr):  # by a program that was written when there was but one
+            object.__setattr__(self, "listen", (given,))
         if self.control_socket == Path():
             object.__setattr__(self, "control_socket", default_control_socket({}, self.tun_name))
         self.validate()
@@ -441,7 +444,8 @@ class NodeConfig:
         for name, row in table(self).items():
             row.validate(getattr(self, name))
         checks.check_purpose(self.listen, self.peers, self.routes, self.dns, self.search)
-        if self.listen is not None:
+        checks.check_listen(self.listen)
+        if self.listen:
             checks.check_announced(self.tun_addresses, self.routes)
             checks.check_dns(self.dns, self.search)
         checks.check_peers(self.listen, self.peers)

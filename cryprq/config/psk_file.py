@@ -82,8 +82,9 @@ def generate() -> str:
 
 def create_psk(path: Path) -> None:
     """A new key in a new file (mode 0600). PskError if the path exists, for nothing is ever replaced, or cannot be
-    written."""
+    written. A missing parent directory is made with mode 0700, as for an identity."""
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         private_file.write_new(path, f"{generate()}\n".encode())
     except OSError as error:
         if os.path.lexists(path):

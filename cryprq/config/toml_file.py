@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cryprq.config.options import Option
+from cryprq.config.private_file import remedy
 from cryprq.errors import ConfigError, MachineError
 
 _TYPE_NAMES: Final = {bool: "true or false", int: "a whole number", str: "a string"}
@@ -23,7 +24,7 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
                 raise MachineError(f"the configuration file {path} is a pipe, not a file")
             document = tomllib.load(file)
     except OSError as error:
-        raise MachineError(f"cannot read the configuration file {path}: {error.strerror}") from None
+        raise MachineError(f"cannot read the configuration file {path}: {error.strerror}{remedy(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     given: set[str] = set()

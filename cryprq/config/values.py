@@ -53,6 +53,15 @@ def network(text: str) -> Network:
         raise ValueError(f"{text!r} is not a network such as 10.9.0.0/24 or fd00:9::/64") from None
 
 
+def narrowed(text: str) -> Network | None:
+    """The network that ``network`` makes of a text by clearing host bits; None: it clears none, or it is no network."""
+    try:
+        written = ip_interface(text)
+    except ValueError:
+        return None
+    return None if written.ip == written.network.network_address else written.network
+
+
 def name_server(text: str) -> NameServerAddress:
     """An address; name servers are asked on port 53."""
     try:

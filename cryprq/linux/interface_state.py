@@ -79,7 +79,7 @@ class InterfaceState:
         self._by_policy: set[Network] = set()
         self._rules: tuple[Rule, ...] = ()
         self._endpoints: dict[Endpoint, None] = {}
-        self._listen_port: int | None = None
+        self._listen_ports: tuple[int, ...] = ()
         self._locals: dict[Network, int] = {}
         self._told_overlaps: set[tuple[Network, Network]] = set()
         self._faults: dict[Part, str] = {}
@@ -123,6 +123,11 @@ class InterfaceState:
     def lookup_uid(self) -> int | None:
         """Whose sockets reach name servers beside the tunnel; None: nobody's need to."""
         return self._plan.lookup_uid if self._rules else None
+
+    @property
+    def diverts(self) -> bool:
+        """Whether rules lead what this host sends into the tunnel, unless it is spared."""
+        return bool(self._rules)
 
     def failure(self) -> str | None:
         """Why packets do not go where they should, in one line; None: they do."""
@@ -215,10 +220,10 @@ class InterfaceState:
         self._set_rules()
         self._tell_faults()
 
-    def listens(self, port: int) -> None:
+    def listens(self, ports: Iterable[int]) -> None:
         """Peers dial this node there: answers to them are outside the tunnel, whatever networks they have. Raises
         MachineError."""
-        self._listen_port = port
+        self._listen_ports = tuple(dict.fromkeys(ports))
         self._set_rules()
         self._tell_faults()
 
@@ -380,7 +385,7 @@ class InterfaceState:
         self._remove_guard(network)
 
     def _set_rules(self) -> None:
-        wanted = self._plan.rules(self._by_policy, self._endpoints, self._listen_port)
+        wanted = self._plan.rules(self._by_policy, self._endpoints, self._listen_ports)
         if wanted == self._rules:
             return
         if wanted:

@@ -118,11 +118,17 @@ class Resolvconf:
         return f"{self.prefix}{interface}.inet"
 
 
+def resolvectl() -> str | None:
+    """The tool of systemd-resolved, where that runs."""
+    tool = find("resolvectl") if _RESOLVED.is_dir() else None
+    return None if tool is None else str(tool)
+
+
 def ways() -> tuple[Way, ...]:
     """Those that this host has, the better one first."""
     found: list[Way] = []
-    if _RESOLVED.is_dir() and (program := find("resolvectl")) is not None:
-        found.append(Resolvectl(str(program)))
+    if (tool := resolvectl()) is not None:
+        found.append(Resolvectl(tool))
     program = find("resolvconf")
     # systemd has a resolvconf, too, which is resolvectl by another name.
     if program is not None and os.path.basename(os.path.realpath(program)) != "resolvectl":

@@ -12,7 +12,7 @@ to ask them through.
 """
 
 from binascii import crc32
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -118,23 +118,23 @@ class RoutePlan:
         return Route(network, None, self.table(network) or TABLE_MAIN, self.numbers.guard)
 
     def rules(
-        self, networks: Iterable[Network], endpoints: Iterable[Endpoint] = (), listen_port: int | None = None
+        self, networks: Iterable[Network], endpoints: Iterable[Endpoint] = (), listen_ports: Sequence[int] = ()
     ) -> tuple[Rule, ...]:
-        """The rules for these networks while peers at these endpoints are dialled, and others dial this node at a port,
-        in the order in which they have to be made: nothing is drawn into the tunnel before what must stay outside is
-        spared."""
+        """The rules for these networks while peers at these endpoints are dialled, and others dial this node at these
+        ports, in the order in which they have to be made: nothing is drawn into the tunnel before what must stay
+        outside is spared."""
         rules = []
         for version in sorted({network.version for network in networks if self.by_policy(network)}):
             first = self.numbers.priority
             if version == 4:  # not bound to lo: for such rules the kernel does not look at an arriving packet's ports
                 spared = [endpoint for endpoint in endpoints if endpoint[0].version == 4]
                 rules += [Rule(version, first, TABLE_MAIN, endpoint=endpoint) for endpoint in spared]
-                if listen_port is not None:
-                    # Where dialers are, nobody knows beforehand, but answers to them are from this port. What is
-                    # forwarded from such a port is others', so this rule is bound to lo; the one before it, which
+                if listen_ports:
+                    # Where dialers are, nobody knows beforehand, but answers to them are from these ports. What is
+                    # forwarded from such a port is others', so these rules are bound to lo; the one before them, which
                     # nothing needs, makes the kernel look at ports all the same.
-                    rules.append(Rule(version, first, TABLE_MAIN, endpoint=(_HERE, listen_port)))
-                    rules.append(Rule(version, first, TABLE_MAIN, own_port=listen_port))
+                    rules.append(Rule(version, first, TABLE_MAIN, endpoint=(_HERE, listen_ports[0])))
+                    rules += [Rule(version, first, TABLE_MAIN, own_port=port) for port in listen_ports]
             if self.lookup_uid is not None:
                 rules.append(Rule(version, first, TABLE_MAIN, lookups_of=self.lookup_uid))
             rules.append(Rule(version, first + 1, TABLE_MAIN, suppressed=0))

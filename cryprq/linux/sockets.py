@@ -1,4 +1,4 @@
-"""The UDP sockets of a node: one port, socket 0 for QUIC, sockets 1..N for the lanes of the data plane.
+"""The UDP sockets of one port: socket 0 for QUIC, sockets 1..N for the lanes of the data plane.
 
 The kernel splits the traffic (protocol, section 2): all sockets form one SO_REUSEPORT group, and a classic BPF program
 picks the member by the first bytes of the payload. The program's result is an index in the order in which the sockets
@@ -25,6 +25,7 @@ BUFFER_SIZE: Final = 8 << 20
 """Bytes of socket buffer to ask for: 20 ms at 3 Gbit/s, so that a worker may be off the CPU for a while."""
 
 _FIRST_HOP_LIMIT: Final = 65
+_ANY: Final = ("0.0.0.0", "::")
 
 # <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h>: what the socket module has no names for
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_ATTACH_REUSEPORT_CBPF = 32, 33, 51
@@ -42,7 +43,7 @@ _TEST_SEGMENT, _TEST_TAIL, _TEST_SEGMENTS = 1000, 123, 16
 
 @dataclass
 class SocketGroup:
-    """The open sockets of a node; a context manager that closes them together."""
+    """The open sockets of one port; a context manager that closes them together."""
 
     control: socket.socket
     """Socket 0: gets QUIC. Nonblocking, for an event loop."""
@@ -51,6 +52,8 @@ class SocketGroup:
     family: socket.AddressFamily
     """AF_INET6 also for a dual-stack port."""
     port: int
+    host: str | None
+    """The one address that they are bound to; None: any of this host."""
     rcvbuf: int
     """Bytes of receive buffer that the kernel granted to each socket, at most ``BUFFER_SIZE``."""
     mark: int = 0
@@ -105,17 +108,23 @@ class SocketGroup:
 
 
 def open_group(
-    listen: "Multiaddr | None", lanes: int, *, udp_gro: bool = True, udp_segment: bool = True
+    listen: "Multiaddr | None",
+    lanes: int,
+    *,
+    udp_gro: bool = True,
+    udp_segment: bool = True,
+    offloads: dict[str, str] | None = None,
 ) -> SocketGroup:
     """Binds the port of ``listen`` with socket 0 and ``lanes`` data sockets.
 
     ``/ip6/::`` is dual-stack, any other ``/ip6`` and ``/ip4`` are what they say. Without ``listen`` (a pure dialer) it
-    is an ephemeral dual-stack port, or IPv4 where IPv6 is off. Offloads that are wanted are tried on loopback first.
+    is an ephemeral dual-stack port, or IPv4 where IPv6 is off. Offloads that are wanted are tried on loopback first,
+    unless their states are known (``offloads``).
     Raises MachineError, for instance for a port in use.
     """
     control = _bind_control(listen)
     try:
-        states = probe_offloads(udp_gro=udp_gro, udp_segment=udp_segment)
+        states = offloads or probe_offloads(udp_gro=udp_gro, udp_segment=udp_segment)
     except BaseException:
         control.close()
         raise
@@ -128,7 +137,7 @@ def _join(control: socket.socket, lanes: int, states: dict[str, str]) -> SocketG
     """The group of a bound socket 0, which it closes if it fails. MachineError."""
     members = [control]
     try:
-        family, port = control.family, int(control.getsockname()[1])
+        family, (host, port) = control.family, control.getsockname()[:2]
         _set_options(control, udp_gro=states["udp_gro"] == "on")
         # Only now: the bind above had to fail if anybody, even we, held the port.
         control.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -152,7 +161,7 @@ def _join(control: socket.socket, lanes: int, states: dict[str, str]) -> SocketG
     except BaseException:
         _close(members)
         raise
-    return SocketGroup(control, members[1:], family, port, rcvbuf, offloads=states)
+    return SocketGroup(control, members[1:], family, port, None if host in _ANY else host, rcvbuf, offloads=states)
 
 
 def _copy_fragmentation(old: socket.socket, new: socket.socket) -> None:

@@ -52,8 +52,9 @@ class Way(NamedTuple):
     """The largest packet that fits, as far as it knows: its own link's, or less that routers have told it."""
 
 
-def way_to(host: str, mark: int = 0) -> Way:
-    """The way of packets with that mark (SO_MARK) to a numeric address. OSError: there is none."""
+def way_to(host: str, mark: int = 0, source: str | None = None) -> Way:
+    """The way of packets with that mark (SO_MARK), and perhaps from that address of this host, to a numeric address.
+    OSError: there is none."""
     if ip_address(host).version == 4:
         family, level, option = socket.AF_INET, socket.IPPROTO_IP, _IP_MTU
     else:
@@ -61,5 +62,7 @@ def way_to(host: str, mark: int = 0) -> Way:
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if source is not None:
+            sock.bind((source, 0))
         sock.connect((host, 9))  # asks the routes; nothing is sent
         return Way(sock.getsockname()[0], sock.getsockopt(level, option))

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 
 _SOL_UDP: Final = 17
 _UDP_GRO: Final = 104
@@ -43,10 +43,11 @@ def segments(data: bytes, size: int) -> Iterator[bytes]:
 class UdpSocket:
     """Receives and sends with control messages on a bound, non-blocking UDP socket, IPv4 or dual-stack IPv6.
 
-    The descriptor stays the caller's. UDP_GRO is understood if the caller has set it.
+    The descriptor stays the caller's. UDP_GRO is understood if the caller has set it. ``group`` is the number of the
+    socket's group.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, group: int = 0) -> None:
         if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
             raise ValueError("not a UDP socket")
         sock.setblocking(False)
@@ -55,6 +56,7 @@ class UdpSocket:
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self._sock = sock
+        self._group = group
         self._family = sock.family
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -69,8 +71,8 @@ class UdpSocket:
         """Whether something waits to be received."""
         return bool(self._poll.poll(0))
 
-    def receive(self) -> tuple[list[bytes], Address, str | None] | None:
-        """One batch: its datagrams, their sender, the local address that they were sent to.
+    def receive(self) -> tuple[list[bytes], Address, Local] | None:
+        """One batch: its datagrams, their sender, and where they came in.
 
         None when nothing waits. OSError for a pending error of the socket; calling again is right.
         """
@@ -78,32 +80,34 @@ class UdpSocket:
             length, ancillary, _, sockaddr = self._sock.recvmsg_into([self._buffer], _ANCILLARY)
         except (BlockingIOError, InterruptedError):
             return None
-        local: str | None = None
+        host: str | None = None
         size = 0
         for level, kind, value in ancillary:
             if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO and len(value) >= _IN6_PKTINFO.size:
                 packed = value[:16]
                 if packed.startswith(_MAPPED):
-                    local = socket.inet_ntop(socket.AF_INET, packed[12:])
+                    host = socket.inet_ntop(socket.AF_INET, packed[12:])
                 else:
-                    local = socket.inet_ntop(socket.AF_INET6, packed)
+                    host = socket.inet_ntop(socket.AF_INET6, packed)
             elif level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(value) >= _IN_PKTINFO.size:
-                local = socket.inet_ntop(socket.AF_INET, value[4:8])
+                host = socket.inet_ntop(socket.AF_INET, value[4:8])
             elif level == _SOL_UDP and kind == _UDP_GRO and len(value) >= _INT.size:
                 size = _INT.unpack_from(value)[0]
-        return list(segments(bytes(self._view[:length]), size)), Address.from_sockaddr(sockaddr), local
+        datagrams = list(segments(bytes(self._view[:length]), size))
+        return datagrams, Address.from_sockaddr(sockaddr), Local(host, self._group)
 
-    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
-        """Sends one datagram, from ``local`` if given. Returns False if that source had to be forgotten.
+    def send(self, data: bytes, remote: Address, local: Local) -> bool:
+        """Sends one datagram, from the host of ``local`` if given. Returns False if that source had to be forgotten.
 
         OSError if the datagram was not sent at all; BlockingIOError among them when the socket's buffer is full.
         """
         sockaddr = remote.to_sockaddr(self._family)
-        if local is None or (":" in local) != remote.is_ipv6:
+        host = local.host
+        if host is None or (":" in host) != remote.is_ipv6:
             self._sock.sendto(data, sockaddr)
-            return local is None
+            return host is None
         try:
-            self._sock.sendmsg([data], [self._source(remote, local)], 0, sockaddr)
+            self._sock.sendmsg([data], [self._source(remote, host)], 0, sockaddr)
         except OSError as error:
             if error.errno not in _BAD_SOURCE:
                 raise
@@ -111,13 +115,13 @@ class UdpSocket:
             return False
         return True
 
-    def _source(self, remote: Address, local: str) -> tuple[int, int, bytes]:
+    def _source(self, remote: Address, host: str) -> tuple[int, int, bytes]:
         # The interface stays 0, so that routing decides, except where an address means nothing without one.
         if remote.is_ipv6:
             scope = remote.scope if remote.is_link_local else 0
-            packed = socket.inet_pton(socket.AF_INET6, local)
+            packed = socket.inet_pton(socket.AF_INET6, host)
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(packed, scope)
-        packed = socket.inet_pton(socket.AF_INET, local)
+        packed = socket.inet_pton(socket.AF_INET, host)
         if self._family == socket.AF_INET6:
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(_MAPPED + packed, 0)
         return socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, packed, bytes(4))

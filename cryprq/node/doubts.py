@@ -3,7 +3,7 @@
 Each doubt is one line. That a machine cannot be asked is none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -30,7 +30,7 @@ def of_machine(config: NodeConfig) -> tuple[str, ...]:
 
 
 def _nobody(config: NodeConfig) -> Iterator[str]:
-    if config.listen is not None and not (config.allow_any or config.allow_peers or config.peers):
+    if config.listen and not (config.allow_any or config.allow_peers or config.peers):
         yield "nobody may connect: name the dialers with --allow-peer ID"
 
 
@@ -50,7 +50,7 @@ def _far_name_servers(config: NodeConfig) -> Iterator[str]:
 
 
 def _small_pool(config: NodeConfig) -> Iterator[str]:
-    if config.listen is None:
+    if not config.listen:
         return
     dialled = {peer.peer_id for peer in config.peers}
     wanting = sum(not networks and peer_id not in dialled for peer_id, networks in config.allow_peers.items())
@@ -81,18 +81,17 @@ def _ways(config: NodeConfig) -> Iterator[str]:
             except OSError as error:
                 hint = "this machine has no IPv6 address or route" if ":" in peer.host else "is the network up?"
                 yield f"--peer {peer}: there is no way to {peer.host} ({error.strerror}): {hint}"
-    if config.listen is not None:
-        for host in _others(config.listen):
-            try:
-                yield from _narrow(config.mtu, host, way_to(host).mtu)
-            except OSError:
-                continue  # it may have peers in its own network, or none by this IP version
+    for host in _others(config.listen):
+        try:
+            yield from _narrow(config.mtu, host, way_to(host).mtu)
+        except OSError:
+            continue  # it may have peers in its own network, or none by this IP version
 
 
-def _others(listen: Multiaddr) -> Iterator[str]:
+def _others(listen: Sequence[Multiaddr]) -> Iterator[str]:
     """An address of each IP version that dialers may have."""
     for host in ELSEWHERE:
-        if listen.protocol == "ip6" or ip_address(host).version == 4:
+        if any(each.protocol == "ip6" or ip_address(host).version == 4 for each in listen):
             yield host
 
 

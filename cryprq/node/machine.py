@@ -1,6 +1,6 @@
 """What a node holds of the machine: the TUN device, the UDP sockets and the data plane between them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from cryprq._fastpath import OFFLOADS, Plane, PlaneError
@@ -9,8 +9,11 @@ from cryprq.errors import MachineError
 from cryprq.linux.interface_state import InterfaceState
 from cryprq.linux.name_service import lookup_uid
 from cryprq.linux.route_plan import RoutePlan
-from cryprq.linux.sockets import SocketGroup, open_group
+from cryprq.linux.socket_groups import SocketGroups, open_groups
+from cryprq.linux.surroundings import Way, way_to
 from cryprq.linux.tun import Tun
+from cryprq.linux.udp import UdpSocket
+from cryprq.linux.udp_sockets import UdpSockets
 
 
 class Machine:
@@ -18,7 +21,7 @@ class Machine:
     the opposite one."""
 
     def __init__(self, config: NodeConfig) -> None:
-        """Makes the TUN (which needs privilege), binds the port and joins them; no worker runs yet. MachineError, with
+        """Makes the TUN (which needs privilege), binds the ports and joins them; no worker runs yet. MachineError, with
         nothing left behind."""
         wanted = frozenset(OFFLOADS) - config.disabled_offloads
         self._disabled: Final = config.disabled_offloads
@@ -29,19 +32,20 @@ class Machine:
             for address in config.tun_addresses:
                 self.interface.add_address(address)
             self.interface.up()
-            self.sockets: Final[SocketGroup] = open_group(
+            self.sockets: Final[SocketGroups] = open_groups(
                 config.listen, config.workers, udp_gro="udp_gro" in wanted, udp_segment="udp_segment" in wanted
             )
             try:
                 if config.fwmark is not None:
                     self.sockets.set_mark(config.fwmark)
                 self.interface.before_rules = self.sockets.set_mark
-                if config.listen is not None:
-                    self.interface.listens(self.sockets.port)
+                if self.sockets.listening:
+                    self.interface.listens(group.port for group in self.sockets.listening)
+                self.udp: Final = _control_sockets(self.sockets)
                 self._used: Final = self._usable(wanted)
                 self.plane: Final = Plane(
                     self.tun.fds,
-                    [member.fileno() for member in self.sockets.data],
+                    [[member.fileno() for member in group.data] for group in self.sockets],
                     mtu=config.mtu,
                     offloads=self._used,
                     busy_poll_us=config.busy_poll_us,
@@ -70,14 +74,22 @@ class Machine:
         self.plane.sockets_replaced()
 
     def move_port(self) -> None:
-        """Another UDP port (``SocketGroup.move``); nobody but the workers may be reading. MachineError, with nothing
-        changed."""
-        self.sockets.move()
+        """Another UDP port to dial from (``SocketGroup.move``); nobody but the workers may be reading. MachineError,
+        with nothing changed."""
+        self.sockets.dialling.move()
         self.plane.sockets_replaced()
+        if isinstance(self.udp, UdpSockets):
+            self.udp.replaced(self.sockets.dials_by)
+
+    def way_to(self, host: str, group: int) -> Way:
+        """The way to an address of what leaves by a socket group. OSError: there is none."""
+        return way_to(host, self.sockets.mark, self.sockets[group].host)
 
     def close(self) -> None:
         """Ends the workers, wipes every key and removes the TUN. Idempotent."""
         self.plane.stop()
+        if isinstance(self.udp, UdpSockets):
+            self.udp.close()
         self.sockets.close()
         try:
             self.interface.close()
@@ -97,8 +109,9 @@ class Machine:
             for name in OFFLOADS
         }
         states |= {name: state for name, state in self.sockets.offloads.items() if states[name] == "unavailable"}
-        if states["udp_segment"] == "on" and not self.plane.udp_segment_active():
-            states["udp_segment"] = "refused by the path"
+        if states["udp_segment"] == "on" and (refused := self.plane.segment_refused()):
+            ports = "" if len(refused) == len(self.sockets) else f" of port {_ports(self.sockets, refused)}"
+            states["udp_segment"] = f"refused by the path{ports}"
         if states["coalesce"] == "on" and (kinds := self.plane.merges_refused()):
             states["coalesce"] = f"refused by the TUN: {', '.join(kinds)}"
         return states | {"rcvbuf": str(self.sockets.rcvbuf)}
@@ -110,6 +123,16 @@ class Machine:
         used |= {name for name, state in self.sockets.offloads.items() if state == "on"}
         # A super-packet is announced to the kernel in the vnet header.
         return used if "vnet_hdr" in used else used - {"coalesce"}
+
+
+def _control_sockets(sockets: SocketGroups) -> UdpSocket | UdpSockets:
+    """Socket 0 of every group, as one."""
+    members = [UdpSocket(group.control, number) for number, group in enumerate(sockets)]
+    return members[0] if len(members) == 1 else UdpSockets(members)
+
+
+def _ports(sockets: SocketGroups, groups: Iterable[int]) -> str:
+    return ", ".join(str(sockets[group].port) for group in groups)
 
 
 def _route_plan(config: NodeConfig) -> RoutePlan:

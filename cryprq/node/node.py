@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cryprq._fastpath import cpu_has_aes
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.config import psk_file
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
@@ -23,13 +23,13 @@ from cryprq.errors import CryprqError, MachineError
 from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
+from cryprq.linux import resolved
 from cryprq.linux.clock import boottime, monotonic, realtime
 from cryprq.linux.generation import GenerationMonitor
 from cryprq.linux.host_address import reachable_address
 from cryprq.linux.name_service import NameService
-from cryprq.linux.surroundings import way_to
+from cryprq.linux.sockets import SocketGroup
 from cryprq.linux.systemd import Notifier
-from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
 from cryprq.node.dns import DnsKeeper, record_path
@@ -104,8 +104,8 @@ class Node:
         """``health.reason()`` says in one line why the node does not work; None: it does."""
         self.peer_id: PeerId
         """Who this node is, from its identity file; known once the context is entered."""
-        self.listen_addr: Multiaddr | None = None
-        """What others pass to ``--peer``; None for a node that does not listen, or is not up yet."""
+        self.listen_addrs: tuple[Multiaddr, ...] = ()
+        """What others pass to ``--peer``, as many as the node listens at; empty before it is up."""
         self._read_config = reload
         self._log = log if log is not None else Log(config.log_level, config.log_format)
         self._open_machine = machine
@@ -137,6 +137,11 @@ class Node:
         self._stop_requested = asyncio.Event()
         self._up = False
         self._told_routes: frozenset[Network] = frozenset()
+
+    @property
+    def listen_addr(self) -> Multiaddr | None:
+        """The first of ``listen_addrs``; None for a node that does not listen, or is not up yet."""
+        return self.listen_addrs[0] if self.listen_addrs else None
 
     # ---- life ----
 
@@ -238,7 +243,7 @@ class Node:
             permits=self._permits,
             records_soft=config.rotate_records,
             reauth_secs=lambda: self.config.reauth_secs,
-            way=lambda host: way_to(host, self._machine.sockets.mark),
+            way=self._machine.way_to,
             changed=self._changed,
             later=self._loop.call_later,
         )
@@ -287,9 +292,9 @@ class Node:
             clock=boottime,
         )
         self._endpoint = Endpoint(
-            UdpSocket(self._machine.sockets.control),
+            self._machine.udp,
             limits=GateLimits(config.max_inbound, config.backoff_base_ms, config.backoff_max_ms),
-            accept=self._admittance.accept if config.listen is not None else None,
+            accept=self._admittance.accept if config.listen else None,
             loop=self._loop,
             credentials=Credentials(identity.peer_id.digest, identity.token_key),
             clock=monotonic,
@@ -297,6 +302,8 @@ class Node:
             on_record=self._stray_record,
             observer=self._reporter,
             qlog=self._open_qlog(config.qlog_dir),
+            dials_by=self._machine.sockets.dials_by,
+            listens=lambda group: group < len(config.listen),
         )
         self._endpoint.start()
         self._undo.append(self._stop_talking)
@@ -354,13 +361,11 @@ class Node:
         config, sockets = self.config, self._machine.sockets
         if config.allow_any:
             self._log.warning("allow_any", hint="every peer that finds this node may use the tunnel; for labs only")
-        if config.listen is not None:
-            host = config.listen.host
-            if host in ("0.0.0.0", "::"):
-                host = reachable_address(sockets.family, without=config.tun_name)
-            self.listen_addr = Multiaddr("ip6" if ":" in host else "ip4", host, sockets.port, self.peer_id)
+        if config.listen:
             self._network.check_forwarding(config.routes)
-            self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=self.listen_addr)
+            self.listen_addrs = tuple(map(self._listen_addr, sockets.listening))
+        for address in self.listen_addrs:
+            self._log.info("listener_ready", peer_id=self.peer_id, listen_addr=address)
         self._log.info(
             "node_started",
             peer_id=self.peer_id,
@@ -369,18 +374,23 @@ class Node:
             tun=config.tun_name,
             addresses=",".join(map(str, config.tun_addresses)) or None,
             mtu=config.mtu,
-            port=sockets.port,
+            port=sockets.ports[0],
             aead=AEAD_NAMES[self._admittance.settings.aeads[0]],
             workers=config.workers,
             offloads=",".join(name for name, state in self._offloads().items() if state == "on"),
         )
+
+    def _listen_addr(self, group: SocketGroup) -> Multiaddr:
+        host = group.host or reachable_address(group.family, without=self.config.tun_name)
+        return Multiaddr("ip6" if ":" in host else "ip4", host, group.port, self.peer_id)
 
     def _tell_up(self) -> None:
         self._up = True
         fields = {
             "addresses": [str(address) for address in self.config.tun_addresses],
             "mtu": self.config.mtu,
-            "port": self._machine.sockets.port,
+            "port": self._machine.sockets.ports[0],
+            "ports": list(self._machine.sockets.ports),
         }
         self._hook.tell(Change("up", "node_started", fields=fields))
 
@@ -425,7 +435,7 @@ class Node:
             self._loop.remove_reader(monitor.fileno())
             self._loop.add_reader(monitor.fileno(), self._generation_ready)
 
-    def _stray_record(self, data: bytes, remote: Address, local: str | None) -> None:
+    def _stray_record(self, data: bytes, remote: Address, local: Local) -> None:
         self._metrics.rerouted("record", 1)
         self._plane.inject(data, remote, local)
 
@@ -498,7 +508,7 @@ class Node:
         return spares_endpoint(network, self.config.route_table)
 
     def _connect(self, dialer: Dialer, peer: Peer, remote: Address, timeout: float) -> Outbound:
-        if remote.is_ipv6 and self._machine.sockets.family == socket.AF_INET:
+        if remote.is_ipv6 and self._machine.sockets.dialling.family == socket.AF_INET:
             raise OSError(f"this node's socket is IPv4 only and cannot reach {remote}")
         swallowing = (n for n in self._network.allowed(peer.peer_id) if not self._spares_endpoint(n))
         if (network := covering(swallowing, remote.host)) is not None:
@@ -524,21 +534,22 @@ class Node:
         self._changed()
 
     def _dial_unanswered(self, began: Boottime) -> None:
-        if not self._machine.sockets.movable:
+        if not self._machine.sockets.dialling.movable:
             return
         now = boottime()
-        if self._stale_port.unanswered(began, self._peers.heard_at(), now):
+        if self._stale_port.unanswered(began, self._peers.heard_at(self._machine.sockets.dials_by), now):
             self._move_port()
 
     def _move_port(self) -> None:
         """Another local port for everything; to peers that are there this node has changed its address."""
-        before = self._machine.sockets.port
+        group = self._machine.sockets.dialling
+        before = group.port
         try:
             self._endpoint.replace_socket(self._machine.move_port)
         except MachineError as error:
             self._reporter.port_kept(before, str(error))
             return
-        self._reporter.port_changed(before, self._machine.sockets.port)
+        self._reporter.port_changed(before, group.port)
         for peer in self._peers:
             peer.show()
 
@@ -556,8 +567,15 @@ class Node:
         self._changed()
 
     async def _getaddrinfo(self, host: str, port: int, family: int) -> Sequence[tuple[Any, ...]]:
-        uid = self._machine.interface.lookup_uid
-        return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM, uid)
+        interface = self._machine.interface
+        try:
+            return await self._names.getaddrinfo(host, port, family, socket.SOCK_DGRAM, interface.lookup_uid)
+        except OSError:
+            # The name server may be behind the tunnel that is down, or asked by a program whose queries go into it.
+            found = await resolved.look_up(host, port, family, interface.name) if interface.diverts else ()
+            if not found:
+                raise
+            return found
 
     def _samples(self) -> Iterable[PeerSample]:
         return self._snapshot.samples() if self._snapshot is not None else ()
@@ -583,7 +601,7 @@ class Node:
 
     def status(self) -> NodeStatus:
         """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
-        return self._running().status(str(self.peer_id), str(self.listen_addr or ""))
+        return self._running().status(str(self.peer_id), tuple(map(str, self.listen_addrs)))
 
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
         """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there

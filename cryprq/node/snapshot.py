@@ -1,8 +1,9 @@
 """A node as it is now, for metrics and for ``cryprq status``."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from cryprq.address import Address, Local
 from cryprq.inner.network import InnerNetwork
 from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
@@ -70,7 +71,7 @@ class Snapshot:
         """How many routes the kernel should have and does not."""
         return self._machine.interface.routes_missing
 
-    def status(self, peer_id: str, listen_addr: str) -> NodeStatus:
+    def status(self, peer_id: str, listen_addrs: Sequence[str]) -> NodeStatus:
         """Everything that ``cryprq status`` shows."""
         interface = self._machine.interface
         names = self._dns.settings
@@ -82,7 +83,8 @@ class Snapshot:
             uptime_secs=round(self._clock() - self._started, 3),
             healthy=unhealthy is None,
             unhealthy=unhealthy or "",
-            listen_addr=listen_addr,
+            listen_addr=listen_addrs[0] if listen_addrs else "",
+            listen_addrs=tuple(listen_addrs),
             addresses=tuple(map(str, self._network.addresses)),
             mtu=self._network.mtu,
             routes_missing=interface.routes_missing,
@@ -100,6 +102,10 @@ class Snapshot:
             offloads=self.offloads(),
         )
 
+    def _local_endpoint(self, local: Local) -> str:
+        group = self._machine.sockets[local.group]
+        return str(Address(local.host or group.host or "*", group.port))
+
     def _sample(self, peer: Peer, now: Boottime) -> PeerSample:
         plane = self._machine.plane
         stats = plane.peer_stats(peer.handle)
@@ -113,6 +119,7 @@ class Snapshot:
             connected=link is not None,
             direction=link.direction if link is not None else "",
             endpoint=str(endpoint[0]) if endpoint is not None else "",
+            local_endpoint=self._local_endpoint(endpoint[1]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
             standby_for=tuple(map(str, self._network.standing_by(peer.peer_id))),

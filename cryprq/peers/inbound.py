@@ -12,7 +12,7 @@ from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.outbound import PSK_HINT
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import KEEPALIVE_DEFAULT, MESSAGE_PING
+from cryprq.protocol.constants import KEEPALIVE_DEFAULT, KEM_NAMES, MESSAGE_PING
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, STATUS_DUPLICATE, HandshakeError, Responder
 from cryprq.protocol.key_schedule import Secret
@@ -249,13 +249,23 @@ class Inbound:
         denied = error.peer_id if error.reason == "not_allowlisted" else None
         if denied is not None:
             reporter.peer_denied(denied, connection.remote)
-        quiet, hint = denied is not None, _HINTS.get(error.reason)  # ``peer_denied`` says it
+        quiet, hint = denied is not None, self._hint(error.reason)  # ``peer_denied`` says it
         reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, hint=hint, quiet=quiet)
         if denied is not None:
             connection.refused(denied.digest)
         elif error.reason != "busy":  # that is no fault of the dialer's, which tries again
             connection.failed()
         connection.close(error.code)
+
+    def _hint(self, reason: str) -> str | None:
+        """What to do about it, for those whose dialer knows this node's ID, and so is hardly a stranger."""
+        if reason != "kem" or self._responder is None:
+            return _HINTS.get(reason)
+        wanted, accepted = self._responder.offered_kem, self._shared.settings.kems
+        if wanted in accepted:
+            return "the dialer's key is none"
+        names = ", ".join(KEM_NAMES[kem] for kem in accepted)
+        return f"the dialer wants --kem {KEM_NAMES.get(wanted, f'number {wanted}')}, this node accepts {names}"
 
     def _finish(self) -> None:
         self._over = True
@@ -269,6 +279,4 @@ _HINTS: Final = {
     "aead": "the two nodes have no --aead in common",
     "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
     "lanes": "it sends on more lanes than this node receives on: give it this version, or fewer --workers",
-    "kem": "this node does not accept the dialer's --kem, or the dialer's key is none",
 }
-"""What to do about those whose dialer knows this node's ID, and so is hardly a stranger."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.ports import Carrier
 from cryprq.protocol.actions import Action, Established, Promote
@@ -21,7 +21,7 @@ class Link:
     carrier: Carrier | None
     lease: IndexLease
     remote: Address
-    local: str | None
+    local: Local
     order: int
     """Links are numbered in the order in which their handshakes completed at this node."""
     created: Boottime

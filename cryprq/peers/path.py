@@ -28,7 +28,7 @@ class Path:
         mtu: Callable[[], int],
         sending_index: Callable[[], int | None],
         round_trip: Callable[[], float],
-        way: Callable[[str], tuple[str, int]],
+        way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
     ) -> None:
         """``mtu`` is the largest inner packet that this node has; ``sending_index`` names the epoch that is sent on;
@@ -138,7 +138,7 @@ class Path:
     def _way_now(self) -> tuple[str, int] | None:
         endpoint = self._plane.endpoint(self._handle)
         try:
-            return self._way_to(endpoint[0].host) if endpoint is not None else None
+            return self._way_to(endpoint[0].host, endpoint[1].group) if endpoint is not None else None
         except OSError:
             return None  # there is none at the moment
 

@@ -21,6 +21,7 @@ from cryprq._fastpath import (
     PeerStats,
     PlaneError,
 )
+from cryprq.address import Local
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peers.contest import Contest
@@ -82,7 +83,7 @@ class Peer:
         records_soft: int,
         reauth_secs: Callable[[], int],
         mtu: Callable[[], int],
-        way: Callable[[str], tuple[str, int]],
+        way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -444,7 +445,7 @@ class Peer:
             case Install(keys, lifetime):
                 self._install(link, keys, lifetime)
             case Activate(rx_index):
-                if not self._lost_race(link):
+                if link is self._sender():
                     self._activate(link, rx_index)
             case Promote(rx_index):
                 link.promoted_index = rx_index
@@ -511,7 +512,7 @@ class Peer:
         self.current = link
         if previous is not None:
             self._watch_contest(previous, link, now)
-        self._resume(link)  # a dialled one was activated at its start, and another may have been since
+        self._resume()
         self.liveness.reset()
         for other in tuple(self.links):
             if other is previous or (other.dialled is link.dialled and link.is_later(other)):
@@ -571,8 +572,7 @@ class Peer:
             self.current = None
             self.path.end()
             self._tell_end(reason)
-        elif self.current is not None:
-            self._resume(self.current)
+        self._resume()
         self._changed()
 
     def _tell_end(self, reason: str) -> None:
@@ -584,17 +584,29 @@ class Peer:
             tx_bytes=stats.tx_bytes - before.tx_bytes,
         )
 
-    def _resume(self, link: Link) -> None:
-        """Sends on the current session, whichever other one was activated last."""
-        sending, promoted = link.session.sending_index, link.promoted_index
-        if sending is not None and self._plane.has(sending):
-            self._activate(link, sending)
+    def _sender(self) -> Link | None:
+        """The link to send on: the newest that this node has dialled and that waits for its first record, which the
+        peer has for certain and may already have moved to; else the current one."""
+        sender = None
+        for link in self.links:
+            if link.dialled and link.session.state is State.PROVISIONAL and not self._lost_race(link):
+                sender = link if sender is None or link.is_later(sender) else sender
+        return self.current if sender is None else sender
+
+    def _resume(self) -> None:
+        """Sends on the right session, whichever other one was activated last."""
+        sender, current = self._sender(), self.current
+        sending = sender.session.sending_index if sender is not None else None
+        if sender is not None and sending is not None and self._plane.has(sending):
+            self._activate(sender, sending)
+        promoted = current.promoted_index if current is not None else None
         if promoted is not None and self._plane.has(promoted):
             self._plane.promote(promoted)
 
     def _aim(self, link: Link) -> None:
         # A dialer leaves the choice of its own address to the kernel: it changes when the dialer roams.
-        self._plane.set_endpoint(self.handle, link.remote, None if link.dialled else link.local)
+        local = Local(None, link.local.group) if link.dialled else link.local
+        self._plane.set_endpoint(self.handle, link.remote, local)
         link.endpoint_set = True
 
     def _endpoint_moved(self, now: Boottime) -> None:

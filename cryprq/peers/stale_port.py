@@ -1,4 +1,4 @@
-"""When a node that only dials takes another local port, since what routers on the way keep for it may be stale.
+"""When a node takes another local port to dial from, where nobody dials it: what routers keep for it may be stale.
 
 A NAT that changed its uplink goes on translating to the address that it had, for as long as it sees packets of the
 flow; and a node that dials from one port for life keeps the flow alive by that. The same goes for an entry that was

@@ -36,7 +36,7 @@ class PeerTable:
         permits: Callable[[PeerId], bool],
         records_soft: int,
         reauth_secs: Callable[[], int],
-        way: Callable[[str], tuple[str, int]],
+        way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -155,9 +155,14 @@ class PeerTable:
         peer = self._by_id.get(peer_id)
         return peer is not None and peer.present
 
-    def heard_at(self) -> Boottime:
-        """When the last authentic record of any of them came; 0 for never."""
-        return Boottime(max((self._plane.peer_stats(peer.handle).last_rx_ns for peer in self), default=0) / 1e9)
+    def heard_at(self, group: int) -> Boottime:
+        """When the last authentic record came of any of them that uses this socket group; 0 for never."""
+        heard = 0
+        for peer in self:
+            endpoint = self._plane.endpoint(peer.handle)
+            if endpoint is not None and endpoint[1].group == group:
+                heard = max(heard, self._plane.peer_stats(peer.handle).last_rx_ns)
+        return Boottime(heard / 1e9)
 
     def look(self, now: Boottime) -> None:
         """Once a second: is every peer still there?"""

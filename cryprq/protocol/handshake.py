@@ -362,6 +362,11 @@ class Responder(_Machine):
         self._peer_id: PeerId | None = None
         self._peer_parameters = Parameters()
 
+    @property
+    def offered_kem(self) -> int:
+        """The KEM that the dialer wants; 0 as long as M1 has not said."""
+        return self._kem
+
     def receive_message1(self, body: bytes, admit: Callable[[], bool] = lambda: True) -> bytes:
         """M2, if the knock is right and the offer can be met.
 

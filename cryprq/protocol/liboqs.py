@@ -9,7 +9,6 @@ The wrapper leaves lengths to its caller: whoever hands it bytes from a peer has
 import ctypes
 import ctypes.util
 import importlib
-import importlib.metadata
 import logging
 import os
 import warnings
@@ -34,9 +33,11 @@ class LiboqsMissing(MachineError):
 @cache
 def load() -> ModuleType:
     """The module ``oqs`` on a liboqs that is on this machine. Asks nothing of the network. LiboqsMissing."""
+    from importlib import metadata  # costs 1.5 MiB and 20 ms, and few nodes have liboqs
+
     try:
-        version = importlib.metadata.version("liboqs-python")
-    except importlib.metadata.PackageNotFoundError:
+        version = metadata.version("liboqs-python")
+    except metadata.PackageNotFoundError:
         raise LiboqsMissing("no liboqs-python: pip install 'cryprq[oqs]'") from None
     library = _find()
     # Looked up by liboqs-python 0.16 as it is imported; the first function that an older liboqs lacks.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 
 CLOSING_PERIOD: Final = 3.0
@@ -17,14 +17,14 @@ CLOSING_MAX: Final = 1024
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
 
-Transmit = Callable[[bytes, Address, str | None], object]
+Transmit = Callable[[bytes, Address, Local], object]
 
 
 class _Closed:
     """What is left of a connection that ended: its IDs, and the packets that say so to a peer that missed it."""
 
     def __init__(
-        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], until: Monotonic
+        self, cids: Collection[bytes], remote: Address, local: Local, farewell: Sequence[bytes], until: Monotonic
     ) -> None:
         self.cids: Final = tuple(cids)
         self.until: Final = until
@@ -57,7 +57,7 @@ class ClosedTable:
         return len(self._entries)
 
     def add(
-        self, cids: Collection[bytes], remote: Address, local: str | None, farewell: Sequence[bytes], now: Monotonic
+        self, cids: Collection[bytes], remote: Address, local: Local, farewell: Sequence[bytes], now: Monotonic
     ) -> None:
         """Takes over the IDs of a connection that ended, with the addresses of both ends. ``farewell``: the datagrams
         of its close, none if its peer has closed it."""

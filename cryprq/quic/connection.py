@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from aioquic.quic import events
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import (
     ANSWER_ROUND_TRIPS,
@@ -103,7 +103,7 @@ class Connection:
         owner: Owner,
         quic: Quic,
         remote: Address,
-        local: str | None,
+        local: Local,
         *,
         is_client: bool,
         validated: bool,
@@ -115,7 +115,7 @@ class Connection:
         self.remote = remote
         """Where the peer is. Follows the QUIC path when a dialer's address changes."""
         self.local = local
-        """The local address that the peer sends to and that replies leave from; None (dialer): the kernel's choice."""
+        """What the peer sends to and replies leave by; a dialer leaves the address to the kernel."""
         self.is_client = is_client
         self.validated = validated
         """Whether the peer has proven that it receives at ``remote``: by a Retry token or a QUIC handshake."""
@@ -204,7 +204,7 @@ class Connection:
 
     # ---- for the endpoint ----
 
-    def receive(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
+    def receive(self, data: bytes, remote: Address, local: Local, now: Monotonic) -> None:
         """A datagram with one of its connection IDs arrived."""
         opened = self.quic.opened
         self.quic.receive_datagram(data, remote, now)

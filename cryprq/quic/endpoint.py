@@ -1,4 +1,4 @@
-"""One QUIC endpoint that accepts and dials on one UDP socket.
+"""One QUIC endpoint that accepts and dials on the UDP socket of the event loop, or on several as if they were one.
 
 Datagrams are routed by destination connection ID: to a live connection, to what is left of a closed one, or else to the
 gate (``cryprq.quic.gate``), whose decision is carried out here. Data records that UDP_GRO mixed into a batch go to
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic, Realtime
 from cryprq.protocol.constants import QUIC_FIRST_BYTE
 from cryprq.protocol.frames import CloseCode
@@ -36,11 +36,13 @@ class Observer(Protocol):
 
 
 class Endpoint:
-    """Accepts and dials connections on one bound UDP socket (IPv4, or IPv6 with or without dual stack).
+    """Accepts and dials connections on a bound UDP socket (IPv4, or IPv6 with or without dual stack), or on those of
+    several groups: a connection stays with the group that its peer uses.
 
     ``credentials`` are by what dialers show that they have business here. ``accept`` makes the handler of a connection
     whose QUIC handshake is complete; None: dial only. ``on_record`` gets data records (first byte < 0x40) that arrived
-    here. The socket stays the caller's to close, after ``stop``. The clock is not the loop's, since uvloop's stands
+    here. ``dials_by`` is the group that dialled connections use; ``listens`` says of a group whether others may connect
+    there. The socket stays the caller's to close, after ``stop``. The clock is not the loop's, since uvloop's stands
     still during a callback and has milliseconds only; ``unix`` is what both ends of a knock have to agree on.
     """
 
@@ -54,10 +56,12 @@ class Endpoint:
         credentials: Credentials,
         clock: Callable[[], Monotonic],
         unix: Callable[[], Realtime],
-        on_record: Callable[[bytes, Address, str | None], None],
+        on_record: Callable[[bytes, Address, Local], None],
         observer: Observer,
         times: Times | None = None,
         qlog: Qlog | None = None,
+        dials_by: int = 0,
+        listens: Callable[[int], bool] = lambda group: True,
     ) -> None:
         self.times = times if times is not None else Times()
         self.counters: Counter[str] = Counter()
@@ -70,6 +74,8 @@ class Endpoint:
         self._accept = accept
         self._loop = loop
         self._on_record = on_record
+        self._own_end = Local(None, dials_by)
+        self._listens = listens
         self._observer = observer
         self._server_configuration = server_configuration(make_certificate(), self.times.idle_timeout)
         self._client_configuration = client_configuration(self.times.idle_timeout)
@@ -142,7 +148,7 @@ class Endpoint:
             self,
             quic,
             remote,
-            None,
+            self._own_end,
             is_client=True,
             validated=False,
             handler=handler,
@@ -154,12 +160,12 @@ class Endpoint:
         self.touch(conn)
         return conn
 
-    def receive(self, data: bytes, remote: Address, local: str | None) -> None:
+    def receive(self, data: bytes, remote: Address, local: Local) -> None:
         """A datagram that a socket of the data plane received."""
         self._datagram(data, Address(*remote), local, self.clock())
         self._table.flush_soon()
 
-    def transmit(self, data: bytes, remote: Address, local: str | None) -> None:
+    def transmit(self, data: bytes, remote: Address, local: Local) -> None:
         """Sends a datagram that belongs to no connection."""
         self._outlet.transmit(data, remote, local)
 
@@ -186,7 +192,7 @@ class Endpoint:
         self._intake.read(self._datagram)
         self._table.flush()
 
-    def _datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
+    def _datagram(self, data: bytes, remote: Address, local: Local, now: Monotonic) -> None:
         self.counters["received"] += 1
         try:
             if not data:
@@ -198,16 +204,16 @@ class Endpoint:
         except Exception as error:
             self.report_fault(error, None)
 
-    def _quic_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
+    def _quic_datagram(self, data: bytes, remote: Address, local: Local, now: Monotonic) -> None:
         is_long, cid = destination(data)
         if self._table.receive(cid, data, remote, local, now):
             return
-        if is_long and self._accepting:
+        if is_long and self._accepting and self._listens(local.group):
             self._first_datagram(data, remote, local, now)
         else:
             self.counters["unknown_connection"] += 1
 
-    def _first_datagram(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
+    def _first_datagram(self, data: bytes, remote: Address, local: Local, now: Monotonic) -> None:
         match self._gate.decide(data, remote, local, now, self._unix(), behind=self._intake.is_behind(now)):
             case Open(beginning):
                 self._open(beginning, now)

@@ -13,7 +13,7 @@ from typing import Final
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicHeader, QuicPacketType
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic, Realtime
 from cryprq.protocol.token_bucket import TokenBucket
 from cryprq.quic.adapter import VERSIONS, parse_header, version_negotiation
@@ -143,7 +143,7 @@ class Gate:
     # ---- judging ----
 
     def decide(
-        self, data: bytes, remote: Address, local: str | None, now: Monotonic, unix: Realtime, *, behind: bool = False
+        self, data: bytes, remote: Address, local: Local, now: Monotonic, unix: Realtime, *, behind: bool = False
     ) -> Decision:
         """For a datagram that belongs to no connection. ``behind``: it may be in here twice, since the first was not
         answered in time; if that gets a Retry, a connection for the second is one that nobody wants."""

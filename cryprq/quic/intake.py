@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 
 DATAGRAMS_PER_WAKEUP: Final = 64
@@ -20,8 +20,8 @@ class DatagramSocket(Protocol):
 
     def fileno(self) -> int: ...
     def readable(self) -> bool: ...
-    def receive(self) -> tuple[Sequence[bytes], Address, str | None] | None: ...
-    def send(self, data: bytes, remote: Address, local: str | None) -> bool: ...
+    def receive(self) -> tuple[Sequence[bytes], Address, Local] | None: ...
+    def send(self, data: bytes, remote: Address, local: Local) -> bool: ...
 
 
 class Intake:
@@ -33,9 +33,9 @@ class Intake:
         self._counters = counters
         self._behind_since: Monotonic | None = None
 
-    def read(self, deliver: Callable[[bytes, Address, str | None, Monotonic], None]) -> None:
+    def read(self, deliver: Callable[[bytes, Address, Local, Monotonic], None]) -> None:
         """Delivers what waits at the socket, or as much of it as one turn of the loop may take: each datagram with its
-        sender, the local address that it was sent to, and the time."""
+        sender, where it came in, and the time."""
         now = started = self._clock()
         budget = DATAGRAMS_PER_WAKEUP
         while budget > 0 and now - started < SECONDS_PER_WAKEUP:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.quic.connection import Connection
 from cryprq.quic.intake import DatagramSocket
 
@@ -14,11 +14,11 @@ class Outlet:
         self._udp = udp
         self._counters = counters
 
-    def transmit(self, data: bytes, remote: Address, local: str | None, conn: Connection | None = None) -> None:
-        """Sends one datagram, from the address ``local`` if there is one; ``conn`` is whose it is."""
+    def transmit(self, data: bytes, remote: Address, local: Local, conn: Connection | None = None) -> None:
+        """Sends one datagram by ``local``; ``conn`` is whose it is."""
         try:
             if not self._udp.send(data, remote, local) and conn is not None:
-                conn.local = None
+                conn.local = Local(None, local.group)
             self._counters["sent"] += 1
         except OSError as error:
             self._counters["send_error"] += 1

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # 33 sets for each connection, of which there are four different ones.
 vars(connection)["EPOCHS"] = functools.cache(connection.EPOCHS)
+# Members of an Enum hash their name, in Python: 300 times a handshake. They are equal to themselves only.
+setattr(tls.Epoch, "__hash__", object.__hash__)  # noqa: B010 (mypy takes it for the assignment to a method)
 
 _OVER: Final = (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE)
 _NO_KEYS: Final = CryptoPair()

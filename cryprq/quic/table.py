@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.quic.closed import ClosedTable
 from cryprq.quic.connection import Connection
@@ -92,7 +92,7 @@ class ConnectionTable:
             del self._by_cid[cid]
         conn.cids.discard(cid)
 
-    def receive(self, cid: bytes, data: bytes, remote: Address, local: str | None, now: Monotonic) -> bool:
+    def receive(self, cid: bytes, data: bytes, remote: Address, local: Local, now: Monotonic) -> bool:
         """A datagram with that destination connection ID came. False if it belongs to no connection in here."""
         conn = self._by_cid.get(cid)
         if conn is None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from aioquic.quic.packet import QuicHeader
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.quic.admission import Rank, source_of
 from cryprq.quic.peer_tokens import PeerToken
@@ -34,7 +34,7 @@ class Beginning:
     original: bytes
     """The connection ID that the dialer chose first, before it was asked to prove its address."""
     remote: Address
-    local: str | None
+    local: Local
     at: Monotonic
     """When it came."""
     rank: Rank

@@ -1,16 +1,16 @@
 """Log lines on stderr: ``event=NAME key=value`` or JSON. Rate limits for what strangers can trigger."""
 
 import io
+import json
 import logging
 import os
 import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final, Literal, TextIO
-
-import structlog
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO
 
 from cryprq.address import Address
 from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
@@ -29,13 +29,10 @@ WINDOW: Final = 60.0
 VALUE_MAX: Final = 1000
 """Characters of one value, but for a traceback; the rest is cut off."""
 
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "off": logging.CRITICAL,  # nothing here is logged as critical
-}
+_LEVELS: Final = {"debug": 0, "info": 1, "warn": 2, "error": 3, "off": 4}
+"""Words of the configuration, the least important first."""
+_SEVERITY: Final[Mapping[Level, int]] = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+"""The same of events; nothing reaches ``off``."""
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
 
 
@@ -117,45 +114,37 @@ class Log:
     def set_level(self, level: str) -> None:
         """Drops events below this level (``debug``, ``info``, ``warn``, ``error``, ``off``) from now on."""
         self._debugging = level == "debug"
-        self._logger = self._wrap(self._sink, level)
+        self._least = _LEVELS[level]
 
-    def _wrap(self, sink: "_Sink | _Text", level: str) -> Any:
-        renderer = structlog.processors.JSONRenderer(ensure_ascii=True) if self._format == "json" else _logfmt
-        processors: list[Any] = [
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            _plain,
-            renderer,
-        ]
-        if self._journal:
-            processors.append(_with_priority)
-        return structlog.wrap_logger(
-            sink,
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        )
+    def _write(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+        if _SEVERITY[level] >= self._least:
+            self._sink.write(self._line(level, event, fields))
+
+    def _line(self, level: Level, event: str, fields: Mapping[str, object]) -> str:
+        time = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        shown = _plain({"event": event, **fields, "level": level, "time": time})
+        line = json.dumps(shown) if self._format == "json" else _logfmt(shown)
+        return PRIORITIES[level] + line if self._journal else line
 
     def _gap(self, lines: int) -> str:
         """The line that stands for so many lost ones."""
-        text = _Text()
-        self._wrap(text, "warn").warning("log_lines_dropped", lines=lines)
-        return text.line
+        return self._line("warning", "log_lines_dropped", {"lines": lines})
 
     def debug(self, event: str, **fields: object) -> None:
         """Details for troubleshooting, each handshake message among them."""
-        self._logger.debug(event, **fields)
+        self._write("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
         """What an operator wants to see in normal use."""
-        self._logger.info(event, **fields)
+        self._write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         """What an operator may have to act on."""
-        self._logger.warning(event, **fields)
+        self._write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
         """What stops a part of the node."""
-        self._logger.error(event, **fields)
+        self._write("error", event, fields)
 
     def limited(self, level: Level, event: str, **fields: object) -> None:
         """An event that a stranger can trigger, or that may repeat by itself: at most ``LIMIT`` a minute of each name
@@ -165,7 +154,7 @@ class Log:
         if suppressed is not None:
             if suppressed:
                 fields["suppressed"] = suppressed
-            getattr(self._logger, level)(event, **fields)
+            self._write(level, event, fields)
 
     def defect(self, level: Level, event: str, error: BaseException, **fields: object) -> None:
         """An exception that should not have been: ``error``, ``where``, and at level ``debug`` the whole ``traceback``.
@@ -192,14 +181,14 @@ def setup(level: str, log_format: str) -> Log:
 
 
 class _Sink:
-    """The logger that structlog writes to: a line to the writer, or else to the stream, or nothing if that fails."""
+    """Where lines go: to the writer, or else to the stream, or nowhere if that fails."""
 
     def __init__(self, writer: LineWriter | None, stream: TextIO | None, gap: Callable[[int], str]) -> None:
         self._writer = writer
         self._stream = stream
         self._gap = gap
 
-    def msg(self, line: str) -> None:
+    def write(self, line: str) -> None:
         if self._writer is not None:
             self._writer.write(line, self._gap)
             return
@@ -211,20 +200,6 @@ class _Sink:
             stream.flush()
         except (OSError, ValueError):  # the reader is gone, or the stream is closed
             pass
-
-    debug = info = warning = error = msg
-
-
-class _Text:
-    """The same, which keeps the line."""
-
-    def __init__(self) -> None:
-        self.line = ""
-
-    def msg(self, line: str) -> None:
-        self.line = line
-
-    warning = msg
 
 
 def _stderr_writer() -> LineWriter | None:
@@ -261,13 +236,9 @@ def _subject(fields: Mapping[str, object]) -> str:
     return str(remote or fields.get("network") or fields.get("address") or "")
 
 
-def _with_priority(_logger: object, method: str, line: str) -> str:
-    return PRIORITIES[method] + line
-
-
-def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Puts the event's name first and turns values into what both formats can show."""
-    result: dict[str, Any] = {"event": event.pop("event")}
+def _plain(event: Mapping[str, object]) -> dict[str, object]:
+    """Turns values into what both formats can show."""
+    result: dict[str, object] = {}
     for key, value in event.items():
         if value is None or isinstance(value, bool | int | float):
             result[key] = value
@@ -277,7 +248,7 @@ def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     return result
 
 
-def _logfmt(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+def _logfmt(event: Mapping[str, object]) -> str:
     """``key=value`` pairs. A value with blanks, quotes or control characters is quoted and escaped, so that what a
     stranger sends can neither begin a new line nor forge a field."""
     return " ".join(f"{key}={_logfmt_value(value)}" for key, value in event.items())

@@ -15,6 +15,8 @@ class PeerSample:
     """``inbound``, ``outbound``, or empty if not connected."""
     endpoint: str = ""
     """HOST:PORT where records for the peer go; empty if unknown."""
+    local_endpoint: str = ""
+    """HOST:PORT of this node by which they leave; ``*`` where the kernel chooses the address."""
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
@@ -66,7 +68,9 @@ class NodeStatus:
     unhealthy: str = ""
     """Why it is not healthy, in one line, as ``/healthz`` says it."""
     listen_addr: str = ""
-    """The multiaddr that others dial, or empty."""
+    """The multiaddr that others dial, or empty; the first of several."""
+    listen_addrs: tuple[str, ...] = ()
+    """All of them."""
     addresses: tuple[str, ...] = ()
     """The node's own tunnel addresses."""
     mtu: int = 0

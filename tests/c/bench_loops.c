@@ -76,8 +76,9 @@ static struct cq_plane *plane_new(void)
     static const struct cq_route_entry any[] = {{.family = 4}, {.family = 6}};
     const struct cq_worker_options options = {.workers = 1,
                                               .tun_fds = fds,
+                                              .groups = 1,
                                               .udp_fds = fds,
-                                              .family = 2,
+                                              .families = {2},
                                               .mtu = 1420,
                                               .vnet_hdr = true,
                                               .tso4 = true,

@@ -7,6 +7,7 @@
  * Whatever the input, nothing outside of the packets' own bytes is touched, segments stay inside of the buffer and are
  * whole IP packets, every packet is written exactly once, and no write is longer than it may be.
  */
+#define _GNU_SOURCE
 #include "fuzz.h"
 #include "packets.h"
 
@@ -56,15 +57,14 @@ struct batch {
     unsigned used, added;
 };
 
-/* Gives the packet a block of exactly its size, so that a sanitizer sees the first byte too many. */
+/* In a block of exactly its size. */
 static void hand_over(struct batch *b, const uint8_t *p, size_t n, bool vouched)
 {
     size_t length = cq_packet_length(p, n);
     if (length == 0 || b->used == sizeof b->blocks / sizeof *b->blocks)
         return;
-    uint8_t *block = malloc(length);
-    REQUIRE(block != NULL);
-    b->blocks[b->used++] = memcpy(block, p, length);
+    uint8_t *block = memcpy(block_new(length), p, length);
+    b->blocks[b->used++] = block;
     cq_coalesce_add(b->coalesce, block, length, vouched);
     b->added++;
 }
@@ -79,9 +79,7 @@ static void split_first(struct batch *b, const uint8_t *p, size_t n, bool narrow
         return;
     memcpy(&v, p, sizeof v);
     n -= sizeof v;
-    uint8_t *buffer = malloc(n + (n == 0));
-    REQUIRE(buffer != NULL);
-    memcpy(buffer, p + sizeof v, n);
+    uint8_t *buffer = memcpy(block_new(n), p + sizeof v, n);
     if (cq_split_init(&s, &v, buffer, n) == CQ_OK) {
         unsigned count = 0;
         narrow = narrow && cq_split_narrow(&s, CQ_MTU_MIN);
@@ -96,27 +94,45 @@ static void split_first(struct batch *b, const uint8_t *p, size_t n, bool narrow
         }
         HOLDS(count == s.count);
     }
-    free(buffer);
+    block_free(buffer);
+}
+
+/* The coalescer with these options. It has nothing of the input before, which ended with a flush. */
+static struct cq_coalesce *coalesce_for(uint8_t options, struct sink **sink)
+{
+    static struct cq_coalesce *made[256];
+    static struct sink sinks[256];
+
+    *sink = &sinks[options];
+    if (made[options] == NULL) {
+        (*sink)->options = (struct cq_coalesce_options){.tcp4 = options & 1,
+                                                        .tcp6 = options & 2,
+                                                        .uso = options & 4,
+                                                        .vnet = options & 8,
+                                                        .max_size = options & 16 ? 65535 : 4000,
+                                                        .max_segments = 1 + (options >> 5) * 20u};
+        made[options] = cq_coalesce_new(&(*sink)->options, take, *sink);
+        REQUIRE(made[options] != NULL);
+    }
+    (*sink)->packets = 0;
+    (*sink)->refuses = false;
+    return made[options];
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
-    struct sink sink = {.options = {.tcp4 = data[0] & 1,
-                                    .tcp6 = data[0] & 2,
-                                    .uso = data[0] & 4,
-                                    .vnet = data[0] & 8,
-                                    .max_size = data[0] & 16 ? 65535 : 4000,
-                                    .max_segments = 1 + (data[0] >> 5) * 20u}};
-    struct batch b = {.coalesce = cq_coalesce_new(&sink.options, take, &sink)};
-    REQUIRE(b.coalesce != NULL);
+    struct sink *sink;
+    struct batch b;
+    b.coalesce = coalesce_for(data[0], &sink);
+    b.used = b.added = 0;
     for (size_t at = 1; at + 3 <= size;) {
         uint8_t control = data[at];
         size_t n = cq_get16(data + at + 1);
         at += 3;
         n = n < size - at ? n : size - at;
-        sink.refuses |= (control & 4) != 0;
+        sink->refuses |= (control & 4) != 0;
         if (control & 2)
             split_first(&b, data + at, n, control & 8);
         else
@@ -124,10 +140,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         at += n;
     }
     cq_coalesce_flush(b.coalesce);
-    HOLDS(sink.packets == b.added);
-    cq_coalesce_free(b.coalesce);
+    HOLDS(sink->packets == b.added);
     for (unsigned i = 0; i < b.used; i++)
-        free(b.blocks[i]);
+        block_free(b.blocks[i]);
     return 0;
 }
 

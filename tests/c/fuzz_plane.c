@@ -175,16 +175,15 @@ static void deliver_pending(void)
     cq_coalesce_flush(rig->receiving->rx[0]->coalesce);
     settle(rig->receiving->rx[0]);
     while (world.pending_count > 0)
-        free(world.pending[--world.pending_count]);
+        block_free(world.pending[--world.pending_count]);
 }
 
 static void arrive(const uint8_t *data, size_t n, size_t stride)
 {
     if (world.pending_count == PENDING_MAX)
         deliver_pending();
-    uint8_t *block = malloc(n + (n == 0));
-    REQUIRE(block != NULL);
-    world.pending[world.pending_count++] = memcpy(block, data, n);
+    uint8_t *block = memcpy(block_new(n), data, n);
+    world.pending[world.pending_count++] = block;
     struct cq_udp_message m = {.data = block, .length = n, .segment = stride > 0 && stride < n ? stride : n};
     m.from.remote = (struct cq_address){.port = 1, .family = 4};
     message(rig->receiving->rx[0], &m);
@@ -212,12 +211,11 @@ static void expect(const uint8_t *p, size_t n)
 
 static void hostile_record(const uint8_t *payload, size_t n, bool vouched)
 {
-    uint8_t *sealed = malloc(n + CQ_OVERHEAD);
-    REQUIRE(sealed != NULL);
+    uint8_t *sealed = block_new(n + CQ_OVERHEAD);
     REQUIRE(cq_epoch_seal(rig->epoch, HOSTILE_LANE, vouched, payload, n, sealed) == CQ_OK);
     expect(payload, n);
     arrive(sealed, n + CQ_OVERHEAD, 0);
-    free(sealed);
+    block_free(sealed);
 }
 
 /* ---- the rigs ---- */
@@ -227,8 +225,9 @@ static struct cq_plane *plane_new(unsigned options, bool receiving)
     static const int fds[] = {-1};
     const struct cq_worker_options o = {.workers = 1,
                                         .tun_fds = fds,
+                                        .groups = 1,
                                         .udp_fds = fds,
-                                        .family = 2,
+                                        .families = {2},
                                         .mtu = options & 8 ? 9000 : 1420,
                                         .vnet_hdr = options & 1,
                                         .tso4 = true,
@@ -356,7 +355,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rig = rig_for(data[0]);
     memset(&world, 0, sizeof world);
     world.refuses_super = data[0] & 16;
-    atomic_store(&rig->sending->shared.segment_refused, false);
+    atomic_store(&rig->sending->shared.segment_refused[0], false);
     atomic_store(&rig->receiving->shared.merge_refused, 0);
     atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->segment_off_until_ns, 0);
     atomic_store(&cq_table_peer(&rig->sending->shared.tables, 0)->mtu, data[0] & 32 ? 600 : CQ_MTU_MAX);

@@ -13,6 +13,7 @@
  * and below the limit, and it has not been opened before; then its payload is what was sealed. Otherwise the window has
  * not moved. A list of what was opened says the same as the bitmap.
  */
+#define _GNU_SOURCE
 #include "check.h"
 #include "cq_epoch.h"
 #include "fuzz.h"
@@ -33,7 +34,7 @@ static struct {
     size_t left;
 } input;
 
-static uint8_t u8(void)
+UNGUIDED static uint8_t u8(void)
 {
     if (input.left == 0)
         return 0;
@@ -41,9 +42,9 @@ static uint8_t u8(void)
     return *input.at++;
 }
 
-static uint16_t u16(void) { return (uint16_t)(u8() << 8 | u8()); }
+UNGUIDED static uint16_t u16(void) { return (uint16_t)(u8() << 8 | u8()); }
 
-static uint64_t u64(void)
+UNGUIDED static uint64_t u64(void)
 {
     uint64_t v = 0;
     for (int i = 0; i < 8; i++)
@@ -68,7 +69,7 @@ static struct cq_epoch *epoch_new(uint8_t suite, uint32_t rx_index, uint32_t tx_
     return epoch;
 }
 
-static bool was_opened(unsigned lane, uint64_t counter)
+UNGUIDED static bool was_opened(unsigned lane, uint64_t counter)
 {
     for (unsigned i = 0; i < lanes[lane].count; i++)
         if (lanes[lane].opened[i] == counter)
@@ -77,7 +78,7 @@ static bool was_opened(unsigned lane, uint64_t counter)
 }
 
 /* What docs/protocol.md says must become of the peer's record. */
-static int expected(unsigned lane, uint64_t counter, bool changed)
+UNGUIDED static int expected(unsigned lane, uint64_t counter, bool changed)
 {
     if (lane >= LANES)
         return CQ_E_MALFORMED;
@@ -91,16 +92,13 @@ static int expected(unsigned lane, uint64_t counter, bool changed)
 /* In a block of exactly its size, as it lies in a batch; header fields that a receiver looks at first are as they are. */
 static int open_copy(const uint8_t *record, size_t n, uint8_t *payload, bool *newest)
 {
-    uint8_t *block = malloc(n + (n == 0));
-    uint8_t header[CQ_HEADER_SIZE] = {0};
-    REQUIRE(block != NULL);
-    memcpy(block, record, n);
+    uint8_t *block = memcpy(block_new(n), record, n), header[CQ_HEADER_SIZE] = {0};
     memcpy(header, record, n < sizeof header ? n : sizeof header);
     const struct cq_header h = cq_wire_read_header(header);
     int rc = cq_epoch_open(ends[1], &h, block, n, newest);
     if (rc == CQ_OK)
         memcpy(payload, block + CQ_HEADER_SIZE, n - CQ_OVERHEAD);
-    free(block);
+    block_free(block);
     return rc;
 }
 
@@ -175,8 +173,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         suites[suite][1] = epoch_new((uint8_t)(CQ_SUITE_AES_256_GCM + suite), 1, 2, LANES);
     }
     memcpy(ends, suites[suite], sizeof ends);
-    memset(lanes, 0, sizeof lanes);
     for (unsigned i = 0; i < LANES; i++) {
+        lanes[i].count = 0;
+        lanes[i].next = 0;
         cq_replay_init(&ends[1]->rx[i].window);
         atomic_store(&ends[1]->rx[i].blocks, 0);
     }

@@ -453,10 +453,11 @@ static void test_fragment_follows_what_came_before(void)
 
 static void test_many_flows_are_all_written(void)
 {
-    struct spec s[300];
+    enum { FLOWS_THAT_COLLIDE = 1200 };
+    static struct spec s[FLOWS_THAT_COLLIDE];
     start();
     for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < 300; i++) {
+        for (int i = 0; i < FLOWS_THAT_COLLIDE; i++) {
             if (round == 0) {
                 s[i] = spec_of(i & 1 ? 4 : 6, i & 2 ? TCP : UDP, 100);
                 s[i].source_port = (uint16_t)(1000 + i);
@@ -465,18 +466,36 @@ static void test_many_flows_are_all_written(void)
             advance(&s[i]);
         }
     }
-    CHECK_EQUAL(flush(), 600); /* the oldest makes room: each flow was gone before its second packet */
-    CHECK_EQUAL(out_count, 600);
-    unsigned seen[300] = {0};
+    CHECK_EQUAL(flush(), 2 * FLOWS_THAT_COLLIDE); /* the oldest makes room: each was gone before its second */
+    CHECK_EQUAL(out_count, 2 * FLOWS_THAT_COLLIDE);
+    static unsigned seen[FLOWS_THAT_COLLIDE];
     for (unsigned i = 0; i < out_count; i++) {
         int protocol;
         size_t l4 = transport_of(out[i].packet, &protocol);
         unsigned flow = cq_get16(out[i].packet + l4) - 1000u;
-        REQUIRE(flow < 300);
+        REQUIRE(flow < FLOWS_THAT_COLLIDE);
         if (protocol == TCP) /* the older one first */
             CHECK_EQUAL(cq_get32(out[i].packet + l4 + 4), 0xfffffc00u + 100 * seen[flow]);
         seen[flow]++;
     }
+}
+
+static void test_flows_of_a_busy_batch_have_places_of_their_own(void)
+{
+    struct spec s[64];
+    start();
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 64; i++) {
+            if (round == 0) {
+                s[i] = spec_of(i & 1 ? 4 : 6, i & 2 ? TCP : UDP, 100);
+                s[i].source_port = (uint16_t)(1000 + i);
+            }
+            add(&s[i], true);
+            advance(&s[i]);
+        }
+    }
+    CHECK(flush() <= 64 + 4); /* a write each; no more than one of them shares a set with four others */
+    CHECK_EQUAL(out_count, 4 * 64);
 }
 
 static void test_nothing_to_flush_writes_nothing(void)
@@ -509,6 +528,7 @@ int main(void)
     RUN(test_pure_acks_keep_their_place);
     RUN(test_fragment_follows_what_came_before);
     RUN(test_many_flows_are_all_written);
+    RUN(test_flows_of_a_busy_batch_have_places_of_their_own);
     RUN(test_nothing_to_flush_writes_nothing);
     cq_coalesce_free(coalesce);
     return check_done();

@@ -50,10 +50,11 @@ static int refusal(const struct cq_endpoint *to)
 }
 
 static bool is_whole; /* the socket's datagrams are not fragmented */
+static int socket_used;
 
 void cq_io_set_whole(int fd, int version, bool whole)
 {
-    CHECK(fd == 7 && version == 6 && whole != is_whole);
+    CHECK(fd >= 7 && version == 6 && whole != is_whole);
     is_whole = whole;
 }
 
@@ -68,7 +69,8 @@ static void take(const uint8_t *data, size_t length, size_t segment)
 
 int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
 {
-    CHECK(fd == 7 && family == AF_INET && segment < length);
+    CHECK(fd >= 7 && family == AF_INET && segment < length);
+    socket_used = fd;
     calls++;
     int error = refusal(to);
     if (error == 0)
@@ -84,7 +86,8 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
                          size_t segment, int *error)
 {
     unsigned n = 0;
-    CHECK(fd == 7 && family == AF_INET);
+    CHECK(fd >= 7 && family == AF_INET);
+    socket_used = fd;
     calls++;
     *error = refusal(to);
     for (size_t at = 0; *error == 0 && at < length; at += segment) {
@@ -99,9 +102,9 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
 
 /* ---- one sender, one batch ---- */
 
-static _Atomic bool refused, stopping;
+static _Atomic bool refused[2], stopping; /* the first by group */
 static struct cq_sender sender;
-static struct cq_send_socket from;
+static struct cq_send_socket sockets[2]; /* by group */
 static const struct cq_endpoint pinned = {
     .remote = {.host = {[15] = 1}, .port = 9, .family = 6}, .local = {[15] = 2}, .source = CQ_SOURCE_PINNED};
 
@@ -111,9 +114,10 @@ static void reset(void)
     is_whole = false;
     clock_ns = 1000 * SECOND;
     calls = waits = batches = sent = 0;
-    refused = stopping = false;
+    refused[0] = refused[1] = stopping = false;
     sender = (struct cq_sender){.segment = true, .stopping = &stopping};
-    from = (struct cq_send_socket){.fd = 7, .family = AF_INET, .segment_refused = &refused};
+    for (int g = 0; g < 2; g++)
+        sockets[g] = (struct cq_send_socket){.fd = 7 + g, .family = AF_INET, .segment_refused = &refused[g]};
     for (unsigned i = 0; i < 2; i++) {
         peers[i].segment_off_until_ns = 0;
         peers[i].path.whole_max = 0;
@@ -132,7 +136,9 @@ static struct cq_lost send_as(struct cq_peer *peer, bool probe)
     }
     calls = waits = batches = sent = 0;
     const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe};
-    return cq_send_batch(&sender, &from, peer, &batch);
+    struct cq_endpoint to;
+    cq_endpoint_read(&peer->endpoint, &to);
+    return cq_send_batch(&sender, &sockets[to.group], peer, &batch);
 }
 
 static struct cq_lost send_to(struct cq_peer *peer) { return send_as(peer, false); }
@@ -174,7 +180,7 @@ static void test_eio_turns_segmentation_off_for_all(void)
     kernel.segment = EIO;
     check_all_left(send_to(&peers[0]), 0);
     CHECK_EQUAL(calls, 2);
-    CHECK(refused);
+    CHECK(refused[0]);
     kernel.segment = 0;
     clock_ns += 24 * 3600 * SECOND;
     cq_send_begin(&sender, clock_ns);
@@ -182,12 +188,35 @@ static void test_eio_turns_segmentation_off_for_all(void)
     CHECK_EQUAL(calls, 1);
 }
 
+static void test_batch_leaves_by_the_group_that_its_peer_is_heard_by(void)
+{
+    reset();
+    struct cq_endpoint there = pinned;
+    there.group = 1;
+    cq_endpoint_write(&peers[1].endpoint, &there);
+    check_all_left(send_to(&peers[0]), 1);
+    CHECK_EQUAL(socket_used, 7);
+    check_all_left(send_to(&peers[1]), 1);
+    CHECK_EQUAL(socket_used, 8);
+
+    kernel.segment = EIO; /* from here on no path of the second group takes batches, which says nothing of the first */
+    check_all_left(send_to(&peers[1]), 0);
+    CHECK(refused[1] && !refused[0]);
+    kernel.segment = 0;
+    check_all_left(send_to(&peers[1]), 0);
+    check_all_left(send_to(&peers[0]), 1);
+
+    peers[1].path.whole_max = SIZE; /* the sockets do not share options, either */
+    check_all_left(send_to(&peers[1]), 0);
+    CHECK(sockets[1].whole6 && !sockets[0].whole6 && !sockets[1].whole4);
+}
+
 static void check_remembered_for_ten_minutes(int error)
 {
     reset();
     kernel.segment = error;
     check_all_left(send_to(&peers[0]), 0);
-    CHECK(!refused);
+    CHECK(!refused[0]);
     kernel.segment = 0;
     check_all_left(send_to(&peers[1]), 1); /* the others' paths are good */
     clock_ns += 599 * SECOND;
@@ -427,6 +456,7 @@ int main(void)
         REQUIRE(pthread_mutex_init(&peers[i].endpoint.writer, NULL) == 0);
     RUN(test_batch_leaves_in_one_send);
     RUN(test_eio_turns_segmentation_off_for_all);
+    RUN(test_batch_leaves_by_the_group_that_its_peer_is_heard_by);
     RUN(test_emsgsize_is_remembered_per_peer);
     RUN(test_einval_of_a_good_source_is_about_segmentation);
     RUN(test_refused_source_is_forgotten);

@@ -229,11 +229,11 @@ static bool make_plane(void)
 
 static void test_plane(void)
 {
-    static const int fds[] = {-1, -1};
+    static const int fds[] = {-1, -1, -1, -1};
     for (unsigned gro = 0; gro < 2; gro++) {
         const long before = live;
         options = (struct cq_worker_options){
-            .workers = 2, .tun_fds = fds, .udp_fds = fds, .family = 2, .mtu = 1420, .udp_gro = gro};
+            .workers = 2, .tun_fds = fds, .groups = 2, .udp_fds = fds, .families = {2, 2}, .mtu = 1420, .udp_gro = gro};
         CHECK(every_shortage(make_plane) > 60); /* two workers each way, and one more for what is injected */
         cq_plane_free(plane);
         CHECK_EQUAL(live, before);

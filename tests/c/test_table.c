@@ -203,6 +203,10 @@ static void test_following_a_peer(void)
     CHECK(cq_endpoint_follow(&gone, &elsewhere, &next) && same(&next, &elsewhere));
 
     CHECK(!cq_endpoint_follow(&asked, &unnamed, &next)); /* nothing says to which address */
+    struct cq_endpoint other = asked, called = dialled;
+    other.group = called.group = 1; /* the same addresses, and another of our ports */
+    CHECK(cq_endpoint_follow(&asked, &other, &next) && same(&next, &other) && cq_endpoint_moved(&asked, &next));
+    CHECK(cq_endpoint_follow(&dialled, &other, &next) && same(&next, &called));
     unnamed.remote.port++;
     CHECK(cq_endpoint_follow(&asked, &unnamed, &next));
     CHECK_EQUAL(next.source, CQ_SOURCE_FORGOTTEN);

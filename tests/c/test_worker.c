@@ -31,7 +31,7 @@ void __wrap_cq_scrub(void)
 static void set_up(void)
 {
     static const int fds[1] = {-1};
-    const struct cq_worker_options options = {.workers = 1, .tun_fds = fds, .udp_fds = fds, .mtu = 1420};
+    const struct cq_worker_options options = {.workers = 1, .tun_fds = fds, .groups = 1, .udp_fds = fds, .mtu = 1420};
 
     memset(&worker, 0, sizeof worker);
     REQUIRE(cq_worker_shared_init(&shared, &options) == 0);

@@ -64,7 +64,8 @@ def test_key_agreement_that_only_one_end_wants_is_named_by_both(lab: Lab) -> Non
     tunnel = make_tunnel(lab, listen=("--kem", "x25519-mlkem1024"), up=False)
     tunnel.listener.start().wait_event("listener_ready")
     tunnel.dialer.start()
-    assert "--kem" in tunnel.listener.wait_event("handshake_failed", reason="kem")["hint"]
+    hint = tunnel.listener.wait_event("handshake_failed", reason="kem")["hint"]
+    assert hint == "the dialer wants --kem x25519-mlkem768, this node accepts x25519-mlkem1024"
     assert "--kem x25519-mlkem768" in tunnel.dialer.wait_event("handshake_failed", reason="refused")["hint"]
     tunnel.dialer.stop()
     tunnel.dialer.start("--kem", "x25519-mlkem1024")

@@ -1,5 +1,6 @@
 """Name servers of a gateway, as the programs on a dialer's host get their answers."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +9,7 @@ from lab.hosts import Lab
 from lab.name_server import NameServer
 from lab.nodes import PROGRAMS, Node
 from lab.tunnels import GATEWAY
-from lab.uplink import Uplink, make_uplink, soon
+from lab.uplink import OUTER, SERVER, Uplink, make_uplink, soon
 from tests.rigs.resolvers import Resolvers, ResolvingNode, nothing, openresolv, resolved
 
 LOCAL = "192.0.2.1"
@@ -28,6 +29,12 @@ def uplink(lab: Lab) -> Iterator[Uplink]:
     uplink = make_uplink(lab)
     with NameServer(uplink.router, LOCAL, LOCAL_SAYS), NameServer(uplink.gateway, GATEWAY[4], GATEWAY_SAYS):
         yield uplink
+
+
+_ASK = """import asyncio, socket
+from cryprq.linux.resolved import look_up
+print(asyncio.run(look_up("gateway.example", 9999, socket.AF_INET, "cryprq0")))
+"""
 
 
 def announce(uplink: Uplink, *lines: str) -> None:
@@ -98,6 +105,24 @@ def test_full_tunnel_asks_everything_there_and_nothing_when_the_node_is_gone(
         assert host.look_up("www.other.example") == GATEWAY_SAYS
         end()
         assert soon(lambda: host.look_up("www.other.example") == LOCAL_SAYS)
+
+
+def test_name_of_a_gateway_is_found_by_a_far_name_server_of_a_link_while_the_tunnel_is_down(
+    uplink: Uplink, with_resolved: Resolvers
+) -> None:
+    host = with_resolved
+    announce(uplink, f'dns = "{GATEWAY[4]}"')
+    node = connect(dialer(uplink, host, "down", full=True))
+    node.wait_event("tunnel_dns", everything=True)
+    with NameServer(uplink.server, SERVER[4], OUTER[4]) as far:
+        host.run("resolvectl", "dns", "eth0", SERVER[4])
+        uplink.listener.kill()
+        found = host.run(sys.executable, "-c", _ASK)
+        host.run("resolvectl", "revert", "eth0")
+    assert f"('{OUTER[4]}', 9999)" in found
+    assert set(far.asked) == {"192.0.2.2"}
+    node.stop()
+    uplink.listener.start().wait_event("listener_ready")
 
 
 def test_without_a_full_tunnel_everything_is_asked_there_only_if_this_end_says_so(

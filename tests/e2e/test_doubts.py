@@ -17,14 +17,14 @@ def node(lab: Lab) -> Node:
     here, there = lab.namespace("listener"), lab.namespace("dialer")
     lab.veth(here, ["10.1.0.1/24"], there, ["10.1.0.2/24"], mtu=1400)
     here.ip("route add default via 10.1.0.2")
-    flags = ("--listen", listen_address(4, "127.0.0.1"), "--listen", listen_address(4), "--tun-address", "10.1.0.9/30")
+    flags = ("--listen", listen_address(4), "--tun-address", "10.1.0.9/30", "--workers", "2", "--workers", "1")
     return Node(here, *flags, env={"CRYPRQ_ALLOW_PEER": OTHER})
 
 
 DOUBTS = (
     "--tun-address 10.1.0.9/30 is in 10.1.0.0/24, where eth0 is",
     "--mtu 1420 makes datagrams of 1480 bytes, and the way to dialers takes 1400",
-    "--listen is given more than once; only the last one counts, /ip4/0.0.0.0/udp/9999/quic-v1",
+    "--workers is given more than once; only the last one counts, 1",
     "nobody reads the variable CRYPRQ_ALLOW_PEER; did you mean CRYPRQ_ALLOW_PEERS?",
     "nobody may connect: name the dialers with --allow-peer ID",
 )

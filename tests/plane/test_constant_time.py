@@ -2,8 +2,8 @@
 plaintext.
 
 Twice: valgrind follows secrets through a program that runs (``tests/c/ct_records.c``), in the back ends that it knows
-the instructions of; and ``scripts/constant_time.py`` reads the machine code of all that are for x86-64. Each has to
-find leaks that are put in. ``make ct`` runs this file.
+the instructions of; and ``scripts/constant_time.py`` reads the machine code of all but libcrypto's, those for AArch64
+as cross compilers make them. Each has to find leaks that are put in. ``make ct`` runs this file.
 """
 
 import os
@@ -22,6 +22,11 @@ from tests.rigs.c_programs import HERE
 COMPILERS = ("gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-fstack-protector-strong", "-fPIC", "-pthread")
 """What setup.py compiles with, as far as it changes the code."""
+CROSS = {
+    "gcc": ("aarch64-linux-gnu-gcc",),
+    "clang": ("clang", "--target=aarch64-linux-gnu", "-isystem", "/usr/aarch64-linux-gnu/include"),
+}
+"""The same two compilers, for AArch64; the headers are those of Debian's libc6-dev-arm64-cross."""
 OBJECTS = ("vaes512", "vaes256", "aesni", "avx512")
 RUN_BY_VALGRIND = ("aesni-aes-256-gcm", "evp-aes-256-gcm", "evp-chacha20-poly1305")
 SOURCES = ("cq_epoch", "cq_replay", "cq_wipe", "cq_scrub", "cq_aead*")
@@ -35,10 +40,11 @@ LEAKS = {
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads and runs x86-64's machine code")
 
 
-def compile_one(compiler: str, source: Path, directory: Path) -> Path:
+def compile_one(compiler: str, source: Path, directory: Path, *, cross: bool = False) -> Path:
     """A source of ``csrc/``, or a variant of one that was copied together with the headers."""
     target = directory / f"{source.stem}.o"
-    subprocess.run([compiler, *FLAGS, f"-I{source.parent}", "-c", "-o", target, source], check=True)
+    command = CROSS[compiler] if cross else (compiler,)
+    subprocess.run([*command, *FLAGS, f"-I{source.parent}", "-c", "-o", target, source], check=True)
     return target
 
 
@@ -65,7 +71,7 @@ def compile_all(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     return directory
 
 
-def leaking(compiler: str, directory: Path, name: str, leak: str) -> Path:
+def leaking(compiler: str, directory: Path, name: str, leak: str, *, cross: bool = False) -> Path:
     """The object of a back end, with a line before records are sealed."""
     csrc = directory / "csrc"
     shutil.copytree(ROOT / "csrc", csrc)
@@ -73,7 +79,7 @@ def leaking(compiler: str, directory: Path, name: str, leak: str) -> Path:
         text = source.read_text()
         assert text.count(SEALING) == 1
         source.write_text(text.replace(SEALING, f"{LEAKS[leak]} {SEALING}"))
-    return compile_one(compiler, csrc / f"cq_aead_{name}.c", directory)
+    return compile_one(compiler, csrc / f"cq_aead_{name}.c", directory, cross=cross)
 
 
 # ---- by running it ----
@@ -138,5 +144,27 @@ def test_no_secret_decides_where_the_code_goes(objects: Path) -> None:
 @pytest.mark.parametrize("leak", LEAKS)
 def test_reading_finds_a_leak(leak: str, tmp_path: Path) -> None:
     status, output = read(leaking(COMPILERS[0], tmp_path, "avx512", leak))
+    assert status == 1
+    assert ("a secret address" if leak.startswith("address") else "a branch on a secret") in output
+
+
+@pytest.fixture(params=COMPILERS)
+def cross(request: pytest.FixtureRequest) -> str:
+    """A compiler that makes code for AArch64."""
+    if any(shutil.which(program) is None for program in (CROSS[request.param][0], "aarch64-linux-gnu-objdump")):
+        pytest.skip(f"no {request.param} for AArch64: scripts/bootstrap.sh --tests installs it")
+    return str(request.param)
+
+
+def test_no_secret_decides_where_the_code_for_aarch64_goes(cross: str, tmp_path: Path) -> None:
+    status, output = read(compile_one(cross, ROOT / "csrc" / "cq_aead_armv8.c", tmp_path, cross=True))
+    assert status == 0, output
+    (seen,) = re.findall(r": (\d+) conditional jumps, 0 faults", output)
+    assert int(seen) > 20
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_reading_finds_a_leak_in_code_for_aarch64(cross: str, leak: str, tmp_path: Path) -> None:
+    status, output = read(leaking(cross, tmp_path, "armv8", leak, cross=True))
     assert status == 1
     assert ("a secret address" if leak.startswith("address") else "a branch on a secret") in output

@@ -34,7 +34,7 @@ class TwoLanes:
             inner.setblocking(False)
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         descriptors = [member.fileno() for member in self.group.data]
-        self.plane = Plane([inner.fileno() for inner in self._inner], descriptors, mtu=MTU, offloads=ALL)
+        self.plane = Plane([inner.fileno() for inner in self._inner], [descriptors], mtu=MTU, offloads=ALL)
         peer = self.plane.add_peer()
         self.plane.set_routes([("10.0.0.2/32", peer)])
         secrets = [secret(lane) for lane in range(2)]

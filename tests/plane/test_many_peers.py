@@ -66,7 +66,7 @@ class Gateway:
             inner.setblocking(False)
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         data = [member.fileno() for member in self.group.data]
-        self.plane = Plane([inner.fileno() for inner in self._inner], data, mtu=MTU, offloads=ALL)
+        self.plane = Plane([inner.fileno() for inner in self._inner], [data], mtu=MTU, offloads=ALL)
         chance = random.Random(workers)
         pool = IndexPool(workers, chance.getrandbits)
         self.peers = [Peer(self, number, pool) for number in range(PEERS)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cryprq import _fastpath
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from lab.oracle import Header, RecordSealer
 from tests.rigs.planes import ALL, MTU, RX_INDEX, TX_INDEX, Bench, checksum, ipv4, ipv6, secret, wait
 
@@ -417,9 +417,9 @@ def test_control_queue_is_bounded(bench: Bench) -> None:
 
 def test_record_that_arrived_on_the_control_socket(bench: Bench) -> None:
     packet = ipv4("10.0.0.2", "10.0.0.1", b"stray")
-    bench.plane.inject(bench.sealer.seal(packet), Address(*bench.udp.getsockname()), "127.0.0.1")
+    bench.plane.inject(bench.sealer.seal(packet), Address(*bench.udp.getsockname()), Local("127.0.0.1"))
     assert bench.to_tun()[1] == packet
-    bench.plane.inject(b"\x01short", Address("127.0.0.1", 1), None)
+    bench.plane.inject(b"\x01short", Address("127.0.0.1", 1), Local())
     assert bench.dropped("rx", "short")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cryprq._fastpath import Plane, PlaneError
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.linux.tun import Tun
 from lab import hosts
 from lab.oracle import RecordSealer
@@ -113,13 +113,13 @@ def test_what_cannot_be_an_index_is_unknown(bench: Bench) -> None:
 def test_bad_address_is_refused(bench: Bench, remote: Address, local: str | None) -> None:
     before = bench.plane.endpoint(bench.peer)
     with pytest.raises(ValueError):
-        bench.plane.set_endpoint(bench.peer, remote, local)
+        bench.plane.set_endpoint(bench.peer, remote, Local(local))
     assert bench.plane.endpoint(bench.peer) == before
 
 
 def test_mapped_address_is_the_ipv4_address(bench: Bench) -> None:
     bench.plane.set_endpoint(bench.peer, Address("::ffff:127.0.0.1", bench.udp.getsockname()[1]))
-    assert bench.plane.endpoint(bench.peer) == (Address(*bench.udp.getsockname()), None)
+    assert bench.plane.endpoint(bench.peer) == (Address(*bench.udp.getsockname()), Local())
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
     bench.udp.recv(2000)
 
@@ -129,18 +129,18 @@ def test_descriptors_are_checked() -> None:
     port, tcp = Bench.bind(), socket.socket()
     good = tun.fileno(), port.fileno()
     with pytest.raises(ValueError, match="non-blocking"):
-        Plane([good[0]], [good[1]], mtu=MTU, offloads=ALL)
+        Plane([good[0]], [[good[1]]], mtu=MTU, offloads=ALL)
     tun.setblocking(False)
     for fds in ([good[0]], [udp.fileno()]), ([good[0]], [tcp.fileno()]), ([good[0]], [-1]), ([-1], [good[1]]):
         with pytest.raises(ValueError):
-            Plane(*fds, mtu=MTU, offloads=ALL)
+            Plane(fds[0], [fds[1]], mtu=MTU, offloads=ALL)
     for fds in ([2**40], [good[1]]), ([good[0]], [987654]), ([], []), ([good[0]], [good[1]] * 2):
         with pytest.raises((ValueError, OverflowError)):
-            Plane(*fds, mtu=MTU, offloads=ALL)
+            Plane(fds[0], [fds[1]], mtu=MTU, offloads=ALL)
     for mtu in (575, -1, 65_456, 2**70):
         with pytest.raises(ValueError, match="MTU"):
-            Plane([good[0]], [good[1]], mtu=mtu, offloads=ALL)
-    Plane([good[0]], [good[1]], mtu=MTU, offloads=iter(ALL)).stop()
+            Plane([good[0]], [[good[1]]], mtu=mtu, offloads=ALL)
+    Plane([good[0]], [[good[1]]], mtu=MTU, offloads=iter(ALL)).stop()
     for member in (tun, udp, port, tcp):
         assert member.fileno() >= 0
         member.close()
@@ -185,12 +185,12 @@ def test_stopped_plane_says_so(bench: Bench) -> None:
     here = Address("127.0.0.1", 1)
     calls: list[Callable[[], object]] = [
         bench.plane.start, bench.plane.add_peer, bench.plane.events, bench.plane.quic_datagrams, bench.plane.drops,
-        bench.plane.udp_segment_active, bench.plane.live_epochs, lambda: bench.plane.event_fd,
+        bench.plane.segment_refused, bench.plane.live_epochs, lambda: bench.plane.event_fd,
         lambda: bench.plane.remove_peer(0), lambda: bench.plane.set_routes([]), lambda: bench.plane.has(RX_INDEX),
         lambda: bench.plane.set_endpoint(0, here), lambda: bench.plane.endpoint(0), lambda: bench.plane.peer_stats(0),
         lambda: bench.install(5, 5, 5), lambda: bench.plane.activate(5), lambda: bench.plane.promote(5),
         lambda: bench.plane.remove(5), lambda: bench.plane.send_empty(5), lambda: bench.plane.epoch_records(5),
-        lambda: bench.plane.inject(b"", here, None),
+        lambda: bench.plane.inject(b"", here, Local()),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(PlaneError, match="stopped"):
@@ -205,7 +205,7 @@ class TunBench:
         self.ports = [Bench.bind() for _ in tun.fds]
         self.inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         descriptors = [port.fileno() for port in self.ports]
-        self.plane = Plane(tun.fds, descriptors, mtu=MTU, offloads=ALL & (tun.offloads | {"packing"}))
+        self.plane = Plane(tun.fds, [descriptors], mtu=MTU, offloads=ALL & (tun.offloads | {"packing"}))
         self.peer = self.plane.add_peer()
         self.plane.set_routes([("10.0.0.0/24", self.peer)])
         self.plane.set_endpoint(self.peer, Address(*self.udp.getsockname()))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cryprq import _fastpath
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from lab import hosts
 from tests.rigs.planes import ALL, MTU, RX_INDEX, Bench, ipv4, wait
 
@@ -60,16 +60,16 @@ def answer_from(bench: Bench, udp: socket.socket) -> str:
 def test_listener_answers_from_the_address_that_was_asked(wildcard: Bench) -> None:
     here, other = Address(*wildcard.udp.getsockname()), wildcard.bind()
     packet = ipv4("10.0.0.2", "10.0.0.1")
-    wildcard.plane.set_endpoint(wildcard.peer, here, "127.0.0.1")
+    wildcard.plane.set_endpoint(wildcard.peer, here, Local("127.0.0.1"))
     wildcard.plane.events()
     wildcard.send(wildcard.sealer.seal(packet), to="127.0.0.5")  # the peer is where it was, and asks elsewhere
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.5")
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, Local("127.0.0.5"))
     assert answer_from(wildcard, wildcard.udp) == "127.0.0.5"
     assert not any(e.flags & _fastpath.EVENT_ENDPOINT_MOVED for e in wildcard.plane.events())
     wildcard.send(wildcard.sealer.seal(packet), other, to="127.0.0.6")
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), "127.0.0.6")
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), Local("127.0.0.6"))
     assert answer_from(wildcard, other) == "127.0.0.6"
     other.close()
 
@@ -79,13 +79,13 @@ def test_dialer_does_not_pin_its_own_address(wildcard: Bench) -> None:
     packet = ipv4("10.0.0.2", "10.0.0.1")
     wildcard.send(wildcard.sealer.seal(packet), other, to="127.0.0.5")
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), None)
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*other.getsockname()), Local())
     assert answer_from(wildcard, other) == "127.0.0.1"
     sealer, _ = wildcard.install(99, 98, 2)
     wildcard.send(sealer.seal(packet), third, to="127.0.0.5")
     wildcard.to_tun()
     wildcard.plane.promote(99)
-    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*third.getsockname()), None)
+    assert wildcard.plane.endpoint(wildcard.peer) == (Address(*third.getsockname()), Local())
     other.close()
     third.close()
 
@@ -108,15 +108,15 @@ def test_dual_stack_socket(lab: hosts.Lab, family: int, home: str, asked: str, u
         udp.settimeout(5)
         where = Address.from_sockaddr(udp.getsockname())
         for local, source in ((home, asked), (None, usual)):
-            bench.plane.set_endpoint(bench.peer, where, local)
+            bench.plane.set_endpoint(bench.peer, where, Local(local))
             bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), udp, to=asked)
             bench.to_tun()
-            assert bench.plane.endpoint(bench.peer) == (where, asked if local else None)
+            assert bench.plane.endpoint(bench.peer) == (where, Local(asked if local else None))
             assert answer_from(bench, udp) == source
             tcp = struct.pack(">HHIIBBHHH", 1, 2, 7, 9, 0x50, 0x18, 500, 0, 0)
             bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", tcp + bytes(60_000), 6), (1, 1, 40, MTU - 40, 20, 16))
             assert {udp.recvfrom(2000)[1][0] for _ in range(44)} == {source}
-        assert bench.plane.udp_segment_active()
+        assert bench.plane.segment_refused() == ()
         assert not any(bench.plane.drops().values())
         bench.close()
         udp.close()
@@ -124,13 +124,13 @@ def test_dual_stack_socket(lab: hosts.Lab, family: int, home: str, asked: str, u
 
 def test_promotion_pins_the_address_that_was_asked(wildcard: Bench) -> None:
     here = Address(*wildcard.udp.getsockname())
-    wildcard.plane.set_endpoint(wildcard.peer, here, "127.0.0.1")
+    wildcard.plane.set_endpoint(wildcard.peer, here, Local("127.0.0.1"))
     sealer, _ = wildcard.install(99, 98, 2)
     wildcard.send(sealer.seal(ipv4("10.0.0.2", "10.0.0.1")), to="127.0.0.7")
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.1")
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, Local("127.0.0.1"))
     wildcard.plane.promote(99)
-    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.7")
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, Local("127.0.0.7"))
 
 
 def test_promoting_again_keeps_the_newer_address(bench: Bench) -> None:
@@ -142,7 +142,7 @@ def test_promoting_again_keeps_the_newer_address(bench: Bench) -> None:
     bench.plane.promote(99)
     bench.send(sealer.seal(packet), other)  # roams afterwards
     bench.to_tun()
-    there = Address(*other.getsockname()), None
+    there = Address(*other.getsockname()), Local()
     assert bench.plane.endpoint(bench.peer) == there
     bench.plane.promote(RX_INDEX)
     bench.plane.promote(99)
@@ -152,26 +152,27 @@ def test_promoting_again_keeps_the_newer_address(bench: Bench) -> None:
 
 def test_refused_source_is_not_pinned_again_by_the_same_path(wildcard: Bench) -> None:
     here = Address(*wildcard.udp.getsockname())
-    wildcard.plane.set_endpoint(wildcard.peer, here, "10.99.99.99")  # no such local address
+    wildcard.plane.set_endpoint(wildcard.peer, here, Local("10.99.99.99"))  # no such local address
     assert answer_from(wildcard, wildcard.udp) == "127.0.0.1"
-    assert wait(lambda: wildcard.plane.endpoint(wildcard.peer) == (here, None))
+    assert wait(lambda: wildcard.plane.endpoint(wildcard.peer) == (here, Local()))
     packet = ipv4("10.0.0.2", "10.0.0.1")
-    wildcard.plane.inject(wildcard.sealer.seal(packet), here, "10.99.99.99")
+    wildcard.plane.inject(wildcard.sealer.seal(packet), here, Local("10.99.99.99"))
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (here, None)
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, Local())
     wildcard.send(wildcard.sealer.seal(packet), to="127.0.0.5")
     wildcard.to_tun()
-    assert wildcard.plane.endpoint(wildcard.peer) == (here, "127.0.0.5")
+    assert wildcard.plane.endpoint(wildcard.peer) == (here, Local("127.0.0.5"))
 
 
 def test_unreachable_endpoint_is_counted_and_forgiven(bench: Bench) -> None:
     bench.plane.set_endpoint(bench.peer, Address("fd00::1", 9))  # an IPv4 socket cannot
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
     assert bench.dropped("tx", "send_error")
-    bench.plane.set_endpoint(bench.peer, Address(*bench.udp.getsockname()), "10.99.99.99")  # no such local address
+    absent = Local("10.99.99.99")  # no such local address
+    bench.plane.set_endpoint(bench.peer, Address(*bench.udp.getsockname()), absent)
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2"))
     bench.udp.recv(2000)
-    assert wait(lambda: bench.endpoint()[1] is None)
+    assert wait(lambda: bench.endpoint()[1] == Local())
     assert bench.plane.failure() is None
 
 
@@ -232,5 +233,5 @@ def test_super_packet_of_more_than_one_send_takes_all_of_it(bench: Bench, segmen
         assert len(packets) == segments
         assert b"".join(each[40:] for each in packets) == packet[40:]
         assert [struct.unpack_from(">I", each, 24)[0] for each in packets] == [7 + i * size for i in range(segments)]
-    assert bench.plane.udp_segment_active()
+    assert bench.plane.segment_refused() == ()
     assert not any(bench.plane.drops().values())

@@ -41,7 +41,7 @@ def plane(
             end.bind(("127.0.0.1", 0))
         for end in (tun, peer):
             end.settimeout(20)
-        made = Plane([inner.fileno()], [udp.fileno()], mtu=1420, offloads=())
+        made = Plane([inner.fileno()], [[udp.fileno()]], mtu=1420, offloads=())
         try:
             handle = made.add_peer()
             made.set_routes([("0.0.0.0/0", handle)])

@@ -102,6 +102,20 @@ def test_what_is_there_from_elsewhere_counts(machine: Machine) -> None:
     assert (done.returncode, done.stdout, done.stderr, machine.calls.read_text()) == (0, "", "", "")
 
 
+def test_fuzzing_gets_the_run_time_of_the_compiler_that_is_there(machine: Machine) -> None:
+    machine.link("ln")
+    machine.write("new-clang", "[ $1 = -dumpversion ] && echo 14.0.6")  # compiles nothing
+    machine.apt(then=f"ln -sf {machine.programs}/new-clang {machine.programs}/clang")
+    done = machine.bootstrap("--fuzz")
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls.read_text().splitlines()
+    assert [call.partition(" install ")[2] for call in calls if " install " in call] == ["clang", "libclang-rt-14-dev"]
+    machine.write("new-clang", "exit 0")
+    machine.calls.write_text("")
+    assert machine.bootstrap("--fuzz").returncode == 0
+    assert machine.calls.read_text() == ""
+
+
 def test_compiler_without_its_library_does_not_count(machine: Machine) -> None:
     machine.write("aarch64-linux-gnu-gcc", "exit 1")
     machine.bootstrap("--tests")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cryprq.protocol import session
-from tests.rigs.model_steps import Disagreement, Step, explore, only, replay
+from tests.rigs.session_steps import explore, replay
+from tests.rigs.spin_steps import Disagreement, Step, only
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvloop
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.config.node_config import NodeConfig
 from cryprq.linux.clock import monotonic, realtime
 from cryprq.linux.udp import UdpSocket
@@ -145,7 +145,7 @@ class Rig:
     address: Address
     sock: socket.socket
     accepted: list[Notes]
-    records: list[tuple[bytes, Address, str | None]]
+    records: list[tuple[bytes, Address, Local]]
     events: list[tuple[str, dict[str, object]]]
     make: Callable[[], ConnectionHandler] | None = None
 
@@ -200,7 +200,7 @@ class Rigs:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind((bind, 0))
         accepted: list[Notes] = []
-        records: list[tuple[bytes, Address, str | None]] = []
+        records: list[tuple[bytes, Address, Local]] = []
         events: list[tuple[str, dict[str, object]]] = []
 
         def accept(conn: Connection) -> ConnectionHandler:

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from cryprq._fastpath import EVENT_FIRST_RECORD, EVENT_PROBE_ACKED, Event, PeerStats
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
 from cryprq.peers.link import Link
@@ -19,6 +19,7 @@ from cryprq.protocol.handshake import Initiator, Responder
 from cryprq.protocol.identity import Identity
 from cryprq.protocol.parameters import Parameters
 
+ANY, LOCAL = Local(), Local("192.0.2.1")
 LISTENER, DIALER = Address("192.0.2.1", 9999), Address("192.0.2.7", 40000)
 INNER = ip_network("10.9.0.2/32")
 SILENT = PeerStats(0, 0, 0, 0, 0, 0, 0)
@@ -68,7 +69,7 @@ class FakePlane:
         self.told: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.promoted: dict[int, int] = {}
-        self.endpoints: dict[int, tuple[Address, str | None]] = {}
+        self.endpoints: dict[int, tuple[Address, Local]] = {}
         self.stats: dict[int, PeerStats] = {}
         self.routes: list[tuple[str, int]] = []
         self.sent: list[int] = []
@@ -94,7 +95,7 @@ class FakePlane:
     def set_routes(self, routes: Any) -> None:
         self.routes = sorted(routes)
 
-    def set_endpoint(self, peer: int, remote: Address, local: str | None = None) -> None:
+    def set_endpoint(self, peer: int, remote: Address, local: Local = ANY) -> None:
         self.endpoints[peer] = (remote, local)
 
     def set_peer_mtu(self, peer: int, mtu: int, told: int | None = None) -> None:
@@ -104,7 +105,7 @@ class FakePlane:
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         self.lost[peer] = last_rx_ns
 
-    def endpoint(self, peer: int) -> tuple[Address, str | None] | None:
+    def endpoint(self, peer: int) -> tuple[Address, Local] | None:
         return self.endpoints.get(peer)
 
     def install(self, peer: int, **keys: Any) -> None:
@@ -170,7 +171,7 @@ class FakeConnection:
     """One end of a QUIC connection: keeps what is sent until ``frames`` takes it."""
 
     remote: Address = LISTENER
-    local: str | None = None
+    local: Local = ANY
     channel_binding: bytes = b"b" * 32
     round_trip: float = 0.02
     sent: list[bytes] = field(default_factory=list)
@@ -232,7 +233,7 @@ class Side:
             later=lambda delay, call: self.delayed.append((delay, call)),
         )
 
-    def _way_to(self, _: str) -> tuple[str, int]:
+    def _way_to(self, _host: str, _group: int) -> tuple[str, int]:
         if self.way is None:
             raise OSError("Network is unreachable")
         return self.way
@@ -264,7 +265,7 @@ class World:
         *,
         rotate_secs: int = 300,
         dialer_at: Address = DIALER,
-        local: str = "192.0.2.1",
+        local: Local = LOCAL,
         answer: bool = True,
         quiet: bool = False,
         mtus: tuple[int | None, int | None] = (None, None),

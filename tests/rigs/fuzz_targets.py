@@ -5,7 +5,7 @@ those of tests/corpus/."""
 from collections.abc import Callable
 from typing import Final
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peer_id import PeerId
 from cryprq.protocol.clock import Monotonic, Realtime
 from cryprq.protocol.constants import ADDRESSES_MAX, FRAME_MAX, ROUTES_MAX
@@ -75,7 +75,7 @@ def gate(data: bytes) -> None:
         body = cursor.take(min(cursor.u16(), cursor.remaining))
         remote = Address(f"198.51.100.{host}" if kind & 1 else f"2001:db8:{host:x}::1", 4000 + (kind >> 6))
         datagram = _initial(body, unix, kind) if kind & 2 else body
-        decision = door.decide(datagram, remote, "192.0.2.9", now, unix, behind=bool(kind & 4))
+        decision = door.decide(datagram, remote, Local("192.0.2.9"), now, unix, behind=bool(kind & 4))
         match decision:
             case Open(beginning):
                 opened.append(decision)

@@ -22,9 +22,9 @@ def main() -> None:
     if sys.argv[5] != "-":
         use_extension(sys.argv[5])
     from cryprq import _fastpath
-    from cryprq.address import Address
+    from cryprq.address import Address, Local
 
-    plane = _fastpath.Plane([tun], [udp], mtu=1420, offloads=_fastpath.OFFLOADS)
+    plane = _fastpath.Plane([tun], [[udp]], mtu=1420, offloads=_fastpath.OFFLOADS)
     handle = plane.add_peer()
     plane.set_routes([("10.0.0.2/32", handle)])
     plane.set_endpoint(handle, Address("127.0.0.1", peer))
@@ -43,7 +43,7 @@ def main() -> None:
             plane.promote(number)
         elif command[:1] == b"j":  # the next datagram, as one that went astray
             record = os.read(0, 2048)
-            plane.inject(record, Address("127.0.0.1", peer), None)
+            plane.inject(record, Address("127.0.0.1", peer), Local())
         elif command[:1] == b"r":
             plane.remove(number)
         elif command[:1] == b"w":  # until so many epochs are left

@@ -7,11 +7,11 @@ no privilege and run under sanitizers. The tunnel tests have the real device.
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cryprq import _fastpath
 from cryprq._fastpath import Plane
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from lab.oracle import RecordOpener, RecordSealer
 
 VNET = struct.Struct("=BBHHHH")
@@ -49,10 +49,17 @@ def checksum_odd(data: bytes) -> int:
 
 
 class Bench:
-    """A plane with one peer, 10.0.0.2 and fd00::2, whose end of the tunnel is the test itself."""
+    """A plane with one peer, 10.0.0.2 and fd00::2, whose end of the tunnel is the test itself. ``others`` are the hosts
+    of further socket groups beside that of ``host``."""
 
     def __init__(
-        self, offloads: frozenset[str] = ALL, suite: int = 1, mtu: int = MTU, host: str = "127.0.0.1", **install: int
+        self,
+        offloads: frozenset[str] = ALL,
+        suite: int = 1,
+        mtu: int = MTU,
+        host: str = "127.0.0.1",
+        others: Sequence[str] = (),
+        **install: int,
     ) -> None:
         self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.vnet = "vnet_hdr" in offloads
@@ -61,12 +68,10 @@ class Bench:
         self.tun.settimeout(5)
         self.suite = suite
         self.udp = self.bind()
-        self.port = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-        self.port.bind((host, 0))
-        self.port.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
-        if ":" in host:
-            self.port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        self.plane = Plane([inner.fileno()], [self.port.fileno()], mtu=mtu, offloads=offloads)
+        self.ports = [self.bind_port(each) for each in (host, *others)]
+        self.port = self.ports[0]
+        groups = [[port.fileno()] for port in self.ports]
+        self.plane = Plane([inner.fileno()], groups, mtu=mtu, offloads=offloads)
         self.peer = self.plane.add_peer()
         self.plane.set_routes([("10.0.0.2/32", self.peer), ("fd00::2/128", self.peer)])
         self.plane.set_endpoint(self.peer, Address(*self.udp.getsockname()))
@@ -81,6 +86,15 @@ class Bench:
         udp.bind(("127.0.0.1", 0))
         udp.settimeout(5)
         return udp
+
+    @staticmethod
+    def bind_port(host: str) -> socket.socket:
+        port = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        port.bind((host, 0))
+        port.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
+        if ":" in host:
+            port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        return port
 
     def install(
         self, rx_index: int, tx_index: int, label: int, lifetime: float = 600, lanes: int = 1, **limits: int
@@ -100,7 +114,7 @@ class Bench:
 
     def close(self) -> None:
         self.plane.stop()
-        for member in (self.tun, self.inner, self.udp, self.port):
+        for member in (self.tun, self.inner, self.udp, *self.ports):
             member.close()
 
     def from_tun(self, packet: bytes, vnet: tuple[int, ...] = (0, 0, 0, 0, 0, 0)) -> None:
@@ -113,8 +127,8 @@ class Bench:
     def send(self, record: bytes, source: socket.socket | None = None, to: str = "127.0.0.1") -> None:
         (source or self.udp).sendto(record, (to, self.port.getsockname()[1]))
 
-    def endpoint(self) -> tuple[Address, str | None]:
-        """Where the plane sends to now, and from which local address if one is pinned."""
+    def endpoint(self) -> tuple[Address, Local]:
+        """Where the plane sends to now, and by what of its own."""
         found = self.plane.endpoint(self.peer)
         assert found is not None
         return found

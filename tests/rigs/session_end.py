@@ -120,7 +120,7 @@ def _draw_ephemeral(kem: int) -> Ephemeral:
     mlkem, x25519 = bytearray(MLKEM_SEED), bytearray(X25519_SEED)
     _read_into(mlkem, x25519)
     try:
-        return Ephemeral.from_seeds(kem, mlkem, x25519)  # type: ignore[arg-type]
+        return Ephemeral.from_seeds(kem, mlkem, x25519)
     finally:
         wipe(mlkem, x25519)
 

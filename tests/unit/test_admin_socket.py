@@ -43,6 +43,7 @@ STATUS = NodeStatus(
     uptime_secs=90061,
     healthy=True,
     listen_addr=f"/ip4/192.0.2.1/udp/9999/quic-v1/p2p/{B}",
+    listen_addrs=(f"/ip4/192.0.2.1/udp/9999/quic-v1/p2p/{B}",),
     addresses=("10.9.0.1/24",),
     mtu=1420,
     peers=(UP,),

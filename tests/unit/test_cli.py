@@ -124,6 +124,19 @@ def test_back_end_that_is_not_there_is_told(identity: Path, extra: list[str]) ->
     assert_one_line(result, "cryprq-node", 2, "CRYPRQ_AEAD_BACKEND names no back end of this CPU; it has")
 
 
+def test_switch_with_a_value_is_told_how_it_is_given(identity: Path) -> None:
+    result = run("cryprq-node", *LISTEN, "--identity", str(identity), "--kill-switch=yes")
+    assert_one_line(result, "cryprq-node", 2, "--kill-switch takes no value: give it alone, or leave it out")
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"), [("--config", "cannot read the configuration file"), ("--identity", "is not a regular file")]
+)
+def test_file_that_cannot_be_read_is_what_the_machine_lacks(tmp_path: Path, flag: str, says: str) -> None:
+    """As for a file that is not there: a service manager tries again, and so finds what is mounted later."""
+    assert_one_line(run("cryprq-node", *LISTEN, flag, str(tmp_path), "--check"), "cryprq-node", 1, says)
+
+
 def test_config_file_that_is_not_there_is_exit_1(tmp_path: Path) -> None:
     result = run("cryprq-node", *LISTEN, env={"CRYPRQ_CONFIG": str(tmp_path / "none.toml")})
     assert_one_line(result, "cryprq-node", 1, "cannot read the configuration file")
@@ -210,7 +223,9 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ([], "give keygen, genpsk, id, status, rotate, down or bench"),
-        (["destroy"], "invalid choice: 'destroy'"),
+        (["destroy"], "COMMAND 'destroy' is unknown; valid are keygen, genpsk, id"),
+        (["stat"], "COMMAND 'stat' is unknown; did you mean status?"),
+        (["keygen", "--signature", "ml-dsa-78"], "--signature 'ml-dsa-78' is unknown; did you mean ml-dsa-87?"),
         (["status", "--xml"], "unrecognized arguments: --xml"),
         (["rotate", "Qm123"], "'Qm123' is not a peer ID"),
         (["keygen", "--out"], "expected one argument"),

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.quic import closed
 from cryprq.quic.closed import CLOSING_PERIOD, ClosedTable
 
 HERE, ELSEWHERE = Address("192.0.2.1", 4000), Address("192.0.2.1", 4001)
-LOCAL = "192.0.2.9"
+LOCAL = Local("192.0.2.9")
 
 
 class Rig:
@@ -21,7 +21,7 @@ class Rig:
     def __init__(self) -> None:
         self.now = Monotonic(100.0)
         self.timers: list[tuple[float, Callable[[], None]]] = []
-        self.sent: list[tuple[bytes, Address, str | None]] = []
+        self.sent: list[tuple[bytes, Address, Local]] = []
         loop: Any = SimpleNamespace(call_later=self._call_later)
         self.table = ClosedTable(loop, lambda: self.now, lambda *datagram: self.sent.append(datagram))
 

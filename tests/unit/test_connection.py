@@ -3,6 +3,7 @@
 import asyncio
 import os
 
+from cryprq.address import Local
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.quic.ending import Ended
 from tests.rigs.endpoints import Relay, answer, greet, rigs, run, until
@@ -41,14 +42,14 @@ async def test_only_an_opened_packet_chooses_the_local_address() -> None:
         accepted = server.accepted[0]
         assert dialled.conn is not None
         assert accepted.conn is not None
-        assert accepted.conn.local == "127.0.0.1"
+        assert accepted.conn.local == Local("127.0.0.1")
         for cid in accepted.conn.cids:
             for first in (b"\x40", b"\xc0\x00\x00\x00\x01" + bytes((len(cid),))):
                 client.sock.sendto(first + cid + os.urandom(1200), ("127.0.0.2", server.address.port))
         received = server.endpoint.counters["received"]
         await until(lambda: server.endpoint.counters["received"] > received)
         await asyncio.sleep(0.05)
-        assert accepted.conn.local == "127.0.0.1"
+        assert accepted.conn.local == Local("127.0.0.1")
         dialled.conn.send(encode(FrameType.REKEY, b""))
         await until(lambda: len(accepted.frames) == 3)
-        assert accepted.conn.local == "127.0.0.1"
+        assert accepted.conn.local == Local("127.0.0.1")

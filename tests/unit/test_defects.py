@@ -11,7 +11,7 @@ import pytest
 
 import cryprq
 from cryprq._fastpath import EVENT_KEY_EXPIRED, Event, PlaneError
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peer_id import PeerId
 from cryprq.protocol.frames import FrameType, encode
 from cryprq.telemetry.defects import TRACEBACK_MAX, describe_exception, whole_traceback
@@ -176,7 +176,7 @@ async def _quic_record(make: Rigs, told: Told) -> None:
     server = make.make()
     server.endpoint._observer = told.reporter
     server.endpoint._on_record = fail
-    server.endpoint.receive(b"\x01", Address("127.0.0.1", 4), None)
+    server.endpoint.receive(b"\x01", Address("127.0.0.1", 4), Local())
     server.endpoint.counters.pop("fault")
 
 
@@ -193,7 +193,7 @@ def _quic_part(method: str) -> Callable[[Rigs, Told], Any]:
             client.endpoint._table._timer(dialled.conn)
         else:
             cid = min(dialled.conn.cids)
-            client.endpoint.receive(b"\x40" + cid + bytes(30), server.address, None)
+            client.endpoint.receive(b"\x40" + cid + bytes(30), server.address, Local())
         client.endpoint._table.flush()
         assert dialled.closes == 1
         client.endpoint.counters.pop("fault")

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ LISTEN = ["--listen", "/ip4/0.0.0.0/udp/9999/quic-v1", "--tun-address", "10.9.0.
 
 def listener(**settings: Any) -> NodeConfig:
     settings.setdefault("tun_addresses", (ip_interface("10.9.0.1/24"),))
-    return NodeConfig(listen=Multiaddr.parse("/ip6/::/udp/9999/quic-v1"), **settings)
+    return NodeConfig(listen=(Multiaddr.parse("/ip6/::/udp/9999/quic-v1"),), **settings)
 
 
 def dialer(*hosts: str, **settings: Any) -> NodeConfig:
@@ -40,13 +41,28 @@ def test_usual_flags_and_variables_are_not_doubted() -> None:
     assert of_configuration(config) == ()
 
 
-@pytest.mark.parametrize(
-    ("flag", "first", "last"),
-    [("--listen", "/ip6/::/udp/1/quic-v1", "/ip4/0.0.0.0/udp/2/quic-v1"), ("--mtu", "1300", "1280")],
-)
+def test_networks_that_were_written_with_an_address_of_a_host_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'[allow-peer]\n{PEERS[2]} = ["10.3.0.9/24", "10.4.0.0/24", "fd00::/64"]\n')
+    flags = [
+        *LISTEN,
+        "--config",
+        str(file),
+        "--allow-peer",
+        f"{PEERS[3]}=fd01::1/64,10.5.0.1",
+        "--route",
+        "10.6.0.1/16",
+    ]
+    assert NodeConfig.load(flags, {"CRYPRQ_ROUTES": "10.7.0.1/16"}).doubts == (  # the flag counts alone
+        "--allow-peer: fd01::1/64 is an address in fd01::/64, which is taken as a whole",
+        f"{file}: allow-peer: 10.3.0.9/24 is an address in 10.3.0.0/24, which is taken as a whole",
+        "--route: 10.6.0.1/16 is an address in 10.6.0.0/16, which is taken as a whole",
+    )
+
+
+@pytest.mark.parametrize(("flag", "first", "last"), [("--tun-name", "a", "b"), ("--mtu", "1300", "1280")])
 def test_flag_whose_last_value_wins_is_told(flag: str, first: str, last: str) -> None:
-    others = ["--tun-address", "10.9.0.1/24", *([] if flag == "--listen" else LISTEN[:2])]
-    config = NodeConfig.load([*others, flag, first, flag, first, flag, last], {})
+    config = NodeConfig.load([*LISTEN, flag, first, flag, first, flag, last], {})
     assert config.doubts == (f"{flag} is given more than once; only the last one counts, {last}",)
 
 

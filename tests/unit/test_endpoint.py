@@ -14,7 +14,7 @@ import uvloop
 from aioquic import tls
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import segments
 from cryprq.protocol.constants import FRAME_MAX, HANDSHAKE_ROUND_TRIPS, ROUND_TRIP_MAX
@@ -60,9 +60,9 @@ def test_whole_exchange(
             assert dialled.conn.channel_binding == accepted.conn.channel_binding
             assert len(dialled.conn.channel_binding) == 32
             assert dialled.conn.remote == server.address
-            assert dialled.conn.local is None
+            assert dialled.conn.local == Local()
             assert accepted.conn.remote == client.address
-            assert accepted.conn.local == listener[1]
+            assert accepted.conn.local == Local(listener[1])
             assert (dialled.conn.is_client, accepted.conn.is_client) == (True, False)
             assert dialled.conn.validated
             assert accepted.conn.validated
@@ -618,7 +618,7 @@ async def test_a_batch_that_the_kernel_merged_is_walked_by_segment() -> None:
         sender.sendmsg([b"".join(records)], [(17, 103, struct.pack("=H", 100))], 0, server.address[:2])  # UDP_SEGMENT
         await until(lambda: len(server.records) == 6)
         here = Address("127.0.0.1", sender.getsockname()[1])
-        assert server.records == [(record, here, "127.0.0.1") for record in records]
+        assert server.records == [(record, here, Local("127.0.0.1")) for record in records]
         assert server.endpoint.counters["received"] == 6
         sender.close()
 
@@ -636,7 +636,7 @@ async def test_quic_and_records_mixed_in_one_batch_both_arrive() -> None:
         relay.lose_to_listener = False
         record = b"\x01" + bytes(size - 1)
         merged = list(segments(record + relay.seen[0] + record, size))
-        batches = [(merged, Address("127.0.0.1", relay.outer_port), "127.0.0.1")]
+        batches = [(merged, Address("127.0.0.1", relay.outer_port), Local("127.0.0.1"))]
         receive = server.endpoint._udp.receive
         server.endpoint._udp.receive = lambda: batches.pop() if batches else receive()  # type: ignore[method-assign]
         server.endpoint._readable()
@@ -661,9 +661,9 @@ async def test_datagrams_from_a_data_socket_serve_as_well() -> None:
             return len(dialled.frames) == 2
 
         await until(pump)
-        server.endpoint.receive(b"\x01record", client.address, None)
-        server.endpoint.receive(b"", client.address, None)
-        assert server.records == [(b"\x01record", client.address, None)]
+        server.endpoint.receive(b"\x01record", client.address, Local())
+        server.endpoint.receive(b"", client.address, Local())
+        assert server.records == [(b"\x01record", client.address, Local())]
 
 
 def test_reasons_from_a_peer_are_printable_and_short() -> None:

@@ -16,7 +16,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import closed, intake
@@ -193,7 +193,7 @@ async def test_a_flood_of_first_packets_is_answered_with_retry_whatever_comes_of
         flood = [_client_initial(knock(), 0, b"\x01\0\0\x01\0") for _ in range(60)]
         started = time.monotonic()
         for n, data in enumerate(flood):
-            server.endpoint.receive(data, Address(f"10.0.0.{n}", 4000), "127.0.0.1")
+            server.endpoint.receive(data, Address(f"10.0.0.{n}", 4000), Local("127.0.0.1"))
             server.endpoint._table.flush()
         assert server.endpoint.pending == 0
         refilled = (time.monotonic() - started) * 20
@@ -209,10 +209,10 @@ async def test_a_validated_source_of_bad_first_packets_is_blamed() -> None:
         here, original, given = Address("127.0.0.1", 4000), os.urandom(8), os.urandom(8)
         token = server.gate._tokens.make(here, original, given, Rank.KNOCKED, Monotonic(time.monotonic()))
         head = b"\xc0\0\0\0\x01\x08" + given + b"\x08" + bytes(8) + bytes([len(token)]) + token
-        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
+        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, Local())
         assert server.endpoint.counters["bad_initial"] == 1
         assert [event for event, _ in server.events] == ["inbound_backoff"]
-        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, None)
+        server.endpoint.receive(head + b"\x44\xb0" + bytes(1200), here, Local())
         assert server.endpoint.counters["backoff"] == 1
 
 
@@ -376,9 +376,25 @@ def _client_initial(destination: bytes, crypto_offset: int, crypto: bytes, versi
 async def test_a_gap_in_the_tls_stream_buys_no_memory() -> None:
     async with rigs() as make:
         server = make.make()
-        server.endpoint.receive(_client_initial(knock(), 500_000, b"x"), Address("192.0.2.1", 5), "127.0.0.1")
+        server.endpoint.receive(_client_initial(knock(), 500_000, b"x"), Address("192.0.2.1", 5), Local("127.0.0.1"))
         await asyncio.sleep(0.01)
         assert server.endpoint.connections == server.endpoint.pending == 0
+
+
+@run
+async def test_nobody_connects_at_a_group_that_does_not_listen() -> None:
+    async with rigs() as make:
+        server, client = make.make(), make.make(dial_only=True)
+        server.endpoint._listens = lambda group: group == 0
+        sent: list[bytes] = []
+        client.endpoint._udp.send = lambda data, *_: bool(sent.append(data))  # type: ignore[method-assign, func-returns-value]
+        client.dial(server)
+        await until(lambda: sent)
+        server.endpoint.receive(sent[0], client.address, Local("127.0.0.1", 1))
+        assert server.endpoint.connections == 0
+        assert server.endpoint.counters["unknown_connection"] == 1
+        server.endpoint.receive(sent[0], client.address, Local("127.0.0.1", 0))
+        assert server.endpoint.connections == 1
 
 
 @run
@@ -422,7 +438,7 @@ async def test_first_datagrams_that_are_no_good_leave_nothing_behind() -> None:
         counters = server.endpoint.counters
 
         def feed(data: bytes, port: int = 4000) -> None:
-            server.endpoint.receive(data, Address("127.0.0.1", port), "127.0.0.1")
+            server.endpoint.receive(data, Address("127.0.0.1", port), Local("127.0.0.1"))
 
         feed(good[:1199])
         feed(good, port=0)
@@ -507,7 +523,7 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             for rig in (server, client):
                 send = rig.endpoint._udp.send
 
-                def tap(data: bytes, remote: Address, local: str | None, send: Any = send) -> bool:
+                def tap(data: bytes, remote: Address, local: Local, send: Any = send) -> bool:
                     capture.append(data)
                     return bool(send(data, remote, local))
 
@@ -537,9 +553,9 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
                 # From strangers, from the live peer's address, and to the dialer from the listener's.
                 if rng.random() < 0.5:
                     here = client.address if rng.random() < 0.5 else Address(f"10.0.0.{rng.randrange(9)}", 4000 + n % 5)
-                    server.endpoint.receive(data, here, "127.0.0.1")
+                    server.endpoint.receive(data, here, Local("127.0.0.1"))
                 else:
-                    client.endpoint.receive(data, server.address, "127.0.0.1")
+                    client.endpoint.receive(data, server.address, Local("127.0.0.1"))
                 if n % 50 == 0:
                     await asyncio.sleep(0)
                     assert server.endpoint.pending <= 64
@@ -577,7 +593,7 @@ async def test_mutated_handshakes_on_a_fresh_listener_raise_nothing() -> None:
                     hello[rng.randrange(len(hello))] = rng.randrange(256)
                 crypto = bytes(hello)
             data = _client_initial(knock(), rng.choice([0, 0, 0, 1, 70_000]), crypto)
-            server.endpoint.receive(data, Address(f"10.0.{n // 250}.{n % 250}", 4000), "127.0.0.1")
+            server.endpoint.receive(data, Address(f"10.0.{n // 250}.{n % 250}", 4000), Local("127.0.0.1"))
             if n % 30 == 0:
                 await asyncio.sleep(0)
         await until(lambda: server.endpoint.connections == 0)
@@ -611,7 +627,7 @@ async def test_a_handler_for_records_that_raises_does_not_stop_the_reader() -> N
             raise ZeroDivisionError
 
         server.endpoint._on_record = broken
-        server.endpoint.receive(b"\x01", Address("127.0.0.1", 4), None)
+        server.endpoint.receive(b"\x01", Address("127.0.0.1", 4), Local())
         assert server.endpoint.counters.pop("fault") == 1
         notes: Notes = make.make(dial_only=True).dial(server, on_connected=greet, on_frame=answer)
         await until(lambda: len(notes.frames) == 2)

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 from aioquic.quic.packet import QuicPacketType
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic, Realtime
 from cryprq.protocol.constants import KNOCK_STEP
 from cryprq.quic import waiting_line
@@ -41,7 +41,7 @@ from cryprq.quic.refusals import IDENTITIES_PER_SOURCE
 from cryprq.quic.retry_tokens import RETRY_TOKEN_LIFETIME
 from cryprq.quic.waiting_line import Beginning, WaitingLine
 
-HERE, LOCAL = Address("192.0.2.1", 4000), "192.0.2.9"
+HERE, LOCAL = Address("192.0.2.1", 4000), Local("192.0.2.9")
 LIMITS: Final = GateLimits(max_inbound=64, backoff_base_ms=1000, backoff_max_ms=8000, backoff_free_failures=0)
 CREDENTIALS: Final = Credentials(peer_id=b"p" * 32, token_key=b"k" * 32)
 UNIX: Final = Realtime(1.8e9)

@@ -703,8 +703,8 @@ def agreed(dialer: Parameters, listener: Parameters, lanes: tuple[int, int] = (1
 def test_interval_of_rotations_is_the_smaller_one_and_no_less_than_either_floor(
     dialer: tuple[int, int | None], listener: tuple[int, int | None], expected: int
 ) -> None:
-    parameters = [Parameters(rotate_secs=secs, rotate_floor=floor) for secs, floor in (dialer, listener)]
-    assert agreed(*parameters)[0] == expected
+    ours, theirs = (Parameters(rotate_secs=secs, rotate_floor=floor) for secs, floor in (dialer, listener))
+    assert agreed(ours, theirs)[0] == expected
 
 
 @pytest.mark.parametrize(

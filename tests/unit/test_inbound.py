@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cryprq._fastpath import PeerStats
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
 from cryprq.peers.inbound import Admittance, Announcement, Inbound
@@ -119,7 +119,7 @@ class Path:
     """A connection between two ends, message by message. ``step`` does one thing and says whether there was one."""
 
     def __init__(self, dialer: End, listener: End) -> None:
-        self.here, self.there = FakeConnection(GATEWAY), FakeConnection(DIALER, "192.0.2.1")
+        self.here, self.there = FakeConnection(GATEWAY), FakeConnection(DIALER, Local("192.0.2.1"))
         self.outbound, self.inbound = dialer.dial(), listener.admittance.accept(self.there)  # type: ignore[arg-type]
         self.outbound.begin(self.here)  # type: ignore[arg-type]
         self.ends: list[tuple[Any, Any, Outbound | Inbound]] = [
@@ -316,7 +316,9 @@ def test_key_agreement_that_the_listener_does_not_accept_is_named_at_both_ends(n
     net.run()
     assert path.there.closed_with is CloseCode.REFUSED
     assert net.right.observer.last("handshake_failed")[0] == "kem"
-    assert "--kem" in net.right.observer.fields("handshake_failed")["hint"]
+    assert net.right.observer.fields("handshake_failed")["hint"] == (
+        "the dialer wants --kem x25519-mlkem1024, this node accepts x25519-mlkem768"
+    )
     assert "--kem x25519-mlkem1024" in net.left.observer.fields("handshake_failed")["hint"]
 
 

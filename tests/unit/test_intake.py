@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.quic.intake import BEHIND_AFTER, DATAGRAMS_PER_WAKEUP, SECONDS_PER_WAKEUP, Intake
 
 HERE = Address("192.0.2.1", 4000)
-Batch = tuple[Sequence[bytes], Address, str | None]
+Batch = tuple[Sequence[bytes], Address, Local]
 
 
 class Socket:
@@ -21,12 +21,12 @@ class Socket:
         self.waiting: list[Batch | OSError] = []
         self.now = Monotonic(50.0)
         self.cost = 0.0
-        self.delivered: list[tuple[bytes, Address, str | None, Monotonic]] = []
+        self.delivered: list[tuple[bytes, Address, Local, Monotonic]] = []
         self.counters: Counter[str] = Counter()
         self.intake = Intake(self, lambda: self.now, self.counters)
 
     def put(self, *batches: Sequence[bytes]) -> None:
-        self.waiting += [(batch, HERE, "192.0.2.9") for batch in batches]
+        self.waiting += [(batch, HERE, Local("192.0.2.9")) for batch in batches]
 
     def read(self) -> int:
         """One turn of the loop; how many datagrams came of it."""
@@ -34,7 +34,7 @@ class Socket:
         self.intake.read(self._deliver)
         return len(self.delivered) - before
 
-    def _deliver(self, data: bytes, remote: Address, local: str | None, now: Monotonic) -> None:
+    def _deliver(self, data: bytes, remote: Address, local: Local, now: Monotonic) -> None:
         self.delivered.append((data, remote, local, now))
         self.now = Monotonic(self.now + self.cost)
 
@@ -43,7 +43,7 @@ class Socket:
     def fileno(self) -> int:
         raise NotImplementedError
 
-    def send(self, data: bytes, remote: Address, local: str | None) -> bool:
+    def send(self, data: bytes, remote: Address, local: Local) -> bool:
         raise NotImplementedError
 
     def readable(self) -> bool:
@@ -62,7 +62,7 @@ def test_datagrams_come_in_order_with_where_they_came_from() -> None:
     sock = Socket()
     sock.put([b"1", b"2"], [b""])
     assert sock.read() == 3
-    assert sock.delivered == [(data, HERE, "192.0.2.9", 50.0) for data in (b"1", b"2", b"")]
+    assert sock.delivered == [(data, HERE, Local("192.0.2.9"), 50.0) for data in (b"1", b"2", b"")]
 
 
 def test_turn_ends_after_so_many_datagrams_merged_or_not() -> None:

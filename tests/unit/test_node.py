@@ -12,7 +12,6 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +20,11 @@ from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
 from cryprq.linux.interface_state import Part
+from cryprq.linux.socket_groups import SocketGroups
+from cryprq.linux.sockets import SocketGroup
+from cryprq.linux.surroundings import Way
 from cryprq.linux.systemd import Notifier
+from cryprq.linux.udp import UdpSocket
 from cryprq.multiaddr import Multiaddr
 from cryprq.node import daemon
 from cryprq.node import node as node_module
@@ -124,9 +127,9 @@ class FakeMachine:
         control.setblocking(False)
         self.plane: Any = EventPlane()
         self.interface = FakeInterface(config.tun_name)
-        self.sockets = SimpleNamespace(
-            control=control, family=socket.AF_INET, port=control.getsockname()[1], mark=0, movable=False
-        )
+        group = SocketGroup(control, [], socket.AF_INET, control.getsockname()[1], None, 0)
+        self.sockets = SocketGroups([group], len(config.listen))
+        self.udp = UdpSocket(control)
         self.started = self.closed = False
         FakeMachine.opened.append(self)
         for other in FakeMachine.opened:
@@ -141,7 +144,10 @@ class FakeMachine:
         if not self.closed:
             self.closed = True
             os.close(self.plane.event_fd)
-            self.sockets.control.close()
+            self.sockets.close()
+
+    def way_to(self, host: str, group: int) -> Way:
+        return Way("192.0.2.9", 1500)
 
     def failure(self) -> str | None:
         dead: str | None = self.plane.dead
@@ -799,3 +805,35 @@ def test_new_identity_is_told_once(lab: Lab) -> None:
                 assert [event["path"] for event in events] == [str(config.identity)] * told
 
     run(scenario())
+
+
+def test_name_is_asked_on_the_links_where_packets_are_diverted_and_nobody_else_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    found: list[tuple[Any, ...]] = [(2, 2, 0, "", ("198.51.100.1", 9999))]
+
+    class Names:
+        async def getaddrinfo(self, host: str, *_: object) -> Any:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def look_up(host: str, port: int, family: int, without: str) -> Any:
+        asked.append(f"{host} but on {without}")
+        return found
+
+    monkeypatch.setattr(node_module.resolved, "look_up", look_up)  # type: ignore[attr-defined]
+    interface = SimpleNamespace(lookup_uid=None, diverts=True, name="cryprq0")
+    node: Any = SimpleNamespace(_machine=SimpleNamespace(interface=interface), _names=Names())
+
+    def ask() -> Any:
+        return asyncio.run(Node._getaddrinfo(node, "gateway.example", 9999, socket.AF_INET))
+
+    assert ask() == found
+    found = []
+    with pytest.raises(socket.gaierror):
+        ask()
+    assert asked == ["gateway.example but on cryprq0"] * 2
+    interface.diverts = False
+    with pytest.raises(socket.gaierror):
+        ask()
+    assert len(asked) == 2

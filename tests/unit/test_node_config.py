@@ -4,6 +4,7 @@ import dataclasses
 import socket
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ MATRIX = [
     ("no-offload", "disabled_offloads", "uso", "tso4", "tso6"),
 ]
 VALUES: dict[str, object] = {
-    "listen": Multiaddr.parse,
+    "listen": lambda text: (Multiaddr.parse(text),),
     "identity": Path,
     "tun-address": lambda text: (ip_interface(text),),
     "metrics-addr": lambda text: ("127.0.0.1", int(text[-1])),
@@ -79,6 +80,11 @@ VALUES: dict[str, object] = {
     "no-offload": lambda text: frozenset({text}),
 }
 ENV = {option.name: option.env for option in OPTIONS}
+
+
+def listens(*hosts: str) -> list[str]:
+    """Flags for one port at these."""
+    return [word for host in hosts for word in ("--listen", f"{host}/udp/1/quic-v1")]
 
 
 def parsed(name: str, text: str) -> object:
@@ -124,7 +130,7 @@ def test_matrix_covers_every_setting() -> None:
 def test_defaults() -> None:
     config = load(LISTEN, {})
     assert config == NodeConfig(
-        listen=Multiaddr.parse("/ip6/::/udp/9999/quic-v1"), tun_addresses=(ip_interface("10.9.0.1/24"),)
+        listen=(Multiaddr.parse("/ip6/::/udp/9999/quic-v1"),), tun_addresses=(ip_interface("10.9.0.1/24"),)
     )
     assert (config.identity, config.tun_name) == (Path("/var/lib/cryprq/identity"), "cryprq0")
     assert (config.mtu, config.rotate_secs) == (1420, 300)
@@ -439,6 +445,20 @@ def test_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
+        (
+            listens("/ip4/192.0.2.1", "/ip6/::1", "/ip4/192.0.2.1"),
+            "/ip4/192.0.2.1/udp/1/quic-v1 is given twice",
+        ),
+        (
+            listens("/ip4/192.0.2.1", "/ip4/0.0.0.0"),
+            "/ip4/192.0.2.1/udp/1/quic-v1 is a part of /ip4/0.0.0.0/",
+        ),
+        (
+            listens("/ip6/::", "/ip4/192.0.2.1"),
+            "is a part of /ip6/::/udp/1/quic-v1; leave it out",
+        ),
+        (listens("/ip6/2001:db8::1", "/ip6/::"), "is a part of /ip6/::/udp/1/quic-v1"),
+        (listens(*(f"/ip4/192.0.2.{n}" for n in range(1, 10))), "--listen: 9 addresses, and 8 are the most"),
         ([], "give --listen MULTIADDR, --peer MULTIADDR/p2p/ID, or both"),
         (LISTEN[:2], "needs its own address in the tunnel: give --tun-address"),
         (["--listen", "nonsense"], "--listen: 'nonsense' is not a multiaddr"),
@@ -545,6 +565,40 @@ def test_peer_must_be_reachable_from_the_listening_socket(listen: str, peer: str
         assert "cannot be reached from --listen" in error_of(argv)
 
 
+def test_a_node_listens_at_several_addresses_however_they_are_written(tmp_path: Path) -> None:
+    wanted = ("/ip4/192.0.2.1/udp/1/quic-v1", "/ip4/192.0.2.1/udp/2/quic-v1", "/ip6/2001:db8::1/udp/1/quic-v1")
+    path = tmp_path / "node.toml"
+    path.write_text(f"listen = {list(wanted)}\n")
+    flags = [word for address in wanted for word in ("--listen", address)]
+    for argv, environ in (
+        (flags, {}),
+        ([], {"CRYPRQ_LISTEN": ", ".join(wanted)}),
+        (["--config", str(path)], {}),
+    ):
+        config = load([*argv, *LISTEN[2:]], environ)
+        assert tuple(map(str, config.listen)) == wanted and not config.doubts
+        assert [line for line in config.describe().splitlines() if line.startswith("listen")] == [
+            f"listen = {address}" for address in wanted
+        ]
+    # the stronger source alone counts
+    assert load([*LISTEN], {"CRYPRQ_LISTEN": ",".join(wanted)}).listen == (Multiaddr.parse(LISTEN[1]),)
+
+
+def test_ports_that_the_kernel_chooses_and_families_apart_are_no_parts_of_each_other() -> None:
+    everything = ["/ip4/0.0.0.0/udp/1", "/ip4/192.0.2.1/udp/0", "/ip6/2001:db8::1/udp/1", "/ip6/::/udp/2"]
+    load([*(word for each in everything for word in ("--listen", f"{each}/quic-v1")), *LISTEN[2:]], {})
+
+
+def test_one_address_may_stand_alone_in_a_program() -> None:
+    only: Any = Multiaddr.parse(LISTEN[1])
+    assert NodeConfig(listen=only, tun_addresses=load(LISTEN, {}).tun_addresses).listen == (only,)
+
+
+def test_who_listens_at_several_addresses_dials_by_either_ip_version() -> None:
+    flags = [*listens("/ip4/192.0.2.1", "/ip4/192.0.2.2"), *LISTEN[2:]]
+    load([*flags, "--peer", f"/ip6/2001:db8::1/udp/1/quic-v1/p2p/{A}"], {})
+
+
 def test_valid_edges() -> None:
     load([*LISTEN, "--mtu", "576", "--rotate-secs", "5", "--workers", "64"], {})
     load([*LISTEN, "--mtu", "65455", "--rotate-secs", "3600"], {})
@@ -603,7 +657,7 @@ def test_ranges_are_those_of_the_data_plane(mtu: int, busy_poll_us: int, says: s
         inner.setblocking(False)
 
         def make() -> None:
-            fastpath.Plane([inner.fileno()], [port.fileno()], mtu=mtu, offloads=(), busy_poll_us=busy_poll_us).stop()
+            fastpath.Plane([inner.fileno()], [[port.fileno()]], mtu=mtu, offloads=(), busy_poll_us=busy_poll_us).stop()
 
         if says is None:
             make()

@@ -3,7 +3,7 @@
 import pytest
 
 from cryprq._fastpath import EVENT_ENDPOINT_MOVED, EVENT_RECORD_REFUSED, PeerStats
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.path_mtu import BASE
 from tests.rigs.fakes import LISTENER, Side, World
 
@@ -76,7 +76,7 @@ def test_older_peer_is_sent_to_as_before() -> None:
 
 def test_ipv6_has_larger_headers(world: World) -> None:
     left = world.left
-    left.plane.endpoints[left.peer.handle] = (Address("2001:db8::1", 9999), None)
+    left.plane.endpoints[left.peer.handle] = (Address("2001:db8::1", 9999), Local())
     world.pass_time(2)
     left.peer.path.begin("moved", world.now)
     world.run()
@@ -109,7 +109,7 @@ def test_peer_that_moved_and_a_way_that_changed_are_measured_anew(world: World) 
     left, right = world.left, world.right
     world.pass_time(2)
     right.plane.probes.clear()
-    right.plane.endpoints[right.peer.handle] = (Address("203.0.113.9", 5), None)
+    right.plane.endpoints[right.peer.handle] = (Address("203.0.113.9", 5), Local())
     right.peer.event(0, EVENT_ENDPOINT_MOVED, world.now)
     assert {size for _, size in right.plane.probes} == {1452, BASE - AROUND, 43}
     traffic(world, left)

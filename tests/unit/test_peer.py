@@ -1,5 +1,6 @@
 """Two peers with real sessions in memory: taking over, the duplicate rule, and what ends a session or does not."""
 
+import itertools
 import random
 from typing import Any
 
@@ -13,12 +14,12 @@ from cryprq._fastpath import (
     PeerStats,
     PlaneError,
 )
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.peers.indices import IndexPool, offset_of
 from cryprq.peers.liveness import HURRIED
 from cryprq.peers.peer import CANDIDATES_MAX, RETIRED_MAX
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX
+from cryprq.protocol.constants import GRACE, MESSAGE_PING, MTU_SEALABLE_MAX
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import INNER, SILENT, Side, World
 
@@ -61,11 +62,11 @@ def test_first_record_establishes_both_ends(world: World) -> None:
 
 
 def test_endpoints_are_those_of_the_quic_path(world: World) -> None:
-    world.connect(world.left, world.right, dialer_at=Address("198.51.100.4", 1234), local="192.0.2.9")
+    world.connect(world.left, world.right, dialer_at=Address("198.51.100.4", 1234), local=Local("192.0.2.9"))
     right = world.right
-    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.9")
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), Local("192.0.2.9"))
     # A dialer does not pin its own address: it may change.
-    assert world.left.plane.endpoint(world.left.peer.handle) == (Address("192.0.2.1", 9999), None)
+    assert world.left.plane.endpoint(world.left.peer.handle) == (Address("192.0.2.1", 9999), Local())
 
 
 def test_listener_only_receives_until_the_first_record(world: World) -> None:
@@ -140,7 +141,7 @@ def test_takeover_moves_the_listeners_endpoint_on_promotion_only(world: World) -
     assert right.plane.endpoint(right.peer.handle) == before
     world.left.plane.cut = False
     world.pass_time(1.5)
-    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), "192.0.2.1")
+    assert right.plane.endpoint(right.peer.handle) == (Address("198.51.100.4", 1234), Local("192.0.2.1"))
 
 
 def test_two_hosts_with_one_identity_are_reported_with_both_endpoints(world: World) -> None:
@@ -235,6 +236,21 @@ def test_nodes_that_dial_each_other_at_once_agree_on_the_session(world: World, l
     world.pass_time(11)
     assert len(left.plane.epochs) == len(right.plane.epochs) == 1
     assert sum(link.carrier is not None for side in (left, right) for link in side.peer.links) == 2
+
+
+def test_dialer_stays_with_its_newest_session_when_an_older_one_is_forgotten(world: World) -> None:
+    """The listener has moved to it, which the dialer does not hear yet: sent on the one before, data would be lost."""
+    left, right = world.left, world.right
+    world.connect(left, right)
+    world.connect(left, right)
+    right.plane.cut = True
+    _, newest = world.connect(left, right)
+    sending = left.active
+    assert len(left.peer.links) == 3
+    world.pass_time(GRACE + 1)
+    assert len(left.peer.links) == 2
+    assert right.peer.links == [newest]
+    assert left.active == sending
 
 
 def test_older_session_that_is_proven_late_does_not_come_back(world: World) -> None:
@@ -549,7 +565,7 @@ def test_without_numbers_the_order_of_the_dialer_counts_for_it(world: World) -> 
     assert newer.is_later(older)
     right.peer.close(CloseCode.OK, "restarted", Boottime(world.now))
     world.right.peer._life = bytes(8)
-    world.right.peer._numbers = iter([0])
+    world.right.peer._numbers = itertools.count(0)
     world.run()
     after, _ = world.connect(left, right)
     assert after.is_later(newer)

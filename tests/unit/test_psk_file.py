@@ -56,8 +56,9 @@ def test_nothing_is_overwritten(path: Path) -> None:
 def test_absent_file_is_told_with_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(PskError, match=f"cryprq genpsk --out {tmp_path}/none"):
         load_psk(tmp_path / "none")
+    (tmp_path / "file").touch()
     with pytest.raises(PskError, match="cannot make"):
-        create_psk(tmp_path / "none" / "psk")
+        create_psk(tmp_path / "file" / "psk")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,10 @@ def test_genpsk_prints_a_key_or_makes_a_file(tmp_path: Path, capsys: pytest.Capt
     load_psk(tmp_path / "psk")
     assert tool.main(["genpsk", "--out", str(tmp_path / "psk")]) == 1
     assert "exists already" in capsys.readouterr().err
+    there = tmp_path / "keys" / "of" / "psk"
+    assert tool.main(["genpsk", "--out", str(there)]) == 0
+    load_psk(there)
+    assert there.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_check_looks_at_the_keys_and_shows_where_they_are(

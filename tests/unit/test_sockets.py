@@ -38,7 +38,7 @@ FAMILIES = [
 ]
 
 
-def group_on(kind: int, lanes: int = 2, **options: bool) -> SocketGroup:
+def group_on(kind: int, lanes: int = 2, **options: Any) -> SocketGroup:
     return open_group(Multiaddr.parse(LISTEN[kind]), lanes, **options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cryprq._fastpath import EVENT_KEY_EXPIRED, Event
+from cryprq.address import Address, Local
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
 from cryprq.inner.network import InnerNetwork
@@ -51,7 +52,7 @@ class Rig:
             permits=lambda _: True,
             records_soft=2**26,
             reauth_secs=lambda: 3600,
-            way=lambda _: ("192.0.2.9", 1500),
+            way=lambda *_: ("192.0.2.9", 1500),
             changed=lambda: None,
             later=lambda delay, call: None,
         )
@@ -170,3 +171,13 @@ def test_peer_that_finds_no_place_any_more_is_not_dialled_for(tmp_path: Path, mo
     rig.now = Boottime(rig.now + 100)
     rig.roster.poll(rig.now)
     assert set(rig.dialled) == {ONE, TWO}
+
+
+def test_a_port_is_judged_by_the_peers_that_use_it() -> None:
+    rig = Rig()
+    assert rig.peers.heard_at(0) == Boottime(0.0)
+    for peer_id, group, heard in ((ONE, 0, 5_000_000_000), (TWO, 1, 7_000_000_000)):
+        peer = rig.peers.obtain(peer_id, ())
+        rig.plane.set_endpoint(peer.handle, Address("192.0.2.1", 9999), Local(None, group))
+        rig.plane.stats[peer.handle] = rig.plane.peer_stats(peer.handle)._replace(last_rx_ns=heard)
+    assert [rig.peers.heard_at(group) for group in (0, 1, 2)] == [5.0, 7.0, 0.0]

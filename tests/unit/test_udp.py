@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.linux.udp import UdpSocket, segments
 
 
@@ -47,9 +47,9 @@ def test_merged_batch_is_received_as_its_datagrams() -> None:
         sender.sendto(b"", sock.getsockname())
         here = Address(*sender.getsockname())
         assert udp.readable()
-        assert udp.receive() == ([bytes(100), bytes(100), bytes(50)], here, "127.0.0.1")
-        assert udp.receive() == ([b"alone"], here, "127.0.0.1")
-        assert udp.receive() == ([b""], here, "127.0.0.1")
+        assert udp.receive() == ([bytes(100), bytes(100), bytes(50)], here, Local("127.0.0.1"))
+        assert udp.receive() == ([b"alone"], here, Local("127.0.0.1"))
+        assert udp.receive() == ([b""], here, Local("127.0.0.1"))
         assert not udp.readable()
 
 
@@ -64,10 +64,10 @@ def test_a_source_that_is_not_ours_is_forgotten_and_the_datagram_sent_again(bind
         receiver.settimeout(2)
         udp = UdpSocket(sock)
         to = Address(*receiver.getsockname())
-        assert not udp.send(b"moved", to, "192.0.2.7")
+        assert not udp.send(b"moved", to, Local("192.0.2.7"))
         assert receiver.recv(100) == b"moved"
-        assert not udp.send(b"other family", to, "2001:db8::1")
+        assert not udp.send(b"other family", to, Local("2001:db8::1"))
         assert receiver.recv(100) == b"other family"
-        assert udp.send(b"pinned", to, "127.0.0.9")
+        assert udp.send(b"pinned", to, Local("127.0.0.9"))
         data, sender = receiver.recvfrom(100)
         assert (data, sender[0]) == (b"pinned", "127.0.0.9")

@@ -2,7 +2,7 @@
 
 from aioquic.quic.packet import QuicHeader, QuicPacketType
 
-from cryprq.address import Address
+from cryprq.address import Address, Local
 from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.clock import Monotonic as at
 from cryprq.quic.admission import Rank, source_of
@@ -21,7 +21,7 @@ def beginning(host: int, port: int = 4000, cid: bytes = b"first", at: float = 0.
         supported_versions=[],
     )
     return Beginning(
-        b"", header, b"original", Address(f"192.0.2.{host}", port), None, Monotonic(at), Rank.KNOCKED, True
+        b"", header, b"original", Address(f"192.0.2.{host}", port), Local(), Monotonic(at), Rank.KNOCKED, True
     )
 
 

@@ -6,12 +6,11 @@ A timer goes off because its deadline is moved to now: time itself stands still,
 import copy
 import itertools
 import re
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Final
 
 from cryprq.peer_id import PeerId
 from cryprq.protocol.actions import Action, Activate, CloseConnection, Install, Remove, SendEmpty, SendFrame
@@ -20,6 +19,8 @@ from cryprq.protocol.constants import AEAD_AES_256_GCM, KEM_X25519_MLKEM768, ROT
 from cryprq.protocol.frames import CloseCode, FrameReader, FrameType
 from cryprq.protocol.session import Role, Session
 from lab import ROOT
+from tests.rigs import spin_steps
+from tests.rigs.spin_steps import Disagreement, Step
 
 MODEL: Final = ROOT / "docs" / "model" / "session.pml"
 NOW: Final = Boottime(0.0)
@@ -34,23 +35,6 @@ FRAMES: Final = {
     FrameType.CLOSE: 96,
 }
 """As the model numbers them. It adds the epoch whose key seals the frame; here, the real key is there or it is not."""
-
-
-class Step(NamedTuple):
-    """One step of the model: what is so before it, what happens to which end and with which epoch, what is so after."""
-
-    before: str
-    event: str
-    end: int
-    epoch: int
-    after: str
-
-
-def numbers() -> dict[str, int]:
-    """The constants of the model, by name."""
-    return {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)\b", MODEL.read_text(), re.MULTILINE)}
-
-
 TIMERS: Final = {
     "NOT_PROMOTED": "_promoted_by",
     "NO_RESPONSE": "_response_by",
@@ -61,38 +45,17 @@ EVENTS: Final = ("FRAME", "RECORD", "ROTATE", "DUE", "LOST", "RETIRE", "STOP", "
 
 
 def explore(directory: Path, *, epochs: int) -> list[Step]:
-    """Every step that the model can take, each once, those of a state before those of the states that follow it."""
-    subprocess.run(["spin", "-DEDGES", f"-DEPOCHS={epochs}", "-a", MODEL], cwd=directory, check=True)
-    subprocess.run(["gcc", "-O0", "-w", "-DSAFETY", "-o", "pan", "pan.c"], cwd=directory, check=True)
-    said = subprocess.run(["./pan", "-m100000"], cwd=directory, check=True, capture_output=True, text=True).stdout
-    assert "errors: 0" in said, said
-    names = {numbers()[name]: name for name in EVENTS}
-    found: dict[str, list[Step]] = {}
-    for line in dict.fromkeys(said.splitlines()):
-        if line.startswith("STEP "):
-            _, before, event, after = _FRAMES.sub(_without_epochs, line).split()
-            what, end, epoch = map(int, event.split(","))
-            found.setdefault(before, []).append(Step(before, names[what], end, epoch, after))
-    ordered, seen = [], {(first := next(iter(found)))}
-    waiting = [first]
-    for state in waiting:
-        for step in found.get(state, ()):
-            ordered.append(step)
-            if step.after not in seen:
-                seen.add(step.after)
-                waiting.append(step.after)
-    return ordered
+    """Every step that the model can take with so many epochs."""
+    return spin_steps.explore(MODEL, directory, [f"EPOCHS={epochs}"], EVENTS, _without_keys)
 
 
 _FRAMES: Final = re.compile(r":([\d,]+)/")
 
 
-def _without_epochs(frames: re.Match[str]) -> str:
-    return ":" + "".join(f"{int(frame) & ~NONE}," for frame in frames[1].split(",")[:-1]) + "/"
-
-
-class Disagreement(AssertionError):
-    """The sessions do not do what the model does."""
+def _without_keys(line: str) -> str:
+    return _FRAMES.sub(
+        lambda frames: ":" + "".join(f"{int(f) & ~NONE}," for f in frames[1].split(",")[:-1]) + "/", line
+    )
 
 
 @dataclass
@@ -199,8 +162,8 @@ class Pair:
             case "FRAME":
                 return self._frame(side)
             case "RECORD":
-                side.heard |= 1 << step.epoch
-                return session.first_record(side.index_of(step.epoch), NOW)
+                side.heard |= 1 << step.number
+                return session.first_record(side.index_of(step.number), NOW)
             case "ROTATE":
                 return session.rotate(NOW)
             case "DUE":
@@ -215,7 +178,7 @@ class Pair:
             case "STOP":
                 return session.close("shutdown", NOW)
             case "EXPIRED":
-                return session.key_expired(side.index_of(step.epoch), NOW)
+                return session.key_expired(side.index_of(step.number), NOW)
             case timer:
                 return self._goes_off(side, TIMERS[timer])
 
@@ -298,13 +261,3 @@ def _nothing_else(pair: Pair, before: str, events: set[str], possible: set[tuple
                 continue
             if ask(NOW) or pair.text() != before:
                 raise Disagreement(f"{event} at {side.number} in {before} does something: {pair.text()}")
-
-
-def only(steps: Sequence[Step], taken: Callable[[Step], bool]) -> list[Step]:
-    """The steps that are left if those that are not ``taken`` never happen."""
-    seen, kept = {steps[0].before}, []
-    for step in steps:
-        if step.before in seen and taken(step):
-            kept.append(step)
-            seen.add(step.after)
-    return kept
