@@ -29,7 +29,7 @@ def test_packets_that_come_out(group: dict[str, Any], case: dict[str, Any]) -> N
         inner.setblocking(False)
         udp.bind(("127.0.0.1", 0))
         tun.settimeout(20)
-        plane = Plane([inner.fileno()], [udp.fileno()], mtu=1420, offloads=())
+        plane = Plane([inner.fileno()], [[udp.fileno()]], mtu=1420, offloads=())
         try:
             handle = plane.add_peer()
             plane.set_routes([("0.0.0.0/0", handle), ("::/0", handle)])

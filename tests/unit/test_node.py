@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
