@@ -50,6 +50,9 @@ cdef extern from "cq_aead.h" nogil:
 
 
 cdef extern from "cq_route.h" nogil:
+    enum:
+        CQ_ROUTE_NONE
+
     cdef struct cq_route_entry:
         uint8_t family
         uint8_t prefix
@@ -165,6 +168,7 @@ cdef extern from "cq_table.h" nogil:
     int cq_table_add_peer(cq_tables *t, uint32_t *handle)
     int cq_table_remove_peer(cq_tables *t, uint32_t handle)
     int cq_table_set_routes(cq_tables *t, const cq_route_entry *entries, size_t count)
+    int cq_table_change_routes(cq_tables *t, const cq_route_entry *changes, size_t count)
     int cq_table_install(cq_tables *t, uint32_t handle, cq_epoch *epoch)
     int cq_table_activate(cq_tables *t, uint32_t rx_index)
     int cq_table_promote(cq_tables *t, uint32_t rx_index)

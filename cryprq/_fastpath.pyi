@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cryprq.address import Address, Local
+from cryprq.networks import Network
 
 SUITE_AES_256_GCM: Final = 1
 SUITE_CHACHA20_POLY1305: Final = 2
@@ -99,6 +100,10 @@ class Plane:
 
     def set_routes(self, routes: Sequence[tuple[str, int]]) -> None:
         """Replaces all allowed IPs: ``(cidr, peer)``. ValueError for a bad or doubly owned CIDR (nothing changes)."""
+
+    def change_routes(self, changes: Sequence[tuple[str | Network, int | None]]) -> None:
+        """Whose each of these networks is from now on, None for nobody's; others stay as they are, and cost nothing.
+        KeyError for an unknown peer, ValueError for a bad CIDR (nothing changes)."""
 
     def set_endpoint(self, peer: int, remote: Address, local: Local = ...) -> None:
         """Where records for the peer go, and by what of this node.

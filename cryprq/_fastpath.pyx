@@ -153,8 +153,8 @@ cdef bytes pack_host(host):
 
 
 cdef tuple pack_network(cidr):
-    """IP version, prefix length and the address's bytes. ValueError for what is no network."""
-    network = ip_network(cidr, strict=False)
+    """IP version, prefix length and the address's bytes, of a network or its text. ValueError for what is none."""
+    network = ip_network(cidr, strict=False) if isinstance(cidr, str) else cidr
     return network.version, network.prefixlen, network.network_address.packed
 
 
@@ -254,8 +254,8 @@ cdef class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets."""
 
     cdef cq_plane *plane
-    cdef list routes
-    cdef dict networks  # the parsed CIDRs of those routes
+    cdef dict owners  # peers by network, as pack_network has it
+    cdef dict routes  # the networks of each peer that has some
 
     def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0):
         cdef cq_worker_options o
@@ -298,8 +298,8 @@ cdef class Plane:
         o.coalesce = "coalesce" in offloads
         o.packing = "packing" in offloads
         o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, CQ_BUSY_POLL_US_MAX)
-        self.routes = []
-        self.networks = {}
+        self.owners = {}
+        self.routes = {}
         self.plane = cq_plane_new(&o)
         if self.plane is NULL:
             raise PlaneError(f"cannot set up the data plane: {os.strerror(errno)}")
@@ -368,37 +368,62 @@ cdef class Plane:
     def remove_peer(self, peer):
         """Forgets its routes, wipes its epochs and forgets its counters."""
         self.peer(peer)
-        if any(owner == peer for _, owner in self.routes):
-            self.set_routes([route for route in self.routes if route[1] != peer])
+        if peer in self.routes:
+            self.apply_routes(dict.fromkeys(self.routes[peer]), False)
         check(cq_table_remove_peer(&self.plane.shared.tables, peer), "remove a peer")
 
     def set_routes(self, routes):
         """Replaces all allowed IPs."""
+        owners = {}
+        for cidr, owner in routes:
+            self.peer(owner)
+            if owners.setdefault(pack_network(cidr), owner) != owner:
+                raise ValueError(f"cannot set routes: {cidr} is listed for two peers")
+        self.apply_routes(owners, True)
+
+    def change_routes(self, changes):
+        """Whose each of these networks is from now on."""
+        owners = {}
+        for cidr, owner in changes:
+            if owner is not None:
+                self.peer(owner)
+            owners[pack_network(cidr)] = owner
+        self.apply_routes(owners, False)
+
+    cdef apply_routes(self, dict owners, bint whole):
+        """Owners by network, None for nobody; ``whole``: and of no other network."""
+        cdef cq_tables *tables = &self.live().shared.tables
         cdef cq_route_entry *entries
         cdef int rc
         cdef bytes raw
-        self.live()
-        routes = list(routes)
-        networks = {}  # most routes were there before, and parsing one takes longer than all else here
-        for cidr, owner in routes:
-            self.peer(owner)
-            networks[cidr] = self.networks.get(cidr) or pack_network(cidr)
-        entries = <cq_route_entry *>calloc(len(routes) + 1, sizeof(cq_route_entry))
+        entries = <cq_route_entry *>calloc(len(owners) + 1, sizeof(cq_route_entry))
         if entries is NULL:
             raise MemoryError("no memory to set routes")
         try:
-            for i, (cidr, owner) in enumerate(routes):
-                family, prefix, raw = networks[cidr]
+            for i, ((family, prefix, raw), owner) in enumerate(owners.items()):
                 entries[i].family = family
                 entries[i].prefix = prefix
-                entries[i].value = owner
+                entries[i].value = CQ_ROUTE_NONE if owner is None else owner
                 memcpy(entries[i].addr, <const char *>raw, len(raw))
-            rc = cq_table_set_routes(&self.plane.shared.tables, entries, len(routes))
+            if whole:
+                rc = cq_table_set_routes(tables, entries, len(owners))
+            else:
+                rc = cq_table_change_routes(tables, entries, len(owners))
         finally:
             free(entries)
-        check(rc, "set routes (is a network listed for two peers?)")
-        self.routes = routes
-        self.networks = networks
+        check(rc, "set routes")
+        if whole:
+            self.owners = {}
+            self.routes = {}
+        for network, owner in owners.items():
+            before = self.owners.pop(network, None)
+            if before is not None:
+                self.routes[before].discard(network)
+                if not self.routes[before]:
+                    del self.routes[before]
+            if owner is not None:
+                self.owners[network] = owner
+                self.routes.setdefault(owner, set()).add(network)
 
     cdef int fill(self, cq_endpoint *out, remote, local) except -1:
         fill_endpoint(out, remote, local)

@@ -88,7 +88,7 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
         return CQ_E_ARGUMENT;
     struct cq_route_entry *entries = calloc(prefixes, sizeof *entries);
     uint8_t (*addresses)[16] = calloc(ADDRESSES, sizeof *addresses);
-    struct cq_route_table *table = NULL;
+    struct cq_route_list *list = NULL;
     int rc = CQ_E_MEMORY;
     if (entries != NULL && addresses != NULL) {
         for (size_t i = 0; i < prefixes; i++) {
@@ -97,10 +97,10 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
         }
         for (size_t i = 0; i < ADDRESSES; i++)
             cq_put64(addresses[i], next_random(&state));
-        table = cq_route_build(entries, prefixes, &rc);
+        list = cq_route_list_new(entries, prefixes, &rc);
     }
-    if (table != NULL) {
-        rc = CQ_OK;
+    if (list != NULL) {
+        struct cq_route_table *table = cq_route_take(list);
         uint64_t start = now_ns();
         for (unsigned i = 0; i < count; i++) {
             const uint8_t *a = addresses[i % ADDRESSES];
@@ -109,8 +109,9 @@ static int bench_route(uint8_t family, size_t prefixes, unsigned count, double *
         *ns = (double)(now_ns() - start) / count;
         if (sum == 1) /* use the sum, so that the loop is not left out */
             *ns += 1e-9;
+        cq_route_free(table);
     }
-    cq_route_free(table);
+    cq_route_list_free(list);
     free(entries);
     free(addresses);
     return rc;

@@ -28,10 +28,4 @@ void cq_hazard_withdraw(struct cq_hazards *h, size_t reader)
     atomic_store_explicit(&h->places[reader].held, NULL, memory_order_release);
 }
 
-bool cq_hazard_held(struct cq_hazards *h, const void *object)
-{
-    for (size_t i = 0; i < h->count; i++)
-        if (atomic_load(&h->places[i].held) == object)
-            return true;
-    return false;
-}
+void *cq_hazard_announced(struct cq_hazards *h, size_t reader) { return atomic_load(&h->places[reader].held); }

@@ -1,8 +1,8 @@
 /*
  * Hazard pointers: how readers that take no lock keep what they read from being freed (Michael, 2004).
  *
- * The writer replaces an object as a whole by storing another pointer, and asks whether the old one is held before it
- * frees it. A reader loads the pointer, announces it in a place of its own, and loads it again: only if it is still the
+ * The writer replaces an object as a whole by storing another pointer, and looks at what is announced before it frees
+ * the old one. A reader loads the pointer, announces it in a place of its own, and loads it again: only if it is still the
  * same was the announcement in time for the writer to see, and the object may be used until it is withdrawn.
  */
 #ifndef CQ_HAZARD_H
@@ -27,7 +27,8 @@ void cq_hazard_free(struct cq_hazards *h);                 /* no reader may be l
 void cq_hazard_announce(struct cq_hazards *h, size_t reader, void *object); /* reader */
 void cq_hazard_withdraw(struct cq_hazards *h, size_t reader);               /* reader */
 
-/* writer: whether a reader may still use an object that no pointer leads to any more. */
-bool cq_hazard_held(struct cq_hazards *h, const void *object);
+/* writer: what a reader has announced last; NULL for nothing. It may still use that, if it was in time, and it was not if
+ * the object had been freed before. */
+void *cq_hazard_announced(struct cq_hazards *h, size_t reader);
 
 #endif

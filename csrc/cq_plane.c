@@ -150,19 +150,19 @@ void cq_plane_sockets_replaced(struct cq_plane *plane)
 size_t cq_plane_events(struct cq_plane *plane, struct cq_plane_event *events, size_t max)
 {
     struct cq_table *table = atomic_load(&plane->shared.tables.current);
+    struct cq_slot *s;
     size_t n = 0;
     cq_table_reclaim(&plane->shared.tables);
-    for (size_t i = 0; i < table->slot_count && n < max; i++) {
-        struct cq_slot *s = table->slots[i];
+    for (size_t at = 0; n < max && (s = cq_table_next(table, &at)) != NULL;) {
         uint32_t flags = cq_worker_take_events(&s->events);
         if (flags != 0)
             events[n++] = (struct cq_plane_event){s->peer->handle, s->epoch->rx_index, flags};
     }
-    for (size_t i = 0; i < table->peer_count && n < max; i++) {
-        struct cq_peer *peer = table->peers[i].peer;
-        uint32_t flags = peer != NULL ? cq_worker_take_events(&peer->events) : 0;
+    for (uint32_t i = 0; i < table->peer_count && n < max; i++) {
+        const struct cq_table_peer *p = cq_table_peer_of(table, i);
+        uint32_t flags = p != NULL ? cq_worker_take_events(&p->peer->events) : 0;
         if (flags != 0)
-            events[n++] = (struct cq_plane_event){(uint32_t)i, 0, flags};
+            events[n++] = (struct cq_plane_event){i, 0, flags};
     }
     return n;
 }

@@ -196,7 +196,7 @@ struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, ui
 /* False if some are left, since the socket has no room. */
 static bool send_records(struct cq_runs *all, struct cq_run *run, struct cq_records *r)
 {
-    struct cq_peer *peer = all->worker->table->peers[run->handle].peer;
+    struct cq_peer *peer = cq_table_peer_of(all->worker->table, run->handle)->peer;
     struct cq_endpoint to;
     cq_endpoint_read(&peer->endpoint, &to);
     if (to.remote.family == 0) {

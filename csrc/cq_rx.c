@@ -234,7 +234,8 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
     struct cq_endpoint known, next;
     if (from->remote.port == 0) /* nothing can be sent to port 0 */
         return;
-    if (rx->worker.table->peers[slot->peer->handle].promoted != slot) { /* kept until the control thread promotes it */
+    if (cq_table_peer_of(rx->worker.table, slot->peer->handle)->promoted !=
+        slot) { /* kept until the control thread promotes it */
         cq_endpoint_read(&slot->path, &known);
         (void)cq_endpoint_replace(&slot->path, &known, from);
         return;
@@ -288,7 +289,7 @@ static size_t message_length(const uint8_t *p, size_t n)
 /* Answers where records for the peer go now: an answer that the asker did not get is no answer. */
 static void answer(struct cq_rx *rx, const struct cq_peer *peer, struct cq_notice notice)
 {
-    struct cq_slot *active = rx->worker.table->peers[peer->handle].active;
+    struct cq_slot *active = cq_table_peer_of(rx->worker.table, peer->handle)->active;
     if (active != NULL)
         (void)cq_worker_notify(rx->worker.shared, active, notice);
 }
@@ -345,7 +346,7 @@ static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const 
 
 static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched)
 {
-    const struct cq_route_table *routes = rx->worker.table->routes->table;
+    const struct cq_route_table *routes = rx->worker.table->routes;
     const size_t size = n + CQ_OVERHEAD;
     while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
         const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE;

@@ -3,9 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PEERS_MAX 65536u /* a change copies the list of them */
-#define HASH_MIN 16u     /* places, of which at most one in HASH_SPARSE is taken: most look-ups end at the first */
-#define HASH_SPARSE 4u
+#define PEERS_MAX 65536u
+#define HASH_SPARSE 4u /* of so many places at most one is taken: most look-ups end at the first */
 
 /* ---- what tables refer to ---- */
 
@@ -16,6 +15,7 @@ static struct cq_peer *peer_new(uint32_t handle)
         return NULL;
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->endpoint.writer, NULL);
+    p->life.kind = CQ_LIFE_PEER;
     p->handle = handle;
     p->mtu = CQ_MTU_MAX;
     return p;
@@ -29,12 +29,6 @@ static void peer_free(struct cq_peer *p)
     free(p);
 }
 
-static void peer_release(struct cq_peer *p)
-{
-    if (--p->references == 0)
-        peer_free(p);
-}
-
 static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
 {
     struct cq_slot *s = calloc(1, sizeof *s);
@@ -42,6 +36,7 @@ static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
         return NULL;
     pthread_mutex_init(&s->path.writer, NULL);
     cq_notices_init(&s->notices);
+    s->life.kind = CQ_LIFE_SLOT;
     s->peer = peer;
     s->epoch = epoch;
     return s;
@@ -56,148 +51,298 @@ static void slot_free(struct cq_slot *s)
     free(s);
 }
 
-static void slot_release(struct cq_tables *t, struct cq_slot *s)
+static void table_free(struct cq_table *table)
 {
-    if (--s->references != 0)
-        return;
-    cq_epoch_free(s->epoch);
-    peer_release(s->peer);
-    slot_free(s);
-    t->live_epochs--;
-}
-
-static void routes_free(struct cq_routes *r)
-{
-    if (r == NULL)
-        return;
-    cq_route_free(r->table);
-    free(r);
-}
-
-/* NULL with *error set. */
-static struct cq_routes *routes_new(const struct cq_route_entry *entries, size_t count, int *error)
-{
-    struct cq_routes *r = calloc(1, sizeof *r);
-    *error = CQ_E_MEMORY;
-    if (r == NULL)
-        return NULL;
-    r->table = cq_route_build(entries, count, error);
-    if (r->table == NULL) {
-        routes_free(r);
-        return NULL;
-    }
-    return r;
-}
-
-static void routes_release(struct cq_routes *r)
-{
-    if (--r->references == 0)
-        routes_free(r);
-}
-
-static void table_free(struct cq_tables *t, struct cq_table *table)
-{
-    for (size_t i = 0; i < table->slot_count; i++)
-        slot_release(t, table->slots[i]);
-    for (size_t i = 0; i < table->peer_count; i++)
-        if (table->peers[i].peer != NULL)
-            peer_release(table->peers[i].peer);
-    routes_release(table->routes);
-    free(table->slots);
-    free(table->hash);
+    cq_route_free(table->routes);
+    free(table->indices);
     free(table->peers);
     free(table);
 }
 
-/* ---- building ---- */
+static void life_end(struct cq_tables *t, struct cq_life *life)
+{
+    switch (life->kind) { /* a life is the first member of what it is of */
+    case CQ_LIFE_TABLE: table_free((struct cq_table *)life); break;
+    case CQ_LIFE_PAGE: free(life); break;
+    case CQ_LIFE_PEER: peer_free((struct cq_peer *)life); break;
+    case CQ_LIFE_SLOT:
+        cq_epoch_free(((struct cq_slot *)life)->epoch);
+        slot_free((struct cq_slot *)life);
+        t->live_epochs--;
+    }
+}
+
+/* ---- look-ups ---- */
+
+static size_t pages_for(size_t places) { return (places + CQ_PAGE - 1) / CQ_PAGE; }
 
 static size_t hash_place(uint32_t index, size_t mask)
 {
-    return index & mask; /* indices are random: their low bits are as good as any hash of them */
+    return index & mask; /* the lower half of an index is random: its bits are as good as any hash of them */
 }
 
-static void hash_fill(struct cq_table *table)
+static struct cq_slot *slot_at(const struct cq_table *table, size_t at)
 {
-    for (size_t i = 0; i < table->slot_count; i++) {
-        size_t at = hash_place(table->slots[i]->epoch->rx_index, table->hash_mask);
-        while (table->hash[at] != NULL)
-            at = (at + 1) & table->hash_mask;
-        table->hash[at] = table->slots[i];
+    return table->indices[at / CQ_PAGE]->of.slots[at % CQ_PAGE];
+}
+
+/* Where an index is, or the free place where it belongs. */
+static size_t find_place(const struct cq_table *table, uint32_t rx_index)
+{
+    size_t at = hash_place(rx_index, table->index_mask);
+    struct cq_slot *s;
+    while ((s = slot_at(table, at)) != NULL && s->epoch->rx_index != rx_index)
+        at = (at + 1) & table->index_mask;
+    return at;
+}
+
+struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
+{
+    return slot_at(table, find_place(table, rx_index));
+}
+
+struct cq_slot *cq_table_next(const struct cq_table *table, size_t *at)
+{
+    while (*at <= table->index_mask) {
+        struct cq_slot *s = slot_at(table, (*at)++);
+        if (s != NULL)
+            return s;
     }
+    return NULL;
 }
 
-/* A draft: a copy of the current table with room for slots and peers, which nobody sees until publish(). It holds no
- * references yet, so that it can be changed or thrown away freely. */
-static void draft_free(struct cq_table *d)
+/* ---- building ---- */
+
+/* The next version while it is made: a table that nobody sees until publish(), and what will not be in it any more. */
+struct draft {
+    struct cq_table *table; /* NULL: memory was short */
+    struct cq_life *gone;
+};
+
+static struct cq_page *page_new(uint64_t version)
 {
-    if (d == NULL)
+    struct cq_page *page = calloc(1, sizeof *page);
+    if (page != NULL)
+        page->life = (struct cq_life){.first = version, .kind = CQ_LIFE_PAGE};
+    return page;
+}
+
+/* Pages of this version are the draft's own: all others belong to tables that were published. */
+static void free_own(struct cq_page **pages, size_t count, uint64_t version)
+{
+    for (size_t i = 0; pages != NULL && i < count; i++)
+        if (pages[i] != NULL && pages[i]->life.first == version)
+            free(pages[i]);
+}
+
+static void draft_drop(struct draft *d)
+{
+    struct cq_table *table = d->table;
+    if (table == NULL)
         return;
-    free(d->slots);
-    free(d->peers);
-    free(d->hash);
-    free(d);
+    free_own(table->indices, pages_for(table->index_mask + 1), table->life.first);
+    free_own(table->peers, pages_for(table->peer_count), table->life.first);
+    table_free(table);
+    *d = (struct draft){0};
 }
 
-static struct cq_table *draft_new(const struct cq_table *old, size_t slots, size_t peers)
+static void leave(struct draft *d, struct cq_life *life)
 {
-    struct cq_table *d = calloc(1, sizeof *d);
-    if (d == NULL)
+    life->next = d->gone;
+    d->gone = life;
+}
+
+/* A copy of a list of pages with room for `count`, of which those that there are not yet are new. */
+static struct cq_page **pages_copy(struct cq_page *const *old, size_t had, size_t count, uint64_t version)
+{
+    struct cq_page **pages = calloc(count ? count : 1, sizeof *pages);
+    if (pages == NULL)
         return NULL;
-    d->slots = calloc(slots ? slots : 1, sizeof *d->slots);
-    d->peers = calloc(peers ? peers : 1, sizeof *d->peers);
-    if (d->slots == NULL || d->peers == NULL) {
-        draft_free(d);
-        return NULL;
-    }
-    if (old != NULL) {
-        memcpy(d->slots, old->slots, old->slot_count * sizeof *d->slots);
-        memcpy(d->peers, old->peers, old->peer_count * sizeof *d->peers);
-        d->slot_count = old->slot_count;
-        d->routes = old->routes;
-    }
-    d->peer_count = peers;
+    if (had != 0)
+        memcpy(pages, old, had * sizeof *pages);
+    for (size_t i = had; i < count; i++)
+        if ((pages[i] = page_new(version)) == NULL) {
+            free_own(pages, count, version);
+            free(pages);
+            return NULL;
+        }
+    return pages;
+}
+
+/* The version after `old` (NULL: the first), with so many peers. */
+static struct draft draft_new(struct cq_tables *t, const struct cq_table *old, size_t peers)
+{
+    struct draft d = {.table = calloc(1, sizeof(struct cq_table))};
+    struct cq_table *table = d.table;
+    if (table == NULL)
+        return d;
+    const uint64_t version = old != NULL ? old->life.first + 1 : 1;
+    const size_t had = old != NULL ? pages_for(old->index_mask + 1) : 0;
+    table->life = (struct cq_life){.first = version, .last = version, .kind = CQ_LIFE_TABLE};
+    table->index_mask = old != NULL ? old->index_mask : CQ_PAGE - 1;
+    table->slot_count = old != NULL ? old->slot_count : 0;
+    table->indices = pages_copy(old != NULL ? old->indices : NULL, had, pages_for(table->index_mask + 1), version);
+    table->peers = pages_copy(old != NULL ? old->peers : NULL, old != NULL ? pages_for(old->peer_count) : 0,
+                              pages_for(peers), version);
+    table->peer_count = peers;
+    table->routes = cq_route_take(t->routes);
+    if (table->indices == NULL || table->peers == NULL)
+        draft_drop(&d);
     return d;
 }
 
-/* Makes a draft the current table; one that is NULL, or that cannot be, is an error and goes. */
-static int publish(struct cq_tables *t, struct cq_table *d)
+/* A page of the draft to write to; NULL, and no draft any more, when memory is short. */
+static struct cq_page *own_page(struct draft *d, struct cq_page **page)
 {
-    size_t size = HASH_MIN;
-    while (d != NULL && size < d->slot_count * HASH_SPARSE)
-        size *= 2;
-    if (d == NULL || (d->hash = calloc(size, sizeof *d->hash)) == NULL) {
-        draft_free(d);
-        return CQ_E_MEMORY;
+    struct cq_page *old = *page;
+    const uint64_t version = d->table->life.first;
+    if (old->life.first == version)
+        return old;
+    struct cq_page *copy = malloc(sizeof *copy);
+    if (copy == NULL) {
+        draft_drop(d);
+        return NULL;
     }
-    d->hash_mask = size - 1;
-    hash_fill(d);
-    for (size_t i = 0; i < d->slot_count; i++)
-        d->slots[i]->references++;
-    for (size_t i = 0; i < d->peer_count; i++)
-        if (d->peers[i].peer != NULL)
-            d->peers[i].peer->references++;
-    d->routes->references++;
+    *copy = *old;
+    copy->life = (struct cq_life){.first = version, .kind = CQ_LIFE_PAGE};
+    leave(d, &old->life);
+    return *page = copy;
+}
 
-    struct cq_table *old = atomic_exchange(&t->current, d);
-    if (old != NULL) {
-        old->next_retired = t->retired;
-        t->retired = old;
+/* The place of a peer in the draft, to write to. */
+static struct cq_table_peer *own_peer(struct draft *d, uint32_t handle)
+{
+    struct cq_page *page = d->table != NULL ? own_page(d, &d->table->peers[handle / CQ_PAGE]) : NULL;
+    return page != NULL ? &page->of.peers[handle % CQ_PAGE] : NULL;
+}
+
+/* The place of an index in the draft, to write to. */
+static struct cq_slot **own_place(struct draft *d, size_t at)
+{
+    struct cq_page *page = d->table != NULL ? own_page(d, &d->table->indices[at / CQ_PAGE]) : NULL;
+    return page != NULL ? &page->of.slots[at % CQ_PAGE] : NULL;
+}
+
+/* Makes the places for indices twice as many, which is the one change that walks over all of them. */
+static void grow(struct draft *d)
+{
+    struct cq_table *table = d->table;
+    struct cq_table larger = *table;
+    struct cq_slot *s;
+    larger.index_mask = 2 * table->index_mask + 1;
+    larger.indices = pages_copy(NULL, 0, pages_for(larger.index_mask + 1), table->life.first);
+    if (larger.indices == NULL) {
+        draft_drop(d);
+        return;
+    }
+    for (size_t at = 0; (s = cq_table_next(table, &at)) != NULL;) {
+        const size_t place = find_place(&larger, s->epoch->rx_index);
+        larger.indices[place / CQ_PAGE]->of.slots[place % CQ_PAGE] = s;
+    }
+    for (size_t i = 0; i < pages_for(table->index_mask + 1); i++)
+        leave(d, &table->indices[i]->life); /* none is the draft's own: it grows before it changes */
+    free(table->indices);
+    *table = larger;
+}
+
+static void add_slot(struct draft *d, struct cq_slot *s)
+{
+    if (d->table != NULL && (d->table->slot_count + 1) * HASH_SPARSE > d->table->index_mask + 1)
+        grow(d);
+    struct cq_slot **place = d->table != NULL ? own_place(d, find_place(d->table, s->epoch->rx_index)) : NULL;
+    if (place == NULL)
+        return;
+    *place = s;
+    d->table->slot_count++;
+}
+
+/* Takes one out, and moves those up that stand behind it since its place was taken. */
+static void drop_slot(struct draft *d, struct cq_slot *s)
+{
+    struct cq_table_peer *p = own_peer(d, s->peer->handle);
+    struct cq_slot **hole, **place, *next;
+    if (p == NULL)
+        return;
+    if (p->active == s)
+        p->active = NULL;
+    if (p->promoted == s)
+        p->promoted = NULL;
+    const size_t mask = d->table->index_mask;
+    size_t at = find_place(d->table, s->epoch->rx_index);
+    if ((hole = own_place(d, at)) == NULL)
+        return;
+    for (size_t from = (at + 1) & mask; (next = slot_at(d->table, from)) != NULL; from = (from + 1) & mask) {
+        const size_t home = hash_place(next->epoch->rx_index, mask);
+        if (((from - home) & mask) < ((from - at) & mask))
+            continue;
+        if ((place = own_place(d, from)) == NULL)
+            return;
+        *hole = next;
+        hole = place;
+        at = from;
+    }
+    *hole = NULL;
+    d->table->slot_count--;
+    leave(d, &s->life);
+}
+
+/* Makes a draft the current table; none is an error. */
+static int publish(struct cq_tables *t, struct draft *d)
+{
+    if (d->table == NULL)
+        return CQ_E_MEMORY;
+    struct cq_table *old = atomic_exchange(&t->current, d->table);
+    if (old != NULL)
+        leave(d, &old->life);
+    for (struct cq_life *life = d->gone, *next; life != NULL; life = next) {
+        next = life->next;
+        life->last = d->table->life.first - 1;
+        life->next = t->retired;
+        t->retired = life;
     }
     cq_table_reclaim(t);
     return CQ_OK;
 }
 
+/* ---- freeing ---- */
+
+/* The versions before the current one that readers hold. What is announced and was freed before, its reader will not use:
+ * it looks once more whether that is current, and finds that it is not. */
+static size_t held_versions(struct cq_tables *t, uint64_t *versions)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < t->hazards.count; i++) {
+        const void *held = cq_hazard_announced(&t->hazards, i);
+        if (held == NULL || held == atomic_load_explicit(&t->current, memory_order_relaxed))
+            continue;
+        for (const struct cq_life *life = t->retired; life != NULL; life = life->next)
+            if (life == held)
+                versions[n++] = life->first;
+    }
+    return n;
+}
+
+static bool was_in_any(const struct cq_life *life, const uint64_t *versions, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (life->first <= versions[i] && versions[i] <= life->last)
+            return true;
+    return false;
+}
+
 void cq_table_reclaim(struct cq_tables *t)
 {
-    struct cq_table **link = &t->retired;
-    while (*link != NULL) {
-        struct cq_table *table = *link;
-        if (cq_hazard_held(&t->hazards, table)) {
-            link = &table->next_retired;
+    uint64_t versions[CQ_TABLE_READERS_MAX];
+    if (t->retired == NULL)
+        return;
+    const size_t count = held_versions(t, versions);
+    for (struct cq_life **link = &t->retired, *life; (life = *link) != NULL;) {
+        if (was_in_any(life, versions, count)) {
+            link = &life->next;
             continue;
         }
-        *link = table->next_retired;
-        table_free(t, table);
+        *link = life->next;
+        life_end(t, life);
     }
 }
 
@@ -222,73 +367,80 @@ bool cq_table_is_current(struct cq_tables *t, const struct cq_table *table)
     return atomic_load(&t->current) == table;
 }
 
-struct cq_slot *cq_table_find(const struct cq_table *table, uint32_t rx_index)
-{
-    size_t at = hash_place(rx_index, table->hash_mask);
-    while (table->hash[at] != NULL && table->hash[at]->epoch->rx_index != rx_index)
-        at = (at + 1) & table->hash_mask;
-    return table->hash[at];
-}
-
 /* ---- life ---- */
+
+static struct cq_table *now(struct cq_tables *t) { return atomic_load_explicit(&t->current, memory_order_relaxed); }
 
 int cq_table_init(struct cq_tables *t, size_t workers)
 {
     memset(t, 0, sizeof *t);
+    int rc = CQ_E_ARGUMENT;
+    if (workers > CQ_TABLE_READERS_MAX)
+        return rc;
     if (!cq_hazard_init(&t->hazards, workers))
         return CQ_E_MEMORY;
-    int rc;
-    struct cq_routes *routes = routes_new(NULL, 0, &rc);
-    if (routes == NULL)
+    t->routes = cq_route_list_new(NULL, 0, &rc);
+    if (t->routes == NULL)
         return rc;
-    struct cq_table *first = draft_new(NULL, 0, 0);
-    if (first != NULL)
-        first->routes = routes;
-    rc = publish(t, first);
-    if (rc != CQ_OK)
-        routes_free(routes);
-    return rc;
+    struct draft d = draft_new(t, NULL, 0);
+    return publish(t, &d);
 }
 
+/* All that is in the last table goes the way of what was taken out before. */
 void cq_table_destroy(struct cq_tables *t)
 {
     struct cq_table *last = atomic_exchange(&t->current, NULL);
+    struct cq_slot *s;
     cq_table_reclaim(t);
-    if (last != NULL)
-        table_free(t, last);
+    if (last != NULL) {
+        for (size_t at = 0; (s = cq_table_next(last, &at)) != NULL;)
+            life_end(t, &s->life);
+        for (uint32_t i = 0; i < last->peer_count; i++)
+            peer_free(last->peers[i / CQ_PAGE]->of.peers[i % CQ_PAGE].peer);
+        for (size_t i = 0; i < pages_for(last->index_mask + 1); i++)
+            free(last->indices[i]);
+        for (size_t i = 0; i < pages_for(last->peer_count); i++)
+            free(last->peers[i]);
+        table_free(last);
+    }
+    cq_route_list_free(t->routes);
+    t->routes = NULL;
     cq_hazard_free(&t->hazards);
 }
 
 /* ---- changes ---- */
 
-static struct cq_table *now(struct cq_tables *t) { return atomic_load_explicit(&t->current, memory_order_relaxed); }
-
 struct cq_peer *cq_table_peer(struct cq_tables *t, uint32_t handle)
 {
-    struct cq_table *table = now(t);
-    return handle < table->peer_count ? table->peers[handle].peer : NULL;
+    const struct cq_table_peer *p = cq_table_peer_of(now(t), handle);
+    return p != NULL ? p->peer : NULL;
 }
 
 int cq_table_add_peer(struct cq_tables *t, uint32_t *handle)
 {
     struct cq_table *table = now(t);
-    size_t at = 0;
-    while (at < table->peer_count && table->peers[at].peer != NULL)
+    uint32_t at = t->free_from;
+    while (cq_table_peer_of(table, at) != NULL)
         at++;
     if (at >= PEERS_MAX)
         return CQ_E_ARGUMENT;
-    struct cq_peer *p = peer_new((uint32_t)at);
+    struct cq_peer *p = peer_new(at);
     if (p == NULL)
         return CQ_E_MEMORY;
-    struct cq_table *d = draft_new(table, table->slot_count, at < table->peer_count ? table->peer_count : at + 1);
-    if (d != NULL)
-        d->peers[at].peer = p;
-    int rc = publish(t, d);
-    if (rc == CQ_OK)
-        *handle = p->handle;
-    else
+    struct draft d = draft_new(t, table, at < table->peer_count ? table->peer_count : at + 1);
+    struct cq_table_peer *place = own_peer(&d, at);
+    if (place != NULL) {
+        place->peer = p;
+        p->life.first = d.table->life.first;
+    }
+    int rc = publish(t, &d);
+    if (rc != CQ_OK) {
         peer_free(p);
-    return rc;
+        return rc;
+    }
+    *handle = at;
+    t->free_from = at + 1;
+    return CQ_OK;
 }
 
 int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
@@ -297,31 +449,48 @@ int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
     if (peer == NULL)
         return CQ_E_ARGUMENT;
     struct cq_table *table = now(t);
-    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
-    if (d == NULL)
-        return CQ_E_MEMORY;
-    d->slot_count = 0;
-    for (size_t i = 0; i < table->slot_count; i++)
-        if (table->slots[i]->peer != peer)
-            d->slots[d->slot_count++] = table->slots[i];
-    memset(&d->peers[handle], 0, sizeof d->peers[handle]);
-    return publish(t, d);
+    struct draft d = draft_new(t, table, table->peer_count);
+    for (struct cq_slot *s = peer->slots; s != NULL && d.table != NULL; s = s->next)
+        drop_slot(&d, s);
+    struct cq_table_peer *place = own_peer(&d, handle);
+    if (place != NULL) {
+        *place = (struct cq_table_peer){0};
+        leave(&d, &peer->life);
+    }
+    int rc = publish(t, &d);
+    if (rc == CQ_OK && handle < t->free_from)
+        t->free_from = handle;
+    return rc;
 }
 
 int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count)
 {
     struct cq_table *table = now(t);
     int rc;
-    struct cq_routes *routes = routes_new(entries, count, &rc);
+    struct cq_route_list *before = t->routes, *routes = cq_route_list_new(entries, count, &rc);
     if (routes == NULL)
         return rc;
-    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
-    if (d != NULL)
-        d->routes = routes;
-    rc = publish(t, d);
-    if (rc != CQ_OK)
-        routes_free(routes);
+    t->routes = routes;
+    struct draft d = draft_new(t, table, table->peer_count);
+    rc = publish(t, &d);
+    t->routes = rc == CQ_OK ? routes : before;
+    cq_route_list_free(rc == CQ_OK ? before : routes);
     return rc;
+}
+
+int cq_table_change_routes(struct cq_tables *t, const struct cq_route_entry *changes, size_t count)
+{
+    struct cq_table *table = now(t);
+    /* The draft first: once the list has changed, nothing may fail any more. */
+    struct draft d = draft_new(t, table, table->peer_count);
+    int rc = d.table != NULL ? cq_route_list_change(t->routes, changes, count) : CQ_E_MEMORY;
+    if (rc != CQ_OK) {
+        draft_drop(&d);
+        return rc;
+    }
+    cq_route_free(d.table->routes);
+    d.table->routes = cq_route_take(t->routes);
+    return publish(t, &d);
 }
 
 int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoch)
@@ -333,50 +502,37 @@ int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoc
     struct cq_slot *s = slot_new(peer, epoch);
     if (s == NULL)
         return CQ_E_MEMORY;
-    struct cq_table *d = draft_new(table, table->slot_count + 1, table->peer_count);
-    if (d != NULL)
-        d->slots[d->slot_count++] = s;
-    int rc = publish(t, d);
+    struct draft d = draft_new(t, table, table->peer_count);
+    add_slot(&d, s);
+    if (d.table != NULL)
+        s->life.first = d.table->life.first;
+    int rc = publish(t, &d);
     if (rc != CQ_OK) {
         slot_free(s);
         return rc;
     }
-    peer->references++;
+    s->next = peer->slots;
+    peer->slots = s;
     t->live_epochs++;
     return CQ_OK;
 }
 
-static int change_slot(struct cq_tables *t, uint32_t rx_index, void (*change)(struct cq_table *, struct cq_slot *))
+/* Its epoch becomes the one that seals, or the newest promoted one. */
+static int set_slot(struct cq_tables *t, struct cq_slot *s, size_t member)
 {
     struct cq_table *table = now(t);
-    struct cq_slot *s = cq_table_find(table, rx_index);
-    if (s == NULL)
-        return CQ_E_ARGUMENT;
-    struct cq_table *d = draft_new(table, table->slot_count, table->peer_count);
-    if (d == NULL)
-        return CQ_E_MEMORY;
-    change(d, s);
-    return publish(t, d);
+    struct draft d = draft_new(t, table, table->peer_count);
+    struct cq_table_peer *place = own_peer(&d, s->peer->handle);
+    if (place != NULL)
+        memcpy((char *)place + member, &s, sizeof s);
+    return publish(t, &d);
 }
 
-static void set_active(struct cq_table *d, struct cq_slot *s) { d->peers[s->peer->handle].active = s; }
-
-static void set_promoted(struct cq_table *d, struct cq_slot *s) { d->peers[s->peer->handle].promoted = s; }
-
-static void drop_slot(struct cq_table *d, struct cq_slot *s)
+int cq_table_activate(struct cq_tables *t, uint32_t rx_index)
 {
-    struct cq_table_peer *p = &d->peers[s->peer->handle];
-    if (p->active == s)
-        p->active = NULL;
-    if (p->promoted == s)
-        p->promoted = NULL;
-    size_t at = 0;
-    while (d->slots[at] != s)
-        at++;
-    d->slots[at] = d->slots[--d->slot_count];
+    struct cq_slot *s = cq_table_find(now(t), rx_index);
+    return s != NULL ? set_slot(t, s, offsetof(struct cq_table_peer, active)) : CQ_E_ARGUMENT;
 }
-
-int cq_table_activate(struct cq_tables *t, uint32_t rx_index) { return change_slot(t, rx_index, set_active); }
 
 int cq_table_promote(struct cq_tables *t, uint32_t rx_index)
 {
@@ -386,7 +542,7 @@ int cq_table_promote(struct cq_tables *t, uint32_t rx_index)
     struct cq_endpoint path, known, next; /* the record that promotes also says where the peer is now */
     cq_endpoint_read(&s->path, &path);
     cq_endpoint_read(&s->peer->endpoint, &known);
-    int rc = change_slot(t, rx_index, set_promoted);
+    int rc = set_slot(t, s, offsetof(struct cq_table_peer, promoted));
     if (rc != CQ_OK || path.remote.family == 0)
         return rc;
     if (cq_endpoint_follow(&known, &path, &next)) /* unless a worker has already seen a newer record */
@@ -396,4 +552,20 @@ int cq_table_promote(struct cq_tables *t, uint32_t rx_index)
     return CQ_OK;
 }
 
-int cq_table_remove(struct cq_tables *t, uint32_t rx_index) { return change_slot(t, rx_index, drop_slot); }
+int cq_table_remove(struct cq_tables *t, uint32_t rx_index)
+{
+    struct cq_table *table = now(t);
+    struct cq_slot *s = cq_table_find(table, rx_index);
+    if (s == NULL)
+        return CQ_E_ARGUMENT;
+    struct cq_slot **link = &s->peer->slots;
+    struct draft d = draft_new(t, table, table->peer_count);
+    drop_slot(&d, s);
+    while (*link != s)
+        link = &(*link)->next;
+    struct cq_slot *next = s->next; /* when it is published, nobody may hold it any more */
+    int rc = publish(t, &d);
+    if (rc == CQ_OK)
+        *link = next;
+    return rc;
+}

@@ -224,15 +224,16 @@ static bool handle(struct cq_tx *tx, uint8_t *packet, size_t n, struct cq_run *t
         cq_worker_drop(&tx->worker, CQ_DROP_TX_MALFORMED, 1);
         return true;
     }
-    uint32_t handle = packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes->table, packet + 16)
-                                          : cq_route_lookup6(table->routes->table, packet + 24);
-    if (handle >= table->peer_count || table->peers[handle].peer == NULL) {
+    const struct cq_table_peer *peer =
+        cq_table_peer_of(table, packet[0] >> 4 == 4 ? cq_route_lookup4(table->routes, packet + 16)
+                                                    : cq_route_lookup6(table->routes, packet + 24));
+    if (peer == NULL) {
         no_route(tx, packet, &split);
         return true;
     }
-    struct cq_slot *slot = table->peers[handle].active;
+    struct cq_slot *slot = peer->active;
     if (slot == NULL) {
-        no_key(tx, table->peers[handle].peer, packet, &split);
+        no_key(tx, peer->peer, packet, &split);
         return true;
     }
     if (is_lost(slot->peer) && waited == NULL) /* it leaves all the same, and may be what shows that the peer is back */
@@ -283,8 +284,8 @@ static size_t write_notice(const struct cq_notice *notice, uint8_t *payload)
 static void send_notices(struct cq_tx *tx)
 {
     struct cq_notice notice;
-    for (size_t i = 0; i < tx->worker.table->slot_count; i++) {
-        struct cq_slot *slot = tx->worker.table->slots[i];
+    struct cq_slot *slot;
+    for (size_t at = 0; (slot = cq_table_next(tx->worker.table, &at)) != NULL;) {
         struct cq_run *run = cq_run_of(&tx->runs, slot->peer);
         for (unsigned n = 0; n < CQ_NOTICES_MAX && !(run != NULL && run->full); n++) {
             if (!cq_notices_pop(&slot->notices, &notice))
@@ -356,7 +357,7 @@ static void serve_run(struct cq_tx *tx, struct cq_run *run)
 {
     if (!cq_run_resume(&tx->runs, run))
         return;
-    struct cq_slot *slot = tx->worker.table->peers[run->handle].active;
+    struct cq_slot *slot = cq_table_peer_of(tx->worker.table, run->handle)->active;
     const bool keyed = slot != NULL;
     if (keyed)
         (void)cq_run_for(&tx->runs, slot);
@@ -407,7 +408,10 @@ static void begin(struct cq_tx *tx, bool notices)
     const struct cq_table *table = tx->worker.table;
     for (size_t i = 0; tx->runs.waiting && i < CQ_RUNS; i++) {
         struct cq_run *run = &tx->runs.runs[i];
-        if (run->peer != NULL && (run->handle >= table->peer_count || table->peers[run->handle].peer != run->peer))
+        if (run->peer == NULL)
+            continue;
+        const struct cq_table_peer *peer = cq_table_peer_of(table, run->handle);
+        if (peer == NULL || peer->peer != run->peer)
             cq_run_give_up(&tx->runs, run);
     }
     if (notices)

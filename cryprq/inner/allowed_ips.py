@@ -59,9 +59,10 @@ class AllowedIps:
         self._owner: dict[Network, PeerId] = {}
         self._standbys: dict[Network, list[PeerId]] = {}  # of networks that have some; the first claim first
         self._owned: dict[PeerId, tuple[Network, ...]] = {}
-        self._texts: dict[PeerId, tuple[str, ...]] = {}
+        self._moved: set[Network] = set()  # networks whose owner was another when ``told`` was called
         self._links: tuple[Network, ...] = ()
         self._beyond: set[Network] = set()  # the owned networks that no link covers
+        self._crossed: set[Network] = set()  # what has become one of those since, or ceased to be one
 
     def claim(self, peer: PeerId, networks: Iterable[Network]) -> tuple[Network, ...]:
         """Gives ``peer`` these networks in place of what it had. Returns those that another peer owns, for which it
@@ -70,8 +71,10 @@ class AllowedIps:
         self._give_up(peer, [network for network in self._claims.get(peer, ()) if network not in wanted])
         self._claims[peer] = wanted
         for network in wanted:
-            owner = self._owner.setdefault(network, peer)
-            if owner != peer and peer not in (waiting := self._standbys.setdefault(network, [])):
+            owner = self._owner.get(network)
+            if owner is None:
+                self._give(network, peer)
+            elif owner != peer and peer not in (waiting := self._standbys.setdefault(network, [])):
                 waiting.append(peer)
         self._note(peer)
         return self.standing_by(peer)
@@ -80,7 +83,6 @@ class AllowedIps:
         """The peer owns nothing any more, and claims nothing."""
         self._give_up(peer, self._claims.pop(peer, ()))
         self._owned.pop(peer, None)
-        self._texts.pop(peer, None)
 
     def elect(
         self,
@@ -99,7 +101,7 @@ class AllowedIps:
             if there:
                 next_owner = min(there, key=rank)
                 waiting[waiting.index(next_owner)] = owner
-                self._owner[network] = next_owner
+                self._give(network, next_owner)
                 changes.append(Change(network, owner, next_owner))
         for peer in {peer for change in changes for peer in (change.before, change.owner)}:
             self._note(peer)
@@ -121,42 +123,59 @@ class AllowedIps:
         """Whether another peer stands by for a network that this one owns."""
         return bool(self._standbys) and any(network in self._standbys for network in self._owned.get(peer, ()))
 
+    def _give(self, network: Network, owner: PeerId) -> None:
+        self._owner[network] = owner
+        self._moved.add(network)
+        if network not in self._beyond and not self._is_covered(network):
+            self._beyond.add(network)
+            self._crossed ^= {network}
+
     def _give_up(self, peer: PeerId, networks: Iterable[Network]) -> None:
         for network in networks:
             waiting = self._standbys.get(network, [])
             if self._owner[network] != peer:
                 waiting.remove(peer)
             elif waiting:
-                self._owner[network] = waiting.pop(0)
+                self._give(network, waiting.pop(0))
                 self._note(self._owner[network])
             else:
                 del self._owner[network]
-                self._beyond.discard(network)
+                self._moved.add(network)
+                if network in self._beyond:
+                    self._beyond.remove(network)
+                    self._crossed ^= {network}
             if not waiting:
                 self._standbys.pop(network, None)
 
     def _note(self, peer: PeerId) -> None:
         """What the peer owns has changed."""
-        owned = tuple(network for network in self._claims[peer] if self._owner[network] == peer)
-        self._owned[peer] = owned
-        self._texts[peer] = tuple(map(str, owned))
-        self._beyond.update(self._not_covered(owned))
+        self._owned[peer] = tuple(network for network in self._claims[peer] if self._owner[network] == peer)
 
-    def routes(self, handles: Mapping[PeerId, int]) -> list[tuple[str, int]]:
-        """The table as the data plane takes it: ``(cidr, peer handle)``; peers without a handle are left out."""
-        known = [(handles[peer], texts) for peer, texts in self._texts.items() if peer in handles]
-        return [(text, handle) for handle, texts in known for text in texts]
+    def changes(self) -> list[tuple[Network, PeerId | None]]:
+        """Since ``told`` was called: the networks that others own now, and who does."""
+        return [(network, self._owner.get(network)) for network in self._moved]
 
-    def interface_routes(self, connected: Iterable[Interface]) -> set[Network]:
-        """The networks that need a route to the TUN: all that its own addresses' networks don't cover."""
+    def interface_changes(self, connected: Iterable[Interface]) -> tuple[set[Network], set[Network]]:
+        """Likewise the networks that need a route to the TUN now, and those that need none any more. One needs it that
+        its addresses' networks don't cover."""
         links = tuple(address.network for address in connected)
         if links != self._links:
             self._links = links
-            self._beyond = self._not_covered(self._owner)
-        return set(self._beyond)
+            beyond = {network for network in self._owner if not self._is_covered(network)}
+            self._crossed ^= beyond ^ self._beyond
+            self._beyond = beyond
+        return self._crossed & self._beyond, self._crossed - self._beyond
 
-    def _not_covered(self, networks: Iterable[Network]) -> set[Network]:
-        return {network for network in networks if not any(within(network, link) for link in self._links)}
+    def told(self) -> None:
+        """Those changes are where they belong."""
+        self._moved, self._crossed = set(), set()
+
+    def beyond(self) -> frozenset[Network]:
+        """All that need a route to the TUN."""
+        return frozenset(self._beyond)
+
+    def _is_covered(self, network: Network) -> bool:
+        return any(within(network, link) for link in self._links)
 
     def refusal(
         self,

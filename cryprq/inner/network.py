@@ -21,14 +21,14 @@ class TunDevice(Protocol):
 
     def add_address(self, address: Interface) -> None: ...
     def remove_address(self, address: Interface) -> None: ...
-    def set_routes(self, networks: Collection[Network]) -> None: ...
+    def change_routes(self, added: Collection[Network], removed: Collection[Network]) -> None: ...
     def set_mtu(self, mtu: int) -> None: ...
 
 
 class RoutePlane(Protocol):
     """What the inner network needs of the data plane (``cryprq._fastpath.Plane``)."""
 
-    def set_routes(self, routes: Sequence[tuple[str, int]]) -> None: ...
+    def change_routes(self, changes: Sequence[tuple[Network, int | None]]) -> None: ...
 
 
 class NetworkObserver(Protocol):
@@ -68,8 +68,14 @@ class InnerNetwork:
         self._configured_mtu = mtu
         self.mtu = mtu
         """The TUN's MTU: the configured one, or less if no gateway takes as much."""
-        self.routes: frozenset[Network] = frozenset()
+        self._routes: frozenset[Network] | None = None
+
+    @property
+    def routes(self) -> frozenset[Network]:
         """The networks routed into the tunnel, besides those of its addresses; another object if they change."""
+        if self._routes is None:
+            self._routes = self._allowed.beyond()
+        return self._routes
 
     @property
     def addresses(self) -> tuple[Interface, ...]:
@@ -211,11 +217,18 @@ class InnerNetwork:
             self._observer.tunnel_mtu(mtu)
 
     def _apply(self) -> None:
-        self._plane.set_routes(self._allowed.routes(self._handles))
-        routes = self._allowed.interface_routes(self.addresses)
-        self._device.set_routes(routes)
-        if routes != self.routes:
-            self.routes = frozenset(routes)
+        """Tells plane and device what has changed. What either does not take is told again next time."""
+        handles = self._handles
+        changes = [
+            (network, None if owner is None else handles.get(owner)) for network, owner in self._allowed.changes()
+        ]
+        added, removed = self._allowed.interface_changes(self.addresses)
+        if changes:
+            self._plane.change_routes(changes)
+        if added or removed:
+            self._routes = None
+            self._device.change_routes(added, removed)
+        self._allowed.told()
 
     def check_forwarding(self, networks: Sequence[Network]) -> None:
         """Says, once for each IP version, that packets to ``networks`` need forwarding where the kernel does none."""

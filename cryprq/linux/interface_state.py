@@ -207,9 +207,14 @@ class InterfaceState:
         """Routes these networks into the tunnel and no others, but for those of its addresses. A route that the kernel
         does not take is tried again at each ``compare``. Raises MachineError only where one cannot be removed."""
         wanted = set(networks)
-        removed, added = self._networks - wanted, sorted(wanted - self._networks, key=_narrowest_first)
-        self._networks = wanted
-        self._by_policy -= removed
+        self.change_routes(wanted - self._networks, self._networks - wanted)
+
+    def change_routes(self, added: Collection[Network], removed: Collection[Network]) -> None:
+        """Likewise: some more, and some no longer."""
+        added = sorted(added, key=_narrowest_first)
+        self._networks.update(added)
+        self._networks.difference_update(removed)
+        self._by_policy.difference_update(removed)
         self._by_policy.update(network for network in added if self._plan.by_policy(network))
         self._warn_of_overlaps(added)
         for network in removed:

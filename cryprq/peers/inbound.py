@@ -86,13 +86,16 @@ class Inbound:
 
     def __init__(self, admittance: Admittance, connection: "Connection") -> None:
         self._shared = admittance
-        self._lease = IndexLease(admittance.settings.indices)
+        self._lease = IndexLease(admittance.settings.indices, self._has_one_lane)
         self._responder: Responder | None = None
         self._link: Link | None = None
         self._peer: Peer | None = None
         self._began = admittance.clock()
         self._answered = False
         self._over = False
+
+    def _has_one_lane(self) -> bool:
+        return self._responder is not None and self._responder.peer_lanes == 1
 
     # ---- ConnectionHandler ----
 

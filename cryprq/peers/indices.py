@@ -5,6 +5,9 @@ of its kind. A session has an **offset**, which its indices carry in their upper
 (lane + offset) modulo the number of workers (``cryprq.linux.sockets.steering_program``). An offset stays what it is
 over the rotations of a session, so that a flow is in the hands of one worker and keeps its order.
 
+Only dialers with one lane are spread like this; of all others the offset is 0. The TUN sends a flow by the queue that
+its last packet came in by, at either end: where both have several, offsets would drive it from worker to worker.
+
 It is the same only for as long as the peer's address is: one that has moved gets another with its next index. So what
 indices have in common, log2 of the workers in bits, says nothing that addresses and ports have not said.
 """
@@ -77,15 +80,17 @@ class IndexLease:
     back; the lease gives it back when its owner ends. Calling a lease draws an index.
     """
 
-    def __init__(self, pool: IndexPool) -> None:
+    def __init__(self, pool: IndexPool, spread: Callable[[], bool] = lambda: False) -> None:
+        """``spread``: whether the session is to have an offset, when its first index is drawn."""
         self._pool = pool
+        self._spread = spread
         self._held: set[int] = set()
         self._offset: int | None = None
 
     def __call__(self) -> int:
-        if self._offset is None:
+        if self._offset is None and self._spread():
             self._offset = self._pool.share()
-        index = self._pool.take(self._offset)
+        index = self._pool.take(self._offset or 0)
         self._held.add(index)
         return index
 

@@ -120,6 +120,11 @@ class _Machine:
         self._kem = 0
         self._transcript = b""  # th1, th2 or th3: the newest
 
+    @property
+    def peer_lanes(self) -> int:
+        """On how many lanes the other end wants to send; 0 until it has said so."""
+        return self._peer_lanes
+
     def abort(self) -> None:
         """Ends the handshake and wipes its secrets. Harmless at any time; the session, if there is one, is apart."""
         wipe(self._hs, self._k_i2r)

@@ -133,14 +133,16 @@ static void bench_route(uint8_t family, size_t count)
     }
     for (size_t i = 0; i < ADDRESSES; i++)
         memcpy(addresses[i], entries[check_random() % count].addr, 16);
-    struct cq_route_table *table = cq_route_build(entries, count, NULL);
-    REQUIRE(table != NULL);
+    struct cq_route_list *list = cq_route_list_new(entries, count, NULL);
+    REQUIRE(list != NULL);
+    struct cq_route_table *table = cq_route_take(list);
     if (family == 4)
         BEST(each, 400000, sum += cq_route_lookup4(table, addresses[i % ADDRESSES]));
     else
         BEST(each, 400000, sum += cq_route_lookup6(table, addresses[i % ADDRESSES]));
     printf("route, IPv%u, %5zu prefixes: %5.1f ns a lookup (addresses at random; sum %u)\n", family, count, each, sum);
     cq_route_free(table);
+    cq_route_list_free(list);
     free(entries);
 }
 

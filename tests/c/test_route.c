@@ -6,6 +6,15 @@
 #include "check.h"
 #include "cq_route.h"
 
+/* A table of a list that nobody changes any more. */
+static struct cq_route_table *build(const struct cq_route_entry *entries, size_t count, int *error)
+{
+    struct cq_route_list *list = cq_route_list_new(entries, count, error);
+    struct cq_route_table *table = list != NULL ? cq_route_take(list) : NULL;
+    cq_route_list_free(list);
+    return table;
+}
+
 static bool covers(const struct cq_route_entry *e, const uint8_t *addr)
 {
     for (unsigned bit = 0; bit < e->prefix; bit++)
@@ -100,7 +109,7 @@ static void test_random_tables_agree_with_list(void)
             random_entry(&entries[i], 1 + round % 9);
             entries[i].value = value_of(&entries[i]);
         }
-        struct cq_route_table *table = cq_route_build(entries, count, &error);
+        struct cq_route_table *table = build(entries, count, &error);
         REQUIRE(table != NULL);
         CHECK_EQUAL(error, CQ_OK);
         for (size_t i = 0; i < count; i++)
@@ -115,13 +124,130 @@ static void test_random_tables_agree_with_list(void)
     }
 }
 
+/* ---- changes ---- */
+
+#define PREFIXES 400u
+#define LISTED 260u /* prefixes at a time, so that leaves split and join */
+
+static struct cq_route_entry pool[PREFIXES], listed[PREFIXES];
+
+/* Prefixes of which no two are the same, many in one place and some around them. */
+static void draw_pool(unsigned spread)
+{
+    for (unsigned i = 0; i < PREFIXES; i++) {
+        unsigned same;
+        do {
+            random_entry(&pool[i], spread);
+            if (check_random() % 4 != 0) { /* a host in a small network */
+                pool[i].prefix = pool[i].family == 4 ? 32 : 128;
+                memset(pool[i].addr, 10, sizeof pool[i].addr);
+                pool[i].addr[pool[i].family == 4 ? 3 : 15] = (uint8_t)check_random();
+            }
+            const uint32_t value = value_of(&pool[i]);
+            for (same = 0; same < i && (value_of(&pool[same]) != value || pool[same].family != pool[i].family); same++)
+                ;
+        } while (same < i);
+    }
+}
+
+/* Entries with values are what the list should have: those of the pool that are not CQ_ROUTE_NONE. */
+static size_t listed_now(void)
+{
+    size_t n = 0;
+    for (unsigned i = 0; i < PREFIXES; i++)
+        if (pool[i].value != CQ_ROUTE_NONE)
+            listed[n++] = pool[i];
+    return n;
+}
+
+static void check_list(struct cq_route_list *list, unsigned addresses)
+{
+    struct cq_route_table *table = cq_route_take(list);
+    const size_t count = listed_now();
+    for (unsigned i = 0; i < addresses; i++) {
+        const struct cq_route_entry *e = &pool[check_random() % PREFIXES];
+        check_edges(table, listed, count, e);
+        check_address(table, listed, count, e->family, e->addr);
+    }
+    cq_route_free(table);
+}
+
+static void test_changed_lists_agree_with_naive_ones(void)
+{
+    for (unsigned round = 0; round < 12; round++) {
+        struct cq_route_list *list = cq_route_list_new(NULL, 0, NULL);
+        REQUIRE(list != NULL);
+        draw_pool(1 + round);
+        for (unsigned i = 0; i < PREFIXES; i++)
+            pool[i].value = CQ_ROUTE_NONE;
+        for (unsigned step = 0; step < 900; step++) {
+            struct cq_route_entry *e = &pool[check_random() % PREFIXES];
+            /* It grows, and then goes to nothing. */
+            const bool add = check_random() % 100 < (step < 600 ? 75u : 5u);
+            e->value = add ? (uint32_t)check_random() % LISTED : CQ_ROUTE_NONE;
+            CHECK_EQUAL(cq_route_list_change(list, e, 1), CQ_OK);
+            check_list(list, step % 50 == 0 ? 60 : 1);
+        }
+        for (unsigned i = 0; i < PREFIXES; i++)
+            pool[i].value = CQ_ROUTE_NONE;
+        CHECK_EQUAL(cq_route_list_change(list, pool, PREFIXES), CQ_OK);
+        check_list(list, 100);
+        cq_route_list_free(list);
+    }
+}
+
+static void test_tables_that_were_taken_stay_as_they_are(void)
+{
+    struct cq_route_entry hosts[200];
+    for (unsigned i = 0; i < 200; i++)
+        hosts[i] = (struct cq_route_entry){.family = 4, .prefix = 32, .addr = {10, 0, 0, (uint8_t)i}, .value = i};
+    struct cq_route_list *list = cq_route_list_new(hosts, 200, NULL);
+    struct cq_route_table *taken[200];
+    REQUIRE(list != NULL);
+    for (unsigned i = 0; i < 200; i++) { /* table i is without the hosts before i */
+        taken[i] = cq_route_take(list);
+        const struct cq_route_entry gone = {
+            .family = 4, .prefix = 32, .addr = {10, 0, 0, (uint8_t)i}, .value = CQ_ROUTE_NONE};
+        CHECK_EQUAL(cq_route_list_change(list, &gone, 1), CQ_OK);
+    }
+    cq_route_list_free(list);
+    for (unsigned i = 0; i < 200; i++) {
+        for (unsigned host = 0; host < 256; host++)
+            CHECK_EQUAL(cq_route_lookup4(taken[i], (uint8_t[4]){10, 0, 0, (uint8_t)host}),
+                        host >= i && host < 200 ? host : CQ_ROUTE_NONE);
+        cq_route_free(taken[i]);
+    }
+}
+
+static void test_changes_of_which_one_is_wrong_change_nothing(void)
+{
+    const struct cq_route_entry first[] = {{.family = 4, .prefix = 8, .addr = {10}, .value = 1},
+                                           {.family = 4, .prefix = 24, .addr = {10, 1, 2}, .value = 2}};
+    const struct cq_route_entry changes[] = {{.family = 4, .prefix = 24, .addr = {10, 1, 2}, .value = CQ_ROUTE_NONE},
+                                             {.family = 4, .prefix = 16, .addr = {10, 1}, .value = 3},
+                                             {.family = 4, .prefix = 8, .addr = {10}, .value = 4},
+                                             {.family = 4, .prefix = 33, .value = 5}};
+    struct cq_route_list *list = cq_route_list_new(first, 2, NULL);
+    REQUIRE(list != NULL);
+    CHECK_EQUAL(cq_route_list_change(list, changes, 4), CQ_E_ARGUMENT);
+    for (unsigned tried = 0; tried < 2; tried++) {
+        struct cq_route_table *table = cq_route_take(list);
+        CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){10, 1, 2, 3}), tried ? 3 : 2);
+        CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){10, 1, 3, 3}), tried ? 3 : 1);
+        CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){10, 2, 3, 3}), tried ? 4 : 1);
+        cq_route_free(table);
+        CHECK_EQUAL(cq_route_list_change(list, changes, 3), CQ_OK);
+    }
+    cq_route_list_free(list);
+}
+
 static void test_every_length_nested_in_one_another(void)
 {
     static struct cq_route_entry entries[129];
 
     for (unsigned i = 0; i < 129; i++)
         entries[i] = (struct cq_route_entry){.family = 6, .prefix = (uint8_t)(128 - i), .value = 128 - i};
-    struct cq_route_table *table = cq_route_build(entries, 129, NULL);
+    struct cq_route_table *table = build(entries, 129, NULL);
     REQUIRE(table != NULL);
     for (unsigned bit = 0; bit < 128; bit++) {
         uint8_t addr[16] = {0};
@@ -135,7 +261,7 @@ static void test_every_length_nested_in_one_another(void)
 
 static void test_empty_table_answers_none(void)
 {
-    struct cq_route_table *table = cq_route_build(NULL, 0, NULL);
+    struct cq_route_table *table = build(NULL, 0, NULL);
 
     REQUIRE(table != NULL);
     CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){10, 0, 0, 1}), CQ_ROUTE_NONE);
@@ -147,7 +273,7 @@ static void test_empty_table_answers_none(void)
 static void test_families_do_not_mix(void)
 {
     const struct cq_route_entry everything4 = {.family = 4, .prefix = 0, .value = 7};
-    struct cq_route_table *table = cq_route_build(&everything4, 1, NULL);
+    struct cq_route_table *table = build(&everything4, 1, NULL);
 
     REQUIRE(table != NULL);
     CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){0, 0, 0, 0}), 7);
@@ -169,7 +295,7 @@ static void test_bad_entries_are_refused(void)
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
         const struct cq_route_entry list[] = {{.family = 4, .prefix = 8, .addr = {10}, .value = 1}, bad[i]};
         int error = CQ_OK;
-        CHECK(cq_route_build(list, 2, &error) == NULL);
+        CHECK(build(list, 2, &error) == NULL);
         CHECK_EQUAL(error, CQ_E_ARGUMENT);
     }
 }
@@ -186,10 +312,10 @@ static void test_one_prefix_with_two_owners_is_refused(void)
     };
     int error = CQ_OK;
 
-    CHECK(cq_route_build(list, 5, &error) == NULL);
+    CHECK(build(list, 5, &error) == NULL);
     CHECK_EQUAL(error, CQ_E_ARGUMENT);
     list[3].value = 1;
-    struct cq_route_table *table = cq_route_build(list, 5, &error);
+    struct cq_route_table *table = build(list, 5, &error);
     REQUIRE(table != NULL);
     CHECK_EQUAL(error, CQ_OK);
     CHECK_EQUAL(cq_route_lookup4(table, (uint8_t[4]){10, 1, 2, 127}), 5);
@@ -202,6 +328,9 @@ static void test_one_prefix_with_two_owners_is_refused(void)
 int main(void)
 {
     RUN(test_random_tables_agree_with_list);
+    RUN(test_changed_lists_agree_with_naive_ones);
+    RUN(test_tables_that_were_taken_stay_as_they_are);
+    RUN(test_changes_of_which_one_is_wrong_change_nothing);
     RUN(test_every_length_nested_in_one_another);
     RUN(test_empty_table_answers_none);
     RUN(test_families_do_not_mix);

@@ -166,6 +166,17 @@ static bool set_routes(void)
     return is_change(before, cq_table_set_routes(&tables, entries, 2));
 }
 
+static bool change_routes(void)
+{
+    static const struct cq_route_entry changes[] = {{.family = 4, .prefix = 8, .value = CQ_ROUTE_NONE},
+                                                    {.family = 6, .prefix = 16, .value = 0}};
+    struct cq_table *before = atomic_load(&tables.current);
+    const uint8_t in_it[16] = {0};
+    bool good = is_change(before, cq_table_change_routes(&tables, changes, 2));
+    CHECK_EQUAL(cq_route_lookup4(atomic_load(&tables.current)->routes, in_it), good ? CQ_ROUTE_NONE : 0);
+    return good;
+}
+
 static bool install(void)
 {
     struct cq_table *before = atomic_load(&tables.current);
@@ -202,6 +213,7 @@ static void test_table(void)
     CHECK(every_shortage(init) > 3);
     CHECK(every_shortage(add_peer) > 3);
     CHECK(every_shortage(set_routes) > 3);
+    CHECK(every_shortage(change_routes) > 3);
     suite = CQ_SUITE_AES_256_GCM;
     REQUIRE(make_epoch());
     CHECK(every_shortage(install) > 3); /* until it is installed, the epoch is the caller's */

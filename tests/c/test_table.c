@@ -58,7 +58,7 @@ static void test_handles_are_used_again(void)
     CHECK_EQUAL(t.live_epochs, 0);
     CHECK_EQUAL(cq_table_remove_peer(&t, 2), CQ_E_ARGUMENT);
     CHECK_EQUAL(peer_new(&t), 2);
-    CHECK(t.current->peers[2].active == NULL && t.current->peers[2].promoted == NULL);
+    CHECK(cq_table_peer_of(t.current, 2)->active == NULL && cq_table_peer_of(t.current, 2)->promoted == NULL);
     CHECK_EQUAL(peer_new(&t), 5);
     cq_table_destroy(&t);
 }
@@ -102,6 +102,64 @@ static void test_indices_that_collide_are_all_found(void)
     cq_table_destroy(&t);
 }
 
+#define MANY 500u
+
+/* What a table of many should be: the indices of each peer's epochs, 0 for none. */
+static uint32_t model[MANY][2];
+
+static void check_model(const struct cq_tables *t)
+{
+    size_t slots = 0, seen = 0;
+    for (uint32_t peer = 0; peer < MANY; peer++)
+        for (unsigned i = 0; i < 2; i++) {
+            const struct cq_slot *s = model[peer][i] != 0 ? cq_table_find(t->current, model[peer][i]) : NULL;
+            slots += model[peer][i] != 0;
+            CHECK_EQUAL(s != NULL, model[peer][i] != 0);
+            CHECK(s == NULL || s->peer->handle == peer);
+        }
+    for (size_t at = 0; cq_table_next(t->current, &at) != NULL;)
+        seen++;
+    CHECK_EQUAL(seen, slots);
+    CHECK_EQUAL(t->current->slot_count, slots);
+    CHECK_EQUAL(t->live_epochs, slots);
+}
+
+/* So many that pages are many, and places for indices have grown; random enough that every cluster of them is. */
+static void test_many_peers_come_and_go(void)
+{
+    struct cq_tables t;
+    memset(model, 0, sizeof model);
+    REQUIRE(cq_table_init(&t, 1) == CQ_OK);
+    for (uint32_t peer = 0; peer < MANY; peer++)
+        CHECK_EQUAL(peer_new(&t), peer);
+    for (unsigned step = 0; step < 6000; step++) {
+        const uint32_t peer = (uint32_t)(check_random() % MANY);
+        const unsigned i = check_random() % 2;
+        if (check_random() % 40 == 0) { /* another peer has the handle from then on */
+            CHECK_EQUAL(cq_table_remove_peer(&t, peer), CQ_OK);
+            CHECK_EQUAL(peer_new(&t), peer);
+            model[peer][0] = model[peer][1] = 0;
+        } else if (model[peer][i] != 0) {
+            CHECK_EQUAL(cq_table_remove(&t, model[peer][i]), CQ_OK);
+            model[peer][i] = 0;
+        } else { /* low bits from few values, so that they collide */
+            uint32_t index = (uint32_t)check_random() << 8 | (uint32_t)(check_random() % 8);
+            if (index == 0 || cq_table_find(t.current, index) != NULL)
+                continue;
+            install(&t, peer, index);
+            CHECK_EQUAL(cq_table_activate(&t, index), CQ_OK);
+            CHECK(cq_table_peer_of(t.current, peer)->active == cq_table_find(t.current, index));
+            model[peer][i] = index;
+        }
+        if (step % 500 == 0)
+            check_model(&t);
+    }
+    check_model(&t);
+    CHECK(t.retired == NULL);
+    cq_table_destroy(&t);
+    CHECK_EQUAL(t.live_epochs, 0);
+}
+
 static void test_removed_epoch_is_neither_active_nor_promoted(void)
 {
     struct cq_tables t;
@@ -111,13 +169,13 @@ static void test_removed_epoch_is_neither_active_nor_promoted(void)
     install(&t, handle, 2);
     CHECK_EQUAL(cq_table_activate(&t, 1), CQ_OK);
     CHECK_EQUAL(cq_table_promote(&t, 2), CQ_OK);
-    CHECK(t.current->peers[handle].active == cq_table_find(t.current, 1));
-    CHECK(t.current->peers[handle].promoted == cq_table_find(t.current, 2));
+    CHECK(cq_table_peer_of(t.current, handle)->active == cq_table_find(t.current, 1));
+    CHECK(cq_table_peer_of(t.current, handle)->promoted == cq_table_find(t.current, 2));
     CHECK_EQUAL(cq_table_remove(&t, 2), CQ_OK);
-    CHECK(t.current->peers[handle].promoted == NULL);
-    CHECK(t.current->peers[handle].active == cq_table_find(t.current, 1));
+    CHECK(cq_table_peer_of(t.current, handle)->promoted == NULL);
+    CHECK(cq_table_peer_of(t.current, handle)->active == cq_table_find(t.current, 1));
     CHECK_EQUAL(cq_table_remove(&t, 1), CQ_OK);
-    CHECK(t.current->peers[handle].active == NULL);
+    CHECK(cq_table_peer_of(t.current, handle)->active == NULL);
     cq_table_destroy(&t);
 }
 
@@ -140,7 +198,7 @@ static void test_held_table_keeps_everything_in_it(void)
     CHECK_EQUAL(t.live_epochs, 1);
     CHECK_EQUAL(cq_table_find(held, 1)->epoch->number, 1);
     CHECK_EQUAL(cq_table_find(held, 1)->peer->handle, handle);
-    CHECK_EQUAL(cq_route_lookup4(held->routes->table, route.addr), handle);
+    CHECK_EQUAL(cq_route_lookup4(held->routes, route.addr), handle);
     cq_table_release(&t, 1);
     CHECK_EQUAL(t.live_epochs, 1);
     cq_table_reclaim(&t);
@@ -277,10 +335,10 @@ static void look_around(const struct cq_table *table, uint8_t byte)
         (void)cq_endpoint_replace(&s->peer->endpoint, &e, &next);
         found++;
         wrong += s->epoch->number != index || s->epoch->tx_index != ~index || s->peer->handle >= HANDLES ||
-                 table->peers[s->peer->handle].peer != s->peer;
+                 cq_table_peer_of(table, s->peer->handle)->peer != s->peer;
     }
     const uint8_t address[4] = {10, 0, 0, 1};
-    uint32_t owner = cq_route_lookup4(table->routes->table, address);
+    uint32_t owner = cq_route_lookup4(table->routes, address);
     wrong += owner != CQ_ROUTE_NONE && owner >= HANDLES;
 }
 
@@ -300,6 +358,7 @@ static void change(uint64_t dice)
     uint32_t handle = (uint32_t)(dice >> 8) % HANDLES, index = 1 + (uint32_t)(dice >> 16) % INDICES;
     struct cq_peer *peer = cq_table_peer(&shared, handle);
     const struct cq_route_entry route = {.family = 4, .prefix = 8, .addr = {10}, .value = handle};
+    const struct cq_route_entry none = {.family = 4, .prefix = 8, .addr = {10}, .value = CQ_ROUTE_NONE};
     struct cq_endpoint e = uniform((uint8_t)(0x40 + (dice >> 24) % 0x40));
     struct cq_epoch *epoch;
     switch (dice % 8) {
@@ -318,7 +377,12 @@ static void change(uint64_t dice)
         break;
     case 4: (void)cq_table_remove(&shared, index); break;
     case 5: (void)cq_table_activate(&shared, index); break;
-    case 6: (void)cq_table_set_routes(&shared, &route, dice >> 32 & 1); break;
+    case 6:
+        if (dice >> 32 & 1)
+            (void)cq_table_set_routes(&shared, &route, dice >> 33 & 1);
+        else
+            (void)cq_table_change_routes(&shared, dice >> 33 & 1 ? &route : &none, 1);
+        break;
     default:
         if (peer != NULL)
             cq_endpoint_write(&peer->endpoint, &e);
@@ -352,6 +416,7 @@ int main(void)
     RUN(test_handles_are_used_again);
     RUN(test_wrong_changes_change_nothing);
     RUN(test_indices_that_collide_are_all_found);
+    RUN(test_many_peers_come_and_go);
     RUN(test_removed_epoch_is_neither_active_nor_promoted);
     RUN(test_held_table_keeps_everything_in_it);
     RUN(test_one_worker_does_not_hold_what_another_released);

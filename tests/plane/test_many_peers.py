@@ -29,7 +29,7 @@ class Peer:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sent = 0
         self.indices: list[int] = []
-        self._lease = IndexLease(pool)
+        self._lease = IndexLease(pool, lambda: True)
         self._sealer: RecordSealer | None = None
 
     def rotate(self) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -16,6 +17,26 @@ from cryprq.linux.tun import Tun
 from lab import hosts
 from lab.oracle import RecordSealer
 from tests.rigs.planes import ALL, MTU, RX_INDEX, Bench, ipv4, secret, wait
+
+
+def test_routes_that_change_leave_the_others_alone(bench: Bench) -> None:
+    plane, other = bench.plane, bench.plane.add_peer()
+    stray = ipv4("10.0.0.7", "10.0.0.1", b"x")
+    for changes, arrives in (
+        ([("10.0.0.0/28", bench.peer)], True),
+        ([("10.0.0.7/32", other), ("fd00::7/128", other)], False),
+        ([("10.0.0.7/32", None), ("10.0.0.9/32", None)], True),
+        ([("10.0.0.0/28", other)], False),
+        ([("10.0.0.0/28", None), (ip_network("10.0.0.4/30"), bench.peer)], True),
+    ):
+        plane.change_routes(changes)
+        for packet, expected in ((stray, arrives), (ipv4("10.0.0.2", "10.0.0.1", b"y"), True)):
+            bench.udp.sendto(bench.sealer.seal(packet), bench.port.getsockname())
+            if expected:
+                assert bench.to_tun()[1] == packet
+    plane.remove_peer(other)
+    plane.change_routes([("10.0.0.4/30", None)])
+    assert plane.drops()["rx", "source_not_allowed"] == 2
 
 
 def test_bad_arguments_change_nothing(bench: Bench) -> None:
@@ -31,6 +52,12 @@ def test_bad_arguments_change_nothing(bench: Bench) -> None:
         plane.set_routes([("10.0.0.2/32", bench.peer), ("10.0.0.2/32", other)])
     with pytest.raises(ValueError):
         plane.set_routes([("10.0.0.300/32", other)])
+    for wrong, error in (
+        ([("10.0.0.3/32", other), ("10.0.0.2/32", 77)], KeyError),
+        ([("10.0.0.300/32", other)], ValueError),
+    ):
+        with pytest.raises(error):
+            plane.change_routes(wrong)
     for method in (plane.activate, plane.promote, plane.remove, plane.send_empty, plane.send_ping, plane.epoch_records):
         with pytest.raises(KeyError):
             method(424242)

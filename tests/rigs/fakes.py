@@ -92,8 +92,9 @@ class FakePlane:
         self.epochs = {index: epoch for index, epoch in self.epochs.items() if epoch.peer != peer}
         self.endpoints.pop(peer, None)
 
-    def set_routes(self, routes: Any) -> None:
-        self.routes = sorted(routes)
+    def change_routes(self, changes: Any) -> None:
+        owners = dict(self.routes) | {str(network): peer for network, peer in changes}
+        self.routes = sorted((network, peer) for network, peer in owners.items() if peer is not None)
 
     def set_endpoint(self, peer: int, remote: Address, local: Local = ANY) -> None:
         self.endpoints[peer] = (remote, local)
@@ -276,7 +277,7 @@ class World:
         ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
         ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
-        dialer_lease, listener_lease = IndexLease(dialer.pool), IndexLease(listener.pool)
+        dialer_lease, listener_lease = IndexLease(dialer.pool, lambda: True), IndexLease(listener.pool, lambda: True)
         initiator = Initiator(
             dialer.identity,
             listener.identity.peer_id,

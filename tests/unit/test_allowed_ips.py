@@ -39,11 +39,38 @@ class FakeDevice:
     def remove_address(self, address: Any) -> None:
         self.addresses.remove(address)
 
-    def set_routes(self, networks: Any) -> None:
-        self.routes = set(networks)
+    def change_routes(self, added: Any, removed: Any) -> None:
+        assert not self.routes.intersection(added)
+        assert self.routes.issuperset(removed)
+        self.routes = self.routes.union(added).difference(removed)
 
     def set_mtu(self, mtu: int) -> None:
         self.mtu = mtu
+
+
+class Follower:
+    """What plane and device have, who are told of changes only."""
+
+    def __init__(self, table: AllowedIps, *own: str) -> None:
+        self.table = table
+        self.own = faces(*own)
+        self.owners: dict[Any, Any] = {}
+        self.beyond: set[Any] = set()
+
+    def follow(self) -> "Follower":
+        for network, owner in self.table.changes():
+            self.owners.pop(network, None)
+            if owner is not None:
+                self.owners[network] = owner
+        added, removed = self.table.interface_changes(self.own)
+        assert not added & self.beyond
+        assert removed <= self.beyond
+        self.beyond = (self.beyond | added) - removed
+        assert self.beyond == self.table.beyond()
+        self.table.told()
+        assert self.table.changes() == []
+        assert self.table.interface_changes(self.own) == (set(), set())
+        return self
 
 
 class Rig:
@@ -62,7 +89,8 @@ def test_network_belongs_to_one_peer() -> None:
     assert table.of(TWO) == nets("10.0.0.7/32")
     assert table.standing_by(TWO) == nets("10.0.0.0/24")
     assert table.contested(ONE) and not table.contested(TWO)
-    assert sorted(table.routes({ONE: 1, TWO: 2})) == [("10.0.0.0/24", 1), ("10.0.0.7/32", 2), ("fd00::/64", 1)]
+    first, second, third = nets("10.0.0.0/24", "10.0.0.7/32", "fd00::/64")
+    assert Follower(table).follow().owners == {first: ONE, second: TWO, third: ONE}
     table.release(ONE)
     assert table.of(TWO) == nets("10.0.0.0/24", "10.0.0.7/32")
     assert table.claim(TWO, nets("10.0.0.0/24")) == ()
@@ -90,7 +118,7 @@ def test_network_goes_to_who_stands_by_and_stays_there() -> None:
     present[ONE] = False
     assert elect() == []  # where nobody is there, it stays
     assert table.of(ONE) == lan
-    assert table.routes({ONE: 1, TWO: 2, THREE: 3}) == [("10.0.0.0/24", 1)]
+    assert Follower(table).follow().owners == dict.fromkeys(lan, ONE)
 
 
 def test_claim_that_is_repeated_or_changed_keeps_what_was_owned() -> None:
@@ -104,16 +132,18 @@ def test_claim_that_is_repeated_or_changed_keeps_what_was_owned() -> None:
     assert table.of(TWO) == nets("10.0.0.0/24", "10.2.0.0/24")
     assert table.of(ONE) == ()
     assert table.claims(ONE) == table.standing_by(ONE) == nets("10.0.0.0/24")
-    assert table.interface_routes(()) == set(nets("10.0.0.0/24", "10.2.0.0/24"))
+    told = Follower(table).follow()
+    assert told.beyond == set(nets("10.0.0.0/24", "10.2.0.0/24"))
     table.claim(TWO, nets("10.2.0.0/24"))
     assert table.of(ONE) == nets("10.0.0.0/24")
     table.release(ONE)
     table.release(TWO)
-    assert table.interface_routes(()) == set() and not table._standbys and not table._owner
+    assert told.follow().beyond == set() and not table._standbys and not table._owner and not told.owners
 
 
 def test_any_order_of_claims_leaves_each_network_one_owner() -> None:
     random, table = Random(7), AllowedIps()
+    told = Follower(table)
     networks = nets(*(f"10.{n}.0.0/16" for n in range(6)))
     claims: dict[Any, set[Any]] = {}
     for _ in range(3000):
@@ -137,7 +167,11 @@ def test_any_order_of_claims_leaves_each_network_one_owner() -> None:
             owners = {each for each in claims if network in table.of(each)}
             assert len(owners) == bool(claimants) and owners <= claimants
             assert {each for each in claims if network in table.standing_by(each)} == claimants - owners
-        assert table.interface_routes(()) == set().union(*claims.values())
+        if random.random() < 0.5:  # several changes may have come together
+            told.own = faces("10.1.0.1/16") if random.random() < 0.2 else ()
+            assert told.follow().owners == table._owner
+            covered = set(nets("10.1.0.0/16")) if told.own else set()
+            assert told.beyond == set().union(*claims.values()) - covered
 
 
 def test_gateways_of_one_network_where_the_address_is_this_nodes_own() -> None:
@@ -174,7 +208,25 @@ def test_gateways_of_one_network_that_assign_addresses_are_refused() -> None:
 def test_networks_that_the_interface_has_need_no_route() -> None:
     table = AllowedIps()
     table.claim(ONE, nets("10.9.0.2/32", "192.168.7.0/24", "fd09::2/128", "fd77::/48"))
-    assert table.interface_routes(faces("10.9.0.1/24", "fd09::1/64")) == set(nets("192.168.7.0/24", "fd77::/48"))
+    told = Follower(table, "10.9.0.1/24", "fd09::1/64").follow()
+    assert told.beyond == set(nets("192.168.7.0/24", "fd77::/48"))
+    told.own = faces("10.9.0.1/24", "fd77::1/48")  # other addresses
+    assert told.follow().beyond == set(nets("192.168.7.0/24", "fd09::2/128"))
+
+
+def refuse(*_: Any) -> None:
+    raise MachineError("cannot remove a route")
+
+
+def test_what_the_device_did_not_take_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig("10.9.0.1/24")
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.device, "change_routes", refuse)
+        with pytest.raises(MachineError):
+            rig.network.claim(ONE, 1, nets("192.168.7.0/24"))
+    rig.network.claim(TWO, 2, nets("192.168.8.0/24"))
+    assert rig.device.routes == set(nets("192.168.7.0/24", "192.168.8.0/24")) == rig.network.routes
+    assert rig.plane.routes == [("192.168.7.0/24", 1), ("192.168.8.0/24", 2)]
 
 
 @pytest.mark.parametrize(

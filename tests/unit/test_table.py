@@ -98,7 +98,7 @@ def test_peer_with_a_fault_loses_its_sessions() -> None:
 def test_removed_peer_keeps_nothing_whatever_fails(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     peer = rig.obtain(ONE, "192.168.7.0/24")
-    monkeypatch.setattr(*{"close": (peer, "close"), "release": (rig.device, "set_routes")}[part], fail)
+    monkeypatch.setattr(*{"close": (peer, "close"), "release": (rig.device, "change_routes")}[part], fail)
     rig.peers.remove(ONE, CloseCode.REFUSED, rig.now)
     assert rig.plane.removed == [peer.handle]
     assert rig.plane.routes == []
