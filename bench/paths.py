@@ -69,6 +69,13 @@ class _OtherBuild(Node):
         return [sys.executable, "-P", "-c", code]
 
 
+def inner_address(host: Namespace) -> str:
+    """What a dialer of a gateway in 10.66.0.0/24 was given."""
+    links = json.loads(host.ip("-j -4 address show"))
+    found = [address["local"] for link in links for address in link["addr_info"]]
+    return next(address for address in found if address.startswith("10.66.0."))
+
+
 class Cryprq:
     """A listener and a dialer, default settings but for the given flags; of another checkout if one is given."""
 
@@ -110,13 +117,7 @@ class Cryprq:
         self.done = self.dialer.start().wait_event("handshake_complete", timeout=15)
         self.dialer.wait_event("peer_connected")
         self.pids = [self.listener.running().pid, self.dialer.running().pid]
-        mine = [
-            address["local"]
-            for link in json.loads(right.ip("-j -4 address show"))
-            for address in link["addr_info"]
-            if address["local"].startswith("10.66.0.")
-        ]
-        return Ends(left, right, self.address, mine[0])
+        return Ends(left, right, self.address, inner_address(right))
 
     def facts(self) -> Result:
         drops = [node.metric("dropped_packets_total") for node in (self.listener, self.dialer)]

@@ -14,6 +14,8 @@ enum cq_drop {
     CQ_DROP_TX_TOO_BIG,
     CQ_DROP_TX_SEND_ERROR,
     CQ_DROP_TX_CRYPTO,
+    CQ_DROP_TX_QUEUE_LATE,
+    CQ_DROP_TX_QUEUE_FULL,
     /* rx: datagrams, records or packets from the network */
     CQ_DROP_RX_SHORT,
     CQ_DROP_RX_HEADER,

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -337,6 +338,16 @@ bool cq_io_linger(uint64_t until_ns)
     return true;
 }
 
+/* Only this worker reads it: it cannot have become empty meanwhile. */
+static void drain(const struct pollfd *wake)
+{
+    uint64_t count;
+    if ((wake->revents & POLLIN) == 0)
+        return;
+    ssize_t n = read(wake->fd, &count, sizeof count);
+    (void)n;
+}
+
 int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
 {
     struct pollfd p[CQ_GROUPS_MAX + 1] = {{.fd = wake, .events = POLLIN}};
@@ -344,18 +355,19 @@ int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms)
         p[1 + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
     if (poll(p, 1 + count, timeout_ms) < 0 && errno != EINTR)
         return -errno;
-    if (p[0].revents & POLLIN) {
-        uint64_t count;
-        ssize_t n = read(wake, &count, sizeof count); /* only this worker reads it: it cannot have become empty */
-        (void)n;
-    }
+    drain(&p[0]);
     return 0;
 }
 
-void cq_io_wait_writable(int fd, int timeout_ms)
+int cq_io_wait_for_room(int fd, int wake, const int *full, unsigned count, int timeout_ms)
 {
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    (void)poll(&p, 1, timeout_ms); /* whatever it says, the next send knows better */
+    struct pollfd p[2 + CQ_IO_FULL_MAX] = {{.fd = wake, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    for (unsigned i = 0; i < count; i++)
+        p[2 + i] = (struct pollfd){.fd = full[i], .events = POLLOUT};
+    if (poll(p, 2 + count, timeout_ms) < 0 && errno != EINTR)
+        return -errno;
+    drain(&p[0]);
+    return 0;
 }
 
 void cq_io_pause(int ms) { (void)poll(NULL, 0, ms); }
@@ -381,4 +393,12 @@ uint64_t cq_io_now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_BOOTTIME, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t cq_io_random(void)
+{
+    uint64_t value = 0;
+    if (getrandom(&value, sizeof value, 0) != sizeof value)
+        value = cq_io_now_ns(); /* it hardly can fail, and what it is for is no secret */
+    return value;
 }

@@ -63,7 +63,11 @@ bool cq_io_linger(uint64_t until_ns);
 /* Waits until one of count descriptors, at most CQ_GROUPS_MAX, or wake is readable (timeout_ms < 0: forever). Drains
  * wake. 0, or -errno. */
 int cq_io_wait(const int *fds, size_t count, int wake, int timeout_ms);
-void cq_io_wait_writable(int fd, int timeout_ms);
+
+/* The same for one, or until one of count full sockets has room for half of what it may hold. */
+#define CQ_IO_FULL_MAX 16u
+int cq_io_wait_for_room(int fd, int wake, const int *full, unsigned count, int timeout_ms);
+
 void cq_io_pause(int ms);
 void cq_io_wake(int wake);
 
@@ -71,5 +75,7 @@ void cq_io_wake(int wake);
 unsigned cq_io_max_segments(void);
 
 uint64_t cq_io_now_ns(void); /* CLOCK_BOOTTIME */
+
+uint64_t cq_io_random(void); /* a number that nobody can tell */
 
 #endif

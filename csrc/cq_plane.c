@@ -141,6 +141,8 @@ int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t toke
 
 void cq_plane_sockets_replaced(struct cq_plane *plane)
 {
+    uint32_t next = atomic_load(&plane->shared.sockets_generation) + 1;
+    atomic_store(&plane->shared.sockets_generation, next != 0 ? next : 1);
     for (size_t i = 0; i < plane->shared.options.workers; i++)
         cq_worker_wake(cq_rx_worker(plane->rx[i]));
 }

@@ -38,7 +38,8 @@ int cq_plane_send_ping(struct cq_plane *plane, uint32_t rx_index);
  * of a probe or of which this plane makes no record. */
 int cq_plane_send_probe(struct cq_plane *plane, uint32_t rx_index, uint64_t token, uint32_t size);
 
-/* The receivers look at their sockets anew: other sockets have the descriptors now. */
+/* Other sockets have the descriptors now, or the sockets have another mark: receivers look at them anew, and senders make
+ * theirs anew. */
 void cq_plane_sockets_replaced(struct cq_plane *plane);
 
 /* Up to max events since the last call; call again while it returns max. */

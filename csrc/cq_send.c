@@ -6,7 +6,6 @@
 #define SECOND_NS ((uint64_t)1000000000)
 #define SEGMENT_RETRY_NS (600 * SECOND_NS) /* for so long a path's refusal of UDP_SEGMENT is remembered */
 #define PATIENCE_NS SECOND_NS              /* of one burst: the worker holds its table, and keys with it, meanwhile */
-#define WAIT_MS 20                         /* for room in the socket's buffer, before `stopping` is looked at again */
 #define PAUSE_MS 1                         /* for memory: nothing tells when there is some */
 
 void cq_send_begin(struct cq_sender *s, uint64_t now_ns)
@@ -17,9 +16,9 @@ void cq_send_begin(struct cq_sender *s, uint64_t now_ns)
 
 /* ---- what the kernel's refusals mean ---- */
 
-static bool may_segment(const struct cq_sender *s, const struct cq_send_socket *socket, struct cq_peer *peer)
+static bool may_segment(const struct cq_sender *s, const struct cq_send_socket *from, struct cq_peer *peer)
 {
-    return s->segment && !atomic_load_explicit(socket->segment_refused, memory_order_relaxed) &&
+    return s->segment && !atomic_load_explicit(from->segment_refused, memory_order_relaxed) &&
            s->now_ns >= atomic_load_explicit(&peer->segment_off_until_ns, memory_order_relaxed);
 }
 
@@ -30,10 +29,10 @@ static void remember_refusal(const struct cq_sender *s, struct cq_peer *peer)
 
 static bool blames_source(int error) { return error == EINVAL || error == ENETUNREACH || error == EADDRNOTAVAIL; }
 
-static bool is_shortage(int error) { return error == EAGAIN || error == ENOBUFS || error == ENOMEM; }
+static bool is_shortage(int error) { return error == ENOBUFS || error == ENOMEM; }
 
 /* Waits for what passes by itself. False if it does not, or has been waited for long enough. */
-static bool wait_for_room(struct cq_sender *s, const struct cq_send_socket *socket, int error)
+static bool wait_for_memory(struct cq_sender *s, int error)
 {
     if (!is_shortage(error))
         return false;
@@ -41,10 +40,7 @@ static bool wait_for_room(struct cq_sender *s, const struct cq_send_socket *sock
         s->patient_until_ns = s->now_ns + PATIENCE_NS;
     if (s->now_ns >= s->patient_until_ns || atomic_load_explicit(s->stopping, memory_order_relaxed))
         return false;
-    if (error == EAGAIN)
-        cq_io_wait_writable(socket->fd, WAIT_MS);
-    else
-        cq_io_pause(PAUSE_MS);
+    cq_io_pause(PAUSE_MS);
     s->now_ns = cq_io_now_ns();
     return true;
 }
@@ -72,7 +68,8 @@ static void lose(struct cq_lost *lost, const struct cq_load *loads, unsigned cou
     }
 }
 
-struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const struct cq_batch *b)
+struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_send_socket *from, struct cq_peer *peer,
+                             const struct cq_batch *b)
 {
     struct cq_lost lost = {0};
     struct cq_endpoint known, to;
@@ -84,19 +81,18 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
     bool whole = b->probe || b->segment <= atomic_load_explicit(&peer->path.whole_max, memory_order_relaxed);
     cq_endpoint_read(&peer->endpoint, &known);
     to = known;
-    struct cq_send_socket *socket = &s->sockets[to.group];
-    set_whole(socket, &to, whole);
+    set_whole(from, &to, whole);
     while (offset < b->length) {
         const uint8_t *wire = b->wire + offset;
         size_t left = b->length - offset;
         unsigned count = (unsigned)((left + b->segment - 1) / b->segment), sent;
-        bool pinned = to.source == CQ_SOURCE_PINNED, segment = count > 1 && !trial && may_segment(s, socket, peer);
+        bool pinned = to.source == CQ_SOURCE_PINNED, segment = count > 1 && !trial && may_segment(s, from, peer);
         int error = 0;
         if (segment) {
-            error = -cq_io_send(socket->fd, socket->family, &to, wire, left, b->segment);
+            error = -cq_io_send(from->fd, from->family, &to, wire, left, b->segment);
             sent = error == 0 ? count : 0;
         } else {
-            sent = cq_io_send_each(socket->fd, socket->family, &to, wire, left, b->segment, &error);
+            sent = cq_io_send_each(from->fd, from->family, &to, wire, left, b->segment, &error);
         }
         if (sent > 0) {
             if (trial)
@@ -115,14 +111,17 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const st
         } else if (whole && error == EMSGSIZE && !b->probe) { /* the link has become smaller than the path was */
             whole = false;
             lost.refused = true;
-            set_whole(socket, &to, whole);
+            set_whole(from, &to, whole);
         } else if (segment && error == EIO) { /* the device cannot make the checksums; it will not learn to */
-            atomic_store_explicit(socket->segment_refused, true, memory_order_relaxed);
+            atomic_store_explicit(from->segment_refused, true, memory_order_relaxed);
         } else if (segment && (error == EMSGSIZE || error == EINVAL)) { /* a small path MTU, or a broken route */
             remember_refusal(s, peer);
-        } else if (!wait_for_room(s, socket, error)) {
-            /* What the kernel has against a batch it has against all of it, and a full socket is full for the rest;
-             * another refusal of one datagram says nothing of the next. */
+        } else if (error == EAGAIN) {
+            lost.waiting = (unsigned)((left + b->segment - 1) / b->segment);
+            break;
+        } else if (!wait_for_memory(s, error)) {
+            /* What the kernel has against a batch it has against all of it, and so it is with a shortage; another refusal
+             * of one datagram says nothing of the next. */
             if (!segment && !is_shortage(error))
                 count = 1;
             lose(&lost, &b->loads[record], count);

@@ -23,32 +23,34 @@ struct cq_batch {
     bool probe;                  /* goes whole or not at all */
 };
 
-/* The socket of a group, as its sender knows it. */
+/* A UDP socket to send from. */
 struct cq_send_socket {
     int fd, family;                /* AF_INET, or AF_INET6 (dual-stack) */
-    _Atomic bool *segment_refused; /* set on EIO: no path of the group's sockets takes UDP_SEGMENT */
+    _Atomic bool *segment_refused; /* set on EIO: no path of this socket takes UDP_SEGMENT */
     bool whole4, whole6;           /* what it sends over IPv4 and IPv6 is not fragmented; at first it may be */
 };
 
 struct cq_sender {
-    struct cq_send_socket sockets[CQ_GROUPS_MAX]; /* by group */
-    bool segment;                                 /* UDP_SEGMENT is to be used */
-    const _Atomic bool *stopping;                 /* ends any wait */
-    uint64_t now_ns;                              /* CLOCK_BOOTTIME; kept fresh after a wait */
-    uint64_t patient_until_ns;                    /* 0: no send of this burst has waited yet */
+    bool segment;                 /* UDP_SEGMENT is to be used */
+    const _Atomic bool *stopping; /* ends any wait */
+    uint64_t now_ns;              /* CLOCK_BOOTTIME; kept fresh after a wait */
+    uint64_t patient_until_ns;    /* 0: no send of this burst has waited yet */
 };
 
-/* A burst begins: it may wait for room in the socket's buffer for one second in all. */
+/* A burst begins: it may wait for memory for one second in all. */
 void cq_send_begin(struct cq_sender *s, uint64_t now_ns);
 
 struct cq_lost {
     unsigned records;
     uint64_t packets, bytes;
-    bool refused; /* nothing is lost, but the records were too large for the link, and left in fragments */
+    unsigned waiting; /* the last so many records are not lost: the socket has no room for them yet */
+    bool refused;     /* nothing is lost, but the records were too large for the link, and left in fragments */
 };
 
-/* Sends a batch and returns what did not leave. Records that the peer's path is known to carry leave with the Don't
- * Fragment bit (RFC 8899, section 3: without it nothing would be known for long), larger ones may be fragmented. */
-struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_peer *peer, const struct cq_batch *batch);
+/* Sends a batch from a socket and returns what did not leave; it does not wait for room in the socket. Records that the
+ * peer's path is known to carry leave with the Don't Fragment bit (RFC 8899, section 3: without it nothing would be known
+ * for long), larger ones may be fragmented. */
+struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_send_socket *from, struct cq_peer *peer,
+                             const struct cq_batch *batch);
 
 #endif

@@ -54,4 +54,7 @@ void cq_split_complete(struct cq_split *split);
  * the caller has sealed by then). False when there is no more. */
 bool cq_split_next(struct cq_split *split, uint8_t **packet, size_t *length);
 
+/* How many packets are still to come, before the last. */
+static inline unsigned cq_split_left(const struct cq_split *split) { return split->count - split->index; }
+
 #endif

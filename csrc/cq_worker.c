@@ -17,6 +17,7 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;
     shared->notice_fd = -1;
+    shared->sockets_generation = 1;
     shared->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (shared->event_fd < 0)
         return -errno;

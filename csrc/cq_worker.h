@@ -44,6 +44,8 @@ struct cq_worker_shared {
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
+    /* From 1 on; another one: other sockets, or options, are behind the descriptors. */
+    _Atomic uint32_t sockets_generation;
     int notice_fd;                               /* wakes the worker that sends them; -1: there is none yet */
     _Atomic bool segment_refused[CQ_GROUPS_MAX]; /* EIO: no path of the group's sockets takes UDP_SEGMENT */
     _Atomic uint32_t merge_refused;              /* bits 1 << gso_type: the TUN takes no such super-packets */

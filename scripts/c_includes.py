@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 LAYERS: Final = (
-    ("cq_wire", "cq_wipe", "cq_vnet", "cq_endpoint", "cq_drop", "cq_hazard", "cq_notice", "cq_path"),
+    ("cq_wire", "cq_wipe", "cq_vnet", "cq_twin", "cq_endpoint", "cq_drop", "cq_hazard", "cq_notice", "cq_path"),
     ("cq_checksum", "cq_scrub", "cq_prefix"),
     ("cq_packet",),
-    ("cq_split", "cq_coalesce", "cq_fragment", "cq_mss", "cq_icmp"),
+    ("cq_split", "cq_coalesce", "cq_fragment", "cq_mss", "cq_icmp", "cq_queue"),
     ("cq_aead",),
     ("cq_gcm", "cq_poly1305_ifma"),
     ("cq_gcm_x86", "cq_gcm_ghash"),
@@ -29,6 +29,7 @@ LAYERS: Final = (
     ("cq_send", "cq_answer"),
     ("cq_ring",),
     ("cq_worker",),
+    ("cq_run",),
     ("cq_tx", "cq_rx"),
     ("cq_plane", "cq_bench"),
 )

@@ -50,6 +50,7 @@ class Machine:
                     offloads=self._used,
                     busy_poll_us=config.busy_poll_us,
                 )
+                self.interface.before_rules = self._set_mark
             except BaseException:
                 self.sockets.close()
                 raise
@@ -66,6 +67,11 @@ class Machine:
             self.plane.start()
         except PlaneError as error:
             raise MachineError(str(error)) from error
+
+    def _set_mark(self, mark: int) -> None:
+        """Of all that the node sends from now on, peers' own sockets included. MachineError."""
+        self.sockets.set_mark(mark)
+        self.plane.sockets_replaced()
 
     def move_port(self) -> None:
         """Another UDP port to dial from (``SocketGroup.move``); nobody but the workers may be reading. MachineError,

@@ -284,7 +284,8 @@ static struct rig *rig_for(unsigned options)
 
 /* ---- one input ---- */
 
-static void send_all(void)
+/* The burst that the TUN has; drain: and all that waits for room in the socket. */
+static void send_all(bool drain)
 {
     struct cq_tx *tx = rig->sending->tx[0];
     struct cq_peer *peer = cq_table_peer(&rig->sending->shared.tables, 0);
@@ -292,10 +293,18 @@ static void send_all(void)
     ssize_t n;
     while ((n = cq_io_tun_read(tx->tun, rig->vnet, &tx->vnet, tx->packet, TUN_READ_MAX)) > 0)
         burst(tx, n, false);
+    if (drain)
+        for (unsigned tries = 0; tx->runs.waiting; tries++) {
+            HOLDS(tries < 0x10000); /* what waits leaves, as soon as the socket has room */
+            burst(tx, 0, false);
+        }
     world.sent += atomic_load(&peer->tx_packets) - before;
     world.tun_left = 0;
-    for (unsigned i = 0; i < RUNS; i++)
-        HOLDS(tx->runs[i].slot == NULL && tx->runs[i].count == 0 && tx->runs[i].open_packets == 0);
+    for (unsigned i = 0; i < CQ_RUNS; i++)
+        HOLDS(tx->runs.runs[i].slot == NULL && tx->runs.runs[i].open_packets == 0 &&
+              (tx->runs.runs[i].full || tx->runs.runs[i].ready.count == 0) &&
+              (tx->runs.waiting || !cq_run_waits(&tx->runs.runs[i])));
+    HOLDS(tx->runs.waiting || tx->runs.pool.bytes == 0);
 }
 
 static void step(uint8_t control, const uint8_t *p, size_t n)
@@ -306,7 +315,7 @@ static void step(uint8_t control, const uint8_t *p, size_t n)
             break;
         world.tun = p - 3;
         world.tun_left = 3 + n;
-        send_all();
+        send_all(false);
         break;
     case 1:
         if (n > 2)
@@ -319,7 +328,7 @@ static void step(uint8_t control, const uint8_t *p, size_t n)
     default:
         if (n >= 2) {
             world.refusals = p[0];
-            world.refusal = p[1] == 0 ? EIO : p[1];
+            world.refusal = p[1] == 0 ? EIO : p[1] == 1 ? EAGAIN : p[1];
         }
     }
     if (control & 0x80)
@@ -359,7 +368,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (burst_size > 0) {
             world.tun = data + at;
             world.tun_left = burst_size;
-            send_all();
+            send_all(false);
             at += burst_size;
             continue;
         }
@@ -370,6 +379,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             step(control, data + at + 3, n);
         at += 3 + n;
     }
+    send_all(true);
     deliver_pending();
     packets = atomic_load(&rig->peer->rx_packets) - packets;
     source = cq_plane_drop_count(rig->receiving, CQ_DROP_RX_SOURCE) - source;
@@ -420,7 +430,7 @@ static size_t append(uint8_t *out, struct spec *flows)
         n = 2 + draw(3000);
         check_random_bytes(p, n);
         if (out[0] == 3) {
-            static const uint8_t errors[] = {EIO, EMSGSIZE, EINVAL, ENETUNREACH, EPERM};
+            static const uint8_t errors[] = {EIO, EMSGSIZE, EINVAL, ENETUNREACH, EPERM, EAGAIN, EAGAIN};
             p[0] = (uint8_t)(1 + draw(4));
             p[1] = errors[draw(sizeof errors)];
             break;

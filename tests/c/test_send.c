@@ -33,13 +33,6 @@ static struct cq_peer peers[2];
 
 uint64_t cq_io_now_ns(void) { return clock_ns; }
 
-void cq_io_wait_writable(int fd, int timeout_ms)
-{
-    (void)fd;
-    waits++;
-    clock_ns += (uint64_t)timeout_ms * 1000000;
-}
-
 void cq_io_pause(int ms)
 {
     waits++;
@@ -111,6 +104,7 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
 
 static _Atomic bool refused[2], stopping; /* the first by group */
 static struct cq_sender sender;
+static struct cq_send_socket sockets[2]; /* by group */
 static const struct cq_endpoint pinned = {
     .remote = {.host = {[15] = 1}, .port = 9, .family = 6}, .local = {[15] = 2}, .source = CQ_SOURCE_PINNED};
 
@@ -123,7 +117,7 @@ static void reset(void)
     refused[0] = refused[1] = stopping = false;
     sender = (struct cq_sender){.segment = true, .stopping = &stopping};
     for (int g = 0; g < 2; g++)
-        sender.sockets[g] = (struct cq_send_socket){.fd = 7 + g, .family = AF_INET, .segment_refused = &refused[g]};
+        sockets[g] = (struct cq_send_socket){.fd = 7 + g, .family = AF_INET, .segment_refused = &refused[g]};
     for (unsigned i = 0; i < 2; i++) {
         peers[i].segment_off_until_ns = 0;
         peers[i].path.whole_max = 0;
@@ -142,7 +136,9 @@ static struct cq_lost send_as(struct cq_peer *peer, bool probe)
     }
     calls = waits = batches = sent = 0;
     const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe};
-    return cq_send_batch(&sender, peer, &batch);
+    struct cq_endpoint to;
+    cq_endpoint_read(&peer->endpoint, &to);
+    return cq_send_batch(&sender, &sockets[to.group], peer, &batch);
 }
 
 static struct cq_lost send_to(struct cq_peer *peer) { return send_as(peer, false); }
@@ -152,6 +148,7 @@ static void check_all_left(struct cq_lost lost, unsigned in_batches)
 {
     CHECK_EQUAL(lost.records, 0);
     CHECK_EQUAL(lost.packets, 0);
+    CHECK_EQUAL(lost.waiting, 0);
     CHECK_EQUAL(sent, RECORDS);
     CHECK_EQUAL(batches, in_batches);
     for (unsigned i = 0; i < RECORDS; i++)
@@ -211,7 +208,7 @@ static void test_batch_leaves_by_the_group_that_its_peer_is_heard_by(void)
 
     peers[1].path.whole_max = SIZE; /* the sockets do not share options, either */
     check_all_left(send_to(&peers[1]), 0);
-    CHECK(sender.sockets[1].whole6 && !sender.sockets[0].whole6 && !sender.sockets[1].whole4);
+    CHECK(sockets[1].whole6 && !sockets[0].whole6 && !sockets[1].whole4);
 }
 
 static void check_remembered_for_ten_minutes(int error)
@@ -304,9 +301,42 @@ static void test_unreachable_network_keeps_the_source(void)
     check_unreachable_network(CQ_SOURCE_PINNED, 2);
 }
 
-/* ---- no room, and refusals of single records ---- */
+/* ---- no room, no memory, and refusals of single records ---- */
 
-static void check_waits_for_room(int error)
+static void check_full_socket(bool segment)
+{
+    reset();
+    sender.segment = segment;
+    kernel.shortage = EAGAIN;
+    kernel.room_at_ns = UINT64_MAX;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(lost.waiting, RECORDS);
+    CHECK_EQUAL(lost.records, 0);
+    CHECK_EQUAL(calls, 1);
+    CHECK_EQUAL(waits, 0);
+    kernel.room_at_ns = 0;
+    check_all_left(send_to(&peers[0]), segment);
+}
+
+static void test_full_socket_is_not_waited_for(void)
+{
+    check_full_socket(true);
+    check_full_socket(false);
+}
+
+static void test_what_has_left_before_the_socket_is_full_does_not_wait(void)
+{
+    reset();
+    sender.segment = false;
+    kernel.record[4] = EAGAIN;
+    struct cq_lost lost = send_to(&peers[0]);
+    CHECK_EQUAL(sent, 4);
+    CHECK_EQUAL(lost.waiting, RECORDS - 4);
+    CHECK_EQUAL(lost.records, 0);
+    CHECK_EQUAL(waits, 0);
+}
+
+static void check_waits_for_memory(int error)
 {
     reset();
     kernel.shortage = error;
@@ -317,18 +347,17 @@ static void check_waits_for_room(int error)
     CHECK_EQUAL(sender.now_ns, clock_ns);
 }
 
-static void test_full_socket_is_waited_for(void)
+static void test_memory_is_waited_for(void)
 {
-    check_waits_for_room(EAGAIN);
-    check_waits_for_room(ENOBUFS);
-    check_waits_for_room(ENOMEM);
+    check_waits_for_memory(ENOBUFS);
+    check_waits_for_memory(ENOMEM);
 }
 
 static void check_patience(bool segment)
 {
     reset();
     sender.segment = segment;
-    kernel.shortage = EAGAIN;
+    kernel.shortage = ENOBUFS;
     kernel.room_at_ns = UINT64_MAX;
     struct cq_lost lost = send_to(&peers[0]);
     CHECK_EQUAL(lost.records, RECORDS);
@@ -352,7 +381,7 @@ static void test_burst_waits_a_second_at_most(void)
 static void test_stop_ends_the_wait(void)
 {
     reset();
-    kernel.shortage = EAGAIN;
+    kernel.shortage = ENOBUFS;
     kernel.room_at_ns = UINT64_MAX;
     stopping = true;
     CHECK_EQUAL(send_to(&peers[0]).records, RECORDS);
@@ -434,7 +463,9 @@ int main(void)
     RUN(test_bad_source_and_bad_segmentation);
     RUN(test_peer_that_moved_meanwhile_stays_where_it_is);
     RUN(test_unreachable_network_keeps_the_source);
-    RUN(test_full_socket_is_waited_for);
+    RUN(test_full_socket_is_not_waited_for);
+    RUN(test_what_has_left_before_the_socket_is_full_does_not_wait);
+    RUN(test_memory_is_waited_for);
     RUN(test_burst_waits_a_second_at_most);
     RUN(test_stop_ends_the_wait);
     RUN(test_refused_record_does_not_stop_the_others);
