@@ -72,7 +72,7 @@ class _OtherBuild(Node):
 def inner_address(host: Namespace) -> str:
     """What a dialer of a gateway in 10.66.0.0/24 was given."""
     links = json.loads(host.ip("-j -4 address show"))
-    found = [address["local"] for link in links for address in link["addr_info"]]
+    found: list[str] = [address["local"] for link in links for address in link["addr_info"]]
     return next(address for address in found if address.startswith("10.66.0."))
 
 
