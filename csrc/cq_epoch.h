@@ -88,8 +88,8 @@ bool cq_epoch_is_worn(const struct cq_epoch *epoch, uint8_t lane);
 /* Opens one record in place. header is the record's parsed header; type, flags and index were checked by the caller;
  * the plaintext of len - CQ_OVERHEAD bytes replaces the ciphertext at record + CQ_HEADER_SIZE.
  * *newest is set to whether the counter became the highest of its lane.
- * CQ_E_MALFORMED (lane or length), CQ_E_LIMIT (counter >= records_hard, no blocks left, or forged_hard), CQ_E_REPLAY, CQ_E_AUTH,
- * CQ_E_CRYPTO: the window did not move and the payload must not be used. */
+ * CQ_E_MALFORMED (lane or length), CQ_E_LIMIT (counter >= records_hard, no blocks left, or forged_hard), CQ_E_REPLAY,
+ * CQ_E_AUTH, CQ_E_CRYPTO: the window did not move and the payload must not be used. */
 int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_t *record, size_t len, bool *newest);
 
 #endif

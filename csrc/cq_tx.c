@@ -13,8 +13,9 @@
  *              a queue (cq_queue.h), until there is some; the other peers' go on.
  *
  * The worker takes no lock, but where a peer takes fewer lanes than there are workers. TUN queue, send lane, runs and
- * buffers are its own. The table cannot change while it is announced: from a burst on until the worker sleeps, or begins a burst and finds a newer one. A peer's endpoint is
- * behind a sequence lock; counters, flags and events are atomics.
+ * buffers are its own. The table cannot change while it is announced: from a burst on until the worker sleeps, or
+ * begins a burst and finds a newer one. A peer's endpoint is behind a sequence lock; counters, flags and events are
+ * atomics.
  */
 #include "cq_tx.h"
 #include "cq_answer.h"
