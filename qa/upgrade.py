@@ -64,9 +64,11 @@ def renumbered(wheel: Path, directory: Path) -> Path:
         for entry in archive.namelist():
             if entry != f"{old}/RECORD":
                 files[entry.replace(old, new)] = archive.read(entry)
-    files[f"{new}/METADATA"] = files[f"{new}/METADATA"].replace(
-        f"\nVersion: {version}\n".encode(), f"\nVersion: {after}\n".encode(), 1
-    )
+    for file, line in ((f"{new}/METADATA", "\nVersion: {}\n"), ("cryprq/_build.py", '\nVERSION = "{}"\n')):
+        before = line.format(version).encode()
+        if before not in files[file]:
+            raise ValueError(f"{wheel.name}: {file} does not say {version}")
+        files[file] = files[file].replace(before, line.format(after).encode(), 1)
     return write_wheel(directory / f"{'-'.join((name, after, *tags))}.whl", files, new)
 
 

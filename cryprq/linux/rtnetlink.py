@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
@@ -32,7 +33,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 0, 0, action, flags
 _IFF_UP = 0x1
 _CARRIES = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 3, 4, 13, 26
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC, _IFLA_CARRIER_UP_COUNT = 3, 4, 13, 26, 47
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD, _IFA_F_TENTATIVE = 1, 2, 0x02, 0x40
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
@@ -327,12 +328,14 @@ def _number(value: bytes | None, absent: int = 0) -> int:
 # ---- notices ----
 
 
-def link_state(body: bytes) -> tuple[int, bool]:
-    """Of a notice about a link: its index, and whether it is up and has a carrier. (0, False) for what is none."""
+def link_state(body: bytes) -> tuple[int, bool, int]:
+    """Of a notice about a link: its index, whether it is up and has a carrier, and how many times it got one (0 where the
+    kernel does not say). (0, False, 0) for what is none."""
     if len(body) < _IFINFOMSG.size:
-        return 0, False
+        return 0, False, 0
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
-    return index, flags & _CARRIES == _CARRIES
+    count = dict(_attributes(body[_IFINFOMSG.size :])).get(_IFLA_CARRIER_UP_COUNT, bytes(4))
+    return index, flags & _CARRIES == _CARRIES, int.from_bytes(count, sys.byteorder)
 
 
 def held_address(body: bytes) -> tuple[int, bytes, bool]:

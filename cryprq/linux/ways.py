@@ -24,27 +24,28 @@ class Ways:
     """What is known of links and addresses, by notices only: the first notice of each is news."""
 
     def __init__(self) -> None:
-        self._known: set[tuple[int, bytes]] = set()
+        self._known: dict[tuple[int, bytes], int] = {}
 
     def opens(self, kind: int, body: bytes, interface: int, hosts: Collection[bytes]) -> bool:
         """Whether a notice tells of a way that has opened, through any interface but this one: by a link, an address,
         or a route to one of ``hosts`` (packed addresses)."""
         if kind in (RTM_NEWLINK, RTM_DELLINK):
-            index, carries = link_state(body)
-            return index != interface and self._note((index, b""), kind == RTM_NEWLINK and carries)
+            # The kernel tells of a carrier once a second at most: one that was away for less is told by its count alone.
+            index, carries, times = link_state(body)
+            return index != interface and self._note((index, b""), kind == RTM_NEWLINK and carries, times)
         if kind in (RTM_NEWADDR, RTM_DELADDR):
             index, packed, usable = held_address(body)
             return index != interface and self._note((index, packed), kind == RTM_NEWADDR and usable)
         return kind == RTM_NEWROUTE and leads_to(body, hosts)
 
-    def _note(self, what: tuple[int, bytes], there: bool) -> bool:
-        """Whether it is there now, and was not before."""
+    def _note(self, what: tuple[int, bytes], there: bool, times: int = 0) -> bool:
+        """Whether it is there now and was not before, or has come back meanwhile."""
         if not there:
-            self._known.discard(what)
+            self._known.pop(what, None)
             return False
-        if what in self._known:
+        if self._known.get(what) == times:
             return False
-        if len(self._known) >= KNOWN_MAX:
+        if what not in self._known and len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        self._known.add(what)
+        self._known[what] = times
         return True

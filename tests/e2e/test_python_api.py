@@ -1,5 +1,6 @@
 """docs/python-api.md keeps its word: its programs run against each other, and it names what there is."""
 
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,10 @@ from lab.hosts import Lab, Process
 
 PAGE = (ROOT / "docs" / "python-api.md").read_text()
 MYPY = Path(sys.executable).with_name("mypy")
+
+
+# With it each part of a line is a write of its own, and the log comes in between.
+WHOLE_LINES = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @pytest.fixture
@@ -37,11 +42,12 @@ def test_programs_make_a_tunnel(lab: Lab, programs: dict[str, Path]) -> None:
     lab.veth(here, ["192.0.2.1/24"], there, ["192.0.2.2/24"])
     dialer = [sys.executable, str(programs["dialer.py"]), str(lab.directory / "dialer")]
     name = there.run(*dialer).strip()
-    gateway = here.start("gateway", sys.executable, str(programs["gateway.py"]), str(lab.directory / "gateway"), name)
+    command = [sys.executable, str(programs["gateway.py"]), str(lab.directory / "gateway"), name]
+    gateway = here.start("gateway", *command, env=WHOLE_LINES)
     gateway.wait_for("listening ")
     address = said(gateway, "listening")[0]
 
-    dialling = there.start("dialer", *dialer, address)
+    dialling = there.start("dialer", *dialer, address, env=WHOLE_LINES)
     gateway_id = address.rpartition("/")[2]
     dialling.wait_for(f"{gateway_id} at ")
     assert re.fullmatch(
@@ -93,14 +99,16 @@ def test_dialer_gives_up(lab: Lab, programs: dict[str, Path]) -> None:
     quick = programs["dialer.py"]
     quick.write_text(quick.read_text().replace("timeout(20)", "timeout(1)"))
     address = f"/ip4/127.0.0.1/udp/9/quic-v1/p2p/{cryprq.Identity.generate().peer_id}"
-    dialer = host.start("dialer", sys.executable, str(quick), str(lab.directory / "files"), address)
+    command = [sys.executable, str(quick), str(lab.directory / "files"), address]
+    dialer = host.start("dialer", *command, env=WHOLE_LINES)
     assert dialer.wait() == 1
     assert dialer.output().splitlines()[-1] == "dialer.py: no tunnel within 20 seconds"
 
 
 def test_signal_while_a_program_waits_leaves_nothing(lab: Lab, programs: dict[str, Path]) -> None:
     host = lab.namespace("here")
-    gateway = host.start("gateway", sys.executable, str(programs["gateway.py"]), str(lab.directory / "files"))
+    command = [sys.executable, str(programs["gateway.py"]), str(lab.directory / "files")]
+    gateway = host.start("gateway", *command, env=WHOLE_LINES)
     gateway.wait_for("listening ")
     assert "cryprq0" in host.ip("-brief link")
     gateway.signal(signal.SIGINT)  # asyncio.run turns it into a cancellation

@@ -97,7 +97,8 @@ def test_a_clogged_peer_still_gets_its_keys(fork: tuple[Node, list[Node]]) -> No
         assert wait(lambda: dropped(gateway, "queue_late"))
         for epoch in (1, 2):
             clogged.tool("rotate")
-            gateway.wait_event("key_rotation", peer_id=clogged.peer_id, epoch=epoch)
+            for node, peer in ((gateway, clogged), (clogged, gateway)):
+                node.wait_event("key_rotation", peer_id=peer.peer_id, epoch=epoch)
     assert clogged.namespace.measure("ping", GATEWAY[4], count=1, timeout=5.0)["received"] == 1
 
 

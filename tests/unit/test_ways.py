@@ -40,3 +40,15 @@ def test_notice_that_is_cut_short_is_none(kind: int) -> None:
 def test_prefix_that_no_address_has_is_no_way() -> None:
     notice = struct.pack("=BBBBBBBBI", 2, 33, 0, 0, 254, 3, 0, 1, 0) + struct.pack("=HH", 8, 1) + HOST
     assert not Ways().opens(RTM_NEWROUTE, notice, 9, [HOST])
+
+
+def link(carries: bool, times: int) -> bytes:
+    flags = 0x10001 if carries else 0x1  # IFF_UP, with IFF_LOWER_UP
+    return struct.pack("=BxHiII", 0, 1, 3, flags, 0) + struct.pack("=HHI", 8, 47, times)  # IFLA_CARRIER_UP_COUNT
+
+
+def test_carrier_that_was_away_between_two_notices_is_back() -> None:
+    ways = Ways()
+    told = [ways.opens(RTM_NEWLINK, link(carries, times), 9, ()) for carries, times in
+            ((True, 1), (True, 1), (True, 2), (True, 2), (False, 2), (True, 3))]  # fmt: skip
+    assert told == [True, False, True, False, False, True]
