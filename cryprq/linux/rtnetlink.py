@@ -329,8 +329,8 @@ def _number(value: bytes | None, absent: int = 0) -> int:
 
 
 def link_state(body: bytes) -> tuple[int, bool, int]:
-    """Of a notice about a link: its index, whether it is up and has a carrier, and how many times it got one (0 where the
-    kernel does not say). (0, False, 0) for what is none."""
+    """Of a notice about a link: its index, whether it is up and has a carrier, and how many times it got one (0 where
+    the kernel does not say). (0, False, 0) for what is none."""
     if len(body) < _IFINFOMSG.size:
         return 0, False, 0
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)

@@ -30,7 +30,7 @@ class Ways:
         """Whether a notice tells of a way that has opened, through any interface but this one: by a link, an address,
         or a route to one of ``hosts`` (packed addresses)."""
         if kind in (RTM_NEWLINK, RTM_DELLINK):
-            # The kernel tells of a carrier once a second at most: one that was away for less is told by its count alone.
+            # The kernel tells of carriers once a second: one that was away for less is told by its count alone.
             index, carries, times = link_state(body)
             return index != interface and self._note((index, b""), kind == RTM_NEWLINK and carries, times)
         if kind in (RTM_NEWADDR, RTM_DELADDR):
