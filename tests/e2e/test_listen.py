@@ -110,6 +110,8 @@ def test_dialer_roams_from_one_uplink_to_the_other_within_its_session(site: Site
     nft("nft", "add rule ip roam post oifname second masquerade")
     nft("nft", f"add rule ip roam out ip daddr {FIRST} udp dport {PORT} dnat to {SECOND}:{PORT}")
     site.uplinks["first"].ip("link set first2 down")  # this way, nothing comes any more
+    # The hub cannot know before it has heard the dialer there.
+    assert dialer.namespace.measure("ping", GATEWAY[4], count=3, interval=0.01, timeout=5.0)["received"] == 3
     assert both_ways(hub, dialer)
     assert site.seen(dialer) == ("198.51.100.2", f"{SECOND}:{PORT}")
     hub.wait_event("endpoint_moved", peer_id=dialer.peer_id)
