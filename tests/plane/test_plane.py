@@ -323,6 +323,21 @@ def forge(record: bytes) -> bytes:
     return record[:-1] + bytes((record[-1] ^ 1,))
 
 
+def told(bench: Bench, flags: int) -> bool:
+    """Whether exactly these are told of the epoch, in the end: a worker raises one after another, and a look may come
+    in between."""
+    seen = 0
+
+    def all_told() -> bool:
+        nonlocal seen
+        for peer, index, some in bench.plane.events():
+            assert (peer, index) == (bench.peer, RX_INDEX)
+            seen |= some
+        return seen & flags == flags
+
+    return wait(all_told) and seen == flags
+
+
 @pytest.mark.parametrize("suite", [1, 2])
 def test_forged_records_ask_for_a_rotation_and_then_end_the_key(suite: int) -> None:
     """At half of the limit and at the limit, which is all that they can do."""
@@ -334,12 +349,12 @@ def test_forged_records_ask_for_a_rotation_and_then_end_the_key(suite: int) -> N
     assert [event.flags & ~_fastpath.EVENT_FIRST_RECORD for event in bench.plane.events()] == [0]
     bench.send(forge(bench.sealer.seal(b"")))
     assert bench.dropped("rx", "auth", 3)
-    assert bench.plane.events() == [(bench.peer, RX_INDEX, _fastpath.EVENT_FORGED | _fastpath.EVENT_ROTATE_DUE)]
+    assert told(bench, _fastpath.EVENT_FORGED | _fastpath.EVENT_ROTATE_DUE)
     assert bench.quiet()
     for _ in range(3):
         bench.send(forge(bench.sealer.seal(b"")))
     assert bench.dropped("rx", "auth", 6)
-    assert bench.plane.events() == [(bench.peer, RX_INDEX, _fastpath.EVENT_KEY_EXPIRED)]
+    assert told(bench, _fastpath.EVENT_KEY_EXPIRED)
     bench.send(bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1")))
     assert bench.dropped("rx", "no_key")
     bench.close()
@@ -351,7 +366,7 @@ def test_lanes_share_the_limit_of_forged_records() -> None:
     for count in (1, 2):
         bench.send(forge(bench.sealer.seal(b"")))
         assert bench.dropped("rx", "auth", count)
-    assert bench.plane.events()[-1].flags & _fastpath.EVENT_KEY_EXPIRED
+    assert wait(lambda: any(event.flags & _fastpath.EVENT_KEY_EXPIRED for event in bench.plane.events()))
     bench.close()
 
 
