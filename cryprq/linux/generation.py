@@ -6,15 +6,14 @@ everybody by a uevent with ``NEW_VMGENID=1`` (Linux 6.8). A uevent is a line ``A
 ended by a zero byte (``lib/kobject_uevent.c``). It reaches the network namespaces of the first user namespace.
 """
 
-import errno
 import socket
 from typing import Final
 
+from cryprq.linux.netlink import waiting
+
 _NETLINK_KOBJECT_UEVENT: Final = 15
 _KERNEL_GROUP: Final = 1  # the kernel's own; what udevd makes of them is in 2
-_RECEIVE_SIZE: Final = 8192  # UEVENT_BUFFER_SIZE is 2048
 _RECEIVE_BUFFER: Final = 1 << 20
-_BATCH: Final = 64
 
 
 def tells_of_copy(uevent: bytes) -> bool:
@@ -53,15 +52,10 @@ class GenerationMonitor:
         Lost ones, of which there is no telling what they said, are taken for those of the storm that lost them.
         """
         found = self.overrun = False
-        for _ in range(_BATCH):
-            try:
-                data, (port, _groups) = self._socket.recvfrom(_RECEIVE_SIZE)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for message in waiting(self._socket):
+            if message is None:
                 self.overrun = True
                 continue
+            data, port = message
             found = found or (port == 0 and tells_of_copy(data))  # port 0 is the kernel
         return found

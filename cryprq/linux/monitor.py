@@ -1,19 +1,15 @@
 """Notices of the kernel that links, addresses, routes or rules have changed (rtnetlink(7), multicast groups)."""
 
-import errno
 import socket
 from collections.abc import Collection
 from typing import Final
 
-from cryprq.linux.netlink import messages
+from cryprq.linux.netlink import messages, waiting
 from cryprq.linux.rtnetlink import concerns
 from cryprq.linux.ways import Ways
 
 # <linux/rtnetlink.h>: RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and RTNLGRP_IPV6_RULE
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
-_RECEIVE_SIZE: Final = 65536
-_BATCH: Final = 64
-"""Datagrams in one go: an event loop has other things to do while a router loads its table."""
 
 
 class Monitor:
@@ -45,17 +41,11 @@ class Monitor:
         """Reads the notices that wait; True if one may be about what a node with this interface keeps, or if some were
         lost, of which nobody knows what they said. ``towards``: the packed addresses to which new routes are ways."""
         found = self.overrun = self.way_opened = False
-        for _ in range(_BATCH):
-            try:
-                data = self._socket.recv(_RECEIVE_SIZE)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for notice in waiting(self._socket):
+            if notice is None:
                 found = self.overrun = self.way_opened = True
                 continue
-            for kind, _, _, body in messages(data):
+            for kind, _, _, body in messages(notice[0]):
                 found = found or concerns(kind, body, interface)
                 self.way_opened = self._ways.opens(kind, body, interface, towards) or self.way_opened
         return found

@@ -4,6 +4,7 @@ A message is a fixed header in host byte order, then a body with attributes of l
 bytes. What the bodies mean is for ``rtnetlink`` to know. A call takes microseconds and may be made from an event loop.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -25,12 +26,29 @@ NLA_F_NESTED: Final = 0x8000
 _NLA_TYPE_MASK = 0x3FFF
 
 _RECEIVE_SIZE = 65536
+_WAITING_MAX = 64  # datagrams in one go: an event loop has other things to do while a router loads its table
 _TIMEOUT_SECS = 5.0  # the kernel answers within the send call; this bounds what cannot happen
 _DUMP_TRIES = 5  # while somebody else changes what is dumped
 
 
 class NetlinkError(OSError):
     """The kernel refused a request: ``errno``, and ``strerror`` in the kernel's own words where it gave some."""
+
+
+def waiting(sock: socket.socket) -> Iterator[tuple[bytes, int] | None]:
+    """What waits in a socket that does not block, each datagram with the port of its sender (0: the kernel); None where
+    some were lost, since nobody read them in time."""
+    for _ in range(_WAITING_MAX):
+        try:
+            data, (port, _groups) = sock.recvfrom(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield None
+        else:
+            yield data, port
 
 
 def attribute(kind: int, value: bytes) -> bytes:

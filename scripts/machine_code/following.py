@@ -1,5 +1,6 @@
 """Code, followed along all of its ways, with what its registers, its flags and its part of the stack may hold."""
 
+import abc
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -84,7 +85,7 @@ def slots_of(place: Stack, size: int) -> list[Stack]:
     return [(base, at) for at in range(distance & ~7, distance + size, 8)]
 
 
-class Function:
+class Function(abc.ABC):
     """One function. ``faults`` says what is wrong, once each. What instructions do is for each kind of CPU."""
 
     def __init__(self, name: str, code: list[Instruction]) -> None:
@@ -106,16 +107,17 @@ class Function:
                 waiting += self._arrive(target, state)
         self.jumps = sum(map(self._is_conditional, self._code))
 
+    @abc.abstractmethod
     def _entry(self) -> State:
         """What the function is called with."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _step(self, i: Instruction, state: State) -> list[int]:
         """Carries out one instruction, and returns the addresses that may follow."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _is_conditional(self, i: Instruction) -> bool:
-        raise NotImplementedError
+        """Whether it may go on at more than one place, by the flags or a register."""
 
     def _arrive(self, address: int, state: State) -> list[int]:
         """Where there is something new."""

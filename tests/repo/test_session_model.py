@@ -2,14 +2,12 @@
 leads in the model; and a session with a fault in it is noticed."""
 
 import shutil
-import types
-from pathlib import Path
 
 import pytest
 
 from cryprq.protocol import session
 from tests.rigs.session_steps import explore, replay
-from tests.rigs.spin_steps import Disagreement, Step, only
+from tests.rigs.spin_steps import Disagreement, Step, faulty, only
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +26,6 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
 def test_sessions_take_every_step_of_the_model_and_no_other(steps: dict[str, list[Step]], which: str) -> None:
     assert {step.event for step in steps[which]} >= {"FRAME", "RECORD", "ROTATE", "DUE", "LOST", "NO_RESPONSE", "GRACE"}
     replay(steps[which], session)
-
-
-def faulty(line: str, instead: str) -> types.ModuleType:
-    """``cryprq.protocol.session`` with that line changed."""
-    text = Path(session.__file__).read_text()
-    assert text.count(line) == 1, f"{line!r} is there {text.count(line)} times"
-    module = types.ModuleType("session_with_a_fault")
-    exec(compile(text.replace(line, instead), "session_with_a_fault", "exec"), module.__dict__)
-    return module
 
 
 FAULTS = {
@@ -69,6 +58,6 @@ FAULTS = {
 
 @pytest.mark.parametrize(("line", "instead"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_in_the_session_is_noticed(steps: dict[str, list[Step]], line: str, instead: str) -> None:
-    module = faulty(line, instead)
+    module = faulty(session, line, instead)
     with pytest.raises(Disagreement):
         replay(steps["one rotation"], module)

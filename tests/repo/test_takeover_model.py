@@ -2,13 +2,11 @@
 two real peers, leads where it leads in the model; and a peer with a fault in it is noticed."""
 
 import shutil
-import types
-from pathlib import Path
 
 import pytest
 
 from cryprq.peers import peer
-from tests.rigs.spin_steps import Disagreement, Step, only
+from tests.rigs.spin_steps import Disagreement, Step, faulty, only
 from tests.rigs.takeover_steps import EVENTS, explore, replay
 
 NEVER = {
@@ -37,15 +35,6 @@ def test_peers_take_every_step_of_the_model(steps: dict[str, list[Step]], which:
     others = {"RESTORE", "FRAME_CLOSE"} if "REMOVE" in NEVER[which] else set()
     assert {step.event for step in steps[which]} == {*EVENTS} - {*NEVER[which]} - others
     replay(steps[which], peer)
-
-
-def faulty(line: str, instead: str) -> types.ModuleType:
-    """``cryprq.peers.peer`` with that line changed."""
-    text = Path(peer.__file__).read_text()
-    assert text.count(line) == 1, f"{line!r} is there {text.count(line)} times"
-    module = types.ModuleType("peer_with_a_fault")
-    exec(compile(text.replace(line, instead), "peer_with_a_fault", "exec"), module.__dict__)
-    return module
 
 
 ONE_DIALS = {
@@ -100,6 +89,6 @@ FAULTS = [
 
 @pytest.mark.parametrize(("which", "line", "instead"), FAULTS)
 def test_a_fault_in_a_peer_is_noticed(steps: dict[str, list[Step]], which: str, line: str, instead: str) -> None:
-    module = faulty(line, instead)
+    module = faulty(peer, line, instead)
     with pytest.raises(Disagreement):
         replay(steps[which], module)

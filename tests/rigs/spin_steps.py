@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import types
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -91,3 +92,12 @@ def walks(steps: Sequence[Step]) -> Iterator[list[Step]]:
                 way.append(untaken[at].pop())
                 at = way[-1].after
             yield way
+
+
+def faulty(module: types.ModuleType, line: str, instead: str) -> types.ModuleType:
+    """The module with that line changed, to see that its test fails then."""
+    text = Path(str(module.__file__)).read_text()
+    assert text.count(line) == 1, f"{line!r} is there {text.count(line)} times"
+    changed = types.ModuleType(f"{module.__name__.rpartition('.')[2]}_with_a_fault")
+    exec(compile(text.replace(line, instead), changed.__name__, "exec"), changed.__dict__)
+    return changed
