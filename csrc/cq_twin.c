@@ -2,11 +2,15 @@
 #include "cq_twin.h"
 
 #include <errno.h>
+#include <linux/udp.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef SOL_UDP
+#define SOL_UDP 17
+#endif
 #ifndef IPV6_DONTFRAG
 #define IPV6_DONTFRAG 62
 #endif
@@ -39,6 +43,18 @@ static bool copy(int from, int to, const struct option *options, size_t count)
     return true;
 }
 
+/* The kernel merges what arrives (GRO) only for a socket that takes it merged, and looks for that socket before the group's
+ * program can run: it picks any member, by a hash. One that took nothing merged would cost some peers the merging of all
+ * that they send, though it is sent none of it. */
+static void copy_merging(int from, int to)
+{
+    int on = 1; /* a kernel that does not say (before 6.2) is that of a node that has tried it */
+    socklen_t size = sizeof on;
+    (void)getsockopt(from, SOL_UDP, UDP_GRO, &on, &size);
+    if (on != 0)
+        (void)setsockopt(to, SOL_UDP, UDP_GRO, &on, sizeof on);
+}
+
 static bool shares_port(int fd)
 {
     int value = 0;
@@ -67,6 +83,7 @@ int cq_twin_open(int fd)
         close(twin);
         return -error;
     }
+    copy_merging(fd, twin);
     return twin;
 }
 

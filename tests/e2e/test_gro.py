@@ -15,6 +15,7 @@ from lab.lans import counters
 from lab.nodes import Node
 from lab.traffic import family_of
 from lab.tunnels import DIALER, GATEWAY, LISTEN_FLAGS, Tunnel, listen_address
+from tests.rigs.planes import wait
 
 OUTER = {
     4: (("192.0.2.1", "192.0.2.254"), ("198.51.100.1", "198.51.100.254")),
@@ -141,6 +142,11 @@ def mixed(node: Node, kind: str) -> float:
     return node.metric("rerouted_datagrams_total", kind=kind)
 
 
+def wait_rotated(node: Node, times: int) -> bool:
+    """Whether its keys have rotated so often in time. Of more than ten in a minute the log does not tell each."""
+    return wait(lambda: node.metric("rotations_total") == times, 10.0)
+
+
 def test_quic_packets_and_records_in_one_batch(lab: Lab) -> None:
     """Over IPv6: over IPv4 GRO keeps records, which have the Don't Fragment bit once the path is known, apart from
     QUIC, which has it not."""
@@ -158,13 +164,12 @@ def test_quic_packets_and_records_in_one_batch(lab: Lab) -> None:
                 rotations += 1
                 assert rotations < ROTATIONS_MAX, f"GRO has put no {kind} into the wrong batch"
                 request(tunnel.dialer.control, "rotate")
-                for node in nodes:
-                    node.wait_event("key_rotation", status="success", epoch=rotations)
+                assert all(wait_rotated(node, rotations) for node in nodes)
         for flow in flows:
             assert sorted(flow.received) == list(range(flow.sent))
     for node in nodes:
         assert tunnel.drops(node) == {}
-        assert len(node.events("key_rotation")) == rotations
+        assert all(event["status"] == "success" for event in node.events("key_rotation"))
         found = counters(node.namespace)
         assert found["Udp.RcvbufErrors"] == found["Udp6RcvbufErrors"] == 0
 

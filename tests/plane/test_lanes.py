@@ -1,6 +1,7 @@
 """Records of two lanes that GRO merged into one batch: the kernel steers it by its first record, and any worker opens
 any lane's records, each exactly once."""
 
+import os
 import select
 import socket
 import struct
@@ -11,6 +12,7 @@ from functools import partial
 import pytest
 
 from cryprq._fastpath import Plane
+from cryprq.address import Address
 from cryprq.linux.sockets import open_group
 from lab.oracle import RecordSealer
 from tests.rigs.planes import ALL, MTU, ipv4, secret, wait
@@ -18,7 +20,7 @@ from tests.rigs.planes import ALL, MTU, ipv4, secret, wait
 RX_INDEX, TX_INDEX = 0x11223344, 0x55667788
 SUITE = 2
 """ChaCha20-Poly1305, the slower one: workers that race are in the same code for longer."""
-UDP_SEGMENT = 103
+UDP_SEGMENT, UDP_GRO = 103, 104
 VNET_SIZE = 10
 
 
@@ -35,11 +37,11 @@ class TwoLanes:
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         descriptors = [member.fileno() for member in self.group.data]
         self.plane = Plane([inner.fileno() for inner in self._inner], [descriptors], mtu=MTU, offloads=ALL)
-        peer = self.plane.add_peer()
-        self.plane.set_routes([("10.0.0.2/32", peer)])
+        self.peer = self.plane.add_peer()
+        self.plane.set_routes([("10.0.0.2/32", self.peer)])
         secrets = [secret(lane) for lane in range(2)]
         self.plane.install(
-            peer, number=0, suite=SUITE, rx_index=RX_INDEX, tx_index=TX_INDEX, tx_secrets=bytearray(secret(9) * 2),
+            self.peer, number=0, suite=SUITE, rx_index=RX_INDEX, tx_index=TX_INDEX, tx_secrets=bytearray(secret(9) * 2),
             rx_secrets=bytearray(b"".join(secrets)), lifetime=600,
         )  # fmt: skip
         self.sealers = [RecordSealer(key[:32], key[32:], lane, RX_INDEX, SUITE) for lane, key in enumerate(secrets)]
@@ -47,9 +49,11 @@ class TwoLanes:
         self.aim()
         self.plane.start()
 
-    def aim(self) -> None:
-        """The peer sends to the port that the group has now."""
+    def aim(self) -> tuple[str, int]:
+        """The peer sends to the port that the group has now. Returns its own address."""
         self._peer.connect(("127.0.0.1", self.group.port))
+        host, port = self._peer.getsockname()
+        return host, port
 
     def close(self) -> None:
         self.plane.stop()
@@ -146,3 +150,35 @@ def test_workers_go_over_to_the_sockets_of_another_port(lanes: TwoLanes) -> None
             lanes.send([sealer.seal(packet)])  # both wait: nothing but this can wake them
             assert lanes.received(1) == [(lane, packet)]
     assert lanes.plane.failure() is None
+
+
+def sockets_at(port: int) -> list[socket.socket]:
+    """This process's UDP sockets at the port, each as a descriptor of its own."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # none, or the listing's own
+            continue
+        at_port = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port
+        if at_port and sock.type == socket.SOCK_DGRAM:
+            found.append(sock)
+        else:
+            sock.close()
+    return found
+
+
+def test_socket_of_a_peer_takes_what_is_merged_as_the_others_do(lanes: TwoLanes) -> None:
+    """The kernel merges only for a socket that takes it, and asks any of the port's: before it runs the program that
+    says which."""
+    before = len(lanes.group.data) + 1
+    lanes.plane.set_endpoint(lanes.peer, Address(*lanes.aim()))
+    lanes.plane.activate(RX_INDEX)
+    lanes.plane.promote(RX_INDEX)
+    lanes.queues[0].send(bytes(VNET_SIZE) + ipv4("10.0.0.1", "10.0.0.2", bytes(20)))
+    assert wait(lambda: lanes.plane.peer_stats(lanes.peer).tx_packets == 1)
+    found = sockets_at(lanes.group.port)
+    assert len(found) == before + 1
+    assert [sock.getsockopt(socket.IPPROTO_UDP, UDP_GRO) for sock in found] == [1] * len(found)
+    for sock in found:
+        sock.close()
