@@ -41,7 +41,8 @@ class RateLimiter:
     a whole ``total`` times; counts the others.
 
     Kinds are names from the program. Subjects come from the network: of those only the last ``SUBJECTS_MAX`` are known,
-    and whoever has many cannot have more than the total.
+    and whoever has many cannot have more than the total. Without a total, ``None``, one subject takes nothing from
+    another: for those of whom there are only so many.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class RateLimiter:
         limit: int = LIMIT,
         window: float = WINDOW,
         clock: Callable[[], float] = time.monotonic,
-        total: int = TOTAL,
+        total: int | None = TOTAL,
     ) -> None:
         self._limit = limit
         self._total = total
@@ -67,12 +68,14 @@ class RateLimiter:
         self._subjects[kind, subject] = own
         if len(self._subjects) > SUBJECTS_MAX:
             del self._subjects[next(iter(self._subjects))]
-        whole = self._kinds.setdefault(kind, deque(maxlen=self._total))
-        if self._is_full(own, now) or self._is_full(whole, now):
+        counted = [own]
+        if self._total is not None:
+            counted.append(self._kinds.setdefault(kind, deque(maxlen=self._total)))
+        if any(self._is_full(each, now) for each in counted):
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return None
-        own.append(now)
-        whole.append(now)
+        for each in counted:
+            each.append(now)
         return self._suppressed.pop(kind, 0)
 
     def _is_full(self, passed: deque[float], now: float) -> bool:
@@ -99,6 +102,7 @@ class Log:
         self._journal = self._writer is not None and is_journal(self._writer.descriptor, os.environ)
         self._sink = _Sink(self._writer, stream, self._gap)
         self._limiter = RateLimiter(clock=clock)
+        self._peers = RateLimiter(clock=clock, total=None)
         self.set_level(level)
 
     @property
@@ -150,7 +154,15 @@ class Log:
         """An event that a stranger can trigger, or that may repeat by itself: at most ``LIMIT`` a minute of each name
         about one peer (``peer_id``), or else one source (``remote``), network or address, and ``TOTAL`` in all; the
         next one that is written says with ``suppressed=N`` how many of this name were not."""
-        suppressed = self._limiter.admit(event, _subject(fields))
+        self._write_limited(self._limiter, level, event, fields)
+
+    def about_peer(self, level: Level, event: str, **fields: object) -> None:
+        """An event that only a peer on the allowlist can trigger (``peer_id``): as ``limited``, but without the limit
+        for all together, so that a thousand peers that come back at once are all seen."""
+        self._write_limited(self._peers, level, event, fields)
+
+    def _write_limited(self, limiter: RateLimiter, level: Level, event: str, fields: dict[str, object]) -> None:
+        suppressed = limiter.admit(event, _subject(fields))
         if suppressed is not None:
             if suppressed:
                 fields["suppressed"] = suppressed

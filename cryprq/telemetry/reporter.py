@@ -1,6 +1,7 @@
 """Every log event and metric about peers, connections and the tunnel, in one place: what happened, told once.
 
-What a stranger can trigger goes through the log's rate limit; so does what repeats by itself while a peer is away.
+What a stranger can trigger goes through the log's rate limit; so does what repeats by itself while a peer is away, and
+what a peer on the allowlist can repeat, by itself.
 """
 
 import time
@@ -44,7 +45,10 @@ class Reporter:
         in the change, and joined in the line."""
         fields = {name: _json(each) for name, each in given.items()}
         line = {name: ",".join(each) or None if isinstance(each, list) else each for name, each in fields.items()}
-        self._log.info(event, **line)
+        if kind == "peer":
+            self._log.about_peer("info", event, **line)
+        else:
+            self._log.info(event, **line)
         if self.on_change is not None:
             self.on_change(Change(kind, event, str(subject), fields))
 
@@ -64,7 +68,8 @@ class Reporter:
         """Both ends are who they should be and have the same keys; ``sig``: by what the peer has proven who it is;
         ``duration`` in seconds."""
         self._metrics.handshake_succeeded(duration)
-        self._log.info(
+        self._log.about_peer(
+            "info",
             "handshake_complete",
             peer_id=peer_id,
             direction=direction,
@@ -165,7 +170,7 @@ class Reporter:
 
     def control_lost(self, peer_id: PeerId, remote: Address, reason: str) -> None:
         """The QUIC connection of the session in use is gone; data goes on under the keys that are there."""
-        self._log.info("control_lost", peer_id=peer_id, remote=remote, reason=reason)
+        self._log.about_peer("info", "control_lost", peer_id=peer_id, remote=remote, reason=reason)
 
     def peer_silent(self, peer_id: PeerId) -> None:
         """Data went out and nothing authenticated came back, although it was asked for."""

@@ -155,6 +155,22 @@ def test_many_sources_have_no_more_than_the_total_and_little_memory(stream: io.S
     assert "another_event" in stream.getvalue()
 
 
+def test_a_thousand_peers_at_once_are_all_seen_and_one_that_repeats_itself_is_not(
+    stream: io.StringIO, clock: Clock
+) -> None:
+    log = Log(stream=stream, clock=clock)
+    peers = [PeerId(number.to_bytes(32, "big")) for number in range(SUBJECTS_MAX)]
+    for peer in peers:
+        log.about_peer("info", "peer_connected", peer_id=peer)
+    assert len(stream.getvalue().splitlines()) == len(peers) > TOTAL
+    for _ in range(3 * LIMIT):
+        log.about_peer("info", "peer_connected", peer_id=peers[-1])
+    assert sum(f"peer_id={peers[-1]} " in line for line in stream.getvalue().splitlines()) == LIMIT
+    clock.now += WINDOW
+    log.about_peer("info", "peer_connected", peer_id=peers[-1])
+    assert f"suppressed={2 * LIMIT + 1} " in stream.getvalue().splitlines()[-1]
+
+
 @given(st.lists(st.tuples(st.floats(0, 20), st.sampled_from("abc")), max_size=150))
 def test_never_more_than_the_limit_of_a_subject_nor_than_the_total(steps: list[tuple[float, str]]) -> None:
     clock = Clock()

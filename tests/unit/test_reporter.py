@@ -4,10 +4,12 @@ import io
 import json
 from ipaddress import ip_network
 from typing import Any
+from unittest.mock import Mock
 
 from cryprq.address import Address
 from cryprq.peer_id import PeerId
-from cryprq.telemetry.logs import LIMIT, Log
+from cryprq.telemetry.changes import Change
+from cryprq.telemetry.logs import LIMIT, WINDOW, Log
 from cryprq.telemetry.reporter import Reporter
 
 
@@ -38,6 +40,28 @@ def test_source_that_has_to_wait_is_told_in_milliseconds_and_not_without_end() -
     entry = json.loads(lines[0])
     del entry["time"]
     assert entry == {"event": "inbound_backoff", "remote": "192.0.2.7:4000", "wait_ms": 300, "level": "warning"}
+
+
+def test_peer_that_comes_and_goes_without_end_fills_no_log_but_is_counted_and_told() -> None:
+    stream, seconds = io.StringIO(), 120
+    metrics: Any = Mock()
+    now, changes = [0.0], list[Change]()
+    reporter = Reporter(Log("info", "json", stream, lambda: now[0]), metrics, lambda: now[0])
+    reporter.on_change = changes.append
+    peer, remote = PeerId(bytes(32)), Address("192.0.2.7", 4000)
+    for _ in range(seconds):
+        reporter.handshake_complete(peer, remote, "inbound", 1, "ed25519+ml-dsa-65", 1, 0.01)
+        reporter.peer_connected(peer, remote, "inbound", ())
+        reporter.control_lost(peer, remote, "closed")
+        reporter.peer_disconnected(peer, "closed", rx_bytes=0, tx_bytes=0)
+        now[0] += 1
+    entries = [json.loads(line) for line in stream.getvalue().splitlines()]
+    told = ["handshake_complete", "peer_connected", "control_lost", "peer_disconnected"]
+    assert [entry["event"] for entry in entries[: len(told)]] == told
+    for event in told:
+        assert sum(entry["event"] == event for entry in entries) == LIMIT * seconds / WINDOW
+    assert metrics.handshake_succeeded.call_count == seconds
+    assert len(changes) == 2 * seconds
 
 
 def test_black_hole_is_a_warning_and_what_the_search_finds_is_none() -> None:
