@@ -14,6 +14,7 @@ from cryprq._fastpath import LANE_SECRET_SIZE, OFFLOADS, SUITE_AES_256_GCM, Plan
 from cryprq.inner.network import InnerNetwork
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
+from tests.rigs.fakes import World
 
 ROUNDS = 300
 
@@ -89,3 +90,12 @@ def test_epoch(benchmark: BenchmarkFixture, gateway: Gateway) -> None:
         gateway.plane.remove(gateway.install(handle))
 
     benchmark.pedantic(epoch, rounds=ROUNDS, warmup_rounds=10)  # type: ignore[no-untyped-call]
+
+
+def test_look(benchmark: BenchmarkFixture) -> None:
+    """The second's look at a peer that is idle: a node with 1,000 peers does it so often a second."""
+    world = World()
+    world.connect(world.left, world.right)
+    peer = world.left.peer
+    assert peer.current is not None
+    benchmark(peer.look, peer.current.created)

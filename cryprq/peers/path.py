@@ -93,7 +93,10 @@ class Path:
             else:
                 self._way = way
         self._looked_ns = stats.last_tx_data_ns
-        self._carry_out(self._machine.large_sent(Boottime(stats.last_tx_large_ns / 1e9), now))
+        if outputs := self._machine.large_sent(Boottime(stats.last_tx_large_ns / 1e9), now):
+            self._carry_out(outputs)
+        else:
+            self._apply()  # the MTU of the tunnel may have changed; the search stands where it stood
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due."""

@@ -132,3 +132,12 @@ def test_end_of_the_session_ends_the_probes(world: World) -> None:
     assert left.plane.probes == []
     assert left.peer.next_timer() is None
     assert left.plane.endpoints[left.peer.handle][0] == LISTENER
+
+
+def test_tunnel_mtu_that_changes_reaches_the_plane_within_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else happens to the peer meanwhile, and its search stands still."""
+    monkeypatch.setattr(world.left.peer.path, "_mtu", lambda: 1300)
+    world.left.peer.look(world.now)
+    assert sends(world.left)[1] == 1300
