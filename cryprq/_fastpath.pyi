@@ -53,6 +53,8 @@ class PeerStats(NamedTuple):
     """Likewise, of the last record that carried a packet: empty records and probes do not count."""
     last_tx_large_ns: int = 0
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
+    round_trip_ns: int = 0
+    """From here to the peer's data plane and back, of the newest probe that was acknowledged; 0: none was."""
 
 def wipe(*buffers: bytearray | bytes | None) -> None:
     """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
@@ -199,6 +201,10 @@ class Plane:
     def peer_stats(self, peer: int) -> PeerStats: ...
     def epoch_records(self, rx_index: int) -> tuple[int, int]:
         """Records sealed and opened under an epoch."""
+
+    def epoch_arrivals(self, rx_index: int) -> tuple[int, int]:
+        """Records that have arrived under an epoch, and those that the peer had sent before the last of them and that
+        have not. KeyError."""
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""

@@ -95,6 +95,15 @@ class Path:
         self._looked_ns = stats.last_tx_data_ns
         self._carry_out(self._machine.large_sent(Boottime(stats.last_tx_large_ns / 1e9), now))
 
+    def measure(self) -> bool:
+        """Sends the smallest probe, whose acknowledgement says nothing of the size, and how long the way is. False:
+        there is no key to send it under."""
+        index = self._sending_index()
+        if index is None or not self._plane.has(index):
+            return False
+        self._plane.send_probe(index, _token(), PROBE_SIZE_MIN)
+        return True
+
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due."""
         return self._machine.next_timer()
