@@ -62,16 +62,21 @@ from cryprq.quic.gate import Credentials, GateLimits
 from cryprq.quic.qlog import Qlog
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.changes import Change
+from cryprq.telemetry.feed import Feed
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
-from cryprq.telemetry.samples import NodeStatus, PeerSample
+from cryprq.telemetry.samples import NodeStatus, PeerSample, as_json
 from cryprq.version import REVISION, VERSION
 
 TICK: Final = 1.0
 """Seconds between looks at what has no event of its own: silence, a worker's death, a TUN that was removed."""
+MEASURE_MIN: Final = 0.25
+MEASURE_MAX: Final = 1.5
+"""Seconds that whoever asks for the status waits for round trips of now: twice the longest that is known."""
+MEASURE_POLL: Final = 0.005
 CLOSE_POLL: Final = 0.01
 """Seconds between looks at whether the last connection is gone, when the node stops."""
 
@@ -183,7 +188,8 @@ class Node:
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         path = lease_path(config.identity, config.tun_name, config.lease_dir)
         leases = Leases(path, config.tun_addresses) if config.listen else None
-        self._hook = Hook(config.on_change, self._reporter, {"node": str(self.peer_id), "tun": config.tun_name})
+        self._whose = {"node": str(self.peer_id), "tun": config.tun_name}
+        self._hook = Hook(config.on_change, self._reporter, self._whose)
         self._undo.append(self._tell_down)
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
@@ -205,7 +211,11 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
+        self._feed = Feed(lambda: as_json(self.status()), self._whose)
+        self._reporter.on_event = self._feed.tell
+        control = AdminSocket(
+            config.control_socket, self.status, self.rotate, self.down, measure=self.measure, feed=self._feed
+        )
         await control.start()
         self._undo.append(control.close)
         self._tell_up()
@@ -602,6 +612,18 @@ class Node:
     def status(self) -> NodeStatus:
         """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
         return self._running().status(str(self.peer_id), tuple(map(str, self.listen_addrs)))
+
+    async def measure(self) -> None:
+        """Asks the peers that are there for a round trip each, for the next ``status``. Returns when all have answered,
+        or late enough for one that would. RuntimeError outside the context."""
+        self._running()
+        now = boottime()
+        asked = [peer for peer in self._peers if peer.measure(now)]
+        longest = max((peer.round_trip for peer in asked), default=0.0)
+        for _ in range(round(min(MEASURE_MAX, max(MEASURE_MIN, 2 * longest)) / MEASURE_POLL)):
+            if not any(peer.meter.waits(now) for peer in asked):
+                break
+            await asyncio.sleep(MEASURE_POLL)
 
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
         """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there

@@ -8,6 +8,7 @@ from cryprq.inner.network import InnerNetwork
 from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
+from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
@@ -45,6 +46,12 @@ class Snapshot:
         now = self._clock()
         return (self._sample(peer, now) for peer in self._peers)
 
+    def _absent(self) -> Iterator[PeerSample]:
+        """Those that the allowlist names, and that have not been here: there is no more than that to say of them."""
+        for peer_id in sorted(self._roster.allowlist.named):
+            if self._peers.get(peer_id) is None:
+                yield PeerSample(peer_id=str(peer_id), connected=False)
+
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
         return self._machine.plane.drops()
@@ -78,6 +85,7 @@ class Snapshot:
         unhealthy = self._health.reason()
         return NodeStatus(
             version=VERSION,
+            time=round(time.time(), 3),
             peer_id=peer_id,
             tun_name=interface.name,
             uptime_secs=round(self._clock() - self._started, 3),
@@ -86,6 +94,7 @@ class Snapshot:
             listen_addr=listen_addrs[0] if listen_addrs else "",
             listen_addrs=tuple(listen_addrs),
             addresses=tuple(map(str, self._network.addresses)),
+            routes=tuple(map(str, sorted(self._network.routes, key=lambda route: (route.version, route)))),
             mtu=self._network.mtu,
             routes_missing=interface.routes_missing,
             name_servers=tuple(map(str, names.servers)) if names is not None else (),
@@ -96,7 +105,7 @@ class Snapshot:
                 *(f"{part.kind} {part.what}: {reason}" for part, reason in interface.faults.items()),
                 *self._dns.faults,
             ),
-            peers=tuple(self.samples()),
+            peers=(*self.samples(), *self._absent()),
             drops=_nested(self.drops()),
             answers=_nested(self.answers()),
             offloads=self.offloads(),
@@ -106,13 +115,19 @@ class Snapshot:
         group = self._machine.sockets[local.group]
         return str(Address(local.host or group.host or "*", group.port))
 
+    def _arrivals(self, link: Link | None) -> tuple[int, int]:
+        index = link.promoted_index if link is not None else None
+        plane = self._machine.plane
+        return plane.epoch_arrivals(index) if index is not None and plane.has(index) else (0, 0)
+
     def _sample(self, peer: Peer, now: Boottime) -> PeerSample:
         plane = self._machine.plane
         stats = plane.peer_stats(peer.handle)
         endpoint = plane.endpoint(peer.handle)
         link = peer.current
         session = link.session if link is not None else None
-        happened = peer.last_handshake
+        happened, meter = peer.last_handshake, peer.meter
+        arrived, lost = self._arrivals(link)
         assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
         return PeerSample(
             peer_id=str(peer.peer_id),
@@ -130,8 +145,14 @@ class Snapshot:
             epoch_age_secs=round(now - link.epoch_since, 3) if link is not None else None,
             silent=peer.current is not None and peer.liveness.silent,
             last_heard_secs=round(max(0.0, now - stats.last_rx_ns / 1e9), 3) if stats.last_rx_ns else None,
+            since=None if meter.since is None else round(time.time() - (now - meter.since), 3),
             last_handshake=None if happened is None else time.time() - (now - happened),
             path_mtu=peer.path.mtu if link is not None else None,
+            round_trip_secs=meter.round_trip,
+            epoch_arrived=arrived,
+            epoch_lost=lost,
+            rx_rate=round(meter.rx_rate, 1),
+            tx_rate=round(meter.tx_rate, 1),
             rx_bytes=stats.rx_bytes,
             tx_bytes=stats.tx_bytes,
             rx_packets=stats.rx_packets,

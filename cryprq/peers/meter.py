@@ -11,11 +11,14 @@ from cryprq.protocol.clock import Boottime
 
 INTERVAL_MIN: Final = 0.5
 """Seconds of which a rate is made at least: peers are looked at more often than once a second while they are silent."""
+ANSWER_WITHIN: Final = 2.0
+"""Seconds after which a probe, or its answer, is taken for lost."""
+_NEVER: Final = Boottime(0.0)
 _WEIGHT: Final = 1 / 8
 """Of a new sample in the smoothed round trip (RFC 6298, 2.3)."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Meter:
     """Of one peer."""
 
@@ -24,13 +27,13 @@ class Meter:
     """Bytes of inner packets a second, in the last interval."""
     round_trip: float | None = None
     """Seconds to the peer's data plane and back, smoothed; None: not measured on this path."""
-    asked: bool = False
-    """Whether a probe is on its way, for nothing but its round trip."""
+    asked: Boottime | None = None
+    """When a probe left, for nothing but its round trip, that is not answered yet."""
     since: Boottime | None = None
     """When the tunnel came up that there is, or, to a second, the last one ended; None: there was none."""
     _ended: bool = False
     _before: PeerStats | None = None
-    _at: Boottime = Boottime(0.0)
+    _at: Boottime = _NEVER
 
     def begin(self, now: Boottime) -> None:
         """A tunnel is up where there was none."""
@@ -60,12 +63,16 @@ class Meter:
 
     def sample(self, round_trip_ns: int) -> None:
         """A probe was acknowledged after so many nanoseconds; 0: it is not known."""
-        self.asked = False
+        self.asked = None
         if round_trip_ns:
             seconds = round_trip_ns / 1e9
             known = self.round_trip
             self.round_trip = seconds if known is None else known + _WEIGHT * (seconds - known)
 
+    def waits(self, now: Boottime) -> bool:
+        """Whether an answer is still to come."""
+        return self.asked is not None and now - self.asked < ANSWER_WITHIN
+
     def new_path(self) -> None:
         """What was measured says nothing of the path from now on."""
-        self.round_trip, self.asked = None, False
+        self.round_trip = self.asked = None

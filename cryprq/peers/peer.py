@@ -343,14 +343,14 @@ class Peer:
             self.liveness.suspect(self._plane.peer_stats(self.handle), now)
             self.look(now)
 
-    def measure(self) -> bool:
-        """Asks for the round trip, unless the peer is not there to answer, or one that was asked is still to come. False:
-        nothing was asked. ``meter.asked`` says when there is an answer."""
+    def measure(self, now: Boottime) -> bool:
+        """Asks for the round trip, where no question is on its way; ``meter.waits`` says until when one is. False: the
+        peer is not there to answer."""
         if not self.present:
             return False
-        if not self.meter.asked:
-            self.meter.asked = self.path.measure()
-        return self.meter.asked
+        if not self.meter.waits(now) and self.path.measure():
+            self.meter.asked = now
+        return True
 
     def show(self) -> None:
         """Shows the peer where this node is now, which may be another place than before."""

@@ -1,8 +1,9 @@
 """The Unix socket behind ``--control-socket``, where the tool asks a running node: one JSON object a line.
 
-Request ``{"command": "status"}``, ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all) or ``{"command":
-"down"}``; answer
-``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask.
+Request ``{"command": "status"}`` (``"measure": true``: with round trips of now), ``{"command": "rotate", "peer": "<peer
+ID>"}`` (no peer: all), ``{"command": "down"}`` or ``{"command": "events"}``; answer ``{"ok": true, "result": ...}`` or
+``{"ok": false, "error": "<one line>"}``. After that of ``events`` come the lines of ``feed``, and no further answers.
+Whoever may open the socket may ask.
 """
 
 import asyncio
@@ -12,18 +13,21 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
-from cryprq.telemetry.samples import NodeStatus
+from cryprq.telemetry.changes import Change
+from cryprq.telemetry.feed import Feed, Reader
+from cryprq.telemetry.samples import NodeStatus, as_json
 
 REQUEST_MAX: Final = 4096
 TIMEOUT: Final = 5.0
 """Seconds that a client may be silent."""
+STREAM_END: Final = 0.5
+"""Seconds that a reader of events has for the last ones when the node stops."""
 
 
 class AdminSocket:
@@ -35,15 +39,22 @@ class AdminSocket:
         status: Callable[[], NodeStatus],
         rotate: Callable[[PeerId | None], Sequence[PeerId]],
         down: Callable[[], None],
+        *,
+        measure: Callable[[], Awaitable[None]],
+        feed: Feed,
     ) -> None:
         """``rotate`` starts a rotation with one peer or all and returns those it started with; a LookupError's text is
-        the answer for a peer that has no session. ``down`` makes the node stop, and leave nothing behind."""
+        the answer for a peer that has no session. ``down`` makes the node stop, and leave nothing behind.
+        ``measure`` returns when round trips are known, or soon."""
         self._path = path
         self._status = status
         self._rotate = rotate
         self._down = down
+        self._measure = measure
+        self._feed = feed
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
         self._inode: tuple[int, int] | None = None
 
     async def start(self) -> None:
@@ -63,6 +74,9 @@ class AdminSocket:
             return
         self._server.close()
         self._server = None
+        self._feed.end(Change("down", "node_stopped"))
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=STREAM_END)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -81,22 +95,46 @@ class AdminSocket:
                     line = await reader.readline()
                     if not line.endswith(b"\n"):
                         break
-                    writer.write(json.dumps(self._answer(line)).encode() + b"\n")
-                    await writer.drain()
+                    request = _parse(line)
+                    if request != {"command": "events"}:
+                        writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
+                        await writer.drain()
+                        continue
+                await self._stream(task, reader, writer)
+                break
         except (OSError, ValueError, TimeoutError, asyncio.CancelledError):  # ValueError: the line is too long
             pass
         finally:
             writer.close()
             self._tasks.discard(task)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _stream(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Events, until there are no more, or nobody takes them. What the client says meanwhile is skipped."""
         try:
-            request = json.loads(line)
-        except (ValueError, RecursionError):
-            request = None
+            events = self._feed.open()
+        except LookupError as error:
+            writer.write(json.dumps({"ok": False, "error": str(error)}).encode() + b"\n")
+            return
+        self._streams.add(task)
+        gone = asyncio.ensure_future(_until_end(reader, events))
+        try:
+            writer.write(b'{"ok": true, "result": null}\n')
+            while (line := await events.next()) is not None:
+                writer.write(line)
+                await writer.drain()  # makes nobody wait but this task
+        finally:
+            gone.cancel()
+            self._feed.drop(events)
+            self._streams.discard(task)
+
+    async def _answer(self, request: Any) -> dict[str, Any]:
         match request:
             case {"command": "status"}:
-                return {"ok": True, "result": asdict(self._status())}
+                if request.get("measure") is True:
+                    await self._measure()
+                return {"ok": True, "result": as_json(self._status())}
             case {"command": "rotate"}:
                 try:
                     name = request.get("peer")
@@ -107,7 +145,21 @@ class AdminSocket:
             case {"command": "down"}:
                 self._down()
                 return {"ok": True, "result": None}
-        return {"ok": False, "error": "unknown request; expected the command status, rotate or down"}
+        return {"ok": False, "error": "unknown request; expected the command status, rotate, down or events"}
+
+
+def _parse(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+async def _until_end(reader: asyncio.StreamReader, events: Reader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(REQUEST_MAX):
+            pass
+    events.end()
 
 
 def _bind(path: Path) -> socket.socket:

@@ -38,6 +38,8 @@ class Reporter:
         self._connected: dict[PeerId, float] = {}
         self.on_change: Callable[[Change], None] | None = None
         """Who is told of what is otherwise from now on, besides the log."""
+        self.on_event: Callable[[Change], None] | None = None
+        """Who is told of that, and of more that happens to peers."""
 
     def _changed(self, kind: str, event: str, subject: object, **given: object) -> None:
         """An event that says how something is from now on: a line of the log, and a change. Several values are a list
@@ -45,8 +47,17 @@ class Reporter:
         fields = {name: _json(each) for name, each in given.items()}
         line = {name: ",".join(each) or None if isinstance(each, list) else each for name, each in fields.items()}
         self._log.info(event, **line)
-        if self.on_change is not None:
-            self.on_change(Change(kind, event, str(subject), fields))
+        self._tell(Change(kind, event, str(subject), fields))
+
+    def _tell(self, change: Change) -> None:
+        for told in (self.on_change, self.on_event):
+            if told is not None:
+                told(change)
+
+    def _note(self, kind: str, event: str, **given: object) -> None:
+        """Something that happened, for who reads along."""
+        if self.on_event is not None:
+            self.on_event(Change(kind, event, fields={name: _json(each) for name, each in given.items()}))
 
     # ---- handshakes ----
 
@@ -170,6 +181,7 @@ class Reporter:
     def peer_silent(self, peer_id: PeerId) -> None:
         """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
+        self._note("peer", "peer_silent", peer_id=peer_id)
 
     def port_changed(self, before: int, port: int) -> None:
         """This node sends from another UDP port, since nobody answered at the one before."""
@@ -182,14 +194,14 @@ class Reporter:
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
-        if self.on_change is not None:
-            fields = {"peer_id": str(peer_id), "remote": str(remote)}
-            self.on_change(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
+        fields = {"peer_id": str(peer_id), "remote": str(remote)}
+        self._tell(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
 
     def path_mtu_changed(self, peer_id: PeerId, old: int, new: int, reason: str) -> None:
         """The largest packet that the path to the peer carries whole is another one; 0: less than the least that is
         searched, so that records are fragmented."""
         fields: dict[str, object] = {"peer_id": peer_id, "old": old, "new": new, "reason": reason}
+        self._note("path", "path_mtu_changed", **fields)
         if reason == "black_hole":
             hint = "the path lost what it carried before and nobody said so; the tunnel goes on with smaller packets"
             self._log.limited("warning", "path_mtu_changed", **fields, hint=hint)
@@ -216,10 +228,13 @@ class Reporter:
             self._log.limited("info", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
         else:
             self._log.info("key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
+        self._note("rotation", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
 
     def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
-        self._log.limited("warning", "key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
+        fields = {"peer_id": peer_id, "epoch": epoch, "status": "failed", "reason": reason}
+        self._log.limited("warning", "key_rotation", **fields)
+        self._note("rotation", "key_rotation", **fields)
 
     def records_forged(self, peer_id: PeerId, epoch: int) -> None:
         """So many records did not open under the epoch's keys that they give way to others."""
@@ -245,14 +260,17 @@ class Reporter:
     def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
         """A reload names this peer for the first time; without networks it gets an address, or is dialled."""
         self._log.info("peer_added", peer_id=peer_id, networks=_joined(networks))
+        self._note("list", "peer_added", peer_id=peer_id, networks=tuple(networks))
 
     def peer_removed(self, peer_id: PeerId) -> None:
         """A reload does not name this peer any more."""
         self._log.info("peer_removed", peer_id=peer_id)
+        self._note("list", "peer_removed", peer_id=peer_id)
 
     def peer_changed(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
         """A reload gives the peer other networks, these, or has it dialled otherwise."""
         self._log.info("peer_changed", peer_id=peer_id, networks=_joined(networks))
+        self._note("list", "peer_changed", peer_id=peer_id, networks=tuple(networks))
 
     # ---- the tunnel ----
 

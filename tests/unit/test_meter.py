@@ -3,7 +3,7 @@
 import pytest
 
 from cryprq._fastpath import EVENT_PROBE_ACKED, PeerStats
-from cryprq.peers.meter import Meter
+from cryprq.peers.meter import ANSWER_WITHIN, Meter
 from cryprq.protocol.clock import Boottime
 from tests.rigs.fakes import World
 
@@ -54,19 +54,22 @@ def test_since_is_when_the_tunnel_came_up_or_was_seen_to_be_down() -> None:
 def test_peer_is_asked_once_until_it_answers() -> None:
     world = World()
     left = world.left
-    assert not left.peer.measure()
+    assert not left.peer.measure(world.now)
     world.connect(left, world.right)
     assert left.peer.meter.since is not None
     probes = len(left.plane.probes)
     left.plane.cut = True
-    assert left.peer.measure() and left.peer.measure()
+    assert left.peer.measure(world.now) and left.peer.measure(world.now)
     assert left.plane.probes[probes:] == [(left.active, 43)]
+    world.now = Boottime(world.now + ANSWER_WITHIN)  # it was lost
+    assert left.peer.measure(world.now)
+    assert left.plane.probes[probes:] == [(left.active, 43)] * 2
     taken = 30_000_000
     left.plane.stats[left.peer.handle] = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, taken)
     left.peer.event(0, EVENT_PROBE_ACKED, world.now)
-    assert not left.peer.meter.asked
+    assert not left.peer.meter.waits(world.now)
     assert left.peer.meter.round_trip == pytest.approx(0.03)
     left.plane.cut = False
-    assert left.peer.measure()
+    assert left.peer.measure(world.now)
     left.peer.fail()
-    assert not left.peer.measure() and left.peer.meter.round_trip is None
+    assert not left.peer.measure(world.now) and left.peer.meter.round_trip is None
