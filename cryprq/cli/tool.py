@@ -10,7 +10,8 @@ from pathlib import Path
 from cryprq import version
 from cryprq.cli import admin_client, run_program
 from cryprq.cli.down import down
-from cryprq.cli.status import render
+from cryprq.cli.events import follow
+from cryprq.cli.status import show
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME
@@ -34,7 +35,9 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
+        raise ConfigError(
+            "nothing to do: give keygen, genpsk, id, status, events, rotate, down or bench; see cryprq --help"
+        )
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
@@ -46,8 +49,9 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "id":
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
-        answer = admin_client.request(_socket_path(arguments), "status")
-        print(json.dumps(answer, indent=2) if arguments.json else render(answer))
+        show(_socket_path(arguments), json_form=arguments.json, every=arguments.watch)
+    elif arguments.command == "events":
+        follow(_socket_path(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
@@ -99,17 +103,28 @@ def _parser() -> OneLineParser:
     genpsk.add_argument("--out", metavar="FILE", help="a new file, for its owner only; else it is printed")
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
-    show = commands.add_parser("status", help="show the running node and its peers")
-    show.add_argument("--json", action="store_true", help="as JSON")
+    status = commands.add_parser("status", help="show the running node, and who may connect to it or is connected")
+    status.add_argument("--json", action="store_true", help="as JSON (docs/status.schema.json)")
+    status.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", const=2.0, type=_seconds, help="again and again, every 2 seconds"
+    )
+    events = commands.add_parser("events", help="print what happens, a JSON object a line, until the node stops")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
     rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
     stop = commands.add_parser("down", help="stop the node for good, and lift its kill switch")
     bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
     bench.add_argument("--json", action="store_true", help="as JSON")
-    for command in (show, rotate, stop):
+    for command in (status, events, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.2 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} seconds are not between 0.2 and 3600")
+    return seconds
 
 
 def _identity_path(given: str | None, flag: str) -> Path:
