@@ -1,6 +1,7 @@
 """Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryprq.address import Address, Local
@@ -60,6 +61,10 @@ def wipe(*buffers: bytearray | bytes | None) -> None:
     """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
     and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
     whoever else has the object would see it change."""
+
+def watch_directory(path: Path, mask: int) -> int:
+    """A descriptor, non-blocking, that says what happens in a directory (inotify(7)); the caller closes it. Here since
+    the standard library has none. OSError."""
 
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.

@@ -44,6 +44,25 @@ PeerStats = namedtuple(
     defaults=(0, 0),
 )
 
+cdef extern from "<sys/inotify.h>" nogil:
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, uint32_t mask)
+    int IN_NONBLOCK
+    int IN_CLOEXEC
+
+
+def watch_directory(path, mask):
+    """An inotify descriptor that watches a directory."""
+    cdef bytes encoded = os.fsencode(path)
+    cdef int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
+    if fd < 0 or inotify_add_watch(fd, encoded, mask) < 0:
+        error = errno
+        if fd >= 0:
+            os.close(fd)
+        raise OSError(error, os.strerror(error), os.fspath(path))
+    return fd
+
+
 cdef enum:
     EVENTS_MAX = 64  # told by one call of C, on the stack
 
