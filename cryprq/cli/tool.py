@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, run_program
+from cryprq.cli import admin_client, peer, run_program
 from cryprq.cli.down import down
 from cryprq.cli.events import follow
 from cryprq.cli.status import show
@@ -18,7 +18,6 @@ from cryprq.config.node_config import DEFAULT_TUN_NAME
 from cryprq.config.paths import default_control_socket, default_identity
 from cryprq.config.psk_file import create_psk, generate
 from cryprq.errors import ConfigError, MachineError
-from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import KINDS
 
 PROGRAM = "cryprq"
@@ -36,7 +35,7 @@ def _run(argv: Sequence[str]) -> int:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
         raise ConfigError(
-            "nothing to do: give keygen, genpsk, id, status, events, rotate, down or bench; see cryprq --help"
+            "nothing to do: give keygen, genpsk, id, peer, status, events, rotate, down or bench; see cryprq --help"
         )
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
@@ -52,6 +51,8 @@ def _run(argv: Sequence[str]) -> int:
         show(_socket_path(arguments), json_form=arguments.json, every=arguments.watch)
     elif arguments.command == "events":
         follow(_socket_path(arguments))
+    elif arguments.command == "peer":
+        peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
@@ -62,14 +63,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
-    peer = {}
-    if arguments.peer is not None:
-        try:
-            peer = {"peer": str(PeerId.parse(arguments.peer))}
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    started = admin_client.request(_socket_path(arguments), "rotate", **peer)
-    print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
+    word = arguments.peer
+    started = admin_client.request(_socket_path(arguments), "rotate", **({} if word is None else {"peer": word}))
+    called = f" ({word})" if word is not None and [word] != started else ""
+    print("\n".join(f"rotation started with {peer_id}{called}" for peer_id in started) or "no peer has a session")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -103,6 +100,7 @@ def _parser() -> OneLineParser:
     genpsk.add_argument("--out", metavar="FILE", help="a new file, for its owner only; else it is printed")
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
+    peer.add_commands(commands)
     status = commands.add_parser("status", help="show the running node, and who may connect to it or is connected")
     status.add_argument("--json", action="store_true", help="as JSON (docs/status.schema.json)")
     status.add_argument(
@@ -110,7 +108,7 @@ def _parser() -> OneLineParser:
     )
     events = commands.add_parser("events", help="print what happens, a JSON object a line, until the node stops")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
-    rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
+    rotate.add_argument("peer", metavar="PEER", nargs="?", help="a name, a peer ID, or the beginning of one")
     stop = commands.add_parser("down", help="stop the node for good, and lift its kill switch")
     bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
     bench.add_argument("--json", action="store_true", help="as JSON")

@@ -3,10 +3,11 @@ every notation. Each entry is about one ID."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cryprq import expiry
 from cryprq.config import allow_entries, psk_file, successor_entries, values
 from cryprq.errors import ConfigError
 from cryprq.peer_id import PeerId
@@ -29,7 +30,7 @@ _ABOUT: Final = {
 }
 KEYS: Final = tuple(_ABOUT)
 """Of a peer's table in a file, and the options that they are about."""
-_MIDNIGHT: Final = time(tzinfo=UTC)
+_DATE: Final = re.compile(r"[0-9]{4}-?[0-9]")
 _GROUPS_FORM: Final = re.compile(r"[^=]*")
 
 
@@ -111,25 +112,17 @@ def parse_expiry(text: str) -> tuple[PeerId, float]:
 
 
 def moment(text: str) -> float:
-    """Unix time of a date, whose midnight (UTC) is meant, or of a date and time (RFC 3339), UTC if nothing else is
-    said. ValueError."""
-    try:
-        if len(text) <= len("2027-01-31"):
-            return datetime.combine(date.fromisoformat(text), _MIDNIGHT).timestamp()
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a date and time such as 2027-01-31 or 2027-01-31T18:00:00Z") from None
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    """Unix time of a date, whose beginning is meant, or of a date and time; as ``cryprq.expiry``, but that a span would
+    begin anew with each reading. ValueError."""
+    when = expiry.parse(text, 0.0) if _DATE.match(text) else None
+    if when is None:
+        raise ValueError(f"{text!r} is no time: write 2027-01-31, 2027-01-31T18:00 or 2027-01-31T18:00:00Z")
+    return when
 
 
 def show_expiry(entry: tuple[PeerId, float]) -> str:
     peer, when = entry
-    return f"{peer}={show_moment(when)}"
-
-
-def show_moment(when: float) -> str:
-    """Unix time as RFC 3339 has it, in UTC."""
-    return datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{peer}={datetime.fromtimestamp(when, UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
 
 
 # ---- a peer's table in a file ----
@@ -188,5 +181,5 @@ def _moment_text(value: object) -> str:
     if isinstance(value, date):  # a datetime is one, too
         return value.isoformat()
     if not isinstance(value, str):
-        raise ValueError("must be a date and time such as 2027-01-31T18:00:00Z")
+        raise ValueError("must be a date, or a date and time, such as 2027-01-31T18:00:00Z")
     return value

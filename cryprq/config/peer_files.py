@@ -62,6 +62,12 @@ class PeerFiles:
         }
         self._good = {name: said for name, said in self._good.items() if name in self._read}
 
+    def differs(self, directory: Path) -> bool:
+        """Whether there is something else there than was read. MachineError if there is no directory."""
+        before = self._read
+        self.read(directory)
+        return self._read != before
+
     def said(self) -> Iterable[Said]:
         """What the files say, right or not, for who looks for names."""
         return [read.said for read in self._read.values() if read.said is not None]

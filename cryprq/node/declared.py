@@ -7,13 +7,14 @@ from cryprq.peer_id import PeerId
 from cryprq.registry.entries import PeerEntry, Source
 
 
-def declared(config: NodeConfig) -> Mapping[PeerId, PeerEntry]:
-    """An entry for each peer that is on the list or has a name; a successor has what its predecessor has but the
-    name."""
+def declared(config: NodeConfig, origin: str) -> Mapping[PeerId, PeerEntry]:
+    """An entry for each peer that is on the list, or is dialled and has more said of it than where it is. A name alone
+    lets nobody in. ``origin`` as in the entries."""
+    said = (config.peer_names, config.peer_groups, config.peer_expires, config.disabled_peers)
     dialled = (address.peer_id for address in config.peers if address.peer_id is not None)
-    found = {}
-    for peer_id in dict.fromkeys((*config.allow_peers, *dialled, *config.peer_names)):
-        found[peer_id] = PeerEntry(
+    known = (*config.allow_peers, *(peer_id for peer_id in dialled if any(peer_id in each for each in said)))
+    return {
+        peer_id: PeerEntry(
             peer_id=peer_id,
             name=config.peer_names.get(peer_id, ""),
             networks=config.allow_peers.get(peer_id, ()),
@@ -23,12 +24,7 @@ def declared(config: NodeConfig) -> Mapping[PeerId, PeerEntry]:
             psk_file=config.psk_files.get(peer_id),
             successor=config.successors.get(peer_id),
             source=Source.CONFIG,
+            origin=origin,
         )
-    return found
-
-
-def barred(entry: PeerEntry | None, now: float) -> str:
-    """Why a peer may not connect at this Unix time, though it is known: ``disabled`` or ``expired``; empty: it may."""
-    if entry is None or entry.active(now):
-        return ""
-    return "disabled" if entry.disabled else "expired"
+        for peer_id in dict.fromkeys(known)
+    }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from cryprq.address import Address, Local
 from cryprq.inner.network import InnerNetwork
@@ -13,6 +14,7 @@ from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
+from cryprq.registry.entries import PeerEntry
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.samples import NodeStatus, PeerSample, PoolSample
 from cryprq.version import VERSION
@@ -48,9 +50,9 @@ class Snapshot:
 
     def _absent(self) -> Iterator[PeerSample]:
         """Those that the allowlist names, and that have not been here: there is no more than that to say of them."""
-        for peer_id in sorted(self._roster.allowlist.named):
+        for peer_id in sorted(self._roster.fleet.named):
             if self._peers.get(peer_id) is None:
-                yield PeerSample(peer_id=str(peer_id), connected=False)
+                yield replace(_known(self._roster.fleet.entry(peer_id)), peer_id=str(peer_id))
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
@@ -66,13 +68,13 @@ class Snapshot:
 
     def pools(self) -> Iterator[PoolSample]:
         """One for each network that addresses are given from."""
-        allowlist = self._roster.allowlist
-        for network, size in allowlist.pools:
-            yield PoolSample(network=str(network), size=size, used=allowlist.used(network))
+        fleet = self._roster.fleet
+        for network, size in fleet.pools:
+            yield PoolSample(network=str(network), size=size, used=fleet.used(network))
 
     def allowed_peers(self) -> int:
         """How many peers may connect by name, or are dialled."""
-        return len(self._roster.allowlist.named)
+        return sum(map(self._roster.permits, self._roster.fleet.named))
 
     def routes_missing(self) -> int:
         """How many routes the kernel should have and does not."""
@@ -129,7 +131,8 @@ class Snapshot:
         happened, meter = peer.last_handshake, peer.meter
         arrived, lost = self._arrivals(link)
         assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
-        return PeerSample(
+        return replace(
+            _known(self._roster.fleet.entry(peer.peer_id)),
             peer_id=str(peer.peer_id),
             connected=link is not None,
             direction=link.direction if link is not None else "",
@@ -158,6 +161,20 @@ class Snapshot:
             rx_packets=stats.rx_packets,
             tx_packets=stats.tx_packets,
         )
+
+
+def _known(entry: PeerEntry | None) -> PeerSample:
+    """What is known of a peer, whether it is here or not."""
+    if entry is None:
+        return PeerSample(peer_id="", connected=False)
+    return PeerSample(
+        peer_id="",
+        name=entry.name,
+        groups=entry.groups,
+        barred=entry.barred(time.time()),
+        expires=entry.expires,
+        connected=False,
+    )
 
 
 def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

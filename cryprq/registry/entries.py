@@ -59,6 +59,10 @@ class PeerEntry:
         """Whether it may connect at this Unix time."""
         return not self.disabled and (self.expires is None or now < self.expires)
 
+    def barred(self, now: float) -> str:
+        """Why it may not connect at this Unix time: ``disabled`` or ``expired``; empty: it may."""
+        return "" if self.active(now) else "disabled" if self.disabled else "expired"
+
     @property
     def key(self) -> str:
         """Where it lies in a store."""

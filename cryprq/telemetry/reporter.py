@@ -4,7 +4,7 @@ What a stranger can trigger goes through the log's rate limit; so does what repe
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cryprq.address import Address
@@ -44,7 +44,7 @@ class Reporter:
     def _changed(self, kind: str, event: str, subject: object, **given: object) -> None:
         """An event that says how something is from now on: a line of the log, and a change. Several values are a list
         in the change, and joined in the line."""
-        fields = {name: _json(each) for name, each in given.items()}
+        fields = self._named(given)
         line = {name: ",".join(each) or None if isinstance(each, list) else each for name, each in fields.items()}
         self._log.info(event, **line)
         self._tell(Change(kind, event, str(subject), fields))
@@ -57,7 +57,14 @@ class Reporter:
     def _note(self, kind: str, event: str, **given: object) -> None:
         """Something that happened, for who reads along."""
         if self.on_event is not None:
-            self.on_event(Change(kind, event, fields={name: _json(each) for name, each in given.items()}))
+            self.on_event(Change(kind, event, fields=self._named(given)))
+
+    def _named(self, given: Mapping[str, object]) -> dict[str, object]:
+        """As JSON has it, with the name of a peer that has one."""
+        fields = {name: _json(each) for name, each in given.items()}
+        if (peer_id := given.get("peer_id")) is not None and (name := self._log.name_of(peer_id)):
+            fields["peer"] = name
+        return fields
 
     # ---- handshakes ----
 
@@ -194,7 +201,7 @@ class Reporter:
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
-        fields = {"peer_id": str(peer_id), "remote": str(remote)}
+        fields = self._named({"peer_id": peer_id, "remote": remote})
         self._tell(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
 
     def path_mtu_changed(self, peer_id: PeerId, old: int, new: int, reason: str) -> None:
