@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cryprq.networks import Interface, Network, host_networks
@@ -56,7 +55,7 @@ LOOK_AGAIN: Final = 60.0
 class Declaration:
     """What the configuration says of peers."""
 
-    peers: Mapping[PeerId, PeerEntry] = MappingProxyType({})
+    peers: Mapping[PeerId, PeerEntry] = field(default_factory=dict)
     """``source`` is ``CONFIG``."""
     dialled: frozenset[PeerId] = frozenset()
     """Peers that are allowed by being dialled."""
@@ -459,6 +458,7 @@ class Fleet:
             for peer, entry in part.items()
             if entry.name and entries[peer] is entry
         }
+        self._note_expired()
         blocks = frozenset(network for entry in entries.values() for network in entry.networks)
         if blocks != self._leases.avoid.networks:
             self._leases.avoid = Blocks(blocks)
@@ -481,11 +481,14 @@ class Fleet:
 
     def look(self) -> None:
         """Those whose time is over since the last look are told, and those who have some again."""
-        now = self._looked_at = self._clock()
-        expired = frozenset(i for i, e in self._entries.items() if e.expires is not None and e.expires <= now)
-        changed, self._expired = expired ^ self._expired, expired
-        self._tell(changed)
+        before = self._expired
+        self._note_expired()
+        self._tell(before ^ self._expired)
         self._set_timer()
+
+    def _note_expired(self) -> None:
+        now = self._looked_at = self._clock()
+        self._expired = frozenset(i for i, e in self._entries.items() if e.expires is not None and e.expires <= now)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
