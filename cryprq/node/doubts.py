@@ -19,9 +19,10 @@ _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 """IP and UDP headers around it, by IP version."""
 
 
-def of_configuration(config: NodeConfig) -> tuple[str, ...]:
-    """What is doubtful wherever the node runs."""
-    return (*config.doubts, *_nobody(config), *_stray_keys(config), *_small_pool(config), *_far_name_servers(config))
+def of_configuration(config: NodeConfig, *, registered: bool = False) -> tuple[str, ...]:
+    """What is doubtful wherever the node runs. ``registered``: it has a registry with peers in it."""
+    nobody = () if registered else _nobody(config)
+    return (*config.doubts, *nobody, *_stray_keys(config), *_small_pool(config), *_far_name_servers(config))
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def of_machine(config: NodeConfig) -> tuple[str, ...]:
 
 def _nobody(config: NodeConfig) -> Iterator[str]:
     if config.listen and not (config.allow_any or config.allow_peers or config.peers):
-        yield "nobody may connect: name the dialers with --allow-peer ID"
+        yield "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID"
 
 
 def _stray_keys(config: NodeConfig) -> Iterator[str]:

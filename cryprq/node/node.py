@@ -195,8 +195,8 @@ class Node:
         self._psks = psk_file.load_all(config.psk_files)
         self._undo.append(lambda: wipe(*self._psks.values()))
         self.peer_id = identity.peer_id
-        doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         await self._start_fleet()
+        doubts = (*of_machine(config), *self._doubts_of(config))  # the tunnel is not yet part of the machine
         self._whose = {"node": str(self.peer_id), "tun": config.tun_name}
         self._hook = Hook(config.on_change, self._reporter, self._whose)
         self._undo.append(self._tell_down)
@@ -450,6 +450,9 @@ class Node:
 
     async def _tell_down(self) -> None:
         await self._hook.stop(Change("down", "node_stopped") if self._up else None)
+
+    def _doubts_of(self, config: NodeConfig) -> tuple[str, ...]:
+        return of_configuration(config, registered=bool(self._fleet.registered))
 
     def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
         """Those that were not told the last time."""
@@ -747,7 +750,7 @@ class Node:
         self.config = config
         self._take_psks(psks)
         self._announce_again(_announced(config))
-        self._tell_doubts(of_configuration(config))
+        self._tell_doubts(self._doubts_of(config))
         self._tell_peer_faults(config)
         self._tell_changes(changes)
         self._log.info(

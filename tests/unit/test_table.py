@@ -13,13 +13,15 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
 from cryprq.inner.network import InnerNetwork
 from cryprq.multiaddr import Multiaddr
-from cryprq.node.roster import Roster
+from cryprq.node.roster import Roster, declaration_of
 from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
+from cryprq.registry.fleet import Fleet
+from cryprq.registry.memory import MemoryStore
 from tests.rigs.fakes import FakePlane, Recorder, World, identity
 from tests.unit.test_allowed_ips import FakeDevice
 
@@ -123,7 +125,7 @@ class Dialling(Rig):
         self.roster = Roster(
             self.config,
             identity(0).peer_id,
-            None,
+            Fleet(MemoryStore(), declaration_of(self.config), clock=lambda: 0.0),
             peers=self.peers,
             network=self.network,
             resolver=Resolver(fail, lambda: None, lambda: self.now),
