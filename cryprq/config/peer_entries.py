@@ -138,6 +138,10 @@ def from_table(name: str, table: Mapping[str, object], directory: Path) -> Itera
     peer = given.get("id")
     if not isinstance(peer, str):
         raise ValueError("id: must be there, the peer's ID as `cryprq id` prints it on that host")
+    try:
+        PeerId.parse(peer)
+    except ValueError as error:
+        raise ValueError(f"id: {error}") from None
     yield "peer-name", "id", f"{name}={peer}"
     for key in KEYS[1:]:
         try:

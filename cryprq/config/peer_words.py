@@ -55,20 +55,22 @@ class Words:
         if place is None:
             return given
 
+        names = {} if about == "peer-name" else self._names  # that is where they come from
+
         def meant(found: re.Match[str]) -> str:
-            return self._meant(given.source, found[0].strip())
+            return self._meant(given.source, found[0].strip(), names)
 
         return replace(given, texts=tuple(place.sub(meant, text) for text in given.texts))
 
-    def _meant(self, source: str, word: str) -> str:
+    def _meant(self, source: str, word: str, names: Mapping[str, str]) -> str:
         if not word or _peer(word) is not None:
             return word
-        if (peer := self._names.get(word.lower())) is not None:
+        if (peer := names.get(word.lower())) is not None:
             return peer
         if (near := similar(word, sorted(self._known))) is not None:
             raise ConfigError(f"{source}: {word} is not a peer ID; did you mean {near}?")
-        if self._names and len(word) < len(str(PeerId(bytes(32)))) - 2:
-            like = get_close_matches(word.lower(), self._names, n=1)
+        if names and len(word) < len(str(PeerId(bytes(32)))) - 2:
+            like = get_close_matches(word.lower(), names, n=1)
             hint = f"; did you mean {like[0]}?" if like else ""
             raise ConfigError(f"{source}: no peer is called {word!r}{hint}")
         return word

@@ -44,7 +44,7 @@ from cryprq.node.reload import merge
 from cryprq.node.roster import Changes, Roster, declaration_of
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
-from cryprq.peer_name import resolve
+from cryprq.peer_name import resolve, similar
 from cryprq.peers.dialer import Dialer
 from cryprq.peers.inbound import Admittance, Announcement
 from cryprq.peers.indices import IndexPool
@@ -79,6 +79,8 @@ from cryprq.version import REVISION, VERSION
 
 TICK: Final = 1.0
 """Seconds between looks at what has no event of its own: silence, a worker's death, a TUN that was removed."""
+ALIKE_MAX: Final = 2000
+"""Peers among whom one that is denied is looked for, by a slip in its ID: some milliseconds, as its handshake took."""
 MEASURE_MIN: Final = 0.25
 MEASURE_MAX: Final = 1.5
 """Seconds that whoever asks for the status waits for round trips of now: twice the longest that is known."""
@@ -270,6 +272,7 @@ class Node:
         )
         self._undo.append(self._fleet.close)
         self._log.name_of = self._name_of
+        self._reporter.alike = self._alike
         await self._fleet.start()
         if config.listen:
             old = lease_file.read(lease_file.lease_path(config.identity, config.tun_name, config.lease_dir))
@@ -682,6 +685,10 @@ class Node:
 
     def _name_of(self, peer: object) -> str:
         return self._fleet.name(peer) if isinstance(peer, PeerId) else ""
+
+    def _alike(self, peer_id: PeerId) -> PeerId | None:
+        named = self._fleet.named
+        return similar(str(peer_id), named) if len(named) <= ALIKE_MAX else None
 
     def find(self, word: str) -> PeerId:
         """Whom a word means: a peer's name, its ID, or the beginning of one that no other's begins with. LookupError,

@@ -38,6 +38,8 @@ class Reporter:
         self._connected: dict[PeerId, float] = {}
         self.on_change: Callable[[Change], None] | None = None
         """Who is told of what is otherwise from now on, besides the log."""
+        self.alike: Callable[[PeerId], PeerId | None] = lambda _: None
+        """The peer on the list that has nearly the same ID."""
         self.on_event: Callable[[Change], None] | None = None
         """Who is told of that, and of more that happens to peers."""
 
@@ -117,7 +119,10 @@ class Reporter:
     def peer_denied(self, peer_id: PeerId, remote: Address) -> None:
         """Somebody who has proven this ID is not in the allowlist."""
         self._metrics.peer_denied()
-        self._log.limited("warning", "peer_denied", peer_id=peer_id, remote=remote, reason="not_allowlisted")
+        fields: dict[str, object] = {"peer_id": peer_id, "remote": remote, "reason": "not_allowlisted"}
+        if (near := self.alike(peer_id)) is not None:
+            fields["hint"] = f"its ID differs from {near} on the list by a character or two: is that one mistyped?"
+        self._log.limited("warning", "peer_denied", **fields)
 
     # ---- dialling ----
 

@@ -69,5 +69,5 @@ def test_directory_that_goes(directory: Path, how: str) -> None:
 
 def test_what_is_no_directory(directory: Path) -> None:
     for path in (directory / "none", directory / "old.toml"):
-        with pytest.raises(OSError, match="No such file|Not a directory"):
+        with pytest.raises(OSError, match=r"No such file|Not a directory"):
             DirectoryWatch(path)

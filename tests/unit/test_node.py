@@ -71,6 +71,9 @@ class EventPlane(FakePlane):
     def inject(self, data: bytes, remote: Any, local: Any) -> None:
         raise AssertionError("no record is sent here")
 
+    def epoch_arrivals(self, rx_index: int) -> tuple[int, int]:
+        return 99, 1
+
     def peer_mtu(self, peer: int) -> int:
         return self.mtus.get(peer, 1420)
 

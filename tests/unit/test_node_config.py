@@ -123,6 +123,11 @@ def test_matrix_covers_every_setting() -> None:
         "allow-peer",
         "psk-file",
         "successor",
+        "peer-name",
+        "peer-groups",
+        "peer-expires",
+        "disable-peer",
+        "allow-peer-dir",
         "allow-any",
         "kill-switch",
     } == {o.name for o in OPTIONS}
