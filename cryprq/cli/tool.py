@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import admin_client, peer, run_program
-from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
@@ -55,6 +54,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
+        from cryprq.cli.down import down  # which knows the kernel: what asks a node need not wait for that
+
         print(down(_socket_path(arguments), _tun_name(arguments)))
     else:
         _rotate(arguments)
