@@ -1,7 +1,6 @@
 """``cryprq peer``: who may connect. Asks the node that runs, and works on its registry itself while none does."""
 
 import argparse
-import asyncio
 import json
 import os
 import pwd
@@ -61,6 +60,8 @@ def run(arguments: argparse.Namespace, socket_path: Path, tun_name: str) -> None
     try:
         answer = admin_client.request(socket_path, "peer", **request)
     except admin_client.NoNode:
+        import asyncio
+
         answer = asyncio.run(_by_hand(_registry(arguments, tun_name), request))
         if arguments.action in ("list", "show"):
             print("no node runs: this is its registry, without its configuration", file=sys.stderr)

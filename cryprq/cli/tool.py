@@ -9,9 +9,6 @@ from pathlib import Path
 
 from cryprq import version
 from cryprq.cli import admin_client, peer, run_program
-from cryprq.cli.down import down
-from cryprq.cli.events import follow
-from cryprq.cli.status import show
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import DEFAULT_TUN_NAME
@@ -48,14 +45,20 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "id":
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
+        from cryprq.cli.status import show
+
         show(_socket_path(arguments), json_form=arguments.json, every=arguments.watch)
     elif arguments.command == "events":
+        from cryprq.cli.events import follow
+
         follow(_socket_path(arguments))
     elif arguments.command == "peer":
         peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
+        from cryprq.cli.down import down  # which knows the kernel: what asks a node need not wait for that
+
         print(down(_socket_path(arguments), _tun_name(arguments)))
     else:
         _rotate(arguments)

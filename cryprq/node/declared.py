@@ -21,7 +21,6 @@ def declared(config: NodeConfig, origin: str) -> Mapping[PeerId, PeerEntry]:
             groups=config.peer_groups.get(peer_id, ()),
             expires=config.peer_expires.get(peer_id),
             disabled=peer_id in config.disabled_peers,
-            psk_file=config.psk_files.get(peer_id),
             successor=config.successors.get(peer_id),
             source=Source.CONFIG,
             origin=origin,

@@ -455,7 +455,7 @@ class Node:
         await self._hook.stop(Change("down", "node_stopped") if self._up else None)
 
     def _doubts_of(self, config: NodeConfig) -> tuple[str, ...]:
-        return of_configuration(config, registered=bool(self._fleet.registered))
+        return of_configuration(config, self._fleet.registered)
 
     def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
         """Those that were not told the last time."""
