@@ -24,7 +24,7 @@ struct cq_path {
     _Atomic uint32_t sizes[CQ_PROBES_MAX];
     _Atomic uint64_t left_ns[CQ_PROBES_MAX]; /* when each was sealed; 0: it has not been yet */
     _Atomic uint64_t round_trip_ns;          /* of the newest that was acknowledged; 0: none was */
-    uint32_t next; /* the control thread's */
+    uint32_t next;                           /* the control thread's */
 };
 
 /* Control thread: a probe leaves. The token's lowest bit is clear, and it is not 0. */

@@ -36,19 +36,16 @@ def test_round_trip_is_smoothed_and_belongs_to_one_path() -> None:
     meter.sample(160_000_000)
     assert meter.round_trip == pytest.approx(0.09)
     meter.new_path()
-    assert meter.round_trip is None
+    assert [meter.round_trip, meter.asked] == [None, None]
 
 
 def test_since_is_when_the_tunnel_came_up_or_was_seen_to_be_down() -> None:
     meter = Meter()
-    meter.away(Boottime(5))
-    assert meter.since is None  # it has never been there
-    meter.begin(Boottime(7))
-    assert meter.since == 7
-    meter.end()
-    for now in (20, 30):
-        meter.away(Boottime(now))
-        assert meter.since == 20
+    seen = []
+    for act in (meter.away, meter.begin, lambda _: meter.end(), meter.away, meter.away):
+        act(Boottime(10.0 * len(seen)))
+        seen.append(meter.since)
+    assert seen == [None, 10, 10, 30, 30], "it has never been there, is, and is away"
 
 
 def test_peer_is_asked_once_until_it_answers() -> None:
