@@ -32,7 +32,8 @@ def _run(argv: Sequence[str]) -> int:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
         raise ConfigError(
-            "nothing to do: give keygen, genpsk, id, peer, status, events, rotate, down or bench; see cryprq --help"
+            "nothing to do: give keygen, genpsk, id, peer, status, events, top, rotate, down or bench;"
+            " see cryprq --help"
         )
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
@@ -52,6 +53,8 @@ def _run(argv: Sequence[str]) -> int:
         from cryprq.cli.events import follow
 
         follow(_socket_path(arguments))
+    elif arguments.command == "top":
+        _top(arguments)
     elif arguments.command == "peer":
         peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "bench":
@@ -63,6 +66,20 @@ def _run(argv: Sequence[str]) -> int:
     else:
         _rotate(arguments)
     return 0
+
+
+def _top(arguments: argparse.Namespace) -> None:
+    try:
+        from cryprq.cli import top
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("rich", "textual"):
+            raise
+        raise MachineError(
+            "cryprq top needs Textual: pip install 'cryprq[top]'; cryprq status --watch does not"
+        ) from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise MachineError("cryprq top needs a terminal; cryprq events and cryprq status --json are for programs")
+    top.run(_socket_path(arguments), arguments.every)
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
@@ -110,12 +127,14 @@ def _parser() -> OneLineParser:
         "--watch", metavar="SECONDS", nargs="?", const=2.0, type=_seconds, help="again and again, every 2 seconds"
     )
     events = commands.add_parser("events", help="print what happens, a JSON object a line, until the node stops")
+    top = commands.add_parser("top", help="peers and their traffic, live (needs cryprq[top])")
+    top.add_argument("--every", metavar="SECONDS", type=_seconds, default=1.0, help="how often it looks (1)")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
     rotate.add_argument("peer", metavar="PEER", nargs="?", help="a name, a peer ID, or the beginning of one")
     stop = commands.add_parser("down", help="stop the node for good, and lift its kill switch")
     bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
     bench.add_argument("--json", action="store_true", help="as JSON")
-    for command in (status, events, rotate, stop):
+    for command in (status, events, top, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
     return parser

@@ -41,7 +41,7 @@ def test_round_trip_is_smoothed_and_belongs_to_one_path() -> None:
 
 def test_since_is_when_the_tunnel_came_up_or_was_seen_to_be_down() -> None:
     meter = Meter()
-    seen = []
+    seen: list[float | None] = []
     for act in (meter.away, meter.begin, lambda _: meter.end(), meter.away, meter.away):
         act(Boottime(10.0 * len(seen)))
         seen.append(meter.since)
