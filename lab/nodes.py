@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq.config.identity_file import load_or_create_identity
-from cryprq.config.node_config import DEFAULT_TUN_NAME
+from cryprq.config.paths import DEFAULT_TUN_NAME
 from cryprq.registry.lease_file import lease_path
 from lab.hosts import CommandError, Namespace, Process
 

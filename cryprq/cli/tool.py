@@ -10,12 +10,9 @@ from pathlib import Path
 from cryprq import version
 from cryprq.cli import admin_client, peer, run_program
 from cryprq.config.command_line import OneLineParser
-from cryprq.config.identity_file import create_identity, load_identity
-from cryprq.config.node_config import DEFAULT_TUN_NAME
-from cryprq.config.paths import default_control_socket, default_identity
-from cryprq.config.psk_file import create_psk, generate
+from cryprq.config.paths import DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
-from cryprq.protocol.identity import KINDS
+from cryprq.peer_id import SIGNATURE_NAMES
 
 PROGRAM = "cryprq"
 
@@ -36,14 +33,20 @@ def _run(argv: Sequence[str]) -> int:
             " see cryprq --help"
         )
     elif arguments.command == "keygen":
-        kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
+        from cryprq.config.identity_file import create_identity  # what asks a node need not wait for cryptography
+
+        kind = next(number for number, name in SIGNATURE_NAMES.items() if name == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
     elif arguments.command == "genpsk":
+        from cryprq.config.psk_file import create_psk, generate
+
         if arguments.out is None:
             print(generate())
         else:
             create_psk(Path(arguments.out))
     elif arguments.command == "id":
+        from cryprq.config.identity_file import load_identity
+
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
         from cryprq.cli.status import show
@@ -108,7 +111,7 @@ def _parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
     keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
-    signatures = [kind.signature for kind in KINDS.values()]
+    signatures = list(SIGNATURE_NAMES.values())
     keygen.add_argument(
         "--signature",
         metavar="|".join(signatures),
