@@ -4,12 +4,14 @@ The only module that needs Textual, which is an extra (``pip install 'cryprq[top
 """
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 from textual.widgets import DataTable, Footer, Input, Static
 
 from cryprq.cli import admin_client
@@ -70,9 +72,10 @@ class Top(App[None]):
     # ---- the node ----
 
     async def _follow(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(self._every)
+        with contextlib.suppress(NoMatches):  # the screen is gone: it ends
+            while True:
+                await self._look()
+                await asyncio.sleep(self._every)
 
     async def _look(self) -> None:
         status = await self._ask("status", measure=True)
