@@ -26,6 +26,7 @@ from cryprq.registry.store import (
     Conflict,
     Damaged,
     Delete,
+    Denied,
     Expect,
     Note,
     Put,
@@ -242,6 +243,16 @@ def test_file_is_made_by_the_first_commit_for_its_owner_alone(path: Path) -> Non
     assert held(path) == {"a": b"1"}
 
 
+def test_file_that_others_may_write_is_refused(path: Path) -> None:
+    commit(path, Put("a", b"1"))
+    path.chmod(0o620)
+    with pytest.raises(Denied, match=r"others may write the registry .* \(mode 0620\): chmod 600") as caught:
+        held(path)
+    assert "\n" not in str(caught.value)
+    path.chmod(0o600)
+    assert held(path) == {"a": b"1"}
+
+
 def test_registry_lies_beside_the_identity_or_where_it_can_be_written() -> None:
     credential = Path("/run/credentials/cryprq-node.service/identity")
     assert registry_path(credential, "tun1", Path("/var/lib/x")) == Path("/var/lib/x/identity.tun1.registry")
@@ -278,8 +289,14 @@ def test_file_that_was_replaced_is_not_mistaken_for_the_old_one(path: Path, tmp_
             await store.commit(Put("a", b"1"))
             commit(tmp_path / "other", Put("z", b"1"))
             os.replace(tmp_path / "other", path)
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="was replaced or removed"):
+                    await told(store, 1, 2)
+                with pytest.raises(Unavailable, match="was replaced or removed"):
+                    await store.commit(Put("b", b"2"))
+            os.unlink(path)
             with pytest.raises(Unavailable, match="was replaced or removed"):
-                await told(store, 1, 2)
+                await store.load()
 
     run(body())
 
