@@ -34,7 +34,8 @@ class RosterObserver(DialObserver, Protocol):
 
 def declaration_of(config: NodeConfig) -> Declaration:
     """What a configuration says of peers."""
-    origin = "--allow-peer" if config.config_file is None else f"--allow-peer or {config.config_file}"
+    places = ("--allow-peer", config.config_file, config.allow_peer_dir)
+    origin = " or ".join(str(place) for place in places if place is not None)
     return Declaration(
         peers=declared(config, origin),
         dialled=frozenset(peer.peer_id for peer in config.peers if peer.peer_id is not None),

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux
 
 
 class Terminal:
-    """100 columns and 24 lines, on which a program runs."""
+    """24 lines, on which a program runs."""
 
-    def __init__(self, directory: Path, *command: str) -> None:
+    def __init__(self, directory: Path, *command: str, columns: int = 100) -> None:
         self._socket = directory / "tmux.sock"
         environ = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", "TMUX": ""}
         self._env = {name: value for name, value in environ.items() if name != "TMUX"}
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "24", *command)
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", *command)
 
     def tmux(self, *arguments: str) -> str:
         words = ["tmux", "-S", str(self._socket), *arguments]
@@ -102,6 +102,21 @@ def gone(terminal: Terminal) -> bool:
         return not terminal.screen()
     except subprocess.CalledProcessError:
         return True
+
+
+def test_status_fits_a_terminal_and_is_shown_again_and_again(tunnel: Tunnel, tmp_path: Path) -> None:
+    program = (str(PROGRAMS / "cryprq"), "status", "--watch", "0.2", "--control-socket", str(tunnel.listener.control))
+    terminal = Terminal(tmp_path, *program, columns=80)
+    try:
+        assert terminal.shows("alice")
+        head, row = (line for line in terminal.screen().splitlines() if line.startswith(("PEER", "alice")))
+        assert head.split() == ["PEER", "STATE", "SINCE", "SEEN", "ADDRESS", "RTT", "LOSS", "PMTU", "IN/s", "OUT/s"]
+        assert DIALER[4] in row and max(len(head), len(row)) <= 80
+        assert "\x1b[32mup" in terminal.tmux("capture-pane", "-p", "-e")
+        assert tunnel.dialer.namespace.measure("ping", GATEWAY[4], count=100, interval=0.01)["received"] == 100
+        assert soon(lambda: "alice" in terminal.screen() and terminal.screen().count("PEER") == 1)
+    finally:
+        terminal.close()
 
 
 def test_node_that_goes_and_comes_is_said(tunnel: Tunnel, terminal: Terminal) -> None:
