@@ -124,11 +124,12 @@ class Log:
 
     def _line(self, level: Level, event: str, fields: Mapping[str, object]) -> str:
         time = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        shown = _plain({"event": event, **self._named(fields), "level": level, "time": time})
+        shown = _plain({"event": event, **self.named(fields), "level": level, "time": time})
         line = json.dumps(shown) if self._format == "json" else _logfmt(shown)
         return PRIORITIES[level] + line if self._journal else line
 
-    def _named(self, fields: Mapping[str, object]) -> Mapping[str, object]:
+    def named(self, fields: Mapping[str, object]) -> Mapping[str, object]:
+        """The fields, with the name of a peer that has one beside its ID."""
         peer_id = fields.get("peer_id")
         if peer_id is None or not (name := self.name_of(peer_id)):
             return fields

@@ -63,10 +63,7 @@ class Reporter:
 
     def _named(self, given: Mapping[str, object]) -> dict[str, object]:
         """As JSON has it, with the name of a peer that has one."""
-        fields = {name: _json(each) for name, each in given.items()}
-        if (peer_id := given.get("peer_id")) is not None and (name := self._log.name_of(peer_id)):
-            fields["peer"] = name
-        return fields
+        return {name: _json(each) for name, each in self._log.named(given).items()}
 
     # ---- handshakes ----
 
