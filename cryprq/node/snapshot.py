@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 from cryprq.address import Address, Local
 from cryprq.inner.network import InnerNetwork
@@ -52,7 +52,8 @@ class Snapshot:
         """Those that the allowlist names, and that have not been here: there is no more than that to say of them."""
         for peer_id in sorted(self._roster.fleet.named):
             if self._peers.get(peer_id) is None:
-                yield replace(_known(self._roster.fleet.entry(peer_id)), peer_id=str(peer_id))
+                known = _known(self._roster.fleet.entry(peer_id))
+                yield PeerSample(peer_id=str(peer_id), connected=False, **known)
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
@@ -131,8 +132,8 @@ class Snapshot:
         happened, meter = peer.last_handshake, peer.meter
         arrived, lost = self._arrivals(link)
         assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
-        return replace(
-            _known(self._roster.fleet.entry(peer.peer_id)),
+        return PeerSample(
+            **_known(self._roster.fleet.entry(peer.peer_id)),
             peer_id=str(peer.peer_id),
             connected=link is not None,
             direction=link.direction if link is not None else "",
@@ -163,18 +164,16 @@ class Snapshot:
         )
 
 
-def _known(entry: PeerEntry | None) -> PeerSample:
-    """What is known of a peer, whether it is here or not."""
+def _known(entry: PeerEntry | None) -> dict[str, Any]:
+    """What is known of a peer, whether it is here or not: fields of its sample."""
     if entry is None:
-        return PeerSample(peer_id="", connected=False)
-    return PeerSample(
-        peer_id="",
-        name=entry.name,
-        groups=entry.groups,
-        barred=entry.barred(time.time()),
-        expires=entry.expires,
-        connected=False,
-    )
+        return {}
+    return {
+        "name": entry.name,
+        "groups": entry.groups,
+        "barred": entry.barred(time.time()),
+        "expires": entry.expires,
+    }
 
 
 def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

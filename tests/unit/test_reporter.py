@@ -72,3 +72,19 @@ def test_peer_that_has_a_name_is_told_by_it_too() -> None:
     assert [change.event for change in told[:4]] == [
         "peer_connected", "endpoint_moved", "peer_silent", "peer_added",
     ]  # fmt: skip
+
+
+def test_denied_peer_that_is_much_like_one_of_the_list_has_a_hint() -> None:
+    stream = io.StringIO()
+
+    class Counters:
+        def peer_denied(self) -> None: ...
+
+    metrics: Any = Counters()
+    reporter = Reporter(Log("info", "json", stream), metrics)
+    alice, bob, remote = PeerId(bytes(32)), PeerId(b"x" * 32), Address("192.0.2.7", 4000)
+    reporter.alike = {alice: bob}.get
+    for peer in (alice, bob):
+        reporter.peer_denied(peer, remote)
+    hints = [json.loads(line).get("hint") for line in stream.getvalue().splitlines()]
+    assert hints == [f"its ID differs from {bob} on the list by a character or two: is that one mistyped?", None]
