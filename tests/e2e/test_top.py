@@ -110,7 +110,7 @@ def test_status_fits_a_terminal_and_is_shown_again_and_again(tunnel: Tunnel, tmp
     try:
         assert terminal.shows("alice")
         head, row = (line for line in terminal.screen().splitlines() if line.startswith(("PEER", "alice")))
-        assert head.split() == ["PEER", "STATE", "SINCE", "SEEN", "ADDRESS", "RTT", "LOSS", "PMTU", "IN/s", "OUT/s"]
+        assert {"STATE", "SINCE", "SEEN", "ADDRESS", "RTT", "LOSS", "PMTU", "IN/s", "OUT/s"} <= {*head.split()}
         assert DIALER[4] in row and max(len(head), len(row)) <= 80
         assert "\x1b[32mup" in terminal.tmux("capture-pane", "-p", "-e")
         assert tunnel.dialer.namespace.measure("ping", GATEWAY[4], count=100, interval=0.01)["received"] == 100
