@@ -210,6 +210,7 @@ class NodeConfig:
         parse=Path,
         is_path=True,
         default=None,
+        reload=True,
     )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
     lease_days: int = number(

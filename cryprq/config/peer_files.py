@@ -42,11 +42,14 @@ class PeerFiles:
     def __init__(self) -> None:
         self.unfinished: frozenset[str] = frozenset()
         """Names of files that somebody is writing to: what they said before counts."""
+        self._directory: Path | None = None
         self._read: dict[str, _Read] = {}
         self._good: dict[str, Said] = {}
 
     def read(self, directory: Path) -> None:
         """Looks at all files; those that have not changed are not read again. MachineError if there is no directory."""
+        if directory != self._directory:
+            self._directory, self._read, self._good = directory, {}, {}
         try:
             names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX) and name[0] != ".")
         except OSError as error:

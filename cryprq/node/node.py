@@ -151,6 +151,7 @@ class Node:
         self._told_failure: str | None = None
         self._told_doubts: tuple[str, ...] = ()
         self._told_peer_faults: tuple[str, ...] = ()
+        self._peer_watch: PeerWatch | None = None
         self._stop_requested = asyncio.Event()
         self._up = False
         self._told_routes: frozenset[Network] = frozenset()
@@ -256,6 +257,7 @@ class Node:
         self._tell_doubts(doubts)
         self._tell_peer_faults(config)
         self._notifier.ready()
+        self._undo.append(self._watch_no_peers)
         self._watch_peers()
         self._tick()
 
@@ -490,17 +492,21 @@ class Node:
         self._undo.append(partial(self._loop.remove_reader, self._generation.fileno()))
 
     def _watch_peers(self) -> None:
+        """The directory that the configuration in force names, and no other."""
+        if self._peer_watch is not None:
+            self._peer_watch.stop()
+            self._peer_watch = None
         directory = self.config.allow_peer_dir
         if directory is None or self._peer_files is None:
             return
-        watch = PeerWatch(directory, self._peer_files, self.reload, self._loop)
-        try:
-            watch.start()
-        except OSError as error:
-            raise MachineError(f"cannot watch --allow-peer-dir {directory}: {error.strerror}") from None
-        self._undo.append(watch.stop)
+        self._peer_watch = PeerWatch(directory, self._peer_files, self.reload, self._loop)
+        self._peer_watch.start()
         if self._peer_files.differs(directory):  # what came between the first reading and now
             self.reload()
+
+    def _watch_no_peers(self) -> None:
+        if self._peer_watch is not None:
+            self._peer_watch.stop()
 
     def _generation_ready(self) -> None:
         """A copy of this machine may go on with the same keys and counters: nothing is sealed with them any more."""
@@ -754,6 +760,7 @@ class Node:
             return
         self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
+        moved = config.allow_peer_dir != self.config.allow_peer_dir
         self.config = config
         self._take_psks(psks)
         self._announce_again(_announced(config))
@@ -767,6 +774,8 @@ class Node:
             changed=len(changes.changed),
             needs_restart=",".join(kept) or None,
         )
+        if moved:
+            self._watch_peers()
         self._changed()
 
     def _take_psks(self, psks: dict[PeerId, bytearray]) -> None:

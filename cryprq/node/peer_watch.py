@@ -2,7 +2,6 @@
 configuration is read again."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -34,8 +33,13 @@ class PeerWatch:
         self._first: float | None = None
 
     def start(self) -> None:
-        """OSError if the directory cannot be watched."""
-        self._watch = DirectoryWatch(self._directory)
+        """Begins; a directory that cannot be watched yet is looked for."""
+        try:
+            self._watch = DirectoryWatch(self._directory)
+        except OSError:
+            self._set(TRY_AGAIN, self._restart)
+            return
+        self._files.unfinished = frozenset()
         self._loop.add_reader(self._watch.fileno(), self._ready)
 
     def stop(self) -> None:
@@ -69,12 +73,9 @@ class PeerWatch:
     def _restart(self) -> None:
         """What the files said stays in force until there is such a directory again."""
         self._timer = None
-        with contextlib.suppress(OSError):
-            self.start()
-            self._files.unfinished = frozenset()
+        self.start()
+        if self._watch is not None:
             self._changed()
-            return
-        self._set(TRY_AGAIN, self._restart)
 
     def _set(self, seconds: float, what: Callable[[], None]) -> None:
         if self._timer is not None:

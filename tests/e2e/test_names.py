@@ -165,6 +165,23 @@ def test_file_that_is_wrong_or_half_written_takes_nothing_away(site: Site) -> No
     assert len(site.listener.events("peer_disconnected")) == disconnected
 
 
+def test_directory_that_is_gone_takes_nobody_away_and_counts_when_it_is_back(site: Site) -> None:
+    assert soon(lambda: site.peer("alice")["connected"], seconds=30)
+    elsewhere = site.peers.with_name("elsewhere")
+    reloads = len(site.listener.events("config_reloaded"))
+    site.peers.rename(elsewhere)
+    (elsewhere / "away.toml").unlink()
+    site.listener.reload()
+    assert site.listener.wait_event("config_rejected")["error"].startswith("cannot read the peers in --allow-peer-dir")
+    assert site.peer("alice")["connected"] and site.peer("away")
+    elsewhere.rename(site.peers)
+    site.listener.wait_event("config_reloaded", count=reloads + 1)
+    assert {peer["name"] for peer in site.listener.status()["peers"]} == {"alice"}
+    site.write("later", f'id = "{AWAY}"\n')
+    assert soon(lambda: len(site.listener.status()["peers"]) == 2)
+    assert site.peer("alice")["connected"]
+
+
 def test_events_end_with_the_node(site: Site) -> None:
     reader = site.read_events()
     assert soon(lambda: bool(site.events("snapshot")))
