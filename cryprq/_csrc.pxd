@@ -96,6 +96,7 @@ cdef extern from "cq_epoch.h" nogil:
     cq_limits cq_epoch_default_limits()
     cq_epoch *cq_epoch_new(const cq_epoch_params *params, int *error)
     void cq_epoch_free(cq_epoch *epoch)
+    uint64_t cq_epoch_arrived(cq_epoch *epoch, uint64_t *lost)
 
 
 cdef extern from "cq_endpoint.h" nogil:
@@ -132,6 +133,7 @@ cdef extern from "cq_path.h" nogil:
     cdef struct cq_path:
         uint32_t whole_max
         uint64_t last_large_ns
+        uint64_t round_trip_ns
 
     uint64_t cq_path_take(cq_path *path)
 

@@ -1,6 +1,7 @@
 """Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryprq.address import Address, Local
@@ -53,11 +54,17 @@ class PeerStats(NamedTuple):
     """Likewise, of the last record that carried a packet: empty records and probes do not count."""
     last_tx_large_ns: int = 0
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
+    round_trip_ns: int = 0
+    """From here to the peer's data plane and back, of the newest probe that was acknowledged; 0: none was."""
 
 def wipe(*buffers: bytearray | bytes | None) -> None:
     """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
     and in its registers. None is skipped. ``bytes`` only as a library has just made them, for nobody but the caller:
     whoever else has the object would see it change."""
+
+def watch_directory(path: Path, mask: int) -> int:
+    """A descriptor, non-blocking, that says what happens in a directory (inotify(7)); the caller closes it. Here since
+    the standard library has none. OSError."""
 
 class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets.
@@ -199,6 +206,10 @@ class Plane:
     def peer_stats(self, peer: int) -> PeerStats: ...
     def epoch_records(self, rx_index: int) -> tuple[int, int]:
         """Records sealed and opened under an epoch."""
+
+    def epoch_arrivals(self, rx_index: int) -> tuple[int, int]:
+        """Records that have arrived under an epoch, and those that the peer had sent before the last of them and that
+        have not. KeyError."""
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""

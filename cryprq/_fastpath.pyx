@@ -39,9 +39,29 @@ EVENT_FORGED = CQ_EVENT_FORGED
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
 PeerStats = namedtuple(
-    "PeerStats", "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns",
-    defaults=(0,),
+    "PeerStats",
+    "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns round_trip_ns",
+    defaults=(0, 0),
 )
+
+cdef extern from "<sys/inotify.h>" nogil:
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, uint32_t mask)
+    int IN_NONBLOCK
+    int IN_CLOEXEC
+
+
+def watch_directory(path, mask):
+    """An inotify descriptor that watches a directory."""
+    cdef bytes encoded = os.fsencode(path)
+    cdef int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)
+    if fd < 0 or inotify_add_watch(fd, encoded, mask) < 0:
+        error = errno
+        if fd >= 0:
+            os.close(fd)
+        raise OSError(error, os.strerror(error), os.fspath(path))
+    return fd
+
 
 cdef enum:
     EVENTS_MAX = 64  # told by one call of C, on the stack
@@ -623,7 +643,7 @@ cdef class Plane:
         cq_table_reclaim(&self.plane.shared.tables)
         return PeerStats(
             p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns,
-            p.path.last_large_ns,
+            p.path.last_large_ns, p.path.round_trip_ns,
         )
 
     def epoch_records(self, rx_index):
@@ -637,6 +657,12 @@ cdef class Plane:
         for i in range(epoch.rx_lanes):
             opened += epoch.rx[i].records
         return sealed, opened
+
+    def epoch_arrivals(self, rx_index):
+        """Records that have arrived under an epoch, and that are lost."""
+        cdef uint64_t lost = 0
+        cdef uint64_t arrived = cq_epoch_arrived(self.slot(rx_index).epoch, &lost)
+        return arrived, lost
 
     def drops(self):
         """Packets or records dropped, by (direction, reason)."""

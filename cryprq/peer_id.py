@@ -10,6 +10,8 @@ KIND_MLDSA87: Final = 2
 """Kinds of identity: which ML-DSA (FIPS 204) it has beside Ed25519 (RFC 8032)."""
 ED25519_PUBLIC_SIZE: Final = 32
 MLDSA_PUBLIC_SIZES: Final = {KIND_MLDSA65: 1952, KIND_MLDSA87: 2592}
+SIGNATURE_NAMES: Final = {KIND_MLDSA65: "ml-dsa-65", KIND_MLDSA87: "ml-dsa-87"}
+"""Their names, as ``cryprq keygen --signature`` takes them."""
 RECORD_SIZES: Final = {kind: 1 + ED25519_PUBLIC_SIZE + size for kind, size in MLDSA_PUBLIC_SIZES.items()}
 """Of an identity record, by its kind: kind (1) || Ed25519 public key || ML-DSA public key."""
 
@@ -73,12 +75,18 @@ class PeerId:
         return f"PeerId({str(self)!r})"
 
 
-@lru_cache(maxsize=1024)
+_PAIRS: Final = [high + low for high in _BASE58 for low in _BASE58]
+_TEN_DIGITS: Final = 58**10  # fits into 64 bits, where division is quick
+
+
+@lru_cache(maxsize=4096)
 def _spell(digest: bytes) -> str:
-    """46 divisions, and each handshake writes an ID four times."""
+    """46 digits: the number is divided as a whole for ten of them, and then what is left for two of those."""
     value = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
-    characters = []
-    while value:
-        value, digit = divmod(value, 58)
-        characters.append(_BASE58[digit])
-    return "".join(reversed(characters))
+    pairs = []
+    for _ in range(5):
+        value, ten = divmod(value, _TEN_DIGITS)
+        for _ in range(5):
+            ten, two = divmod(ten, 58 * 58)
+            pairs.append(_PAIRS[two])
+    return "".join(reversed(pairs))[-_PEER_ID_LENGTH:]

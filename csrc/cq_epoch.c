@@ -268,3 +268,17 @@ int cq_epoch_open(struct cq_epoch *epoch, const struct cq_header *header, uint8_
         note_usage(epoch, header->counter + 1, blocks);
     return rc;
 }
+
+uint64_t cq_epoch_arrived(struct cq_epoch *epoch, uint64_t *lost)
+{
+    uint64_t arrived = 0, sent = 0;
+    for (unsigned lane = 0; lane < epoch->rx_lanes; lane++) {
+        struct cq_lane_rx *rx = &epoch->rx[lane];
+        (void)pthread_mutex_lock(&rx->lock);
+        arrived += atomic_load_explicit(&rx->records, memory_order_relaxed);
+        sent += rx->window.next;
+        (void)pthread_mutex_unlock(&rx->lock);
+    }
+    *lost = sent - arrived;
+    return arrived;
+}

@@ -85,6 +85,10 @@ int cq_epoch_seal_shared(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, c
 /* Whether so many records of the lane have failed to open that it opens none any more. */
 bool cq_epoch_is_worn(const struct cq_epoch *epoch, uint8_t lane);
 
+/* Records that were opened, of all lanes; *lost gets those that the counters say were sent before the last of them and
+ * have not arrived. */
+uint64_t cq_epoch_arrived(struct cq_epoch *epoch, uint64_t *lost);
+
 /* Opens one record in place. header is the record's parsed header; type, flags and index were checked by the caller;
  * the plaintext of len - CQ_OVERHEAD bytes replaces the ciphertext at record + CQ_HEADER_SIZE.
  * *newest is set to whether the counter became the highest of its lane.

@@ -22,7 +22,9 @@ struct cq_path {
     /* Tokens, the lowest bit clear as long as no acknowledgement has come; 0: free. A size is older than its token. */
     _Atomic uint64_t tokens[CQ_PROBES_MAX];
     _Atomic uint32_t sizes[CQ_PROBES_MAX];
-    uint32_t next; /* the control thread's */
+    _Atomic uint64_t left_ns[CQ_PROBES_MAX]; /* when each was sealed; 0: it has not been yet */
+    _Atomic uint64_t round_trip_ns;          /* of the newest that was acknowledged; 0: none was */
+    uint32_t next;                           /* the control thread's */
 };
 
 /* Control thread: a probe leaves. The token's lowest bit is clear, and it is not 0. */
@@ -30,20 +32,36 @@ static inline void cq_path_await(struct cq_path *path, uint64_t token, uint32_t 
 {
     const uint32_t at = path->next++ % CQ_PROBES_MAX;
     atomic_store_explicit(&path->tokens[at], 0, memory_order_relaxed);
+    atomic_store_explicit(&path->left_ns[at], 0, memory_order_relaxed);
     atomic_store_explicit(&path->sizes[at], size, memory_order_release);
     atomic_store_explicit(&path->tokens[at], token, memory_order_release);
 }
 
-/* Worker: an acknowledgement came. True if it is news: of a probe that is on its way, as large as it was, the first. */
-static inline bool cq_path_acknowledge(struct cq_path *path, uint64_t token, uint32_t size)
+/* Worker: the probe is sealed now. */
+static inline void cq_path_left(struct cq_path *path, uint64_t token, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < CQ_PROBES_MAX; i++)
+        if (atomic_load_explicit(&path->tokens[i], memory_order_acquire) == token)
+            atomic_store_explicit(&path->left_ns[i], now_ns, memory_order_relaxed);
+}
+
+/* Worker: an acknowledgement came. True if it is news: of a probe that is on its way, as large as it was, the first.
+ * The round trip is from here to the peer's data plane and back: what the control threads are busy with is not in it. */
+static inline bool cq_path_acknowledge(struct cq_path *path, uint64_t token, uint32_t size, uint64_t now_ns)
 {
     if (token == 0 || (token & CQ_PROBE_ACKED) != 0)
         return false;
     for (uint32_t i = 0; i < CQ_PROBES_MAX; i++) {
         uint64_t expected = token;
-        if (atomic_load_explicit(&path->tokens[i], memory_order_acquire) == token &&
-            atomic_load_explicit(&path->sizes[i], memory_order_relaxed) == size)
-            return atomic_compare_exchange_strong(&path->tokens[i], &expected, token | CQ_PROBE_ACKED);
+        if (atomic_load_explicit(&path->tokens[i], memory_order_acquire) != token ||
+            atomic_load_explicit(&path->sizes[i], memory_order_relaxed) != size)
+            continue;
+        const uint64_t left_ns = atomic_load_explicit(&path->left_ns[i], memory_order_relaxed);
+        if (!atomic_compare_exchange_strong(&path->tokens[i], &expected, token | CQ_PROBE_ACKED))
+            return false;
+        if (left_ns != 0 && now_ns > left_ns)
+            atomic_store_explicit(&path->round_trip_ns, now_ns - left_ns, memory_order_relaxed);
+        return true;
     }
     return false;
 }

@@ -305,7 +305,7 @@ static void in_band(struct cq_rx *rx, struct cq_peer *peer, const uint8_t *p, si
     else if (p[0] == CQ_MESSAGE_PING)
         answer(rx, peer, (struct cq_notice){.kind = CQ_NOTICE_EMPTY});
     else if (p[0] == CQ_MESSAGE_PATH_ACK && n >= CQ_PATH_ACK_LENGTH &&
-             cq_path_acknowledge(&peer->path, cq_get64(body), cq_get16(body + 8)))
+             cq_path_acknowledge(&peer->path, cq_get64(body), cq_get16(body + 8), rx->now_ns))
         cq_worker_raise_peer(&rx->worker, peer, CQ_EVENT_PROBE_ACKED);
 }
 

@@ -295,6 +295,8 @@ static void send_notices(struct cq_tx *tx)
             cq_run_flush(&tx->runs, run); /* a probe is by itself */
             run->slot = slot;
             run->ready.probe = notice.kind == CQ_NOTICE_PROBE;
+            if (run->ready.probe)
+                cq_path_left(&slot->peer->path, notice.token, tx->runs.sender.now_ns);
             cq_run_seal(&tx->runs, run, run->open, write_notice(&notice, run->open), false, 0, 0);
             cq_run_flush(&tx->runs, run);
         }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lab.hosts import Lab, Namespace
 from lab.lans import counters
 from lab.nodes import Node
-from lab.tunnels import LISTEN_FLAGS, Tunnel, listen_address
+from lab.tunnels import DIALER, LISTEN_FLAGS, Tunnel, listen_address
 
 ENDS = {4: ("192.0.2.1/24", "198.51.100.1/24"), 6: ("2001:db8:1::1/64", "2001:db8:2::1/64")}
 ROUTERS = {4: ("192.0.2.2/24", "198.51.100.2/24"), 6: ("2001:db8:1::2/64", "2001:db8:2::2/64")}
@@ -92,6 +92,7 @@ def narrow_path(
     dialer = Node(hosts[1], *flags)
     listener = Node(hosts[0], "--listen", listen_address(outer), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id, *flags)
     dialer.arguments += ["--peer", listener.multiaddr(_host(ENDS[outer][0]))]
+    listener.grant(dialer.peer_id, *DIALER.values())
     tunnel = Tunnel(lab, listener, dialer, outer)
     tunnel.start()
     return NarrowPath(tunnel, routers)

@@ -56,13 +56,14 @@ missing_for_build() {
 }
 
 # The aarch64 cipher under QEMU, the judgement of the systemd unit, the bus of systemd-resolved, the dissector of records,
-# the model of a session, constant time as two compilers make it.
+# a terminal to type at, the model of a session, constant time as two compilers make it.
 missing_for_tests() {
     compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
     has systemd-analyze || echo systemd
     has dbus-daemon || echo dbus
     has tshark || echo tshark
+    has tmux || echo tmux
     has spin || echo spin
     has valgrind || echo valgrind
     has clang || echo clang

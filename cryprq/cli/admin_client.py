@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +21,19 @@ class NoNode(MachineError):
 def request(path: Path, command: str, **arguments: object) -> Any:
     """Asks the node behind an admin socket and returns the result. MachineError, one line, if it cannot or says no."""
     message = json.dumps({"command": command, **arguments}).encode() + b"\n"
+    with refusals(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.connect(os.fspath(path))
+        sock.sendall(message)
+        with sock.makefile("rb") as file:
+            return result_of(path, file.readline())
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """What the system says when the node cannot be asked becomes a MachineError of one line."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(TIMEOUT)
-            sock.connect(os.fspath(path))
-            sock.sendall(message)
-            with sock.makefile("rb") as file:
-                answer = json.loads(file.readline())
+        yield
     except (FileNotFoundError, ConnectionRefusedError):
         raise NoNode(
             f"no node answers at {path}: is cryprq-node running? (--tun-name or --control-socket says which)"
@@ -36,6 +44,12 @@ def request(path: Path, command: str, **arguments: object) -> Any:
         raise MachineError(f"the node at {path} does not answer") from None
     except OSError as error:
         raise MachineError(f"cannot ask the node at {path}: {error.strerror or error}") from None
+
+
+def result_of(path: Path, line: bytes) -> Any:
+    """What an answer says; MachineError if it says no, or is none."""
+    try:
+        answer = json.loads(line)
     except ValueError:
         answer = None
     match answer:

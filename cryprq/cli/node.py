@@ -11,6 +11,7 @@ from cryprq.config import psk_file
 from cryprq.config.command_line import parser
 from cryprq.config.identity_file import load_identity
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.peer_files import PeerFiles
 from cryprq.errors import ConfigError, MachineError
 from cryprq.node import hook
 from cryprq.node.doubts import of_configuration, of_machine
@@ -32,7 +33,8 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
         return 0
-    config = NodeConfig.load(argv, environ)
+    peer_files = PeerFiles()
+    config = NodeConfig.load(argv, environ, peer_files)
     try:
         from cryprq.node.daemon import run
     except ImportError as error:
@@ -43,7 +45,7 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.check:
         print(_check(config))
         return 0
-    return run(config, reload=lambda: NodeConfig.load(argv, environ))
+    return run(config, reload=lambda: NodeConfig.load(argv, environ, peer_files), peer_files=peer_files)
 
 
 def _check_backend(word: str) -> None:
@@ -67,5 +69,6 @@ def _check(config: NodeConfig) -> str:
     wipe(*psk_file.load_all(config.psk_files).values())  # are they there, and private?
     if config.on_change is not None:
         hook.check(config.on_change)
-    told = "".join(f"\n# warning: {doubt}" for doubt in (*of_machine(config), *of_configuration(config)))
+    doubts = (*config.peer_faults, *of_machine(config), *of_configuration(config))
+    told = "".join(f"\n# warning: {doubt}" for doubt in doubts)
     return f"peer_id = {who}\n{config.describe()}{told}"

@@ -8,17 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, run_program
-from cryprq.cli.down import down
-from cryprq.cli.status import render
+from cryprq.cli import admin_client, peer, run_program
 from cryprq.config.command_line import OneLineParser
-from cryprq.config.identity_file import create_identity, load_identity
-from cryprq.config.node_config import DEFAULT_TUN_NAME
-from cryprq.config.paths import default_control_socket, default_identity
-from cryprq.config.psk_file import create_psk, generate
+from cryprq.config.paths import DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
-from cryprq.peer_id import PeerId
-from cryprq.protocol.identity import KINDS
+from cryprq.peer_id import SIGNATURE_NAMES
 
 PROGRAM = "cryprq"
 
@@ -34,38 +28,68 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
+        raise ConfigError(
+            "nothing to do: give keygen, genpsk, id, peer, status, events, top, rotate, down or bench;"
+            " see cryprq --help"
+        )
     elif arguments.command == "keygen":
-        kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
+        from cryprq.config.identity_file import create_identity  # what asks a node need not wait for cryptography
+
+        kind = next(number for number, name in SIGNATURE_NAMES.items() if name == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
     elif arguments.command == "genpsk":
+        from cryprq.config.psk_file import create_psk, generate
+
         if arguments.out is None:
             print(generate())
         else:
             create_psk(Path(arguments.out))
     elif arguments.command == "id":
+        from cryprq.config.identity_file import load_identity
+
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
-        answer = admin_client.request(_socket_path(arguments), "status")
-        print(json.dumps(answer, indent=2) if arguments.json else render(answer))
+        from cryprq.cli.status import show
+
+        show(_socket_path(arguments), json_form=arguments.json, every=arguments.watch)
+    elif arguments.command == "events":
+        from cryprq.cli.events import follow
+
+        follow(_socket_path(arguments))
+    elif arguments.command == "top":
+        _top(arguments)
+    elif arguments.command == "peer":
+        peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
+        from cryprq.cli.down import down  # which knows the kernel: what asks a node need not wait for that
+
         print(down(_socket_path(arguments), _tun_name(arguments)))
     else:
         _rotate(arguments)
     return 0
 
 
+def _top(arguments: argparse.Namespace) -> None:
+    try:
+        from cryprq.cli import top
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("rich", "textual"):
+            raise
+        raise MachineError(
+            "cryprq top needs Textual: pip install 'cryprq[top]'; cryprq status --watch does not"
+        ) from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise MachineError("cryprq top needs a terminal; cryprq events and cryprq status --json are for programs")
+    top.run(_socket_path(arguments), arguments.every)
+
+
 def _rotate(arguments: argparse.Namespace) -> None:
-    peer = {}
-    if arguments.peer is not None:
-        try:
-            peer = {"peer": str(PeerId.parse(arguments.peer))}
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    started = admin_client.request(_socket_path(arguments), "rotate", **peer)
-    print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
+    word = arguments.peer
+    started = admin_client.request(_socket_path(arguments), "rotate", **({} if word is None else {"peer": word}))
+    called = f" ({word})" if word is not None and [word] != started else ""
+    print("\n".join(f"rotation started with {peer_id}{called}" for peer_id in started) or "no peer has a session")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -87,7 +111,7 @@ def _parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
     keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
-    signatures = [kind.signature for kind in KINDS.values()]
+    signatures = list(SIGNATURE_NAMES.values())
     keygen.add_argument(
         "--signature",
         metavar="|".join(signatures),
@@ -99,17 +123,31 @@ def _parser() -> OneLineParser:
     genpsk.add_argument("--out", metavar="FILE", help="a new file, for its owner only; else it is printed")
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
-    show = commands.add_parser("status", help="show the running node and its peers")
-    show.add_argument("--json", action="store_true", help="as JSON")
+    peer.add_commands(commands)
+    status = commands.add_parser("status", help="show the running node, and who may connect to it or is connected")
+    status.add_argument("--json", action="store_true", help="as JSON (docs/status.schema.json)")
+    status.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", const=2.0, type=_seconds, help="again and again, every 2 seconds"
+    )
+    events = commands.add_parser("events", help="print what happens, a JSON object a line, until the node stops")
+    top = commands.add_parser("top", help="peers and their traffic, live (needs cryprq[top])")
+    top.add_argument("--every", metavar="SECONDS", type=_seconds, default=1.0, help="how often it looks (1)")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
-    rotate.add_argument("peer", metavar="PEER", nargs="?", help="a peer ID")
+    rotate.add_argument("peer", metavar="PEER", nargs="?", help="a name, a peer ID, or the beginning of one")
     stop = commands.add_parser("down", help="stop the node for good, and lift its kill switch")
     bench = commands.add_parser("bench", help="what this machine can do: cipher back ends and a tunnel in memory")
     bench.add_argument("--json", action="store_true", help="as JSON")
-    for command in (show, rotate, stop):
+    for command in (status, events, top, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.2 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} seconds are not between 0.2 and 3600")
+    return seconds
 
 
 def _identity_path(given: str | None, flag: str) -> Path:

@@ -7,9 +7,9 @@ Each doubt is one line. These are about what was written; those for which the ma
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Final
+from typing import Any, Final
 
-from cryprq.config import values
+from cryprq.config import peer_words, values
 from cryprq.config.options import Given, Option
 
 _PREFIX: Final = "CRYPRQ_"
@@ -37,6 +37,13 @@ def of_sources(
     for option in rows:
         if option.name in _NETWORKS:
             yield from _narrowed(given.get(option.name, ())[: 1 if option.join is None else None])
+
+
+def of_peers(found: Mapping[str, Any]) -> Iterator[str]:
+    """IDs that are much like another one. ``found`` has the values of the fields that somebody gave."""
+    dialled = (address.peer_id for address in found.get("peers", ()) if address.peer_id is not None)
+    for one, other in peer_words.look_alikes(dict.fromkeys((*found.get("allow_peers", ()), *dialled))):
+        yield f"the peers {one} and {other} differ by a character or two: is one of them mistyped?"
 
 
 def _narrowed(sources: Iterable[Given]) -> Iterator[str]:

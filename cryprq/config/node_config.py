@@ -12,17 +12,30 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from cryprq.config import allow_entries, checks, doubts, psk_file, sources, successor_entries, values
+from cryprq.config import (
+    allow_entries,
+    checks,
+    doubts,
+    peer_entries,
+    peer_words,
+    psk_file,
+    sources,
+    successor_entries,
+    values,
+)
 from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
     DEFAULT_IDENTITY,
+    DEFAULT_TUN_NAME,
     RUNTIME_DIRECTORY,
     default_control_socket,
     default_identity,
     is_credential,
     state_directory,
 )
+from cryprq.config.peer_files import PeerFiles
+from cryprq.config.peer_join import PeerJoin
 from cryprq.dns import NameServerAddress, domain, server_fault
 from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
@@ -40,7 +53,6 @@ from cryprq.protocol.constants import (
     ROTATE_SECS_MIN,
 )
 
-DEFAULT_TUN_NAME: Final = "cryprq0"
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
 KEM_CHOICES: Final = tuple(KEM_NAMES.values())
 ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")
@@ -50,6 +62,7 @@ OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_g
 REAUTH_SECS_MIN: Final = 10
 REAUTH_SECS_MAX: Final = 604_800
 """A week."""
+LEASE_DAYS_MAX: Final = 36_500
 WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
@@ -145,7 +158,70 @@ class NodeConfig:
         toml_entry=successor_entries.from_table,
         reload=True,
     )
+    peer_names: Mapping[PeerId, str] = repeatable(
+        "peer-name",
+        "NAME=ID",
+        env="CRYPRQ_PEER_NAMES",
+        help="what this peer is called wherever an ID is shown or can be given; letters, digits and hyphens",
+        parse=peer_entries.parse_name,
+        show=peer_entries.show_name,
+        into=peer_entries.collect_names,
+        join=peer_entries.join,
+        reload=True,
+    )
+    peer_groups: Mapping[PeerId, tuple[str, ...]] = repeatable(
+        "peer-groups",
+        "ID=GROUP,...",
+        env="CRYPRQ_PEER_GROUPS",
+        help="groups that this peer is one of",
+        parse=peer_entries.parse_groups,
+        show=peer_entries.show_groups,
+        split=peer_entries.split_groups,
+        into=dict,
+        join=peer_entries.join,
+        reload=True,
+    )
+    peer_expires: Mapping[PeerId, float] = repeatable(
+        "peer-expires",
+        "ID=TIME",
+        env="CRYPRQ_PEER_EXPIRES",
+        help="from then on this peer may not connect and is cut off: `2027-01-31` or `2027-01-31T18:00:00Z`",
+        parse=peer_entries.parse_expiry,
+        show=peer_entries.show_expiry,
+        into=dict,
+        join=peer_entries.join,
+        reload=True,
+    )
+    disabled_peers: frozenset[PeerId] = repeatable(
+        "disable-peer",
+        "ID",
+        env="CRYPRQ_DISABLED_PEERS",
+        help="this peer may not connect, and keeps its place and its address",
+        parse=PeerId.parse,
+        into=frozenset,
+        join=frozenset.union,
+        reload=True,
+    )
+    allow_peer_dir: Path | None = option(
+        "allow-peer-dir",
+        "DIR",
+        env="CRYPRQ_ALLOW_PEER_DIR",
+        help="a directory with a file `NAME.toml` for each of further peers, watched while the node runs",
+        parse=Path,
+        is_path=True,
+        default=None,
+        reload=True,
+    )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
+    lease_days: int = number(
+        "lease-days",
+        env="CRYPRQ_LEASE_DAYS",
+        help="days after which an address that a peer was given, and has not used, is free again; 0: never",
+        low=0,
+        high=LEASE_DAYS_MAX,
+        default=30,
+        reload=True,
+    )
     identity: Path = option(
         "identity",
         "FILE",
@@ -389,20 +465,22 @@ class NodeConfig:
         into=frozenset,
     )
     lease_dir: Path | None = None
-    """Where the leases lie; None: beside the identity. No option: an identity that is a systemd credential has nothing
-    beside it, and the leases are in the state directory then."""
+    """Where the registry lies; None: beside the identity. No option: an identity that is a systemd credential has
+    nothing beside it, and the registry is in the state directory then."""
     qlog_dir: Path | None = None
     """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26
     """Records under one key after which it is rotated early. No option: tests make it small."""
 
+    peer_faults: tuple[str, ...] = field(default=(), compare=False)
+    """What is wrong with files of ``allow_peer_dir``, a line each, which are not in force as they are; no setting."""
     doubts: tuple[str, ...] = field(default=(), compare=False)
     """What is odd about how ``load`` was given all this; no setting."""
 
     @classmethod
-    def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Self:
+    def load(cls, argv: Sequence[str], environ: Mapping[str, str], peer_files: PeerFiles | None = None) -> Self:
         """The configuration that flags, environment and file give together. Called again on SIGHUP with the same
-        arguments.
+        arguments; ``peer_files`` remembers what the files of ``--allow-peer-dir`` said the last time.
 
         The allowlist is what all three allow; for everything else the strongest source that gives it counts.
         ConfigError, one line that names flag, variable or key; MachineError if the file cannot be read.
@@ -410,6 +488,11 @@ class NodeConfig:
         rows = table(cls)
         arguments = parser(cls).parse_args(argv)
         given = sources.collect(rows.values(), arguments, environ)
+        files = PeerFiles() if peer_files is None else peer_files
+        if "allow-peer-dir" in given:
+            files.read(rows["allow_peer_dir"].read(given["allow-peer-dir"]))
+        words = peer_words.Words([given, *files.said()])
+        given = words.resolved(given)
         found: dict[str, Any] = {name: row.read(given[row.name]) for name, row in rows.items() if row.name in given}
         tun_name = found.get("tun_name", DEFAULT_TUN_NAME)
         found.setdefault("identity", default_identity(environ))
@@ -418,9 +501,12 @@ class NodeConfig:
             found["lease_dir"] = state_directory(environ)
         if qlog_dir := environ.get("CRYPRQ_QLOG_DIR"):
             found["qlog_dir"] = Path(qlog_dir)
-        odd = tuple(doubts.of_sources(rows.values(), arguments, environ, given))
+        joined = PeerJoin(cls, found, words)
+        faults = files.take(joined.accept) if "allow-peer-dir" in given else ()
+        found = joined.found
+        odd = (*doubts.of_sources(rows.values(), arguments, environ, given), *doubts.of_peers(found))
         try:
-            return cls(**found, doubts=odd)
+            return cls(**found, peer_faults=faults, doubts=odd)
         except ConfigError as error:
             # What nobody reads may be what is missing.
             unread = [doubt for doubt in odd if "did you mean" in doubt]
@@ -431,7 +517,8 @@ class NodeConfig:
         psk_files = successor_entries.inherit_keys(self.psk_files, self.successors)
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(allowed)))
         object.__setattr__(self, "psk_files", MappingProxyType(dict(psk_files)))
-        object.__setattr__(self, "successors", MappingProxyType(dict(self.successors)))
+        for name in ("successors", "peer_names", "peer_groups", "peer_expires"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         given: object = self.listen
         if isinstance(given, Multiaddr):  # by a program that was written when there was but one
             object.__setattr__(self, "listen", (given,))
@@ -450,6 +537,7 @@ class NodeConfig:
             checks.check_dns(self.dns, self.search)
         checks.check_peers(self.listen, self.peers)
         checks.check_addresses(self.tun_addresses, self.mtu)
+        peer_entries.collect_names(tuple(self.peer_names.items()))  # several sources may have named them
         checks.check_owners(self.allow_peers, self.tun_addresses)
         checks.check_endpoints(self.peers, self.allow_peers, self.tun_addresses, self.route_table)
         checks.check_kems(self.kems)

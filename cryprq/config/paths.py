@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT_IDENTITY: Final = Path("/var/lib/cryprq/identity")
+DEFAULT_TUN_NAME: Final = "cryprq0"
 RUNTIME_DIRECTORY: Final = Path("/run/cryprq")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from cryprq.config import peer_entries
 from cryprq.config.options import Option
 from cryprq.config.private_file import remedy
 from cryprq.errors import ConfigError, MachineError
@@ -39,6 +40,10 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
             raise ConfigError(f"{name!r} is given twice in {path}, with - and with _")
         given.add(name)
         option = options[name]
+        if name == "peer" and isinstance(value, dict):
+            for about, text in _peers(value, path):
+                found.setdefault(about, []).append(text)
+            continue
         if option.toml_entry is not None and isinstance(value, dict):
             found.setdefault(name, [])  # an empty table says that there is nothing
             for about, text in _entries(option, value, options, path):
@@ -46,6 +51,18 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
         else:
             found.setdefault(name, []).extend(_texts(option, value, path))
     return {name: tuple(texts) for name, texts in found.items()}
+
+
+def _peers(table: Mapping[str, object], path: Path) -> Iterator[tuple[str, str]]:
+    """Tables ``[peer.NAME]``: the options that each says something about."""
+    for name, entry in table.items():
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{name!r} under 'peer' in {path} must be a table: [peer.{name}] with an id")
+        try:
+            for about, _, text in peer_entries.from_table(name, entry, path.parent):
+                yield about, text
+        except ValueError as error:
+            raise ConfigError(f"[peer.{name}] in {path}: {error}") from None
 
 
 def _entries(

@@ -8,27 +8,33 @@ from collections.abc import Callable
 import uvloop
 
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.peer_files import PeerFiles
 from cryprq.linux.process import keep_memory_private
 from cryprq.linux.systemd import Notifier
 from cryprq.node.node import Node
 from cryprq.telemetry.logs import Log, setup
 
 
-def run(config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None) -> int:
-    """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration.
+def run(
+    config: NodeConfig, *, reload: Callable[[], NodeConfig] | None = None, peer_files: PeerFiles | None = None
+) -> int:
+    """The daemon: runs a node until SIGTERM or SIGINT and returns 0. SIGHUP calls ``reload`` for a new configuration,
+    and so does a change in the directory that ``peer_files`` reads.
     ConfigError or MachineError, one line, if it cannot start."""
     keep_memory_private()  # before there is a key in it
     log = setup(config.log_level, config.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, reload, log))
+            return runner.run(_serve(config, reload, peer_files, log))
     finally:
         log.flush()  # before the one line that says why it ended
 
 
-async def _serve(config: NodeConfig, reload: Callable[[], NodeConfig] | None, log: Log) -> int:
+async def _serve(
+    config: NodeConfig, reload: Callable[[], NodeConfig] | None, peer_files: PeerFiles | None, log: Log
+) -> int:
     loop = asyncio.get_running_loop()
-    node = Node(config, reload=reload, log=log, notifier=Notifier.from_environ(os.environ))
+    node = Node(config, reload=reload, log=log, notifier=Notifier.from_environ(os.environ), peer_files=peer_files)
     task = asyncio.current_task()
     assert task is not None
 

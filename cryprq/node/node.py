@@ -19,8 +19,8 @@ from cryprq.config import psk_file
 from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.peer_files import PeerFiles
 from cryprq.errors import CryprqError, MachineError
-from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux import resolved
@@ -37,12 +37,14 @@ from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.hook import Hook
 from cryprq.node.hook import check as check_hook
 from cryprq.node.keeper import Keeper
-from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
+from cryprq.node.peer_watch import PeerWatch
+from cryprq.node.registry_check import RegistryCheck
 from cryprq.node.reload import merge
-from cryprq.node.roster import Changes, Roster
+from cryprq.node.roster import Changes, Roster, declaration_of
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
+from cryprq.peer_name import resolve, similar
 from cryprq.peers.dialer import Dialer
 from cryprq.peers.inbound import Admittance, Announcement
 from cryprq.peers.indices import IndexPool
@@ -60,18 +62,29 @@ from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import Credentials, GateLimits
 from cryprq.quic.qlog import Qlog
+from cryprq.registry import lease_file
+from cryprq.registry.commands import Desk
+from cryprq.registry.fleet import Fleet
+from cryprq.registry.sqlite import SqliteStore, registry_path
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.changes import Change
+from cryprq.telemetry.feed import Feed
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
 from cryprq.telemetry.reporter import Reporter
-from cryprq.telemetry.samples import NodeStatus, PeerSample
+from cryprq.telemetry.samples import NodeStatus, PeerSample, as_json
 from cryprq.version import REVISION, VERSION
 
 TICK: Final = 1.0
 """Seconds between looks at what has no event of its own: silence, a worker's death, a TUN that was removed."""
+ALIKE_MAX: Final = 2000
+"""Peers among whom one that is denied is looked for, by a slip in its ID: some milliseconds, as its handshake took."""
+MEASURE_MIN: Final = 0.25
+MEASURE_MAX: Final = 1.5
+"""Seconds that whoever asks for the status waits for round trips of now: twice the longest that is known."""
+MEASURE_POLL: Final = 0.005
 CLOSE_POLL: Final = 0.01
 """Seconds between looks at whether the last connection is gone, when the node stops."""
 
@@ -94,10 +107,12 @@ class Node:
         log: Log | None = None,
         machine: Callable[[NodeConfig], Machine] = Machine,
         notifier: Notifier | None = None,
+        peer_files: PeerFiles | None = None,
     ) -> None:
         """``reload`` reads the configuration again, for ``reload()``; ``log`` is where events go, by default standard
-        error; ``machine`` opens TUN and sockets; ``notifier`` tells a service manager how the node is. Nothing is
-        opened before the context is entered."""
+        error; ``machine`` opens TUN and sockets; ``notifier`` tells a service manager how the node is; ``peer_files``
+        is what ``reload`` reads the directory of peers by, which then is watched. Nothing is opened before the context
+        is entered."""
         self.config = config
         """The configuration in force."""
         self.health = Health()
@@ -107,6 +122,7 @@ class Node:
         self.listen_addrs: tuple[Multiaddr, ...] = ()
         """What others pass to ``--peer``, as many as the node listens at; empty before it is up."""
         self._read_config = reload
+        self._peer_files = peer_files
         self._log = log if log is not None else Log(config.log_level, config.log_format)
         self._open_machine = machine
         self._notifier = notifier if notifier is not None else Notifier()
@@ -134,6 +150,8 @@ class Node:
         self._poll_soon: asyncio.Handle | None = None
         self._told_failure: str | None = None
         self._told_doubts: tuple[str, ...] = ()
+        self._told_peer_faults: tuple[str, ...] = ()
+        self._peer_watch: PeerWatch | None = None
         self._stop_requested = asyncio.Event()
         self._up = False
         self._told_routes: frozenset[Network] = frozenset()
@@ -180,16 +198,16 @@ class Node:
         self._psks = psk_file.load_all(config.psk_files)
         self._undo.append(lambda: wipe(*self._psks.values()))
         self.peer_id = identity.peer_id
-        doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
-        path = lease_path(config.identity, config.tun_name, config.lease_dir)
-        leases = Leases(path, config.tun_addresses) if config.listen else None
-        self._hook = Hook(config.on_change, self._reporter, {"node": str(self.peer_id), "tun": config.tun_name})
+        await self._start_fleet()
+        doubts = (*of_machine(config), *self._doubts_of(config))  # the tunnel is not yet part of the machine
+        self._whose = {"node": str(self.peer_id), "tun": config.tun_name}
+        self._hook = Hook(config.on_change, self._reporter, self._whose)
         self._undo.append(self._tell_down)
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
         self._machine.interface.observer = self._reporter
         self._reporter.on_change = self._hook.tell
-        self._make_parts(leases)
+        self._make_parts()
         self._machine.start()
         self._plane = self._machine.plane
         self._loop.add_reader(self._plane.event_fd, self._plane_ready)
@@ -205,7 +223,18 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
+        self._feed = Feed(lambda: as_json(self.status()), self._whose)
+        self._reporter.on_event = self._feed.tell
+        control = AdminSocket(
+            config.control_socket,
+            self.status,
+            self.rotate,
+            self.down,
+            self._registry_request,
+            measure=self.measure,
+            feed=self._feed,
+            find=self.find,
+        )
         await control.start()
         self._undo.append(control.close)
         self._tell_up()
@@ -216,9 +245,7 @@ class Node:
         self._undo.append(self._keeper.stop)
         self._watch_generation()
         self.health.watch(self._machine.failure)
-        if leases is not None:
-            check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
-            self.health.watch(check, restart_helps=False)
+        await self._watch_registry()
         self.health.watch(self._machine.interface.failure, restart_helps=False)
         self.health.watch(self._dns.failure, restart_helps=False)
         self.health.ready()
@@ -228,10 +255,41 @@ class Node:
             self._log.info("identity_created", peer_id=self.peer_id, path=config.identity)
         self._announce()
         self._tell_doubts(doubts)
+        self._tell_peer_faults(config)
         self._notifier.ready()
+        self._undo.append(self._watch_no_peers)
+        self._watch_peers()
         self._tick()
 
-    def _make_parts(self, leases: Leases | None) -> None:
+    async def _start_fleet(self) -> None:
+        """Who is known, before anybody can come. A registry that is damaged stops the node here."""
+        config = self.config
+        path = registry_path(config.identity, config.tun_name, config.lease_dir)
+        self._fleet = Fleet(
+            SqliteStore(path),
+            declaration_of(config),
+            gateways=config.tun_addresses if config.listen else None,
+            clock=realtime,
+            failed=self._reporter.internal_error,
+        )
+        self._undo.append(self._fleet.close)
+        self._log.name_of = self._name_of
+        self._reporter.alike = self._alike
+        await self._fleet.start()
+        if config.listen:
+            old = lease_file.read(lease_file.lease_path(config.identity, config.tun_name, config.lease_dir))
+            await self._fleet.adopt(old, lease_file.MARK)
+
+    async def _watch_registry(self) -> None:
+        fleet, listens = self._fleet, bool(self.config.listen)
+        check = RegistryCheck(
+            fleet.store.probe, lambda: listens and self._roster.gives_addresses(), lambda: fleet.fault, boottime
+        )
+        await check.look()
+        self._undo.append(check.stop)
+        self.health.watch(check, restart_helps=False)
+
+    def _make_parts(self) -> None:
         config, plane = self.config, self._machine.plane
         self._network = InnerNetwork(self._machine.interface, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
@@ -250,7 +308,7 @@ class Node:
         self._roster = Roster(
             config,
             self.peer_id,
-            leases,
+            self._fleet,
             peers=self._peers,
             network=self._network,
             resolver=self._resolver,
@@ -258,6 +316,7 @@ class Node:
             unanswered=self._dial_unanswered,
             observer=self._reporter,
         )
+        self._fleet.on_change(self._registry_changed)
 
     def _start_dns(self) -> None:
         config, interface = self.config, self._machine.interface
@@ -281,7 +340,7 @@ class Node:
                 indices=IndexPool(config.workers),
                 psks=self._psks,
             ),
-            allowlist=self._roster.allowlist,
+            fleet=self._fleet,
             announced=_announced(config),
             obtain=self._roster.obtain,
             allowed=self._network.allowed,
@@ -397,12 +456,21 @@ class Node:
     async def _tell_down(self) -> None:
         await self._hook.stop(Change("down", "node_stopped") if self._up else None)
 
+    def _doubts_of(self, config: NodeConfig) -> tuple[str, ...]:
+        return of_configuration(config, self._fleet.registered)
+
     def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
         """Those that were not told the last time."""
         for doubt in doubts:
             if doubt not in self._told_doubts:
                 self._log.warning("config_doubtful", doubt=doubt)
         self._told_doubts = doubts
+
+    def _tell_peer_faults(self, config: NodeConfig) -> None:
+        for fault in config.peer_faults:
+            if fault not in self._told_peer_faults:
+                self._log.error("peer_file_rejected", error=fault)
+        self._told_peer_faults = config.peer_faults
 
     # ---- what drives it ----
 
@@ -422,6 +490,23 @@ class Node:
         self._loop.add_reader(self._generation.fileno(), self._generation_ready)
         self._undo.append(self._generation.close)
         self._undo.append(partial(self._loop.remove_reader, self._generation.fileno()))
+
+    def _watch_peers(self) -> None:
+        """The directory that the configuration in force names, and no other."""
+        if self._peer_watch is not None:
+            self._peer_watch.stop()
+            self._peer_watch = None
+        directory = self.config.allow_peer_dir
+        if directory is None or self._peer_files is None:
+            return
+        self._peer_watch = PeerWatch(directory, self._peer_files, self.reload, self._loop)
+        self._peer_watch.start()
+        if self._peer_files.differs(directory):  # what came between the first reading and now
+            self.reload()
+
+    def _watch_no_peers(self) -> None:
+        if self._peer_watch is not None:
+            self._peer_watch.stop()
 
     def _generation_ready(self) -> None:
         """A copy of this machine may go on with the same keys and counters: nothing is sealed with them any more."""
@@ -479,6 +564,7 @@ class Node:
         self._ticker = self._loop.call_later(TICK, self._tick)
         now = boottime()
         self._peers.look(now)
+        self._fleet.tick()
         self._roster.forget_idle(now)
         self._dns.look()
         failure = self.health.reason()
@@ -603,6 +689,31 @@ class Node:
         """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
         return self._running().status(str(self.peer_id), tuple(map(str, self.listen_addrs)))
 
+    def _name_of(self, peer: object) -> str:
+        return self._fleet.name(peer) if isinstance(peer, PeerId) else ""
+
+    def _alike(self, peer_id: PeerId) -> PeerId | None:
+        named = self._fleet.named
+        return similar(str(peer_id), named) if len(named) <= ALIKE_MAX else None
+
+    def find(self, word: str) -> PeerId:
+        """Whom a word means: a peer's name, its ID, or the beginning of one that no other's begins with. LookupError,
+        one line, if it means nobody, or several. RuntimeError outside the context."""
+        self._running()
+        return resolve(word, self._fleet.names, {*self._fleet.named, *(peer.peer_id for peer in self._peers)})
+
+    async def measure(self) -> None:
+        """Asks the peers that are there for a round trip each, for the next ``status``. Returns when all have answered,
+        or late enough for one that would. RuntimeError outside the context."""
+        self._running()
+        now = boottime()
+        asked = [peer for peer in self._peers if peer.measure(now)]
+        longest = max((peer.round_trip for peer in asked), default=0.0)
+        for _ in range(round(min(MEASURE_MAX, max(MEASURE_MIN, 2 * longest)) / MEASURE_POLL)):
+            if not any(peer.meter.waits(now) for peer in asked):
+                break
+            await asyncio.sleep(MEASURE_POLL)
+
     def rotate(self, peer_id: PeerId | None = None) -> Sequence[PeerId]:
         """Begins to rotate the keys with one peer, or with all. Returns those that it began with; LookupError if there
         is no session with the one that was asked for. RuntimeError outside the context."""
@@ -649,10 +760,12 @@ class Node:
             return
         self._metrics.config_read(taken=True)
         self._log.set_level(config.log_level)
+        moved = config.allow_peer_dir != self.config.allow_peer_dir
         self.config = config
         self._take_psks(psks)
         self._announce_again(_announced(config))
-        self._tell_doubts(of_configuration(config))
+        self._tell_doubts(self._doubts_of(config))
+        self._tell_peer_faults(config)
         self._tell_changes(changes)
         self._log.info(
             "config_reloaded",
@@ -661,6 +774,8 @@ class Node:
             changed=len(changes.changed),
             needs_restart=",".join(kept) or None,
         )
+        if moved:
+            self._watch_peers()
         self._changed()
 
     def _take_psks(self, psks: dict[PeerId, bytearray]) -> None:
@@ -676,7 +791,7 @@ class Node:
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
         rotate_secs, rotate_floor = self.config.rotate_secs, self.config.rotate_min_secs
-        self._admittance.reconfigure(self._roster.allowlist, announced, rotate_secs, rotate_floor, self._psks)
+        self._admittance.reconfigure(announced, rotate_secs, rotate_floor, self._psks)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
             what = "routes_changed" if announced.networks != before.networks else "dns_changed"
@@ -685,11 +800,19 @@ class Node:
 
     def _tell_changes(self, changes: Changes) -> None:
         for peer_id in sorted(changes.added):
-            self._reporter.peer_added(peer_id, self.config.allow_peers.get(peer_id, ()))
+            self._reporter.peer_added(peer_id, self._fleet.by_hand(peer_id))
         for peer_id in sorted(changes.removed):
             self._reporter.peer_removed(peer_id)
         for peer_id in sorted(changes.changed):
-            self._reporter.peer_changed(peer_id, self.config.allow_peers.get(peer_id, ()))
+            self._reporter.peer_changed(peer_id, self._fleet.by_hand(peer_id))
+
+    def _registry_changed(self, peers: frozenset[PeerId]) -> None:
+        """At once: whoever may not connect any more is cut off before anything else happens."""
+        self._tell_changes(self._roster.revise(peers, boottime()))
+        self._changed()
+
+    async def _registry_request(self, request: Mapping[str, Any], who: str) -> Any:
+        return await Desk(self._fleet, now=realtime(), who=who, own=self.peer_id).answer(request)
 
 
 def _aeads(name: str) -> tuple[int, ...]:

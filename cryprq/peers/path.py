@@ -98,6 +98,15 @@ class Path:
         else:
             self._apply()  # the MTU of the tunnel may have changed; the search stands where it stood
 
+    def measure(self) -> bool:
+        """Sends the smallest probe, whose acknowledgement says nothing of the size, and how long the way is. False:
+        there is no key to send it under."""
+        index = self._sending_index()
+        if index is None or not self._plane.has(index):
+            return False
+        self._plane.send_probe(index, _token(), PROBE_SIZE_MIN)
+        return True
+
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due."""
         return self._machine.next_timer()

@@ -28,6 +28,7 @@ from cryprq.peers.contest import Contest
 from cryprq.peers.indices import IndexLease
 from cryprq.peers.link import Link, promotes
 from cryprq.peers.liveness import Liveness, Verdict
+from cryprq.peers.meter import Meter
 from cryprq.peers.path import Path
 from cryprq.peers.ports import Carrier, EpochPlane, PeerObserver
 from cryprq.peers.reauth import Reauth
@@ -112,6 +113,7 @@ class Peer:
         self.contested = False
         """Whether another peer stands by for a network of this one, so that its silence is to be noticed soon."""
         self.last_handshake: Boottime | None = None
+        self.meter = Meter()
         self.rotations = 0
         self._undialled_ns: int | None = None
         """When it had last been heard, as a dial of it came to nothing."""
@@ -252,6 +254,8 @@ class Peer:
         if flags & EVENT_ENDPOINT_MOVED:
             self._endpoint_moved(now)
         if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
+            if flags & EVENT_PROBE_ACKED:
+                self.meter.sample(self._plane.peer_stats(self.handle).round_trip_ns)
             self.path.event(flags, now)
         link = next((link for link in self.links if rx_index in link.indices), None)
         if link is None:  # it was removed while the event was on its way
@@ -294,6 +298,7 @@ class Peer:
         """
         link = self.current
         if link is None:
+            self.meter.away(now)
             return
         if link.carrier is not None:
             link.round_trip = link.carrier.round_trip
@@ -302,6 +307,7 @@ class Peer:
         stats = self._plane.peer_stats(self.handle)
         verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
         self.path.look(stats, now)
+        self.meter.look(stats, now)
         self._look_at_identity(link, now)
         if verdict is Verdict.SEND_EMPTY:
             self._send(self._plane.send_empty)
@@ -336,6 +342,15 @@ class Peer:
         elif not self.liveness.silent:
             self.liveness.suspect(self._plane.peer_stats(self.handle), now)
             self.look(now)
+
+    def measure(self, now: Boottime) -> bool:
+        """Asks for the round trip, where no question is on its way; ``meter.waits`` says until when one is. False: the
+        peer is not there to answer."""
+        if not self.present:
+            return False
+        if not self.meter.waits(now) and self.path.measure():
+            self.meter.asked = now
+        return True
 
     def show(self) -> None:
         """Shows the peer where this node is now, which may be another place than before."""
@@ -520,6 +535,7 @@ class Peer:
         self.path.begin("session", now)
         if previous is None:
             self._before = self._plane.peer_stats(self.handle)
+            self.meter.begin(now)
             self._observer.peer_connected(self.peer_id, link.remote, link.direction, self._allowed(self.peer_id))
 
     def _watch_contest(self, previous: Link, link: Link, now: Boottime) -> None:
@@ -571,6 +587,7 @@ class Peer:
         if link is self.current:
             self.current = None
             self.path.end()
+            self.meter.end()
             self._tell_end(reason)
         self._resume()
         self._changed()
@@ -616,6 +633,7 @@ class Peer:
         self._forget_offsets()
         # The peer has changed its address: an answer shows it that the new path works in both directions.
         self.show()
+        self.meter.new_path()
         if self.current is not None:
             self.path.begin("moved", now)
 

@@ -1,4 +1,5 @@
-"""Changes of a node that a program of the operator's is told of: what one is, as JSON, and the queue of those to tell.
+"""Changes of a node that programs of the operator's are told of: what one is, as JSON, and the queue of those to tell
+the one of ``--on-change`` (``feed`` has those that read along).
 
 A change says how something is from now on, so a newer one about the same thing takes the place of one that waits: a
 slow program misses steps on the way, and never where they led.
@@ -21,15 +22,21 @@ class Change:
     """Something is otherwise from now on."""
 
     kind: str
-    """``up``, ``down``, ``address``, ``route``, ``dns`` or ``peer``."""
+    """``up``, ``down``, ``address``, ``route``, ``dns`` or ``peer``; and, for ``cryprq events`` alone, ``rotation``,
+    ``path`` or ``list``."""
     event: str
     """The event of the log that says the same."""
     subject: str = ""
     """What of its kind it is about; a later change of kind and subject says all that counts."""
     fields: Mapping[str, object] = field(default_factory=dict)
     """What JSON can have, named as in the log."""
-    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat().replace("+00:00", "Z"))
+    time: str = field(default_factory=lambda: now())
     """When; RFC 3339, UTC."""
+
+
+def now() -> str:
+    """The time as such objects have it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def encode(change: Change, node: Mapping[str, object]) -> bytes:

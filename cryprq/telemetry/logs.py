@@ -103,6 +103,8 @@ class Log:
         self._sink = _Sink(self._writer, stream, self._gap)
         self._limiter = RateLimiter(clock=clock)
         self._peers = RateLimiter(clock=clock, total=None)
+        self.name_of: Callable[[object], str] = lambda _: ""
+        """What the peer of a ``peer_id`` is called, which lines then say beside the ID; empty: nothing."""
         self.set_level(level)
 
     @property
@@ -126,9 +128,21 @@ class Log:
 
     def _line(self, level: Level, event: str, fields: Mapping[str, object]) -> str:
         time = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        shown = _plain({"event": event, **fields, "level": level, "time": time})
+        shown = _plain({"event": event, **self.named(fields), "level": level, "time": time})
         line = json.dumps(shown) if self._format == "json" else _logfmt(shown)
         return PRIORITIES[level] + line if self._journal else line
+
+    def named(self, fields: Mapping[str, object]) -> Mapping[str, object]:
+        """The fields, with the name of a peer that has one beside its ID."""
+        peer_id = fields.get("peer_id")
+        if peer_id is None or not (name := self.name_of(peer_id)):
+            return fields
+        named: dict[str, object] = {}
+        for key, value in fields.items():
+            named[key] = value
+            if key == "peer_id":
+                named["peer"] = name
+        return named
 
     def _gap(self, lines: int) -> str:
         """The line that stands for so many lost ones."""

@@ -309,7 +309,7 @@ def _pool_families(pools: Iterable[PoolSample]) -> Iterator[Metric]:
 
 def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
     info = GaugeMetricFamily(
-        "cryprq_peer_info", "Who the peers are.", labels=["peer_id", "direction", "endpoint", "aead", "kem"]
+        "cryprq_peer_info", "Who the peers are.", labels=["peer_id", "direction", "endpoint", "aead", "kem", "name"]
     )
     counters = {
         field: CounterMetricFamily(f"cryprq_peer_{name}", text, labels=["peer_id"])
@@ -337,7 +337,7 @@ def _peer_families(samples: Iterable[PeerSample]) -> Iterator[Metric]:
     for sample in samples:
         peer = [sample.peer_id]
         host = sample.endpoint.rpartition(":")[0].strip("[]")  # a port would make a new series of each reconnect
-        info.add_metric([sample.peer_id, sample.direction, host, sample.aead, sample.kem], 1)
+        info.add_metric([sample.peer_id, sample.direction, host, sample.aead, sample.kem, sample.name], 1)
         for field, family in counters.items():
             family.add_metric(peer, getattr(sample, field))
         epoch.add_metric(peer, sample.epoch)

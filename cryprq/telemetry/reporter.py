@@ -5,7 +5,7 @@ what a peer on the allowlist can repeat, by itself.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cryprq.address import Address
@@ -39,18 +39,35 @@ class Reporter:
         self._connected: dict[PeerId, float] = {}
         self.on_change: Callable[[Change], None] | None = None
         """Who is told of what is otherwise from now on, besides the log."""
+        self.alike: Callable[[PeerId], PeerId | None] = lambda _: None
+        """The peer on the list that has nearly the same ID."""
+        self.on_event: Callable[[Change], None] | None = None
+        """Who is told of that, and of more that happens to peers."""
 
     def _changed(self, kind: str, event: str, subject: object, **given: object) -> None:
         """An event that says how something is from now on: a line of the log, and a change. Several values are a list
         in the change, and joined in the line."""
-        fields = {name: _json(each) for name, each in given.items()}
+        fields = self._named(given)
         line = {name: ",".join(each) or None if isinstance(each, list) else each for name, each in fields.items()}
         if kind == "peer":
             self._log.about_peer("info", event, **line)
         else:
             self._log.info(event, **line)
-        if self.on_change is not None:
-            self.on_change(Change(kind, event, str(subject), fields))
+        self._tell(Change(kind, event, str(subject), fields))
+
+    def _tell(self, change: Change) -> None:
+        for told in (self.on_change, self.on_event):
+            if told is not None:
+                told(change)
+
+    def _note(self, kind: str, event: str, **given: object) -> None:
+        """Something that happened, for who reads along."""
+        if self.on_event is not None:
+            self.on_event(Change(kind, event, fields=self._named(given)))
+
+    def _named(self, given: Mapping[str, object]) -> dict[str, object]:
+        """As JSON has it, with the name of a peer that has one."""
+        return {name: _json(each) for name, each in self._log.named(given).items()}
 
     # ---- handshakes ----
 
@@ -104,7 +121,10 @@ class Reporter:
     def peer_denied(self, peer_id: PeerId, remote: Address) -> None:
         """Somebody who has proven this ID is not in the allowlist."""
         self._metrics.peer_denied()
-        self._log.limited("warning", "peer_denied", peer_id=peer_id, remote=remote, reason="not_allowlisted")
+        fields: dict[str, object] = {"peer_id": peer_id, "remote": remote, "reason": "not_allowlisted"}
+        if (near := self.alike(peer_id)) is not None:
+            fields["hint"] = f"its ID differs from {near} on the list by a character or two: is that one mistyped?"
+        self._log.limited("warning", "peer_denied", **fields)
 
     # ---- dialling ----
 
@@ -175,6 +195,7 @@ class Reporter:
     def peer_silent(self, peer_id: PeerId) -> None:
         """Data went out and nothing authenticated came back, although it was asked for."""
         self._log.limited("warning", "peer_silent", peer_id=peer_id)
+        self._note("peer", "peer_silent", peer_id=peer_id)
 
     def port_changed(self, before: int, port: int) -> None:
         """This node sends from another UDP port, since nobody answered at the one before."""
@@ -187,14 +208,14 @@ class Reporter:
     def endpoint_moved(self, peer_id: PeerId, remote: Address) -> None:
         """Authenticated records come from a new address."""
         self._log.limited("info", "endpoint_moved", peer_id=peer_id, remote=remote)
-        if self.on_change is not None:
-            fields = {"peer_id": str(peer_id), "remote": str(remote)}
-            self.on_change(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
+        fields = self._named({"peer_id": peer_id, "remote": remote})
+        self._tell(Change("peer", "endpoint_moved", f"{peer_id} moved", fields))
 
     def path_mtu_changed(self, peer_id: PeerId, old: int, new: int, reason: str) -> None:
         """The largest packet that the path to the peer carries whole is another one; 0: less than the least that is
         searched, so that records are fragmented."""
         fields: dict[str, object] = {"peer_id": peer_id, "old": old, "new": new, "reason": reason}
+        self._note("path", "path_mtu_changed", **fields)
         if reason == "black_hole":
             hint = "the path lost what it carried before and nobody said so; the tunnel goes on with smaller packets"
             self._log.limited("warning", "path_mtu_changed", **fields, hint=hint)
@@ -221,10 +242,13 @@ class Reporter:
             self._log.limited("info", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
         else:
             self._log.info("key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
+        self._note("rotation", "key_rotation", peer_id=peer_id, epoch=epoch, status="success", **fields)
 
     def rotation_failed(self, peer_id: PeerId, epoch: int, reason: str) -> None:
         """A rotation ended without a new epoch; ``epoch`` stays in use."""
-        self._log.limited("warning", "key_rotation", peer_id=peer_id, epoch=epoch, status="failed", reason=reason)
+        fields = {"peer_id": peer_id, "epoch": epoch, "status": "failed", "reason": reason}
+        self._log.limited("warning", "key_rotation", **fields)
+        self._note("rotation", "key_rotation", **fields)
 
     def records_forged(self, peer_id: PeerId, epoch: int) -> None:
         """So many records did not open under the epoch's keys that they give way to others."""
@@ -248,16 +272,19 @@ class Reporter:
     # ---- the configuration ----
 
     def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
-        """A reload names this peer for the first time; without networks it gets an address, or is dialled."""
+        """This peer may connect from now on; without networks it gets an address, or is dialled."""
         self._log.info("peer_added", peer_id=peer_id, networks=_joined(networks))
+        self._note("list", "peer_added", peer_id=peer_id, networks=tuple(networks))
 
     def peer_removed(self, peer_id: PeerId) -> None:
-        """A reload does not name this peer any more."""
+        """This peer may not connect any more."""
         self._log.info("peer_removed", peer_id=peer_id)
+        self._note("list", "peer_removed", peer_id=peer_id)
 
     def peer_changed(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
-        """A reload gives the peer other networks, these, or has it dialled otherwise."""
+        """The peer has other networks, these, or is dialled otherwise."""
         self._log.info("peer_changed", peer_id=peer_id, networks=_joined(networks))
+        self._note("list", "peer_changed", peer_id=peer_id, networks=tuple(networks))
 
     # ---- the tunnel ----
 

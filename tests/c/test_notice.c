@@ -85,15 +85,32 @@ static void test_acknowledgement_counts_once_as_large_as_it_was_and_while_it_is_
 {
     for (uint64_t i = 1; i <= CQ_PROBES_MAX + 1; i++)
         cq_path_await(&path, 2 * i, (uint32_t)(1000 + i));
-    CHECK(!cq_path_acknowledge(&path, 2, 1001)); /* the oldest had to give way */
-    CHECK(!cq_path_acknowledge(&path, 4, 1001));
-    CHECK(!cq_path_acknowledge(&path, 5, 1002));
-    CHECK(!cq_path_acknowledge(&path, 0, 0));
-    CHECK(cq_path_acknowledge(&path, 4, 1002));
-    CHECK(!cq_path_acknowledge(&path, 4, 1002));
+    CHECK(!cq_path_acknowledge(&path, 2, 1001, 0)); /* the oldest had to give way */
+    CHECK(!cq_path_acknowledge(&path, 4, 1001, 0));
+    CHECK(!cq_path_acknowledge(&path, 5, 1002, 0));
+    CHECK(!cq_path_acknowledge(&path, 0, 0, 0));
+    CHECK(cq_path_acknowledge(&path, 4, 1002, 0));
+    CHECK(!cq_path_acknowledge(&path, 4, 1002, 0));
     CHECK_EQUAL(cq_path_take(&path), 4);
     CHECK_EQUAL(cq_path_take(&path), 0);
-    CHECK(!cq_path_acknowledge(&path, 4, 1002));
+    CHECK(!cq_path_acknowledge(&path, 4, 1002, 0));
+}
+
+static void test_round_trip_is_from_the_seal_of_the_newest_probe_to_its_acknowledgement(void)
+{
+    static struct cq_path fresh;
+    cq_path_await(&fresh, 2, 100);
+    cq_path_await(&fresh, 4, 100);
+    CHECK(cq_path_acknowledge(&fresh, 2, 100, 900)); /* by the clock of a worker that had not seen it leave */
+    CHECK_EQUAL(atomic_load(&fresh.round_trip_ns), 0);
+    cq_path_left(&fresh, 4, 1000);
+    cq_path_left(&fresh, 6, 2000); /* nobody waits for it */
+    CHECK(!cq_path_acknowledge(&fresh, 4, 101, 1500));
+    CHECK_EQUAL(atomic_load(&fresh.round_trip_ns), 0);
+    CHECK(cq_path_acknowledge(&fresh, 4, 100, 1700));
+    CHECK_EQUAL(atomic_load(&fresh.round_trip_ns), 700);
+    CHECK(!cq_path_acknowledge(&fresh, 4, 100, 9000));
+    CHECK_EQUAL(atomic_load(&fresh.round_trip_ns), 700);
 }
 
 static _Atomic unsigned news;
@@ -102,7 +119,7 @@ static void *acknowledge(void *arg)
 {
     (void)arg;
     for (uint64_t i = 1; i <= EACH; i++)
-        news += cq_path_acknowledge(&path, 2 * i, 1000);
+        news += cq_path_acknowledge(&path, 2 * i, 1000, 0);
     return NULL;
 }
 
@@ -129,6 +146,7 @@ int main(void)
     RUN(test_indices_wrap_around);
     RUN(test_producers_do_not_disturb_each_other);
     RUN(test_acknowledgement_counts_once_as_large_as_it_was_and_while_it_is_awaited);
+    RUN(test_round_trip_is_from_the_seal_of_the_newest_probe_to_its_acknowledgement);
     RUN(test_two_that_acknowledge_the_same);
     return check_done();
 }

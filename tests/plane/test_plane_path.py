@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import time
 
 import pytest
 
@@ -162,3 +163,35 @@ def test_time_of_the_last_large_record(bench: Bench) -> None:
     bench.from_tun(ipv4("10.0.0.1", "10.0.0.2", bytes(1149)))
     bench.udp.recv(2000)
     assert wait(lambda: bench.plane.peer_stats(bench.peer).last_tx_large_ns > 0)
+
+
+def test_round_trip_is_that_of_the_newest_probe(bench: Bench) -> None:
+    """To the peer and back, which here takes as long as the test makes it."""
+
+    def measured(token: int, pause: float) -> tuple[int, int]:
+        """The round trip as the plane has it, and no less than it was."""
+        before = bench.plane.peer_stats(bench.peer).round_trip_ns
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        bench.plane.send_probe(RX_INDEX, token, 43)
+        bench.udp.recv(2000)
+        time.sleep(pause)
+        bench.send(bench.sealer.seal(ack(token, 43)))
+        assert wait(lambda: bench.plane.peer_stats(bench.peer).round_trip_ns != before)
+        return bench.plane.peer_stats(bench.peer).round_trip_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - began
+
+    assert bench.plane.peer_stats(bench.peer).round_trip_ns == 0
+    for token, pause in ((TOKEN, 0.05), (TOKEN + 2, 0.0)):
+        found, most = measured(token, pause)
+        assert pause * 1e9 <= found <= most
+
+
+def test_what_did_not_arrive_is_counted_by_the_counters_of_what_did(bench: Bench) -> None:
+    assert bench.plane.epoch_arrivals(RX_INDEX) == (0, 0)
+    records = [bench.sealer.seal(ipv4("10.0.0.2", "10.0.0.1", bytes([n]))) for n in range(10)]
+    for n in (0, 1, 5, 7, 7):
+        bench.send(records[n])
+    assert wait(lambda: bench.plane.epoch_arrivals(RX_INDEX) == (4, 4))
+    bench.send(records[3])  # it was late
+    assert wait(lambda: bench.plane.epoch_arrivals(RX_INDEX) == (5, 3))
+    with pytest.raises(KeyError):
+        bench.plane.epoch_arrivals(RX_INDEX + 1)

@@ -9,7 +9,7 @@ import pytest
 from lab import ROOT
 
 FOR_BUILDING = "python3 python3-dev python3-venv gcc libc6-dev libssl-dev make iproute2 nftables iputils-ping"
-FOR_TESTS = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark spin valgrind clang"
+FOR_TESTS = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark tmux spin valgrind clang"
 HIDE = 'for folder in /usr/sbin /usr/share/keyrings; do mount -t tmpfs tmpfs "$folder"; done; '
 AS_ROOT = ("unshare", "--mount", "sh", "-c", HIDE + 'exec "$@"', "sh")
 AS_USER = (*AS_ROOT, "unshare", "--user", "--map-user", "1000", "--")
@@ -95,8 +95,9 @@ def test_what_is_there_from_elsewhere_counts(machine: Machine) -> None:
         (machine.directory / "venv" / name).mkdir(parents=True)
         (machine.directory / "venv" / name / ".unpacked").touch()
     assert machine.bootstrap("--tests").returncode == 0
-    assert machine.installed() == "tshark"
+    assert machine.installed() == "tshark tmux"
     machine.write("tshark", "exit 0")
+    machine.write("tmux", "exit 0")
     machine.calls.write_text("")
     done = machine.bootstrap("--tests")
     assert (done.returncode, done.stdout, done.stderr, machine.calls.read_text()) == (0, "", "", "")

@@ -18,6 +18,7 @@ from cryprq.errors import MachineError
 from cryprq.peer_id import PeerId
 from cryprq.telemetry import admin_socket
 from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.feed import Feed
 from cryprq.telemetry.samples import NodeStatus, PeerSample
 
 A, B = PeerId(bytes(32)), PeerId(b"\x01" * 32)
@@ -64,9 +65,17 @@ DOWNS: list[Path] = []
 """Which nodes were told to stop."""
 
 
+MEASURED: list[bool] = []
+
+
+async def measure() -> None:
+    MEASURED.append(True)
+
+
 def serve(path: Path, body: Callable[[AdminSocket], Awaitable[None]], on_uvloop: bool = True) -> None:
     async def run() -> None:
-        server = AdminSocket(path, lambda: STATUS, rotate, lambda: DOWNS.append(path))
+        feed = Feed(lambda: {"peers": []}, {"node": "Qm", "tun": "cryprq0"})
+        server = AdminSocket(path, lambda: STATUS, rotate, lambda: DOWNS.append(path), measure=measure, feed=feed)
         await server.start()
         try:
             await body(server)
@@ -102,6 +111,17 @@ def test_status_gives_every_field(path: Path) -> None:
 
     serve(path, body, on_uvloop=True)
     serve(path, body, on_uvloop=False)  # the loop that a program with a Node of its own may run
+
+
+def test_status_waits_for_round_trips_if_it_is_asked_to(path: Path) -> None:
+    async def body(server: AdminSocket) -> None:
+        MEASURED.clear()
+        await asyncio.to_thread(request, path, "status")
+        assert MEASURED == []
+        await asyncio.to_thread(request, path, "status", measure=True)
+        assert MEASURED == [True]
+
+    serve(path, body)
 
 
 def test_rotate_one_all_and_unknown(path: Path) -> None:
@@ -151,7 +171,7 @@ def test_several_questions_on_one_connection_and_nonsense_between(path: Path) ->
 def test_line_that_is_too_long_ends_the_connection(path: Path) -> None:
     async def body(server: AdminSocket) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"a" * 20_000 + b"\n")
+        writer.write(b"a" * 100_000 + b"\n")
         try:
             assert await reader.read() == b""
         except ConnectionResetError:

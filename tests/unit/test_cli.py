@@ -17,12 +17,16 @@ from cryprq.cli import run_program, tool
 from cryprq.config.identity_file import create_identity, load_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.config.options import table
+from cryprq.config.peer_files import PeerFiles
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import PeerId
+from cryprq.peer_name import resolve
 from cryprq.protocol.identity import Identity
 from cryprq.telemetry.admin_socket import AdminSocket
+from cryprq.telemetry.feed import Feed
 from cryprq.telemetry.samples import NodeStatus, PeerSample
 from lab import ROOT
+from tests.unit.test_admin_socket import measure
 
 PROGRAMS = {"cryprq": "tool", "cryprq-node": "node"}
 A, B = PeerId(bytes(32)), PeerId(b"\x01" * 32)
@@ -222,12 +226,12 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give keygen, genpsk, id, status, rotate, down or bench"),
+        ([], "give keygen, genpsk, id, peer, status, events, top, rotate, down or bench"),
         (["destroy"], "COMMAND 'destroy' is unknown; valid are keygen, genpsk, id"),
         (["stat"], "COMMAND 'stat' is unknown; did you mean status?"),
         (["keygen", "--signature", "ml-dsa-78"], "--signature 'ml-dsa-78' is unknown; did you mean ml-dsa-87?"),
         (["status", "--xml"], "unrecognized arguments: --xml"),
-        (["rotate", "Qm123"], "'Qm123' is not a peer ID"),
+        (["status", "--watch", "0.1"], "argument --watch: 0.1 seconds are not between 0.2 and 3600"),
         (["keygen", "--out"], "expected one argument"),
         (["keygen", "--out", ""], "--out is empty"),
         (["id", ""], "FILE is empty"),
@@ -285,11 +289,15 @@ def test_status_and_rotate_of_a_running_node(tmp_path: Path) -> None:
             raise LookupError(f"no session with {B}")
         return () if len(rotated) == 3 else (A,)
 
+    def find(word: str) -> PeerId:
+        return resolve(word, {"alice": A}, {A, B})
+
     async def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(run, "cryprq", *arguments, "--control-socket", str(path))
 
     async def body() -> None:
-        server = AdminSocket(path, lambda: status, rotate, lambda: None)
+        feed = Feed(dict, {})
+        server = AdminSocket(path, lambda: status, rotate, lambda: None, measure=measure, feed=feed, find=find)
         await server.start()
         try:
             table = await ask("status")
@@ -302,11 +310,13 @@ def test_status_and_rotate_of_a_running_node(tmp_path: Path) -> None:
             assert (await ask("rotate", str(A))).stdout == f"rotation started with {A}\n"
             assert (await ask("rotate")).stdout == "no peer has a session\n"
             assert_one_line(await ask("rotate", str(B)), "cryprq", 1, f"no session with {B}")
+            assert (await ask("rotate", "alice")).stdout == f"rotation started with {A} (alice)\n"
+            assert_one_line(await ask("rotate", "bob"), "cryprq", 1, "no peer is called 'bob'")
         finally:
             await server.close()
 
     asyncio.run(body())
-    assert rotated == [None, A, None, B]
+    assert rotated == [None, A, None, B, A]
 
 
 # ---- what both share ----
@@ -362,7 +372,7 @@ def test_reload_reads_the_configuration_again(tmp_path: Path, monkeypatch: pytes
     path.write_text("")
     seen: list[NodeConfig] = []
 
-    def fake_run(config: NodeConfig, *, reload: Callable[[], NodeConfig]) -> int:
+    def fake_run(config: NodeConfig, *, reload: Callable[[], NodeConfig], peer_files: PeerFiles) -> int:
         path.write_text(f'allow-peer = ["{A}"]\n')
         seen.extend((config, reload()))
         return 0

@@ -153,6 +153,7 @@ def test_events_count(node: Node) -> None:
 def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     up = PeerSample(
         peer_id=PEER,
+        name="alice",
         connected=True,
         direction="inbound",
         endpoint="192.0.2.1:9999",
@@ -171,7 +172,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     found = samples(node.metrics)
     assert found[("cryprq_current_peers",)] == 1
     # in the order of the labels' names
-    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-mlkem768", PEER)
+    info = ("cryprq_peer_info", "aes-256-gcm", "inbound", "192.0.2.1", "x25519-mlkem768", "alice", PEER)
     assert found[info] == 1
     assert found[("cryprq_peer_received_bytes_total", PEER)] == 2**40
     assert found[("cryprq_peer_sent_bytes_total", PEER)] == 2
@@ -192,7 +193,7 @@ def test_state_is_asked_for_at_each_scrape(node: Node) -> None:
     node.peers = [again, six]
     found = samples(node.metrics)
     assert found[info] == 1
-    assert found[("cryprq_peer_info", "", "", "2001:db8::1", "", "six")] == 1
+    assert found[("cryprq_peer_info", "", "", "2001:db8::1", "", "", "six")] == 1
     node.peers = []
     node.drops[("rx", "replay")] = 8
     found = samples(node.metrics)

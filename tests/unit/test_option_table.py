@@ -178,6 +178,7 @@ def test_every_field_but_two_is_an_option() -> None:
     assert {field.name for field in fields(NodeConfig)} - set(table(NodeConfig)) == {
         "doubts",
         "lease_dir",
+        "peer_faults",
         "qlog_dir",
         "rotate_records",
     }
@@ -191,7 +192,8 @@ def test_what_a_reload_takes_over() -> None:
     names = {row.name for row in table(NodeConfig).values() if row.reload}
     assert names == {
         *("config", "peer", "allow-peer", "psk-file", "successor", "allow-any", "route", "dns", "search", "accept-dns"),
-        *("rotate-secs", "rotate-min-secs", "reauth-secs", "log-level"),
+        *("rotate-secs", "rotate-min-secs", "reauth-secs", "lease-days", "log-level"),
+        *("peer-name", "peer-groups", "peer-expires", "disable-peer", "allow-peer-dir"),
     }
 
 

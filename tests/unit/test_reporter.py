@@ -73,3 +73,41 @@ def test_black_hole_is_a_warning_and_what_the_search_finds_is_none() -> None:
     fall, found = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (fall["event"], fall["level"], fall["old"], fall["new"]) == ("path_mtu_changed", "warning", 1480, 1280)
     assert (found["level"], found["reason"], "hint" in found) == ("info", "search", False)
+
+
+def test_peer_that_has_a_name_is_told_by_it_too() -> None:
+    stream, told = io.StringIO(), list[Change]()
+    metrics: Any = None
+    log = Log("info", "json", stream)
+    reporter = Reporter(log, metrics)
+    reporter.on_event = told.append
+    alice, bob, remote = PeerId(bytes(32)), PeerId(b"x" * 32), Address("192.0.2.7", 4000)
+    log.name_of = {alice: "alice"}.get  # type: ignore[assignment]
+    for peer in (alice, bob):
+        reporter.peer_connected(peer, remote, "inbound", ())
+        reporter.endpoint_moved(peer, remote)
+        reporter.peer_silent(peer)
+        reporter.peer_added(peer, ())
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert list(lines[0])[:3] == ["event", "peer_id", "peer"]
+    assert [line.get("peer") for line in lines] == ["alice"] * 4 + [None] * 4
+    assert [change.fields.get("peer") for change in told] == ["alice"] * 4 + [None] * 4
+    assert [change.event for change in told[:4]] == [
+        "peer_connected", "endpoint_moved", "peer_silent", "peer_added",
+    ]  # fmt: skip
+
+
+def test_denied_peer_that_is_much_like_one_of_the_list_has_a_hint() -> None:
+    stream = io.StringIO()
+
+    class Counters:
+        def peer_denied(self) -> None: ...
+
+    metrics: Any = Counters()
+    reporter = Reporter(Log("info", "json", stream), metrics)
+    alice, bob, remote = PeerId(bytes(32)), PeerId(b"x" * 32), Address("192.0.2.7", 4000)
+    reporter.alike = {alice: bob}.get
+    for peer in (alice, bob):
+        reporter.peer_denied(peer, remote)
+    hints = [json.loads(line).get("hint") for line in stream.getvalue().splitlines()]
+    assert hints == [f"its ID differs from {bob} on the list by a character or two: is that one mistyped?", None]
