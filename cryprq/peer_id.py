@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
 
+from cryprq import base58
+
 KIND_MLDSA65: Final = 1
 KIND_MLDSA87: Final = 2
 """Kinds of identity: which ML-DSA (FIPS 204) it has beside Ed25519 (RFC 8032)."""
@@ -16,8 +18,6 @@ RECORD_SIZES: Final = {kind: 1 + ED25519_PUBLIC_SIZE + size for kind, size in ML
 _DIGEST_SIZE: Final = 32
 _MULTIHASH_SHA2_256: Final = b"\x12\x20"  # multihash: function code, digest length
 _PEER_ID_LENGTH: Final = 46  # of every base58 number between 0x1220 00... and 0x1220 ff...
-_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_BASE58_VALUES: Final = {character: value for value, character in enumerate(_BASE58)}
 
 
 @dataclass(frozen=True, order=True, slots=True, repr=False)
@@ -48,14 +48,8 @@ class PeerId:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The ID that ``text`` spells; ValueError with one line for anything but the form that ``str()`` gives."""
-        value = 0
-        for character in text if len(text) == _PEER_ID_LENGTH else "":
-            digit = _BASE58_VALUES.get(character)
-            if digit is None:
-                value = 0
-                break
-            value = value * 58 + digit
-        multihash = value.to_bytes(len(_MULTIHASH_SHA2_256) + _DIGEST_SIZE, "big")  # 58**46 < 256**34
+        value = base58.value(text) if len(text) == _PEER_ID_LENGTH else None
+        multihash = (value or 0).to_bytes(len(_MULTIHASH_SHA2_256) + _DIGEST_SIZE, "big")  # 58**46 < 256**34
         if not multihash.startswith(_MULTIHASH_SHA2_256):
             shown = text if len(text) <= 64 else text[:61] + "..."
             raise ValueError(
@@ -76,9 +70,4 @@ class PeerId:
 @lru_cache(maxsize=1024)
 def _spell(digest: bytes) -> str:
     """46 divisions, and each handshake writes an ID four times."""
-    value = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
-    characters = []
-    while value:
-        value, digit = divmod(value, 58)
-        characters.append(_BASE58[digit])
-    return "".join(reversed(characters))
+    return base58.spell(int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big"))

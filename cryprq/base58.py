@@ -1,0 +1,28 @@
+"""Numbers as base58 text: letters and digits without those that look alike (0, O, I, l), so that one click selects it
+and a person can read it aloud. The alphabet is Bitcoin's ("base58btc" in the multibase table)."""
+
+from typing import Final
+
+_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
+
+
+def spell(number: int) -> str:
+    """The text of a number; empty for 0."""
+    characters = []
+    while number:
+        number, digit = divmod(number, 58)
+        characters.append(_ALPHABET[digit])
+    return "".join(reversed(characters))
+
+
+def value(text: str) -> int | None:
+    """The number that ``text`` spells; None if a character is not base58. Its time grows with the square of the length:
+    the caller bounds that."""
+    number = 0
+    for character in text:
+        digit = _VALUES.get(character)
+        if digit is None:
+            return None
+        number = number * 58 + digit
+    return number
