@@ -233,8 +233,9 @@ def test_a_proof_of_another_handshake_does_not_help() -> None:
     """Who has seen the inside of an M3 (at the listener, say) cannot use its proof in a handshake of his own."""
     first = Pair(permits=nobody, invitation=KEYS, invitation_key=known)
     first.run()
-    stolen = first.auth.parameters.invitation
-    assert stolen is not None
+    seen = first.auth.parameters.invitation
+    assert seen is not None
+    stolen: Proof = seen
 
     class Replayed(Keys):
         def prove(self, th2: bytes, initiator: PeerId) -> Proof:
