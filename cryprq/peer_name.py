@@ -62,6 +62,10 @@ def _within_two(one: str, other: str) -> bool:
     """Whether two changes make one the other: of a character, or of the order of two neighbours."""
     if abs(len(one) - len(other)) > 2:
         return False
+    # Two changes touch four of five parts at most. It is quick to see that none is there, and there are many peers.
+    size = -(-len(other) // 5)
+    if not any(other[at : at + size] in one for at in range(0, len(other), size)):
+        return False
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, ours in enumerate(one, 1):

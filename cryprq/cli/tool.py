@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, run_program
+from cryprq.cli import admin_client, peer, run_program
 from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
@@ -34,7 +34,9 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
+        raise ConfigError(
+            "nothing to do: give keygen, genpsk, id, peer, status, rotate, down or bench; see cryprq --help"
+        )
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
@@ -48,6 +50,8 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "status":
         answer = admin_client.request(_socket_path(arguments), "status")
         print(json.dumps(answer, indent=2) if arguments.json else render(answer))
+    elif arguments.command == "peer":
+        peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
@@ -58,13 +62,13 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
-    peer = {}
+    only = {}
     if arguments.peer is not None:
         try:
-            peer = {"peer": str(PeerId.parse(arguments.peer))}
+            only = {"peer": str(PeerId.parse(arguments.peer))}
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    started = admin_client.request(_socket_path(arguments), "rotate", **peer)
+    started = admin_client.request(_socket_path(arguments), "rotate", **only)
     print("\n".join(f"rotation started with {name}" for name in started) or "no peer has a session")
 
 
@@ -99,6 +103,7 @@ def _parser() -> OneLineParser:
     genpsk.add_argument("--out", metavar="FILE", help="a new file, for its owner only; else it is printed")
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
+    peer.add_commands(commands)
     show = commands.add_parser("status", help="show the running node and its peers")
     show.add_argument("--json", action="store_true", help="as JSON")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")

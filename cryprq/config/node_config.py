@@ -50,6 +50,7 @@ OFFLOAD_NAMES: Final = ("vnet_hdr", "tso4", "tso6", "uso", "udp_segment", "udp_g
 REAUTH_SECS_MIN: Final = 10
 REAUTH_SECS_MAX: Final = 604_800
 """A week."""
+LEASE_DAYS_MAX: Final = 36_500
 WORKERS_DEFAULT_MAX: Final = 4
 BUSY_POLL_US_MAX: Final = 1000
 INBOUND_MAX: Final = 65536
@@ -146,6 +147,15 @@ class NodeConfig:
         reload=True,
     )
     allow_any: bool = switch("allow-any", env=None, help="everybody may connect; for labs", reload=True)
+    lease_days: int = number(
+        "lease-days",
+        env="CRYPRQ_LEASE_DAYS",
+        help="days after which an address that a peer was given, and has not used, is free again; 0: never",
+        low=0,
+        high=LEASE_DAYS_MAX,
+        default=30,
+        reload=True,
+    )
     identity: Path = option(
         "identity",
         "FILE",
@@ -389,8 +399,8 @@ class NodeConfig:
         into=frozenset,
     )
     lease_dir: Path | None = None
-    """Where the leases lie; None: beside the identity. No option: an identity that is a systemd credential has nothing
-    beside it, and the leases are in the state directory then."""
+    """Where the registry lies; None: beside the identity. No option: an identity that is a systemd credential has
+    nothing beside it, and the registry is in the state directory then."""
     qlog_dir: Path | None = None
     """Where each control connection leaves a qlog file, for debugging. No option: CRYPRQ_QLOG_DIR."""
     rotate_records: int = 2**26

@@ -8,10 +8,10 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryprq.config.node_config import NodeConfig
-from cryprq.inner.leases import capacity
 from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import covering, overlapping
+from cryprq.registry.leases import capacity
 
 _RECORD: Final = 32
 """Header and tag of a record (docs/protocol.md, section 4)."""

@@ -20,7 +20,6 @@ from cryprq.config.checks import spares_endpoint
 from cryprq.config.identity_file import is_there, load_or_create_identity
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import CryprqError, MachineError
-from cryprq.inner.leases import Leases, lease_path
 from cryprq.inner.name_servers import NameServers
 from cryprq.inner.network import InnerNetwork
 from cryprq.linux import resolved
@@ -37,10 +36,10 @@ from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.hook import Hook
 from cryprq.node.hook import check as check_hook
 from cryprq.node.keeper import Keeper
-from cryprq.node.lease_check import LeaseCheck
 from cryprq.node.machine import Machine
+from cryprq.node.registry_check import RegistryCheck
 from cryprq.node.reload import merge
-from cryprq.node.roster import Changes, Roster
+from cryprq.node.roster import Changes, Roster, declaration_of
 from cryprq.node.snapshot import Snapshot
 from cryprq.peer_id import PeerId
 from cryprq.peers.dialer import Dialer
@@ -60,6 +59,10 @@ from cryprq.quic.connection import Connection
 from cryprq.quic.endpoint import Endpoint
 from cryprq.quic.gate import Credentials, GateLimits
 from cryprq.quic.qlog import Qlog
+from cryprq.registry import lease_file
+from cryprq.registry.commands import Desk
+from cryprq.registry.fleet import Fleet
+from cryprq.registry.sqlite import SqliteStore, registry_path
 from cryprq.telemetry.admin_socket import AdminSocket
 from cryprq.telemetry.changes import Change
 from cryprq.telemetry.health import Health
@@ -181,15 +184,14 @@ class Node:
         self._undo.append(lambda: wipe(*self._psks.values()))
         self.peer_id = identity.peer_id
         doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
-        path = lease_path(config.identity, config.tun_name, config.lease_dir)
-        leases = Leases(path, config.tun_addresses) if config.listen else None
+        await self._start_fleet()
         self._hook = Hook(config.on_change, self._reporter, {"node": str(self.peer_id), "tun": config.tun_name})
         self._undo.append(self._tell_down)
         self._machine = self._open_machine(config)
         self._undo.append(self._machine.close)
         self._machine.interface.observer = self._reporter
         self._reporter.on_change = self._hook.tell
-        self._make_parts(leases)
+        self._make_parts()
         self._machine.start()
         self._plane = self._machine.plane
         self._loop.add_reader(self._plane.event_fd, self._plane_ready)
@@ -205,7 +207,7 @@ class Node:
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
-        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down)
+        control = AdminSocket(config.control_socket, self.status, self.rotate, self.down, self._registry_request)
         await control.start()
         self._undo.append(control.close)
         self._tell_up()
@@ -216,9 +218,7 @@ class Node:
         self._undo.append(self._keeper.stop)
         self._watch_generation()
         self.health.watch(self._machine.failure)
-        if leases is not None:
-            check = LeaseCheck(leases.try_to_write, self._roster.gives_addresses, boottime)
-            self.health.watch(check, restart_helps=False)
+        await self._watch_registry()
         self.health.watch(self._machine.interface.failure, restart_helps=False)
         self.health.watch(self._dns.failure, restart_helps=False)
         self.health.ready()
@@ -231,7 +231,33 @@ class Node:
         self._notifier.ready()
         self._tick()
 
-    def _make_parts(self, leases: Leases | None) -> None:
+    async def _start_fleet(self) -> None:
+        """Who is known, before anybody can come. A registry that is damaged stops the node here."""
+        config = self.config
+        path = registry_path(config.identity, config.tun_name, config.lease_dir)
+        self._fleet = Fleet(
+            SqliteStore(path),
+            declaration_of(config),
+            gateways=config.tun_addresses if config.listen else None,
+            clock=realtime,
+            failed=self._reporter.internal_error,
+        )
+        self._undo.append(self._fleet.close)
+        await self._fleet.start()
+        if config.listen:
+            old = lease_file.read(lease_file.lease_path(config.identity, config.tun_name, config.lease_dir))
+            await self._fleet.adopt(old, lease_file.MARK)
+
+    async def _watch_registry(self) -> None:
+        fleet, listens = self._fleet, bool(self.config.listen)
+        check = RegistryCheck(
+            fleet.store.probe, lambda: listens and self._roster.gives_addresses(), lambda: fleet.fault, boottime
+        )
+        await check.look()
+        self._undo.append(check.stop)
+        self.health.watch(check, restart_helps=False)
+
+    def _make_parts(self) -> None:
         config, plane = self.config, self._machine.plane
         self._network = InnerNetwork(self._machine.interface, plane, self._reporter, config.tun_addresses, config.mtu)
         self._resolver = Resolver(self._getaddrinfo, self._changed, boottime)
@@ -250,7 +276,7 @@ class Node:
         self._roster = Roster(
             config,
             self.peer_id,
-            leases,
+            self._fleet,
             peers=self._peers,
             network=self._network,
             resolver=self._resolver,
@@ -258,6 +284,7 @@ class Node:
             unanswered=self._dial_unanswered,
             observer=self._reporter,
         )
+        self._fleet.on_change(self._registry_changed)
 
     def _start_dns(self) -> None:
         config, interface = self.config, self._machine.interface
@@ -281,7 +308,7 @@ class Node:
                 indices=IndexPool(config.workers),
                 psks=self._psks,
             ),
-            allowlist=self._roster.allowlist,
+            fleet=self._fleet,
             announced=_announced(config),
             obtain=self._roster.obtain,
             allowed=self._network.allowed,
@@ -479,6 +506,7 @@ class Node:
         self._ticker = self._loop.call_later(TICK, self._tick)
         now = boottime()
         self._peers.look(now)
+        self._fleet.tick()
         self._roster.forget_idle(now)
         self._dns.look()
         failure = self.health.reason()
@@ -676,7 +704,7 @@ class Node:
         under the keys that they have, and are told by a new M4."""
         before = self._admittance.announced
         rotate_secs, rotate_floor = self.config.rotate_secs, self.config.rotate_min_secs
-        self._admittance.reconfigure(self._roster.allowlist, announced, rotate_secs, rotate_floor, self._psks)
+        self._admittance.reconfigure(announced, rotate_secs, rotate_floor, self._psks)
         if announced != before:
             self._network.check_forwarding(self.config.routes)
             what = "routes_changed" if announced.networks != before.networks else "dns_changed"
@@ -685,11 +713,19 @@ class Node:
 
     def _tell_changes(self, changes: Changes) -> None:
         for peer_id in sorted(changes.added):
-            self._reporter.peer_added(peer_id, self.config.allow_peers.get(peer_id, ()))
+            self._reporter.peer_added(peer_id, self._fleet.by_hand(peer_id))
         for peer_id in sorted(changes.removed):
             self._reporter.peer_removed(peer_id)
         for peer_id in sorted(changes.changed):
-            self._reporter.peer_changed(peer_id, self.config.allow_peers.get(peer_id, ()))
+            self._reporter.peer_changed(peer_id, self._fleet.by_hand(peer_id))
+
+    def _registry_changed(self, peers: frozenset[PeerId]) -> None:
+        """At once: whoever may not connect any more is cut off before anything else happens."""
+        self._tell_changes(self._roster.revise(peers, boottime()))
+        self._changed()
+
+    async def _registry_request(self, request: Mapping[str, Any], who: str) -> Any:
+        return await Desk(self._fleet, now=realtime(), who=who, own=self.peer_id).answer(request)
 
 
 def _aeads(name: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""Whom the configuration names: who may connect, with which networks, and who is dialled. A reload changes it."""
+"""Who may connect, with which networks, and who is dialled, as configuration and registry have it. Both change it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -9,8 +9,6 @@ from typing import Protocol
 from cryprq.address import Address
 from cryprq.config.node_config import NodeConfig
 from cryprq.errors import ConfigError, MachineError
-from cryprq.inner.allowlist import Allowlist
-from cryprq.inner.leases import Leases
 from cryprq.inner.network import InnerNetwork
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
@@ -22,6 +20,9 @@ from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.parameters import Parameters
+from cryprq.registry.entries import PeerEntry, Source
+from cryprq.registry.fleet import Declaration, Fleet
+from cryprq.registry.leases import LeasePending
 
 
 class RosterObserver(DialObserver, Protocol):
@@ -31,48 +32,37 @@ class RosterObserver(DialObserver, Protocol):
     def internal_error(self, error: Exception, *, peer_id: PeerId) -> None: ...
 
 
-def allowlist_of(
-    config: NodeConfig, leases: Leases | None, is_here: Callable[[PeerId], bool] = lambda _: False
-) -> Allowlist:
-    """The allowlist that a configuration describes; ``leases`` and ``is_here`` as for ``Allowlist``."""
-    return Allowlist(
-        config.allow_peers,
-        dialled=(peer.peer_id for peer in config.peers if peer.peer_id is not None),
+def declaration_of(config: NodeConfig) -> Declaration:
+    """What a configuration says of peers."""
+    origin = "--allow-peer" if config.config_file is None else f"--allow-peer or {config.config_file}"
+    return Declaration(
+        peers={
+            peer_id: PeerEntry(
+                peer_id=peer_id,
+                networks=networks,
+                successor=config.successors.get(peer_id),
+                source=Source.CONFIG,
+                origin=origin,
+            )
+            for peer_id, networks in config.allow_peers.items()
+        },
+        dialled=frozenset(peer.peer_id for peer in config.peers if peer.peer_id is not None),
         allow_any=config.allow_any,
-        tunnel_networks=(interface.network for interface in config.tun_addresses),
-        leases=leases,
-        successors=config.successors,
-        is_here=is_here,
+        tunnel_networks=tuple(interface.network for interface in config.tun_addresses),
+        lease_days=config.lease_days,
     )
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What another configuration means for the peers that are named."""
+    """What is otherwise now for the peers that are named."""
 
     added: frozenset[PeerId]
+    """They may connect now."""
     removed: frozenset[PeerId]
+    """They may not any more."""
     changed: frozenset[PeerId]
     """Other networks, or dialled at another address, or no longer, or now."""
-
-
-def changes(before: NodeConfig, after: NodeConfig) -> Changes:
-    """From one configuration to the other."""
-    old, new = _named(before), _named(after)
-    return Changes(
-        frozenset(new.keys() - old.keys()),
-        frozenset(old.keys() - new.keys()),
-        frozenset(peer_id for peer_id in old.keys() & new.keys() if old[peer_id] != new[peer_id]),
-    )
-
-
-def _named(config: NodeConfig) -> dict[PeerId, tuple[object, ...]]:
-    """Every peer that is named, and what is said of it."""
-    dialled = _dialled(config)
-    return {
-        peer_id: (frozenset(config.allow_peers.get(peer_id, ())), dialled.get(peer_id))
-        for peer_id in config.allow_peers.keys() | dialled.keys()
-    }
 
 
 def _dialled(config: NodeConfig) -> dict[PeerId, tuple[Multiaddr, ...]]:
@@ -85,13 +75,13 @@ def _dialled(config: NodeConfig) -> dict[PeerId, tuple[Multiaddr, ...]]:
 
 
 class Roster:
-    """Keeps peers and dialers as the configuration in force has them."""
+    """Keeps peers and dialers as the configuration in force and the registry have them."""
 
     def __init__(
         self,
         config: NodeConfig,
         own_id: PeerId,
-        leases: Leases | None,
+        fleet: Fleet,
         *,
         peers: PeerTable,
         network: InnerNetwork,
@@ -103,9 +93,9 @@ class Roster:
         """``connect`` and ``unanswered`` as for ``Dialer``. ConfigError if the configuration names this node itself."""
         _refuse_own_id(config, own_id)
         self.config = config
-        self.allowlist = allowlist_of(config, leases, self._is_here)
+        self.fleet = fleet
+        fleet.is_here = self._is_here
         self._own_id = own_id
-        self._leases = leases
         self._peers = peers
         self._network = network
         self._resolver = resolver
@@ -114,18 +104,19 @@ class Roster:
         self._observer = observer
         self._dialers: dict[PeerId, Dialer] = {}
         self._rank: dict[PeerId, int] = {}
+        self._told = {peer_id: said for peer_id in fleet.named if (said := self._said(peer_id)) is not None}
 
     # ---- questions ----
 
     def permits(self, peer_id: PeerId) -> bool:
         """Whether the peer may have a session."""
-        return self.allowlist.permits(peer_id)
+        return self.fleet.permits(peer_id)
 
     def networks(self, peer_id: PeerId) -> tuple[Network, ...]:
         """The allowed IPs that a peer is to have now. LeaseError where there is no address for it."""
-        if not self.config.allow_peers.get(peer_id) and peer_id in self.allowlist.dialled:
+        if not self.fleet.by_hand(peer_id) and peer_id in self.fleet.dialled:
             return self._network.dialled_networks(peer_id)
-        return self.allowlist.networks_for(peer_id)
+        return self.fleet.networks(peer_id)
 
     def obtain(self, peer_id: PeerId) -> Peer:
         """The peer of an ID that is permitted, with its networks. LeaseError where there is no address for it."""
@@ -133,18 +124,19 @@ class Roster:
 
     def gives_addresses(self) -> bool:
         """Whether this node has to give an address to any peer that may come."""
-        asking = (peer_id for peer_id, networks in self.config.allow_peers.items() if not networks)
-        return self.config.allow_any or any(peer_id not in self.allowlist.dialled for peer_id in asking)
+        fleet = self.fleet
+        asking = (peer_id for peer_id, entry in fleet.entries.items() if not entry.networks)
+        return self.config.allow_any or any(peer_id not in fleet.dialled for peer_id in asking)
 
     def leased_to(self, peer_id: PeerId) -> tuple[str, ...]:
         """The tunnel addresses that this node has given the peer."""
-        if self.config.allow_peers.get(peer_id) or peer_id in self.allowlist.dialled:
+        if self.fleet.by_hand(peer_id) or peer_id in self.fleet.dialled:
             return ()
         return tuple(str(network.network_address) for network in self._network.allowed(peer_id))
 
     def take(self, peer: Peer, parameters: Parameters, remote: Address) -> str | None:
         """A gateway's M4: what is wrong with it, or None if it is taken over (``InnerNetwork.take``)."""
-        configured = self.config.allow_peers.get(peer.peer_id, ())
+        configured = self.fleet.by_hand(peer.peer_id)
         dialled = {address.host for target in self.config.peers for address in self._resolver.known(target)}
         return self._network.take(peer.peer_id, peer.handle, parameters, remote.host, configured, dialled)
 
@@ -153,35 +145,62 @@ class Roster:
 
     # ---- changes ----
 
-    def change(self, config: NodeConfig, now: Boottime) -> "Changes":
+    def change(self, config: NodeConfig, now: Boottime) -> Changes:
         """Goes over to another configuration: who is not permitted any more is cut off. ConfigError, with nothing
         changed."""
         _refuse_own_id(config, self._own_id)
-        before, self.config = self.config, config
-        self.allowlist = allowlist_of(config, self._leases, self._is_here)
+        self.config = config
+        self.fleet.declare(declaration_of(config))
         self.apply(now)
-        return changes(before, config)
+        return self._tell({*self._told, *self.fleet.named})
+
+    def revise(self, peers: Collection[PeerId], now: Boottime) -> Changes:
+        """Something else is known of these, and of nobody else."""
+        changes = self._tell(peers)
+        for peer_id in peers:
+            if not self.permits(peer_id):
+                self._peers.remove(peer_id, CloseCode.REFUSED, now)
+        given = {network for peer_id in peers for network in self.fleet.by_hand(peer_id)}
+        if self.fleet.dialled.isdisjoint(peers) and not self.fleet.has_leases_in(given):
+            for peer_id in peers:
+                self._rank.setdefault(peer_id, len(self._rank))
+            self._settle(peers, now)
+        else:
+            self.apply(now)
+        return changes
+
+    def _tell(self, peers: Iterable[PeerId]) -> Changes:
+        before, after = self._told, {peer_id: self._said(peer_id) for peer_id in peers}
+        found = Changes(
+            frozenset(i for i, said in after.items() if said is not None and i not in before),
+            frozenset(i for i, said in after.items() if said is None and i in before),
+            frozenset(i for i, said in after.items() if said is not None and i in before and said != before[i]),
+        )
+        for peer_id, said in after.items():
+            if said is None:
+                before.pop(peer_id, None)
+            else:
+                before[peer_id] = said
+        return found
+
+    def _said(self, peer_id: PeerId) -> tuple[object, ...] | None:
+        """What is said of a peer that is named; None: it may not connect, or nothing is."""
+        if peer_id not in self.fleet.named or not self.permits(peer_id):
+            return None
+        dialled = tuple(target for target in self.config.peers if target.peer_id == peer_id)
+        return frozenset(self.fleet.by_hand(peer_id)), dialled
 
     def apply(self, now: Boottime) -> None:
-        """Makes peers and dialers what the configuration says."""
+        """Makes peers and dialers what configuration and registry say."""
         for known in self._peers:
             if not self.permits(known.peer_id):
                 self._peers.remove(known.peer_id, CloseCode.REFUSED, now)
-        leased = {known.peer_id: self.leased_to(known.peer_id) for known in self._peers}
-        self._give_up_networks()
         wanted = _dialled(self.config)
         for peer_id in [known for known, dialer in self._dialers.items() if dialer.multiaddrs != wanted.get(known)]:
             self._dialers.pop(peer_id).stop()
-        named = dict.fromkeys((*wanted, *self.config.allow_peers))
+        named = dict.fromkeys((*wanted, *self.fleet.entries))
         self._rank = {peer_id: at for at, peer_id in enumerate(named)}
-        for peer_id in named:
-            # Whoever gets an address gets it when it comes; the others have their place from the start.
-            if self._peers.get(peer_id) or self.config.allow_peers.get(peer_id) or peer_id in wanted:
-                self._place(peer_id, now)
-        for peer_id, addresses in leased.items():
-            peer = self._peers.get(peer_id)
-            if peer is not None and addresses and self.leased_to(peer_id) != addresses:
-                peer.close(CloseCode.OK, "address_changed", now)  # it dials again, and is told the new one
+        self._settle(dict.fromkeys((*named, *(known.peer_id for known in self._peers))), now)
         for peer_id, multiaddrs in wanted.items():
             peer = self._peers.get(peer_id)
             if peer is not None and peer_id not in self._dialers:
@@ -196,16 +215,39 @@ class Roster:
                     observer=self._observer,
                 )
 
-    def _give_up_networks(self) -> None:
-        """Peers lose what they are not to have any more before others get it."""
-        for peer in self._peers:
+    def _settle(self, peers: Collection[PeerId], now: Boottime) -> None:
+        """Gives these the networks that they are to have, the first of them first."""
+        known = [peer for peer_id in peers if (peer := self._peers.get(peer_id)) is not None]
+        leased = {peer.peer_id: self.leased_to(peer.peer_id) for peer in known}
+        self._give_up_networks(known)
+        for peer_id in peers:
+            # Whoever gets an address gets it when it comes; the others have their place from the start.
+            if self._peers.get(peer_id) or self.fleet.by_hand(peer_id) or peer_id in self.fleet.dialled:
+                self._place(peer_id, now)
+        for peer_id, addresses in leased.items():
+            peer = self._peers.get(peer_id)
+            if peer is not None and addresses and self.leased_to(peer_id) != addresses:
+                peer.close(CloseCode.OK, "address_changed", now)  # it dials again, and is told the new one
+
+    def _give_up_networks(self, peers: Iterable[Peer]) -> None:
+        """They lose what they are not to have any more before others get it."""
+        for peer in peers:
             kept = set(self._network.claims(peer.peer_id))
             with suppress(MachineError):  # ``_place`` meets it again
-                self._peers.obtain(peer.peer_id, tuple(kept.intersection(self.networks(peer.peer_id))))
+                self._peers.obtain(peer.peer_id, tuple(kept.intersection(self._networks_now(peer.peer_id))))
+
+    def _networks_now(self, peer_id: PeerId) -> tuple[Network, ...]:
+        """As ``networks``; of a peer that has yet to be given another address, none: it is given one when it comes."""
+        try:
+            return self.networks(peer_id)
+        except LeasePending:
+            return ()
 
     def _place(self, peer_id: PeerId, now: Boottime) -> None:
+        if not self.permits(peer_id):
+            return
         try:
-            self.obtain(peer_id)
+            self._peers.obtain(peer_id, self._networks_now(peer_id))
         except MachineError as error:  # there is no address for it any more
             self._observer.peer_misplaced(peer_id, str(error))
             self._peers.remove(peer_id, CloseCode.REFUSED, now)
@@ -215,7 +257,7 @@ class Roster:
     def forget_idle(self, now: Boottime) -> None:
         """Peers that only --allow-any let in leave the table when their last session is over."""
         for peer in self._peers:
-            if peer.idle and peer.peer_id not in self.allowlist.named:
+            if peer.idle and peer.peer_id not in self.fleet.named:
                 self._peers.remove(peer.peer_id, CloseCode.OK, now)
 
     def elect(self) -> None:
@@ -226,7 +268,7 @@ class Roster:
         )
 
     def _succeeds(self, new: PeerId, old: PeerId) -> bool:
-        return self.config.successors.get(old) == new
+        return self.fleet.successors.get(old) == new
 
     # ---- dialling ----
 

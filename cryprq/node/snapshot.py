@@ -59,13 +59,13 @@ class Snapshot:
 
     def pools(self) -> Iterator[PoolSample]:
         """One for each network that addresses are given from."""
-        allowlist = self._roster.allowlist
-        for network, size in allowlist.pools:
-            yield PoolSample(network=str(network), size=size, used=allowlist.used(network))
+        fleet = self._roster.fleet
+        for network, size in fleet.pools:
+            yield PoolSample(network=str(network), size=size, used=fleet.used(network))
 
     def allowed_peers(self) -> int:
         """How many peers may connect by name, or are dialled."""
-        return len(self._roster.allowlist.named)
+        return sum(map(self._roster.permits, self._roster.fleet.named))
 
     def routes_missing(self) -> int:
         """How many routes the kernel should have and does not."""

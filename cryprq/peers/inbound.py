@@ -19,11 +19,12 @@ from cryprq.protocol.key_schedule import Secret
 from cryprq.protocol.parameters import Parameters
 
 if TYPE_CHECKING:
-    from cryprq.inner.allowlist import Allowlist
     from cryprq.peers.link import Link
     from cryprq.peers.outbound import HandshakeSettings
     from cryprq.peers.peer import Peer
+    from cryprq.protocol.handshake import Auth
     from cryprq.quic.connection import Connection
+    from cryprq.registry.fleet import Fleet
     from cryprq.telemetry.reporter import Reporter
 
 
@@ -43,7 +44,7 @@ class Admittance:
     """Whom this listener admits, and what it tells them. Shared by all inbound connections; a reload changes it."""
 
     settings: "HandshakeSettings"
-    allowlist: "Allowlist"
+    fleet: "Fleet"
     announced: Announcement
     obtain: Callable[[PeerId], "Peer"]
     """The peer of an ID that is allowed, with its networks claimed. MachineError (one line) if there is no address."""
@@ -62,14 +63,13 @@ class Admittance:
 
     def reconfigure(
         self,
-        allowlist: "Allowlist",
         announced: Announcement,
         rotate_secs: int,
         rotate_floor: int,
         psks: Mapping[PeerId, Secret],
     ) -> None:
         """What holds for handshakes from now on; connections that are there go on."""
-        self.allowlist, self.announced = allowlist, announced
+        self.announced = announced
         self.settings = replace(self.settings, rotate_secs=rotate_secs, rotate_floor=rotate_floor, psks=psks)
 
     def accept(self, connection: "Connection") -> "Inbound":
@@ -170,8 +170,25 @@ class Inbound:
         self._send(connection, FrameType.RESPONSE, message)
 
     def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
+        fleet = self._shared.fleet
+        auth = responder.receive_message3(body, fleet.permits)
+        if fleet.prepare(auth.peer_id, partial(self._prepared, connection, responder, auth)):
+            self._fourth(connection, responder, auth)
+
+    def _prepared(self, connection: "Connection", responder: Responder, auth: "Auth") -> None:
+        """The dialer's new address is written down. Much may have happened meanwhile."""
+        if self._over:
+            return
+        if self._shared.stopping:
+            self._finish()
+            connection.close(CloseCode.SHUTDOWN)
+        elif not self._shared.fleet.permits(auth.peer_id):
+            self._refuse(connection, HandshakeError("not_allowlisted", CloseCode.REFUSED, peer_id=auth.peer_id))
+        else:
+            self._fourth(connection, responder, auth)
+
+    def _fourth(self, connection: "Connection", responder: Responder, auth: "Auth") -> None:
         shared = self._shared
-        auth = responder.receive_message3(body, shared.allowlist.permits)
         now = shared.clock()
         try:
             peer = shared.obtain(auth.peer_id)
@@ -224,7 +241,7 @@ class Inbound:
     def _parameters(self, peer_id: PeerId) -> Parameters:
         settings = self._shared.settings
         return Parameters(
-            addresses=self._shared.allowlist.assignment_for(peer_id),
+            addresses=self._shared.fleet.lease(peer_id),
             routes=self._announced_to(peer_id),
             mtu=settings.mtu,
             rotate_secs=settings.rotate_secs,

@@ -8,17 +8,30 @@ counts, and the store's entry of the same peer is not looked at as long as it sa
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
-from cryprq.registry.entries import Lease, PeerEntry, address_keys, lease_key
+from cryprq.registry.entries import InnerAddress, Lease, PeerEntry, address_keys, lease_key
 from cryprq.registry.leases import Blocks, LeaseError, LeasePending, LeaseTable
 from cryprq.registry.mirror import Mirror
-from cryprq.registry.store import ABSENT, Compacted, Conflict, Delete, Expect, Note, Op, Put, Store, StoreError, Unknown
+from cryprq.registry.store import (
+    ABSENT,
+    Compacted,
+    Conflict,
+    Delete,
+    Expect,
+    Note,
+    Op,
+    Put,
+    Store,
+    StoreError,
+    Unavailable,
+    Unknown,
+)
 
 CONFLICTS_MAX: Final = 8
 """Times that a lease is chosen anew because somebody else was quicker."""
@@ -30,6 +43,8 @@ SWEEP_INTERVAL: Final = 3600.0
 """Seconds between two looks for leases that nobody uses; the first comes when peers have had time to come back."""
 USE_NOTED: Final = 86_400.0
 """Seconds after which it is written down again that a lease is used: a write a peer and day."""
+ADOPT_TIMEOUT: Final = 60.0
+"""Seconds that it may take to write down all the leases of a node that was there before."""
 BATCH_MAX: Final = 256
 """Operations in a commit of a sweep."""
 DAY: Final = 86_400.0
@@ -71,8 +86,10 @@ class Fleet:
         self._clock = clock
         self.is_here = is_here
         self._failed = failed
+        self.gateways = tuple(gateways or ())
+        """The listener's own tunnel addresses."""
         self._gives = gateways is not None
-        self._leases = LeaseTable(gateways or ())
+        self._leases = LeaseTable(self.gateways)
         self._mirror = Mirror(self._leases)
         self._listeners: list[Callable[[frozenset[PeerId]], None]] = []
         self._reached: list[tuple[int, asyncio.Future[None]]] = []
@@ -218,6 +235,10 @@ class Fleet:
         """How many of these have an address."""
         return self._leases.used(network, self.permits)
 
+    def has_leases_in(self, networks: Collection[Network]) -> bool:
+        """Whether an address that was given is in one of these."""
+        return bool(networks) and self._leases.inside(networks)
+
     def on_change(self, callback: Callable[[frozenset[PeerId]], None]) -> None:
         """It is called with the peers of which something else is known, or whose time is over, at once."""
         self._listeners.append(callback)
@@ -243,6 +264,8 @@ class Fleet:
             self._refused[holder] = error
         try:
             ready()
+        except Exception as error:
+            self._failed(error)
         finally:
             self._refused.pop(holder, None)
 
@@ -298,6 +321,26 @@ class Fleet:
         ops += [Put(key, str(holder).encode()) for key in kept]
         ops.append(Put(lease_key(holder), Lease(addresses, self._clock()).encode()))
         return ops
+
+    async def adopt(self, leases: Mapping[PeerId, tuple[InnerAddress, ...]], mark: str) -> None:
+        """Leases that were kept elsewhere, before there was a registry, are this one's, once: ``mark`` is a key that is
+        there from then on. Where they cannot be written down they hold until the node stops. StoreError."""
+        if not leases or self._mirror.version(mark) != ABSENT:
+            return
+        ops: list[Op] = [Expect(mark, ABSENT), Put(mark, b"{}")]
+        new = {peer: Lease(addresses, self._clock()) for peer, addresses in leases.items() if peer not in self._leases}
+        for peer, lease in new.items():
+            keys = address_keys(lease.addresses)
+            if any(self._mirror.version(key) != ABSENT for key in keys):
+                continue  # somebody else has one of them by now
+            ops += [Put(lease_key(peer), lease.encode()), *(Put(key, str(peer).encode()) for key in keys)]
+        try:
+            await self._store.commit(*ops, timeout=ADOPT_TIMEOUT)
+        except Unavailable:
+            for peer, lease in new.items():
+                self._leases.record(peer, lease)
+            return
+        await self._load_again()
 
     def _holder(self, peer: PeerId) -> PeerId:
         return self._successors.get(peer, peer)
@@ -403,7 +446,7 @@ class Fleet:
 
     def _merge(self, declaration: Declaration) -> None:
         self._declaration = declaration
-        entries = {**self._mirror.peers, **declaration.peers}
+        entries = {**declaration.peers, **self._mirror.peers, **declaration.peers}  # in that order, too
         successors = {old: entry.successor for old, entry in entries.items() if entry.successor is not None}
         for old, new in successors.items():
             if new not in entries:
@@ -460,8 +503,3 @@ class Fleet:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def declared(entries: Iterable[PeerEntry]) -> Mapping[PeerId, PeerEntry]:
-    """Entries by ID, as a ``Declaration`` has them."""
-    return {entry.peer_id: entry for entry in entries}

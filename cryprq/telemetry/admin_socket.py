@@ -1,8 +1,9 @@
 """The Unix socket behind ``--control-socket``, where the tool asks a running node: one JSON object a line.
 
-Request ``{"command": "status"}``, ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all) or ``{"command":
-"down"}``; answer
-``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask.
+Request ``{"command": "status"}``, ``{"command": "rotate", "peer": "<peer ID>"}`` (no peer: all), ``{"command":
+"down"}`` or ``{"command": "peer", "do": ...}`` (``cryprq.registry.commands``); answer
+``{"ok": true, "result": ...}`` or ``{"ok": false, "error": "<one line>"}``. Whoever may open the socket may ask; who
+peers are is only root's to change, and the node's own user's.
 """
 
 import asyncio
@@ -10,20 +11,25 @@ import contextlib
 import errno
 import json
 import os
+import pwd
 import socket
 import stat
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from cryprq.errors import MachineError
+from cryprq.errors import CryprqError, MachineError
 from cryprq.peer_id import PeerId
 from cryprq.telemetry.samples import NodeStatus
 
-REQUEST_MAX: Final = 4096
+REQUEST_MAX: Final = 32_768
+"""Bytes of a request: some hundred networks of a peer."""
 TIMEOUT: Final = 5.0
 """Seconds that a client may be silent."""
+_QUESTIONS: Final = ("list", "show", "log")
+"""What of ``peer`` changes nothing."""
 
 
 class AdminSocket:
@@ -35,13 +41,16 @@ class AdminSocket:
         status: Callable[[], NodeStatus],
         rotate: Callable[[PeerId | None], Sequence[PeerId]],
         down: Callable[[], None],
+        peers: Callable[[Mapping[str, Any], str], Awaitable[Any]] | None = None,
     ) -> None:
         """``rotate`` starts a rotation with one peer or all and returns those it started with; a LookupError's text is
-        the answer for a peer that has no session. ``down`` makes the node stop, and leave nothing behind."""
+        the answer for a peer that has no session. ``down`` makes the node stop, and leave nothing behind. ``peers``
+        answers requests about the registry, of the user that it is told; a CryprqError's text is the answer."""
         self._path = path
         self._status = status
         self._rotate = rotate
         self._down = down
+        self._peers = peers
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._inode: tuple[int, int] | None = None
@@ -76,12 +85,15 @@ class AdminSocket:
         assert task is not None
         self._tasks.add(task)
         try:
+            uid = _peer_uid(writer.get_extra_info("socket").fileno())
             while True:
                 async with asyncio.timeout(TIMEOUT):
                     line = await reader.readline()
                     if not line.endswith(b"\n"):
                         break
-                    writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                answer = await self._answer(line, uid)
+                async with asyncio.timeout(TIMEOUT):
+                    writer.write(json.dumps(answer).encode() + b"\n")
                     await writer.drain()
         except (OSError, ValueError, TimeoutError, asyncio.CancelledError):  # ValueError: the line is too long
             pass
@@ -89,12 +101,20 @@ class AdminSocket:
             writer.close()
             self._tasks.discard(task)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes, uid: int) -> dict[str, Any]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
             request = None
         match request:
+            case {"command": "peer", "do": do} if self._peers is not None:
+                if do not in _QUESTIONS and uid not in (0, os.geteuid()):
+                    return {"ok": False, "error": "only root and the node's own user may change who its peers are"}
+                try:
+                    who = f"{await asyncio.to_thread(_user, uid)} by the control socket"
+                    return {"ok": True, "result": await self._peers(request, who)}
+                except CryprqError as error:
+                    return {"ok": False, "error": str(error)}
             case {"command": "status"}:
                 return {"ok": True, "result": asdict(self._status())}
             case {"command": "rotate"}:
@@ -107,7 +127,23 @@ class AdminSocket:
             case {"command": "down"}:
                 self._down()
                 return {"ok": True, "result": None}
-        return {"ok": False, "error": "unknown request; expected the command status, rotate or down"}
+        return {"ok": False, "error": "unknown request; expected the command status, rotate, peer or down"}
+
+
+def _peer_uid(descriptor: int) -> int:
+    """The user at the other end (unix(7): SO_PEERCRED), as of its connect."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        size = struct.calcsize("3i")
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        return int(uid)
+
+
+def _user(uid: int) -> str:
+    """For the audit trail. It may ask a directory service."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _bind(path: Path) -> socket.socket:

@@ -1,0 +1,256 @@
+"""What an operator asks of the registry: one request, one answer; by the admin socket, or on the store while no node
+runs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any, Final
+
+from cryprq.errors import CryprqError
+from cryprq.networks import Network
+from cryprq.peer_id import PeerId
+from cryprq.peer_name import peer_name, resolve, similar
+from cryprq.registry.entries import PeerEntry, Source
+from cryprq.registry.fleet import Fleet
+from cryprq.registry.mirror import NAME_PREFIX
+from cryprq.registry.store import ABSENT, Conflict, Delete, Expect, Note, Op, Put
+
+CHANGES: Final = ("add", "remove", "disable", "enable", "rename", "expire")
+"""What of it changes something."""
+LOG_MAX: Final = 1000
+"""Lines of the audit trail in an answer."""
+PEERS_MAX: Final = 65_536
+"""Entries in the registry: as many as the data plane has room for."""
+NETWORKS_MAX: Final = 256
+"""Of one peer."""
+GROUPS_MAX: Final = 32
+
+
+class Refused(CryprqError):
+    """The request makes no sense as things are; one line."""
+
+
+class Desk:
+    """Takes requests for one fleet."""
+
+    def __init__(self, fleet: Fleet, *, now: float, who: str, own: PeerId | None = None) -> None:
+        """``now`` is Unix time; ``who`` asks, for the audit trail; ``own``: who this node is."""
+        self._fleet = fleet
+        self._now = now
+        self._who = who
+        self._own = own
+
+    async def answer(self, request: Mapping[str, Any]) -> Any:
+        """What ``do`` asks for: ``list``, ``show``, ``log``, or one of ``CHANGES``. Refused, or StoreError."""
+        try:
+            return await self._answer(request)
+        except (LookupError, ValueError) as error:
+            raise Refused(str(error.args[0]) if error.args else "the request is not understood") from None
+        except TypeError:
+            raise Refused("the request is not understood: a field has the wrong type") from None
+        except Conflict:
+            raise Refused("somebody else has changed the same thing just now: look, and try again") from None
+
+    async def _answer(self, request: Mapping[str, Any]) -> Any:
+        match request.get("do"):
+            case "list":
+                return [self._row(peer) for peer in self._fleet.named]
+            case "show":
+                return self._row(self._known(request))
+            case "log":
+                notes = await self._fleet.store.notes(LOG_MAX)
+                return [{"at": note.at, "who": note.who, "did": note.did} for note in notes]
+            case "add":
+                return await self._add(request)
+            case "remove":
+                return await self._remove(request)
+            case "disable":
+                return await self._change(request, "disabled", disabled=True)
+            case "enable":
+                return await self._change(request, "enabled", disabled=False)
+            case "rename":
+                name = peer_name(_text(request, "name"))
+                return await self._change(request, "renamed", name=name)
+            case "expire":
+                return await self._change(request, "changed the expiry of", expires=_time(request))
+        raise Refused(f"unknown request; expected list, show, log, {', '.join(CHANGES)}")
+
+    # ---- what changes something ----
+
+    async def _add(self, request: Mapping[str, Any]) -> Any:
+        peer = self._new_id(_text(request, "peer"))
+        before = self._fleet.registered.get(peer)
+        if self._declared(peer):
+            raise Refused(self._stands(peer))
+        if before is not None and not request.get("update"):
+            raise Refused(f"{_called(before)} is known already; --update changes what is known of it")
+        if before is None and len(self._fleet.registered) >= PEERS_MAX:
+            raise Refused(f"{PEERS_MAX} peers are known, and that is the most")
+        entry = before if before is not None else PeerEntry(peer_id=peer, invited_by=self._who)
+        if request.get("name") is not None:
+            entry = replace(entry, name=peer_name(_text(request, "name")))
+        if request.get("networks") is not None:
+            entry = replace(entry, networks=self._networks(request["networks"]))
+        if request.get("groups") is not None:
+            entry = replace(entry, groups=_groups(request["groups"]))
+        if "expires" in request:
+            entry = replace(entry, expires=_time(request))
+        await self._put(before, entry, "added" if before is None else "changed")
+        return self._row(peer)
+
+    async def _remove(self, request: Mapping[str, Any]) -> Any:
+        entry = self._registered(request)
+        row = self._row(entry.peer_id)
+        key = entry.key
+        ops: list[Op] = [Expect(key, self._fleet.version(key)), Delete(key)]
+        if entry.name:
+            ops.append(Delete(NAME_PREFIX + entry.name))
+        await self._fleet.commit(*ops, note=self._note(f"removed {_called(entry)}"))
+        return row
+
+    async def _change(self, request: Mapping[str, Any], did: str, **fields: Any) -> Any:
+        before = self._registered(request)
+        if self._declared(before.peer_id):
+            raise Refused(self._stands(before.peer_id))
+        await self._put(before, replace(before, **fields), did)
+        return self._row(before.peer_id)
+
+    async def _put(self, before: PeerEntry | None, entry: PeerEntry, did: str) -> None:
+        key, old = entry.key, "" if before is None else before.name
+        ops: list[Op] = [Expect(key, self._fleet.version(key)), Put(key, entry.encode())]
+        if entry.name != old:
+            owner = self._fleet.names.get(entry.name)
+            name_key = NAME_PREFIX + entry.name
+            if (owner is not None and owner != entry.peer_id) or self._fleet.version(name_key) != ABSENT:
+                whose = f"{owner}'s name" if owner is not None else "taken"
+                raise Refused(f"{entry.name} is {whose} already; names are of one peer each")
+            ops += [Expect(name_key, ABSENT), Put(name_key, str(entry.peer_id).encode())]
+            if old:
+                ops.append(Delete(NAME_PREFIX + old))
+        what = f"{did} {_called(before if before is not None else entry)}"
+        if before is not None and entry.name != old:
+            what += f" to {entry.name}"
+        await self._fleet.commit(*ops, note=self._note(f"{what}{_details(before, entry)}"))
+
+    def _note(self, did: str) -> Note:
+        return Note(at=self._now, who=self._who, did=did)
+
+    # ---- whom a request means ----
+
+    def _new_id(self, text: str) -> PeerId:
+        """The ID to be added: typed by somebody, who may have meant another."""
+        try:
+            peer = PeerId.parse(text)
+        except ValueError as error:
+            if (meant := similar(text, self._fleet.named)) is not None:
+                raise Refused(f"{text} is not a peer ID; {self._show(meant)} is nearly the same") from None
+            raise Refused(str(error)) from None
+        if peer == self._own:
+            raise Refused(f"{peer} is this node's own peer ID")
+        if peer not in self._fleet.named and (meant := similar(text, self._fleet.named)) is not None:
+            raise Refused(f"{peer} differs from {self._show(meant)} by a character or two: one of them is mistyped")
+        return peer
+
+    def _known(self, request: Mapping[str, Any]) -> PeerId:
+        peer = resolve(_text(request, "peer"), self._fleet.names, self._fleet.named)
+        if peer not in self._fleet.named:
+            if (meant := similar(str(peer), self._fleet.named)) is not None:
+                raise Refused(f"no peer is {peer}; did you mean {self._show(meant)}?")
+            raise Refused(f"no peer is {peer}; `cryprq peer list` shows those that there are")
+        return peer
+
+    def _registered(self, request: Mapping[str, Any]) -> PeerEntry:
+        """The entry to be changed. Refused for what stands in the configuration alone."""
+        peer = self._known(request)
+        entry = self._fleet.registered.get(peer)
+        if entry is None:
+            raise Refused(self._stands(peer))
+        return entry
+
+    def _declared(self, peer: PeerId) -> bool:
+        entry = self._fleet.entry(peer)
+        return peer in self._fleet.dialled or (entry is not None and entry.source is Source.CONFIG)
+
+    def _stands(self, peer: PeerId) -> str:
+        entry = self._fleet.entry(peer)
+        if entry is not None and entry.source is Source.REGISTRY and peer not in self._fleet.dialled:
+            old = next((old for old, new in self._fleet.successors.items() if new == peer), peer)
+            return f"{peer} is the successor of {self._show(old)}: change that one"
+        origin = (entry.origin if entry is not None else "") or "--peer"
+        return (
+            f"{self._show(peer)} stands in the configuration ({origin}), which commands do not change: change it there,"
+            " and send SIGHUP"
+        )
+
+    def _show(self, peer: PeerId) -> str:
+        entry = self._fleet.entry(peer)
+        return str(peer) if entry is None else _called(entry)
+
+    # ---- values ----
+
+    def _networks(self, words: Any) -> tuple[Network, ...]:
+        if not isinstance(words, list) or len(words) > NETWORKS_MAX:
+            raise ValueError(f"networks are a list of up to {NETWORKS_MAX} CIDRs")
+        networks = tuple(dict.fromkeys(ip_network(str(word)) for word in words))
+        own = {ip_network(gateway.ip) for gateway in self._fleet.gateways}
+        for network in networks:
+            if network in own:
+                raise ValueError(f"{network} is this node's own --tun-address")
+        return networks
+
+    def _row(self, peer: PeerId) -> dict[str, Any]:
+        """What `cryprq peer` prints as JSON."""
+        fleet = self._fleet
+        entry = fleet.entry(peer) or PeerEntry(peer_id=peer, source=Source.CONFIG, origin="--peer")
+        lease = fleet.leased(peer) if not entry.networks and peer not in fleet.dialled else None
+        return {
+            "peer_id": str(peer),
+            "name": entry.name,
+            "networks": list(map(str, entry.networks)),
+            "groups": list(entry.groups),
+            "expires": entry.expires,
+            "disabled": entry.disabled,
+            "permitted": fleet.permits(peer),
+            "dialled": peer in fleet.dialled,
+            "addresses": list(map(str, lease.addresses)) if lease is not None else [],
+            "invited_by": entry.invited_by,
+            "source": str(entry.source),
+            "origin": entry.origin,
+        }
+
+
+def _called(entry: PeerEntry) -> str:
+    return f"{entry.name} ({entry.peer_id})" if entry.name else str(entry.peer_id)
+
+
+def _details(before: PeerEntry | None, entry: PeerEntry) -> str:
+    """What else is different, for the audit trail."""
+    old = before if before is not None else PeerEntry(peer_id=entry.peer_id)
+    found = []
+    for field in ("networks", "groups", "expires"):
+        if getattr(entry, field) != getattr(old, field):
+            value = getattr(entry, field)
+            found.append(f"{field}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return f": {' '.join(found)}" if found else ""
+
+
+def _text(request: Mapping[str, Any], field: str) -> str:
+    value = request.get(field)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"the request lacks {field}")
+    return value
+
+
+def _time(request: Mapping[str, Any]) -> float | None:
+    value = request.get("expires")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
+        raise ValueError("expires is a Unix time, or nothing")
+    return float(value)
+
+
+def _groups(words: Any) -> tuple[str, ...]:
+    if not isinstance(words, list) or len(words) > GROUPS_MAX:
+        raise ValueError(f"groups are a list of up to {GROUPS_MAX} names")
+    return tuple(dict.fromkeys(peer_name(str(word)) for word in words))
