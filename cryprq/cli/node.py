@@ -69,3 +69,7 @@ def _check(config: NodeConfig) -> str:
         hook.check(config.on_change)
     told = "".join(f"\n# warning: {doubt}" for doubt in (*of_machine(config), *of_configuration(config)))
     return f"peer_id = {who}\n{config.describe()}{told}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

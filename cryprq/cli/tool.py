@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, peer, run_program
+from cryprq.cli import admin_client, invite, join, peer, run_program, up
 from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
@@ -35,7 +35,8 @@ def _run(argv: Sequence[str]) -> int:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
         raise ConfigError(
-            "nothing to do: give keygen, genpsk, id, peer, status, rotate, down or bench; see cryprq --help"
+            "nothing to do: give join, up, down, status, rotate, peer, invite, id, keygen, genpsk or bench;"
+            " see cryprq --help"
         )
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
@@ -52,6 +53,12 @@ def _run(argv: Sequence[str]) -> int:
         print(json.dumps(answer, indent=2) if arguments.json else render(answer))
     elif arguments.command == "peer":
         peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
+    elif arguments.command == "invite":
+        invite.run(arguments, _socket_path(arguments))
+    elif arguments.command == "join":
+        print(join.run(arguments, _tun_name(arguments)))
+    elif arguments.command == "up":
+        print(up.run(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
@@ -104,6 +111,9 @@ def _parser() -> OneLineParser:
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
     peer.add_commands(commands)
+    invite.add_command(commands)
+    join.add_command(commands)
+    up.add_command(commands)
     show = commands.add_parser("status", help="show the running node and its peers")
     show.add_argument("--json", action="store_true", help="as JSON")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")

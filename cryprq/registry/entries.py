@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Self
 
 from cryprq.networks import Network
@@ -18,7 +17,6 @@ InnerAddress = IPv4Address | IPv6Address
 PEER_PREFIX: Final = "peer/"
 LEASE_PREFIX: Final = "lease/p/"
 ADDRESS_PREFIX: Final = "lease/a/"
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Source(StrEnum):
@@ -52,7 +50,7 @@ class PeerEntry:
     source: Source = Source.REGISTRY
     origin: str = ""
     """Where in the configuration it stands, for people: ``--allow-peer``; empty for the registry."""
-    extra: Mapping[str, Any] = field(default=_NOTHING, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Fields that a newer version has stored."""
 
     def active(self, now: float) -> bool:

@@ -28,7 +28,7 @@ REQUEST_MAX: Final = 32_768
 """Bytes of a request: some hundred networks of a peer."""
 TIMEOUT: Final = 5.0
 """Seconds that a client may be silent."""
-_QUESTIONS: Final = ("list", "show", "log")
+_QUESTIONS: Final = ("list", "show", "log", "invitations")
 """What of ``peer`` changes nothing."""
 
 
