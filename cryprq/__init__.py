@@ -6,17 +6,17 @@ where a node listens or is dialled. What goes wrong is a ``ConfigError`` or a ``
 one line that says what to do. docs/python-api.md has two whole programs.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cryprq.config.identity_file import create_identity, load_identity, load_or_create_identity
-from cryprq.config.node_config import NodeConfig
-from cryprq.errors import ConfigError, CryprqError, MachineError
-from cryprq.multiaddr import Multiaddr
-from cryprq.peer_id import PeerId
-from cryprq.protocol.identity import Identity
-
 if TYPE_CHECKING:
+    from cryprq.config.identity_file import create_identity, load_identity, load_or_create_identity
+    from cryprq.config.node_config import NodeConfig
+    from cryprq.errors import ConfigError, CryprqError, MachineError
+    from cryprq.multiaddr import Multiaddr
     from cryprq.node.node import Node
+    from cryprq.peer_id import PeerId
+    from cryprq.protocol.identity import Identity
 
 __all__ = [
     "ConfigError",
@@ -33,10 +33,23 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Node needs the compiled data plane; everything else works without it.
-    if name == "Node":
-        from cryprq.node.node import Node
+_HOMES = {
+    "ConfigError": "cryprq.errors",
+    "CryprqError": "cryprq.errors",
+    "Identity": "cryprq.protocol.identity",
+    "MachineError": "cryprq.errors",
+    "Multiaddr": "cryprq.multiaddr",
+    "Node": "cryprq.node.node",
+    "NodeConfig": "cryprq.config.node_config",
+    "PeerId": "cryprq.peer_id",
+    "create_identity": "cryprq.config.identity_file",
+    "load_identity": "cryprq.config.identity_file",
+    "load_or_create_identity": "cryprq.config.identity_file",
+}
 
-        return Node
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    # Each when it is asked for: Node needs the compiled data plane, and the tool is started for one question.
+    if (home := _HOMES.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -4,16 +4,20 @@ and a person can read it aloud. The alphabet is Bitcoin's ("base58btc" in the mu
 from typing import Final
 
 _ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
+_TEN_DIGITS: Final = 58**10  # fits into 64 bits, where division is quick
 _VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
 
 
 def spell(number: int) -> str:
-    """The text of a number; empty for 0."""
-    characters = []
+    """The text of a number; empty for 0. It is divided as a whole for ten digits, and what is left for two of those."""
+    pairs = []
     while number:
-        number, digit = divmod(number, 58)
-        characters.append(_ALPHABET[digit])
-    return "".join(reversed(characters))
+        number, ten = divmod(number, _TEN_DIGITS)
+        for _ in range(5):
+            ten, two = divmod(ten, 58 * 58)
+            pairs.append(_PAIRS[two])
+    return "".join(reversed(pairs)).lstrip(_ALPHABET[0])
 
 
 def value(text: str) -> int | None:

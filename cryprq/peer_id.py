@@ -12,6 +12,8 @@ KIND_MLDSA87: Final = 2
 """Kinds of identity: which ML-DSA (FIPS 204) it has beside Ed25519 (RFC 8032)."""
 ED25519_PUBLIC_SIZE: Final = 32
 MLDSA_PUBLIC_SIZES: Final = {KIND_MLDSA65: 1952, KIND_MLDSA87: 2592}
+SIGNATURE_NAMES: Final = {KIND_MLDSA65: "ml-dsa-65", KIND_MLDSA87: "ml-dsa-87"}
+"""Their names, as ``cryprq keygen --signature`` takes them."""
 RECORD_SIZES: Final = {kind: 1 + ED25519_PUBLIC_SIZE + size for kind, size in MLDSA_PUBLIC_SIZES.items()}
 """Of an identity record, by its kind: kind (1) || Ed25519 public key || ML-DSA public key."""
 
@@ -67,7 +69,6 @@ class PeerId:
         return f"PeerId({str(self)!r})"
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _spell(digest: bytes) -> str:
-    """46 divisions, and each handshake writes an ID four times."""
     return base58.spell(int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big"))

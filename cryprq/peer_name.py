@@ -10,20 +10,19 @@ NAME_MAX: Final = 63
 """Characters: that of a label of a host name (RFC 1035, 2.3.4)."""
 PREFIX_MIN: Final = 6
 """Characters of an ID that may stand for it: ``Qm`` and four more, if only one known ID begins with them."""
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _LOOKS_LIKE_ID: Final = re.compile(r"Qm[1-9A-HJ-NP-Za-km-z]{38,50}", re.ASCII)
 
 
 def peer_name(text: str) -> str:
     """The name that ``text`` spells, in lower case: letters, digits and hyphens, as a label of a host name (RFC 1123).
     ValueError with one line for anything else."""
-    name = text.lower()
-    if not _LABEL.fullmatch(name):
+    if not _LABEL.fullmatch(text):  # before it is in lower case, which some letters of other scripts have in ours
         shown = text if len(text) <= NAME_MAX else text[:NAME_MAX] + "..."
         raise ValueError(
             f"{shown!r} is no name for a peer: 1 to {NAME_MAX} letters, digits and hyphens, with no hyphen at its ends"
         )
-    return name
+    return text.lower()
 
 
 def similar(text: str, known: Iterable[PeerId]) -> PeerId | None:

@@ -14,6 +14,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryprq.config.identity_file import load_or_create_identity
+from cryprq.config.paths import DEFAULT_TUN_NAME
+from cryprq.registry.lease_file import lease_path
 from lab.hosts import CommandError, Namespace, Process
 
 PROGRAMS = Path(os.environ.get("CRYPRQ_PROGRAMS", Path(sys.executable).parent))
@@ -66,6 +68,12 @@ class Node:
     def multiaddr(self, host: str, port: int = PORT) -> str:
         """What a dialer passes to ``--peer`` to reach this node at host."""
         return f"/ip{6 if ':' in host else 4}/{host}/udp/{port}/quic-v1/p2p/{self.peer_id}"
+
+    def grant(self, peer_id: str, *addresses: str) -> None:
+        """A peer's lease from earlier days: else it gets addresses that its ID chooses. Before the first start."""
+        path = lease_path(self.identity, DEFAULT_TUN_NAME)
+        leases = json.loads(path.read_text())["leases"] if path.exists() else {}
+        path.write_text(json.dumps({"version": 1, "leases": {**leases, peer_id: addresses}}))
 
     def running(self) -> Process:
         if self.process is None:

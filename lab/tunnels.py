@@ -9,7 +9,7 @@ from lab.nodes import PORT, Node
 OUTER = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
 GATEWAY = {4: "10.66.0.1", 6: "fd66::1"}
 DIALER = {4: "10.66.0.2", 6: "fd66::2"}
-"""What the listener assigns to its first peer."""
+"""What the listener of ``make_tunnel`` assigns to the dialer."""
 LISTEN_FLAGS = ("--tun-address", f"{GATEWAY[4]}/24", "--tun-address", f"{GATEWAY[6]}/64")
 
 
@@ -75,6 +75,7 @@ def make_tunnel(
     dialer = Node(there, *dial)
     listener = Node(here, "--listen", listen_address(outer), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id, *listen)
     dialer.arguments += ["--peer", listener.multiaddr(OUTER[outer][0])]
+    listener.grant(dialer.peer_id, *DIALER.values())
     tunnel = Tunnel(lab, listener, dialer, outer)
     if up:
         tunnel.start()

@@ -6,29 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cryprq.cli.up import DEFAULT_CONFIG, add_wait, start
+from cryprq.cli.up import start
 from cryprq.config.identity_file import create_identity, is_there, load_identity
 from cryprq.config.invitation_file import forget_invitation, keep_invitation
-from cryprq.config.paths import default_identity
+from cryprq.config.paths import DEFAULT_CONFIG, default_identity
 from cryprq.config.private_file import remedy, write_new
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import KIND_MLDSA65
 from cryprq.protocol.invitation import Token
-
-
-def add_command(commands: Any) -> None:
-    """Declares ``join``."""
-    join = commands.add_parser(
-        "join", help="become a peer of a gateway, by the token that `cryprq invite` printed there"
-    )
-    join.add_argument("token", metavar="TOKEN", help="the token, or - to read it from standard input")
-    join.add_argument("--config", metavar="FILE", help=f"the configuration to write [{DEFAULT_CONFIG}]")
-    join.add_argument(
-        "--identity", metavar="FILE", help="this host's identity, made if it is not there [CRYPRQ_IDENTITY]"
-    )
-    join.add_argument("--tun-name", metavar="NAME", help="name of the TUN device [CRYPRQ_TUN_NAME]")
-    join.add_argument("--no-start", action="store_true", help="write the files, and leave it to you to start the node")
-    add_wait(join)
 
 
 def run(arguments: argparse.Namespace, tun_name: str) -> str:

@@ -1,7 +1,6 @@
 """``cryprq peer``: who may connect. Asks the node that runs, and works on its registry itself while none does."""
 
 import argparse
-import asyncio
 import json
 import os
 import pwd
@@ -15,7 +14,7 @@ from cryprq import expiry
 from cryprq.cli import admin_client
 from cryprq.config.paths import default_identity, is_credential, state_directory
 from cryprq.config.values import network
-from cryprq.errors import ConfigError
+from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_name import peer_name
 
 
@@ -61,6 +60,8 @@ def run(arguments: argparse.Namespace, socket_path: Path, tun_name: str) -> None
     try:
         answer = admin_client.request(socket_path, "peer", **request)
     except admin_client.NoNode:
+        import asyncio
+
         answer = asyncio.run(_by_hand(_registry(arguments, tun_name), request))
         if arguments.action in ("list", "show"):
             print("no node runs: this is its registry, without its configuration", file=sys.stderr)
@@ -101,7 +102,11 @@ def _registry(arguments: argparse.Namespace, tun_name: str) -> Path:
     identity = Path(text) if text else default_identity(environ)
     directory = state_directory(environ) if is_credential(identity, environ) else None
     path = registry_path(identity, tun_name, directory)
-    if not path.parent.is_dir():
+    try:
+        there = path.parent.is_dir()
+    except OSError as error:
+        raise MachineError(f"cannot look into {path.parent}: {error.strerror}; use the node's user or root") from None
+    if not there:
         raise ConfigError(f"no node runs, and there is no {path.parent} for its registry: give --identity FILE")
     return path
 

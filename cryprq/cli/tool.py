@@ -6,21 +6,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cryprq import version
-from cryprq.cli import admin_client, invite, join, peer, run_program, up
-from cryprq.cli.down import down
+from cryprq.cli import admin_client, invite, peer, run_program
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
-from cryprq.config.identity_file import create_identity, load_identity
-from cryprq.config.node_config import DEFAULT_TUN_NAME
-from cryprq.config.paths import default_control_socket, default_identity
-from cryprq.config.psk_file import create_psk, generate
+from cryprq.config.paths import DEFAULT_CONFIG, DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
-from cryprq.peer_id import PeerId
-from cryprq.protocol.identity import KINDS
+from cryprq.peer_id import SIGNATURE_NAMES, PeerId
 
 PROGRAM = "cryprq"
+PATIENCE: Final = 15
+"""Seconds that a tunnel may take to come up before the user is told that it has not."""
+_WAIT_HELP: Final = f"seconds that the tunnel may take to come up [{PATIENCE}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +38,20 @@ def _run(argv: Sequence[str]) -> int:
             " see cryprq --help"
         )
     elif arguments.command == "keygen":
-        kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
+        from cryprq.config.identity_file import create_identity  # what asks a node need not wait for cryptography
+
+        kind = next(number for number, name in SIGNATURE_NAMES.items() if name == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
     elif arguments.command == "genpsk":
+        from cryprq.config.psk_file import create_psk, generate
+
         if arguments.out is None:
             print(generate())
         else:
             create_psk(Path(arguments.out))
     elif arguments.command == "id":
+        from cryprq.config.identity_file import load_identity
+
         print(load_identity(_identity_path(arguments.file, "FILE")).peer_id)
     elif arguments.command == "status":
         answer = admin_client.request(_socket_path(arguments), "status")
@@ -56,12 +61,18 @@ def _run(argv: Sequence[str]) -> int:
     elif arguments.command == "invite":
         invite.run(arguments, _socket_path(arguments))
     elif arguments.command == "join":
+        from cryprq.cli import join
+
         print(join.run(arguments, _tun_name(arguments)))
     elif arguments.command == "up":
+        from cryprq.cli import up
+
         print(up.run(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
+        from cryprq.cli.down import down  # which knows the kernel: what asks a node need not wait for that
+
         print(down(_socket_path(arguments), _tun_name(arguments)))
     else:
         _rotate(arguments)
@@ -98,7 +109,7 @@ def _parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     keygen = commands.add_parser("keygen", help="make an identity file and print its peer ID")
     keygen.add_argument("--out", metavar="FILE", help="where; by default where cryprq-node looks for it")
-    signatures = [kind.signature for kind in KINDS.values()]
+    signatures = list(SIGNATURE_NAMES.values())
     keygen.add_argument(
         "--signature",
         metavar="|".join(signatures),
@@ -112,8 +123,20 @@ def _parser() -> OneLineParser:
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
     peer.add_commands(commands)
     invite.add_command(commands)
-    join.add_command(commands)
-    up.add_command(commands)
+    join = commands.add_parser(
+        "join", help="become a peer of a gateway, by the token that `cryprq invite` printed there"
+    )
+    join.add_argument("token", metavar="TOKEN", help="the token, or - to read it from standard input")
+    join.add_argument("--config", metavar="FILE", help=f"the configuration to write [{DEFAULT_CONFIG}]")
+    join.add_argument(
+        "--identity", metavar="FILE", help="this host's identity, made if it is not there [CRYPRQ_IDENTITY]"
+    )
+    join.add_argument("--tun-name", metavar="NAME", help="name of the TUN device [CRYPRQ_TUN_NAME]")
+    join.add_argument("--no-start", action="store_true", help="write the files, and leave it to you to start the node")
+    up = commands.add_parser("up", help="start the node in the background, and wait until its tunnel is up")
+    up.add_argument("--config", metavar="FILE", help=f"its configuration [CRYPRQ_CONFIG, {DEFAULT_CONFIG}]")
+    for command in (join, up):
+        command.add_argument("--wait", metavar="SECS", type=_seconds, default=PATIENCE, help=_WAIT_HELP)
     show = commands.add_parser("status", help="show the running node and its peers")
     show.add_argument("--json", action="store_true", help="as JSON")
     rotate = commands.add_parser("rotate", help="rotate the keys with one peer, or with all")
@@ -125,6 +148,12 @@ def _parser() -> OneLineParser:
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
     return parser
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 3600")
+    return int(text)
 
 
 def _identity_path(given: str | None, flag: str) -> Path:

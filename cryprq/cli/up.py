@@ -13,12 +13,9 @@ from typing import Any, Final
 
 from cryprq.cli import admin_client
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.paths import DEFAULT_CONFIG
 from cryprq.errors import CryprqError, MachineError
 
-DEFAULT_CONFIG: Final = Path("/etc/cryprq/node.toml")
-PATIENCE: Final = 15
-"""Seconds that the tunnel may take to come up before the user is told that it has not."""
-PATIENCE_MAX: Final = 3600
 _POLL: Final = 0.05
 _LINE_MAX: Final = 1000
 
@@ -29,25 +26,6 @@ class NotUp(CryprqError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
-
-
-def add_command(commands: Any) -> None:
-    """Declares ``up``."""
-    up = commands.add_parser("up", help="start the node in the background, and wait until its tunnel is up")
-    up.add_argument("--config", metavar="FILE", help=f"its configuration [CRYPRQ_CONFIG, {DEFAULT_CONFIG}]")
-    add_wait(up)
-
-
-def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Declares how long the command waits for the tunnel."""
-    parser.add_argument(
-        "--wait",
-        metavar="SECS",
-        type=int,
-        choices=range(1, PATIENCE_MAX + 1),
-        default=PATIENCE,
-        help=f"seconds that the tunnel may take to come up [{PATIENCE}]",
-    )
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ from cryprq.config.command_line import parser
 from cryprq.config.options import choice, made_by, number, one_of, option, repeatable, switch, table
 from cryprq.config.paths import (
     DEFAULT_IDENTITY,
+    DEFAULT_TUN_NAME,
     RUNTIME_DIRECTORY,
     default_control_socket,
     default_identity,
@@ -40,7 +41,6 @@ from cryprq.protocol.constants import (
     ROTATE_SECS_MIN,
 )
 
-DEFAULT_TUN_NAME: Final = "cryprq0"
 AEAD_CHOICES: Final = ("auto", *AEAD_NAMES.values())
 KEM_CHOICES: Final = tuple(KEM_NAMES.values())
 ACCEPT_DNS_CHOICES: Final = ("auto", "all", "off")

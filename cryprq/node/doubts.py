@@ -3,7 +3,7 @@
 Each doubt is one line. That a machine cannot be asked is none.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -11,6 +11,7 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import covering, overlapping
+from cryprq.peer_id import PeerId
 from cryprq.registry.leases import capacity
 
 _RECORD: Final = 32
@@ -19,9 +20,10 @@ _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 """IP and UDP headers around it, by IP version."""
 
 
-def of_configuration(config: NodeConfig) -> tuple[str, ...]:
-    """What is doubtful wherever the node runs."""
-    return (*config.doubts, *_nobody(config), *_stray_keys(config), *_small_pool(config), *_far_name_servers(config))
+def of_configuration(config: NodeConfig, registered: Collection[PeerId] = ()) -> tuple[str, ...]:
+    """What is doubtful wherever the node runs. ``registered``: the peers that its registry knows."""
+    nobody = () if registered else _nobody(config)
+    return (*config.doubts, *nobody, *_stray_keys(config, registered), *_small_pool(config), *_far_name_servers(config))
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -31,11 +33,11 @@ def of_machine(config: NodeConfig) -> tuple[str, ...]:
 
 def _nobody(config: NodeConfig) -> Iterator[str]:
     if config.listen and not (config.allow_any or config.allow_peers or config.peers):
-        yield "nobody may connect: name the dialers with --allow-peer ID"
+        yield "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID"
 
 
-def _stray_keys(config: NodeConfig) -> Iterator[str]:
-    named = {*config.allow_peers, *(peer.peer_id for peer in config.peers)}
+def _stray_keys(config: NodeConfig, registered: Collection[PeerId]) -> Iterator[str]:
+    named = {*config.allow_peers, *(peer.peer_id for peer in config.peers), *registered}
     for peer_id, path in config.psk_files.items():
         if peer_id not in named and not config.allow_any:
             yield f"--psk-file has {path} for {peer_id}, which is neither allowed nor dialled"

@@ -185,8 +185,8 @@ class Node:
         self._undo.append(lambda: wipe(*self._psks.values()))
         self._invited = Invited(config.invitation_file, self._reporter)
         self.peer_id = identity.peer_id
-        doubts = (*of_machine(config), *of_configuration(config))  # the tunnel is not yet part of the machine
         await self._start_fleet()
+        doubts = (*of_machine(config), *self._doubts_of(config))  # the tunnel is not yet part of the machine
         self._hook = Hook(config.on_change, self._reporter, {"node": str(self.peer_id), "tun": config.tun_name})
         self._undo.append(self._tell_down)
         self._machine = self._open_machine(config)
@@ -426,6 +426,9 @@ class Node:
 
     async def _tell_down(self) -> None:
         await self._hook.stop(Change("down", "node_stopped") if self._up else None)
+
+    def _doubts_of(self, config: NodeConfig) -> tuple[str, ...]:
+        return of_configuration(config, self._fleet.registered)
 
     def _tell_doubts(self, doubts: tuple[str, ...]) -> None:
         """Those that were not told the last time."""
@@ -685,7 +688,7 @@ class Node:
         self.config = config
         self._take_psks(psks)
         self._announce_again(_announced(config))
-        self._tell_doubts(of_configuration(config))
+        self._tell_doubts(self._doubts_of(config))
         self._tell_changes(changes)
         self._log.info(
             "config_reloaded",

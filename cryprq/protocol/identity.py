@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import (
     MLDSA87PublicKey,
 )
 
-from cryprq.peer_id import ED25519_PUBLIC_SIZE, KIND_MLDSA65, KIND_MLDSA87, RECORD_SIZES, PeerId
+from cryprq.peer_id import ED25519_PUBLIC_SIZE, KIND_MLDSA65, KIND_MLDSA87, RECORD_SIZES, SIGNATURE_NAMES, PeerId
 from cryprq.protocol.constants import SIGNATURE_CONTEXT
 from cryprq.protocol.frames import Cursor, FrameError
 from cryprq.protocol.key_schedule import expand_into, extract, take, wipe
@@ -51,7 +51,7 @@ KINDS: Final = {
         Kind(
             number=KIND_MLDSA65,
             name="ed25519-ml-dsa-65",
-            signature="ml-dsa-65",
+            signature=SIGNATURE_NAMES[KIND_MLDSA65],
             sig_mldsa_size=3309,
             # These two, and the hash of the ID, are those of protocol version 1: an identity outlives versions.
             ed25519_label=b"cryprq v1 identity ed25519",
@@ -62,7 +62,7 @@ KINDS: Final = {
         Kind(
             number=KIND_MLDSA87,
             name="ed25519-ml-dsa-87",
-            signature="ml-dsa-87",
+            signature=SIGNATURE_NAMES[KIND_MLDSA87],
             sig_mldsa_size=4627,
             ed25519_label=b"cryprq v2 identity ed25519 of ml-dsa-87",
             mldsa_label=b"cryprq v2 identity ml-dsa-87",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Final
 
+from cryprq import expiry
 from cryprq.errors import CryprqError
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
@@ -252,10 +253,11 @@ def _details(before: PeerEntry | None, entry: PeerEntry) -> str:
     """What else is different, for the audit trail."""
     old = before if before is not None else PeerEntry(peer_id=entry.peer_id)
     found = []
-    for field in ("networks", "groups", "expires"):
-        if getattr(entry, field) != getattr(old, field):
-            value = getattr(entry, field)
-            found.append(f"{field}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    for field in ("networks", "groups"):
+        if (value := getattr(entry, field)) != getattr(old, field):
+            found.append(f"{field}={','.join(map(str, value))}")
+    if entry.expires != old.expires:
+        found.append(f"expires={expiry.show(entry.expires).replace(' ', 'T')}")
     return f": {' '.join(found)}" if found else ""
 
 

@@ -7,6 +7,8 @@ has a checksum, which SQLite's pages have not: what has rotted is found when it 
 import contextlib
 import os
 import sqlite3
+import stat
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ APPLICATION_ID: Final = 0x43525251
 """"CRRQ": what ``file`` and SQLite know the database by."""
 BUSY_TIMEOUT: Final = 2.0
 """Seconds that another process may hold the database."""
+BUSY_RETRY: Final = 0.005
 LOG_MAX: Final = 4096
 """Commits that a watch can go back: a node misses more only while it stands still."""
 NOTES_MAX: Final = 10_000
@@ -97,9 +100,8 @@ class Database:
             connection = self._open(make=False)
             if connection is None and after == 0:
                 return []
-            if connection is None or self._replaced():
-                self.close()
-                raise Unavailable(f"the registry {self._path} was replaced or removed while it is in use")
+            if connection is None:
+                raise Compacted(f"there is no {self._path}")
             connection.execute("BEGIN")
             try:
                 revision, compacted = _state(connection, "revision"), _state(connection, "compacted")
@@ -141,12 +143,12 @@ class Database:
             return [Note(at=at, who=who, did=did) for at, who, did in rows][::-1]
 
     def data_version(self) -> object:
-        """Another value if another process has committed, or the file is another one."""
+        """Another value if another process has committed."""
         with self._errors("read"):
             connection = self._open(make=False)
             if connection is None:
                 return None
-            return self._replaced(), connection.execute("PRAGMA data_version").fetchone()
+            return connection.execute("PRAGMA data_version").fetchone()
 
     def probe(self) -> None:
         """Returns if a commit could be written; Unavailable says why not."""
@@ -176,11 +178,15 @@ class Database:
 
     def _open(self, *, make: bool) -> sqlite3.Connection | None:
         if self._connection is not None:
+            if self._replaced():  # what is written to the old one is nowhere
+                raise Unavailable(
+                    f"the registry {self._path} was replaced or removed while it is in use: restart the node"
+                )
             return self._connection
-        if not os.path.lexists(self._path):
-            if not make:
-                return None
-            self._make_file()
+        if not make and not self._is_there():
+            return None
+        self._make_file()
+        self._refuse_others()
         connection = self._connect()
         try:
             self._migrate(connection)
@@ -191,6 +197,15 @@ class Database:
         status = os.stat(self._path)
         self._inode = (status.st_dev, status.st_ino)
         return connection
+
+    def _is_there(self) -> bool:
+        """Whether there is more than what another process has just begun to make."""
+        try:
+            return os.stat(self._path).st_size > 0
+        except FileNotFoundError:
+            return os.path.islink(self._path)
+        except OSError:
+            return True  # SQLite says why it cannot be read
 
     def _make_file(self) -> None:
         """An empty file, for its owner only. Made by root, it is whose the directory is: the node may run as another
@@ -209,6 +224,13 @@ class Database:
         finally:
             os.close(descriptor)
 
+    def _refuse_others(self) -> None:
+        """Whoever can write the file decides who may connect."""
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(self._path).st_mode)
+            if mode & 0o022:
+                raise Denied(f"others may write the registry {self._path} (mode {mode:04o}): chmod 600 {self._path}")
+
     def _connect(self) -> sqlite3.Connection:
         """WAL, where it can be written. In a directory that is read-only, and that no log is left in, SQLite reads the
         file alone."""
@@ -226,11 +248,23 @@ class Database:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA trusted_schema=OFF")
             if not frozen and os.access(self._path, os.W_OK):
-                connection.execute("PRAGMA journal_mode=WAL")
+                self._write_ahead(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """It wants the file for itself for a moment, and SQLite does not wait for that one."""
+        end = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is(error, (sqlite3.SQLITE_BUSY,)) or time.monotonic() > end:
+                    raise
+            time.sleep(BUSY_RETRY)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from pathlib import Path
 from typing import Any, Final, Self
 
 from cryprq.networks import Network
@@ -43,10 +42,9 @@ class PeerEntry:
     """It keeps its place and its address, and may not connect."""
     invited_by: str = ""
     """Who made it known, as ``Actor`` shows it."""
-    psk_file: Path | None = None
-    """Where the key lies that this node and the peer share; the key itself is in no store."""
     successor: PeerId | None = None
-    """The ID that this peer is about to have: it may connect as well, and has this one's place."""
+    """The ID that this peer is about to have: it may connect as well, and has this one's place. In the configuration
+    alone, no part of what is stored."""
     source: Source = Source.REGISTRY
     origin: str = ""
     """Where in the configuration it stands, for people: ``--allow-peer``; empty for the registry."""
@@ -72,8 +70,6 @@ class PeerEntry:
             "expires": self.expires,
             "disabled": self.disabled,
             "invited_by": self.invited_by,
-            "psk_file": None if self.psk_file is None else str(self.psk_file),
-            "successor": None if self.successor is None else str(self.successor),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -82,7 +78,7 @@ class PeerEntry:
         """ValueError for what is none."""
         document = _object(value)
         known = {name: document.pop(name, None) for name in _PEER_FIELDS}
-        expires, psk_file, successor = known["expires"], known["psk_file"], known["successor"]
+        expires = known["expires"]
         if not isinstance(known["disabled"], bool) or not isinstance(expires, int | float | None):
             raise ValueError(f"the entry {key} has fields of a wrong type")
         return cls(
@@ -93,13 +89,11 @@ class PeerEntry:
             expires=expires,
             disabled=known["disabled"],
             invited_by=_text(known["invited_by"] or ""),
-            psk_file=None if psk_file is None else Path(_text(psk_file)),
-            successor=None if successor is None else PeerId.parse(_text(successor)),
             extra=document,
         )
 
 
-_PEER_FIELDS: Final = (*("name", "networks", "groups", "expires", "disabled", "invited_by", "psk_file", "successor"),)
+_PEER_FIELDS: Final = (*("name", "networks", "groups", "expires", "disabled", "invited_by"),)
 
 
 @dataclass(frozen=True, slots=True)

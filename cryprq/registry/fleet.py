@@ -504,6 +504,7 @@ class Fleet:
             for peer, entry in part.items()
             if entry.name and entries[peer] is entry
         }
+        self._note_expired()
         blocks = frozenset(network for entry in entries.values() for network in entry.networks)
         if blocks != self._leases.avoid.networks:
             self._leases.avoid = Blocks(blocks)
@@ -526,11 +527,14 @@ class Fleet:
 
     def look(self) -> None:
         """Those whose time is over since the last look are told, and those who have some again."""
-        now = self._looked_at = self._clock()
-        expired = frozenset(i for i, e in self._entries.items() if e.expires is not None and e.expires <= now)
-        changed, self._expired = expired ^ self._expired, expired
-        self._tell(changed)
+        before = self._expired
+        self._note_expired()
+        self._tell(before ^ self._expired)
         self._set_timer()
+
+    def _note_expired(self) -> None:
+        now = self._looked_at = self._clock()
+        self._expired = frozenset(i for i, e in self._entries.items() if e.expires is not None and e.expires <= now)
 
     def _set_timer(self) -> None:
         if self._timer is not None:

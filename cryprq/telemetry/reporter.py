@@ -258,15 +258,15 @@ class Reporter:
     # ---- the configuration ----
 
     def peer_added(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
-        """A reload names this peer for the first time; without networks it gets an address, or is dialled."""
+        """This peer may connect from now on; without networks it gets an address, or is dialled."""
         self._log.info("peer_added", peer_id=peer_id, networks=_joined(networks))
 
     def peer_removed(self, peer_id: PeerId) -> None:
-        """A reload does not name this peer any more."""
+        """This peer may not connect any more."""
         self._log.info("peer_removed", peer_id=peer_id)
 
     def peer_changed(self, peer_id: PeerId, networks: Sequence[Network]) -> None:
-        """A reload gives the peer other networks, these, or has it dialled otherwise."""
+        """The peer has other networks, these, or is dialled otherwise."""
         self._log.info("peer_changed", peer_id=peer_id, networks=_joined(networks))
 
     # ---- the tunnel ----

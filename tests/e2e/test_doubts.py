@@ -26,7 +26,7 @@ DOUBTS = (
     "--mtu 1420 makes datagrams of 1480 bytes, and the way to dialers takes 1400",
     "--workers is given more than once; only the last one counts, 1",
     "nobody reads the variable CRYPRQ_ALLOW_PEER; did you mean CRYPRQ_ALLOW_PEERS?",
-    "nobody may connect: name the dialers with --allow-peer ID",
+    "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID",
 )
 
 

@@ -67,6 +67,7 @@ def merging_tunnel(lab: Lab, outer: int, flags: tuple[str, ...], *, one_ttl: boo
     dialer = Node(hosts[1], *flags)
     listener = Node(hosts[0], "--listen", listen_address(outer), *LISTEN_FLAGS, "--allow-peer", dialer.peer_id, *flags)
     dialer.arguments += ["--peer", listener.multiaddr(OUTER[outer][0][0])]
+    listener.grant(dialer.peer_id, *DIALER.values())
     listener.start().wait_event("listener_ready")
     dialer.start()
     tunnel = Tunnel(lab, listener, dialer, outer)

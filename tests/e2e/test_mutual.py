@@ -126,6 +126,7 @@ def test_node_dials_two_gateways_at_once(lab: Lab) -> None:
         host = lab.namespace(f"gateway{number}")
         flags = "--tun-address", f"10.{number}.0.1/24", "--tun-address", f"fd0{number}::1/64"
         gateway = Node(host, "--listen", listen_address(6), *flags, "--allow-peer", dialer.peer_id)
+        gateway.grant(dialer.peer_id, f"10.{number}.0.2", f"fd0{number}::2")
         outer = f"192.0.2.{number}", f"2001:db8::{number}"
         switch[host] = [f"{outer[0]}/24", f"{outer[1]}/64"]
         dialer.arguments += ["--peer", gateway.multiaddr(outer[number - 1])]  # the second one over IPv6

@@ -15,6 +15,7 @@ from cryprq.config.command_line import parser
 from cryprq.config.node_config import NodeConfig
 from cryprq.config.psk_file import create_psk
 from cryprq.protocol.identity import Identity
+from cryprq.registry.sqlite import registry_path
 from cryprq.telemetry.metrics import Metrics
 from lab import ROOT
 from lab.hosts import Lab, Namespace, tmpfs
@@ -251,6 +252,16 @@ def provoke_debug_logs(lab: Lab) -> str:
     return seen
 
 
+def provoke_damaged_registry(lab: Lab) -> str:
+    node = Node(lab.namespace("listener"), "--listen", listen_address(4), *LISTEN_FLAGS, *LOGFMT)
+    path = registry_path(node.identity, "cryprq0")
+    path.write_bytes(b"SQLite format 3\0" + bytes(8000))
+    path.chmod(0o600)
+    status = node.start().running().wait()
+    assert str(path) in node.running().output()
+    return f"{node.running().output().replace(str(path), '...')}, exit status {status}"
+
+
 PROVOKE: list[Callable[[Lab], str]] = [
     provoke_silence,
     provoke_denial,
@@ -266,6 +277,7 @@ PROVOKE: list[Callable[[Lab], str]] = [
     provoke_no_right,
     provoke_lost_tun,
     provoke_full_disk,
+    provoke_damaged_registry,
     provoke_route_failed,
     provoke_forwarding_off,
     provoke_debug_logs,
@@ -359,6 +371,7 @@ def test_files_that_are_named_exist() -> None:
 def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
     known |= {"--all", "--json", "--out", "--signature", "--signal", "--suite", "--fail-with-body"}
+    known |= {"--name", "--networks", "--groups", "--expires", "--update"}
     with pytest.raises(SystemExit):
         parser(NodeConfig).parse_args(["--help"])
     known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))

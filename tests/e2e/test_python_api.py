@@ -51,7 +51,7 @@ def test_programs_make_a_tunnel(lab: Lab, programs: dict[str, Path]) -> None:
     gateway_id = address.rpartition("/")[2]
     dialling.wait_for(f"{gateway_id} at ")
     assert re.fullmatch(
-        rf"{gateway_id} at 192\.0\.2\.1:9999: [a-z0-9-]+, epoch 1, we are 10\.77\.0\.2\n", dialling.output()
+        rf"{gateway_id} at 192\.0\.2\.1:9999: [a-z0-9-]+, epoch 1, we are 10\.77\.0\.\d+\n", dialling.output()
     )
     gateway.wait_for(f"up {name}")
     assert there.measure("ping", "10.77.0.1", count=3, interval=0.01)["received"] == 3

@@ -60,6 +60,8 @@ def fork(lab: Lab) -> tuple[Node, list[Node]]:
     dialers = [Node(end) for end in ends]
     allowed = [word for dialer in dialers for word in ("--allow-peer", dialer.peer_id)]
     gateway = Node(middle, "--listen", listen_address(4), *LISTEN_FLAGS, "--workers", "1", *allowed)
+    for number, dialer in enumerate(dialers):
+        gateway.grant(dialer.peer_id, inner(number), f"fd66::{2 + number}")
     gateway.start().wait_event("listener_ready")
     for number, dialer in enumerate(dialers):
         dialer.arguments += ["--peer", gateway.multiaddr(f"192.0.{number}.2")]

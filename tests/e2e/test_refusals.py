@@ -160,6 +160,8 @@ def test_three_dialers_reach_the_gateway_and_each_other_where_allowed(lab: Lab) 
     dialers = [Node(space, name=name) for space, name in zip(spaces, names, strict=True)]
     allowed = [flag for dialer in dialers for flag in ("--allow-peer", dialer.peer_id)]
     gateway = Node(here, "--listen", listen_address(4), *LISTEN_FLAGS, *allowed)
+    for number, dialer in enumerate(dialers, start=2):
+        gateway.grant(dialer.peer_id, f"10.66.0.{number}", f"fd66::{number}")
     gateway.start().wait_event("listener_ready")
     addresses = []
     for dialer in dialers:

@@ -17,7 +17,7 @@ from lab.tunnels import LISTEN_FLAGS, listen_address
 def state(lab: Lab) -> Iterator[Path]:
     """A file system of its own, with the identity in it."""
     path = lab.directory / "state"
-    with tmpfs(path, "size=64k,mode=700"):
+    with tmpfs(path, "size=512k,mode=700"):
         create_identity(path / "identity")
         yield path
 
@@ -37,7 +37,7 @@ def fill(state: Path) -> Path:
 def test_full_directory_is_found_before_a_peer_comes_and_forgotten_when_there_is_room(lab: Lab, state: Path) -> None:
     ballast = fill(state)
     node = start(lab, state)
-    reason = f"cannot write the leases {state}/identity.cryprq0.leases.json: No space left on device"
+    reason = f"cannot write the registry {state}/identity.cryprq0.registry: No space left on device"
     assert node.wait_event("node_failed")["reason"] == reason
     assert node.http("/healthz") == (503, f"{reason}\n")
     assert node.metric("healthy") == 0

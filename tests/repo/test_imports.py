@@ -53,7 +53,7 @@ def test_tree_keeps_every_contract(tree: Path) -> None:
     [
         ("cryprq/protocol/frames.py", "cryprq.quic.backoff", "A room of the package"),
         ("cryprq/errors.py", "cryprq.protocol.constants", "A room of the package"),
-        ("cryprq/inner/leases.py", "cryprq.telemetry.logs", "A room of the package"),
+        ("cryprq/registry/fleet.py", "cryprq.telemetry.logs", "A room of the package"),
         ("cryprq/peers/dialer.py", "cryprq.linux.udp", "Peers know"),
         ("cryprq/node/roster.py", "lab.oracle", "The package knows nothing"),
         ("lab/hosts.py", "tests.rigs.planes", "The package knows nothing"),

@@ -97,7 +97,10 @@ def test_doubts_are_no_setting() -> None:
     ],
 )
 def test_listener_to_which_nobody_may_come(config: NodeConfig, doubted: bool) -> None:
-    assert ("nobody may connect: name the dialers with --allow-peer ID" in of_configuration(config)) is doubted
+    assert (
+        "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID"
+        in of_configuration(config)
+    ) is doubted
 
 
 def test_name_server_that_no_dialer_will_ask() -> None:

@@ -1,6 +1,6 @@
 """Both ends of a handshake as the node runs it: Inbound and Outbound on a connection in memory.
 
-The stand-ins for connection, allowlist and reporter have what these two ask of them, which is all that ``arg-type`` is
+The stand-ins for connection, fleet and reporter have what these two ask of them, which is all that ``arg-type`` is
 ignored for here.
 """
 
@@ -28,21 +28,29 @@ from tests.rigs.fakes import DIALER, FakeConnection, Side, identity
 from tests.rigs.fakes import LISTENER as GATEWAY
 
 
-class FakeAllowlist:
+class FakeFleet:
     """Permits, and assigns, what the test says."""
 
     def __init__(self, *permitted: PeerId) -> None:
         self.permitted = set(permitted)
-        self.networks: tuple[Any, ...] = (ip_network("10.9.0.2/32"),)
+        self.given: tuple[Any, ...] = (ip_network("10.9.0.2/32"),)
+        self.waiting: list[Callable[[], None]] | None = None
+        """Who waits until the address is written down; None: it is."""
 
     def permits(self, peer_id: PeerId) -> bool:
         return peer_id in self.permitted
 
-    def networks_for(self, _: PeerId) -> tuple[Any, ...]:
-        return self.networks
+    def networks(self, _: PeerId) -> tuple[Any, ...]:
+        return self.given
 
-    def assignment_for(self, _: PeerId) -> tuple[Any, ...]:
+    def lease(self, _: PeerId) -> tuple[Any, ...]:
         return (ip_interface("10.9.0.2/24"),)
+
+    def prepare(self, _: PeerId, ready: Callable[[], None]) -> bool:
+        if self.waiting is None:
+            return True
+        self.waiting.append(ready)
+        return False
 
 
 class Timer:
@@ -63,7 +71,7 @@ class End(Side):
         self.settings = HandshakeSettings(
             identity=self.identity, lanes=1, aeads=(1, 2), rotate_secs=300, mtu=1420, indices=self.pool
         )
-        self.allowlist = FakeAllowlist(identity(other).peer_id)
+        self.fleet = FakeFleet(identity(other).peer_id)
         self.obtain_error: MachineError | None = None
         self.spared: set[Any] = set()
         self.taken: list[Parameters] = []
@@ -73,10 +81,10 @@ class End(Side):
         self.tokens = 100
         self.admittance = Admittance(
             settings=self.settings,
-            allowlist=self.allowlist,  # type: ignore[arg-type]
+            fleet=self.fleet,  # type: ignore[arg-type]
             announced=Announcement((ip_network("10.9.0.0/24"), ip_network("192.168.7.0/24"))),
             obtain=self._obtain,
-            allowed=self.allowlist.networks_for,
+            allowed=self.fleet.networks,
             spares_endpoint=lambda network: network in self.spared,
             allow_m2=self._allow_m2,
             token_for=lambda peer: b"token for " + peer,
@@ -233,7 +241,7 @@ def test_session_given_up_for_one_of_the_dialers_own_is_not(net: Net) -> None:
 
 def test_m4_tells_addresses_routes_mtu_and_rotation(net: Net) -> None:
     announced = Announcement((ip_network("10.9.0.0/24"),))
-    net.right.admittance.reconfigure(net.right.allowlist, announced, 60, 5, {})  # type: ignore[arg-type]
+    net.right.admittance.reconfigure(announced, 60, 5, {})
     net.path(net.left, net.right)
     net.run()
     (told,) = net.left.taken
@@ -333,7 +341,7 @@ def test_listener_takes_whichever_it_accepts(net: Net, kem: int) -> None:
 
 
 def test_peer_outside_the_allowlist_is_denied_and_the_dialer_told_what_to_check(net: Net) -> None:
-    net.right.allowlist.permitted.clear()
+    net.right.fleet.permitted.clear()
     path = net.path(net.left, net.right)
     net.run()
     assert net.right.observer.last("peer_denied")[0] == net.left.identity.peer_id
@@ -401,7 +409,7 @@ def test_peer_that_does_nothing_but_connect_is_refused(net: Net) -> None:
 
 
 def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None:
-    net.right.allowlist.networks = (ip_network("192.0.2.0/24"),)
+    net.right.fleet.given = (ip_network("192.0.2.0/24"),)
     net.path(net.left, net.right)
     net.run()
     assert net.right.observer.last("handshake_failed")[0] == "endpoint_covered"
@@ -409,7 +417,7 @@ def test_peer_whose_networks_cover_its_own_endpoint_is_refused(net: Net) -> None
 
 
 def test_dialer_inside_its_own_network_comes_in_where_routing_spares_it(net: Net) -> None:
-    net.right.allowlist.networks = (ip_network("0.0.0.0/0"),)
+    net.right.fleet.given = (ip_network("0.0.0.0/0"),)
     net.right.spared = {ip_network("0.0.0.0/0")}
     net.path(net.left, net.right)
     net.run()
@@ -417,7 +425,7 @@ def test_dialer_inside_its_own_network_comes_in_where_routing_spares_it(net: Net
 
 
 def test_peer_is_not_told_of_what_it_owns(net: Net) -> None:
-    net.right.allowlist.networks = (ip_network("10.9.0.2/32"), ip_network("192.168.0.0/16"))
+    net.right.fleet.given = (ip_network("10.9.0.2/32"), ip_network("192.168.0.0/16"))
     net.path(net.left, net.right)
     net.run()
     assert net.left.taken[0].routes == (ip_network("10.9.0.0/24"),)
@@ -558,7 +566,7 @@ def test_peer_removed_at_any_moment_has_no_session(net: Net, steps: int) -> None
         any(each.step() for each in net.paths)
     if steps == 13:
         net.records(right)
-    right.allowlist.permitted.clear()
+    right.fleet.permitted.clear()
     right.permitted = False
     right.peer.close(CloseCode.REFUSED, "not_allowlisted", net.now)
     net.run()
@@ -611,3 +619,67 @@ def test_dialer_keeps_the_path_open_as_the_listener_asks(net: Net) -> None:
         before = len(side.plane.sent)
         side.peer.look(net.now)
         assert len(side.plane.sent) == before + empties
+
+
+# ---- an address that has yet to be written down ----
+
+
+def waiting(net: Net) -> tuple[Path, Callable[[], None]]:
+    """A handshake whose listener has M3, and what it is to be told."""
+    net.right.fleet.waiting = []
+    path = net.path(net.left, net.right)
+    net.run()
+    assert net.right.peer.idle and net.left.peer.current is None
+    (ready,) = net.right.fleet.waiting
+    return path, ready
+
+
+def test_dialer_is_answered_when_its_address_is_written_down(net: Net) -> None:
+    _, ready = waiting(net)
+    ready()
+    net.run()
+    assert net.left.peer.current is not None
+    assert net.left.taken[-1].addresses == (ip_interface("10.9.0.2/24"),)
+
+
+def test_dialer_whose_address_cannot_be_written_down_is_told_to_go(net: Net) -> None:
+    path, ready = waiting(net)
+    net.right.obtain_error = MachineError("the disk is full")
+    ready()
+    net.run()
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert net.right.observer.fields("handshake_failed")["hint"] == "the disk is full"
+    assert len(net.right.pool) == 0
+
+
+def test_dialer_that_is_removed_meanwhile_is_denied(net: Net) -> None:
+    path, ready = waiting(net)
+    net.right.fleet.permitted.clear()
+    ready()
+    net.run()
+    assert path.there.closed_with is CloseCode.REFUSED
+    assert "peer_denied" in net.right.observer.names
+    assert len(net.right.pool) == 0
+
+
+def test_node_that_stops_meanwhile_gives_no_session(net: Net) -> None:
+    path, ready = waiting(net)
+    net.right.admittance.stopping = True
+    ready()
+    assert path.there.closed_with is CloseCode.SHUTDOWN
+    assert len(net.right.pool) == 0
+
+
+def test_dialer_that_leaves_meanwhile_leaves_nothing(net: Net) -> None:
+    path, ready = waiting(net)
+    path.inbound.closed(path.there, 0, "left", True)  # type: ignore[arg-type]
+    ready()
+    assert net.right.peer.idle and len(net.right.pool) == 0
+
+
+def test_dialer_that_speaks_meanwhile_is_refused(net: Net) -> None:
+    path, ready = waiting(net)
+    path.inbound.frame(path.there, FrameType.AUTH, b"", bytes(64))  # type: ignore[arg-type]
+    assert path.there.closed_with is CloseCode.REFUSED
+    ready()
+    assert net.right.peer.idle and len(net.right.pool) == 0

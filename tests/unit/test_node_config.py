@@ -47,6 +47,7 @@ MATRIX = [
     ("rotate-secs", "rotate_secs", "11", "12", "13"),
     ("rotate-min-secs", "rotate_min_secs", "6", "7", "8"),
     ("reauth-secs", "reauth_secs", "601", "602", "603"),
+    ("lease-days", "lease_days", "7", "8", "9"),
     ("metrics-addr", "metrics_addr", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     ("aead", "aead", "aes-256-gcm", "chacha20-poly1305", "auto"),
     ("kem", "kems", "x25519-mlkem1024", "x25519-mlkem768", "x25519-mlkem1024"),

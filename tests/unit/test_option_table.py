@@ -191,7 +191,7 @@ def test_what_a_reload_takes_over() -> None:
     names = {row.name for row in table(NodeConfig).values() if row.reload}
     assert names == {
         *("config", "peer", "allow-peer", "psk-file", "successor", "allow-any", "route", "dns", "search", "accept-dns"),
-        *("rotate-secs", "rotate-min-secs", "reauth-secs", "log-level"),
+        *("rotate-secs", "rotate-min-secs", "reauth-secs", "lease-days", "log-level"),
     }
 
 

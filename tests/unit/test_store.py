@@ -26,6 +26,7 @@ from cryprq.registry.store import (
     Conflict,
     Damaged,
     Delete,
+    Denied,
     Expect,
     Note,
     Put,
@@ -33,6 +34,7 @@ from cryprq.registry.store import (
     Unavailable,
     Unknown,
 )
+from lab.hosts import tmpfs
 
 Make = Callable[..., Store]
 
@@ -242,6 +244,16 @@ def test_file_is_made_by_the_first_commit_for_its_owner_alone(path: Path) -> Non
     assert held(path) == {"a": b"1"}
 
 
+def test_file_that_others_may_write_is_refused(path: Path) -> None:
+    commit(path, Put("a", b"1"))
+    path.chmod(0o620)
+    with pytest.raises(Denied, match=r"others may write the registry .* \(mode 0620\): chmod 600") as caught:
+        held(path)
+    assert "\n" not in str(caught.value)
+    path.chmod(0o600)
+    assert held(path) == {"a": b"1"}
+
+
 def test_registry_lies_beside_the_identity_or_where_it_can_be_written() -> None:
     credential = Path("/run/credentials/cryprq-node.service/identity")
     assert registry_path(credential, "tun1", Path("/var/lib/x")) == Path("/var/lib/x/identity.tun1.registry")
@@ -278,8 +290,14 @@ def test_file_that_was_replaced_is_not_mistaken_for_the_old_one(path: Path, tmp_
             await store.commit(Put("a", b"1"))
             commit(tmp_path / "other", Put("z", b"1"))
             os.replace(tmp_path / "other", path)
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="was replaced or removed"):
+                    await told(store, 1, 2)
+                with pytest.raises(Unavailable, match="was replaced or removed"):
+                    await store.commit(Put("b", b"2"))
+            os.unlink(path)
             with pytest.raises(Unavailable, match="was replaced or removed"):
-                await told(store, 1, 2)
+                await store.load()
 
     run(body())
 
@@ -390,6 +408,30 @@ def test_what_does_not_fit_is_not_done_and_all_else_stays(path: Path) -> None:
     assert held(path) == {"a": b"1", "b": b"2"}
 
 
+@pytest.mark.netns
+def test_full_disk_loses_nothing_and_is_written_again_when_there_is_room(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "state", "size=400k,mode=700"):
+        path, ballast = tmp_path / "state" / "registry", tmp_path / "state" / "ballast"
+        database, done, refusal = Database(path), 0, ""
+        ballast.write_bytes(bytes(150_000))
+        while not refusal:
+            try:
+                database.commit((Put(f"k{done}", bytes(2000)),), None)
+                done += 1
+            except Unavailable as error:
+                refusal = str(error)
+        assert refusal == f"cannot write the registry {path}: database or disk is full"
+        assert done > 5
+        with pytest.raises(Unavailable, match="No space left on device"):
+            database.probe()
+        assert set(database.load().entries) == {f"k{number}" for number in range(done)}
+        ballast.unlink()
+        database.probe()
+        database.commit((Put(f"k{done}", b""),), None)
+        database.close()
+        assert set(held(path)) == {f"k{number}" for number in range(done + 1)}
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -423,6 +465,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_is_half_t
         assert {key[2:] for key in found if key.startswith("a/")} == {key[2:] for key in found if key.startswith("b/")}
 
 
+@pytest.mark.netns
 def test_read_only_directory_is_read_and_not_written(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()

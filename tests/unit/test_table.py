@@ -13,13 +13,16 @@ from cryprq.config.node_config import NodeConfig
 from cryprq.errors import MachineError
 from cryprq.inner.network import InnerNetwork
 from cryprq.multiaddr import Multiaddr
-from cryprq.node.roster import Roster
+from cryprq.node.roster import Changes, Roster, declaration_of
 from cryprq.peer_id import PeerId
 from cryprq.peers.peer import Peer
 from cryprq.peers.resolver import Resolver
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.frames import CloseCode
+from cryprq.registry.entries import PeerEntry
+from cryprq.registry.fleet import Fleet
+from cryprq.registry.memory import MemoryStore
 from tests.rigs.fakes import FakePlane, Recorder, World, identity
 from tests.unit.test_allowed_ips import FakeDevice
 
@@ -123,7 +126,7 @@ class Dialling(Rig):
         self.roster = Roster(
             self.config,
             identity(0).peer_id,
-            None,
+            Fleet(MemoryStore(), declaration_of(self.config), clock=lambda: 0.0),
             peers=self.peers,
             network=self.network,
             resolver=Resolver(fail, lambda: None, lambda: self.now),
@@ -171,6 +174,38 @@ def test_peer_that_finds_no_place_any_more_is_not_dialled_for(tmp_path: Path, mo
     rig.now = Boottime(rig.now + 100)
     rig.roster.poll(rig.now)
     assert set(rig.dialled) == {ONE, TWO}
+
+
+def test_peer_that_commands_change_is_changed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is looked at, as long as no other one's address is in the way."""
+    rig = Dialling(tmp_path)
+    fleet, (three, four) = rig.roster.fleet, (PeerId(bytes([number]) * 32) for number in (3, 4))
+    declared = declaration_of(rig.config)
+
+    def know(*entries: PeerEntry) -> Changes:
+        changed = fleet.declare(replace(declared, peers={entry.peer_id: entry for entry in entries}))
+        return rig.roster.revise(changed, rig.now)
+
+    touched: list[PeerId] = []
+    obtain = rig.peers.obtain
+
+    def noted(peer_id: PeerId, networks: Any) -> Peer:
+        touched.append(peer_id)
+        return obtain(peer_id, networks)
+
+    monkeypatch.setattr(rig.peers, "obtain", noted)
+    first = PeerEntry(peer_id=three, networks=(ip_network("10.3.0.0/16"),))
+    second = PeerEntry(peer_id=four, networks=(ip_network("10.4.0.0/16"),))
+    assert know(first) == Changes(frozenset({three}), frozenset(), frozenset())
+    assert know(first, second) == Changes(frozenset({four}), frozenset(), frozenset())
+    assert touched == [three, four]
+    moved = replace(first, networks=second.networks)
+    assert know(moved, second).changed == {three}
+    assert rig.network.claims(three) == moved.networks and rig.network.standing_by(three) == moved.networks
+    assert know(replace(moved, disabled=True), second).removed == {three}
+    assert rig.peers.get(three) is None and rig.network.claims(three) == ()
+    assert rig.network.allowed(four) == second.networks
+    assert ONE not in touched and TWO not in touched
 
 
 def test_a_port_is_judged_by_the_peers_that_use_it() -> None:
