@@ -371,7 +371,7 @@ def test_files_that_are_named_exist() -> None:
 def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
     known |= {"--all", "--json", "--out", "--signature", "--signal", "--suite", "--fail-with-body"}
-    known |= {"--name", "--networks", "--groups", "--expires", "--update"}
+    known |= {"--name", "--networks", "--groups", "--expires", "--update", "--kills"}
     with pytest.raises(SystemExit):
         parser(NodeConfig).parse_args(["--help"])
     known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
