@@ -58,7 +58,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """That a dialer knows the secret of an invitation: parameter 12 of M3."""
+    """That a dialer knows the secret of an invitation: parameter 13 of M3."""
 
     invitation: bytes
     """Which one: 8 bytes."""

@@ -176,7 +176,7 @@ def test_a_proof_has_one_size(size: int) -> None:
     with pytest.raises(FrameError):
         Proof.take(Cursor(bytes(size)))
     with pytest.raises(FrameError):
-        Parameters.decode(b"\x0c" + size.to_bytes(2, "big") + bytes(size))
+        Parameters.decode(b"\x0d" + size.to_bytes(2, "big") + bytes(size))
 
 
 def test_the_parameter_is_read_as_it_was_written() -> None:

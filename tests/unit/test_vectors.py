@@ -155,7 +155,7 @@ def test_invitation() -> None:
     assert b(values["id"]) == expand(prk, b"cryprq v2 invitation id", 8)
     assert b(values["key"]) == expand(prk, b"cryprq v2 invitation key")
     proof = mac(b(values["key"]), b(values["th2"]), b(dialer["peer_id_digest"]))
-    assert b(values["parameter"]) == b"\x0c\x00\x28" + b(values["id"]) + proof
+    assert b(values["parameter"]) == b"\x0d\x00\x28" + b(values["id"]) + proof
 
 
 def test_text_of_an_invitation() -> None:
