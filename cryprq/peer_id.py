@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
 
+from cryprq import base58
+
 KIND_MLDSA65: Final = 1
 KIND_MLDSA87: Final = 2
 """Kinds of identity: which ML-DSA (FIPS 204) it has beside Ed25519 (RFC 8032)."""
@@ -18,8 +20,6 @@ RECORD_SIZES: Final = {kind: 1 + ED25519_PUBLIC_SIZE + size for kind, size in ML
 _DIGEST_SIZE: Final = 32
 _MULTIHASH_SHA2_256: Final = b"\x12\x20"  # multihash: function code, digest length
 _PEER_ID_LENGTH: Final = 46  # of every base58 number between 0x1220 00... and 0x1220 ff...
-_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_BASE58_VALUES: Final = {character: value for value, character in enumerate(_BASE58)}
 
 
 @dataclass(frozen=True, order=True, slots=True, repr=False)
@@ -50,14 +50,8 @@ class PeerId:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The ID that ``text`` spells; ValueError with one line for anything but the form that ``str()`` gives."""
-        value = 0
-        for character in text if len(text) == _PEER_ID_LENGTH else "":
-            digit = _BASE58_VALUES.get(character)
-            if digit is None:
-                value = 0
-                break
-            value = value * 58 + digit
-        multihash = value.to_bytes(len(_MULTIHASH_SHA2_256) + _DIGEST_SIZE, "big")  # 58**46 < 256**34
+        value = base58.value(text) if len(text) == _PEER_ID_LENGTH else None
+        multihash = (value or 0).to_bytes(len(_MULTIHASH_SHA2_256) + _DIGEST_SIZE, "big")  # 58**46 < 256**34
         if not multihash.startswith(_MULTIHASH_SHA2_256):
             shown = text if len(text) <= 64 else text[:61] + "..."
             raise ValueError(
@@ -75,18 +69,6 @@ class PeerId:
         return f"PeerId({str(self)!r})"
 
 
-_PAIRS: Final = [high + low for high in _BASE58 for low in _BASE58]
-_TEN_DIGITS: Final = 58**10  # fits into 64 bits, where division is quick
-
-
 @lru_cache(maxsize=4096)
 def _spell(digest: bytes) -> str:
-    """46 digits: the number is divided as a whole for ten of them, and then what is left for two of those."""
-    value = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
-    pairs = []
-    for _ in range(5):
-        value, ten = divmod(value, _TEN_DIGITS)
-        for _ in range(5):
-            ten, two = divmod(ten, 58 * 58)
-            pairs.append(_PAIRS[two])
-    return "".join(reversed(pairs))[-_PEER_ID_LENGTH:]
+    return base58.spell(int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big"))

@@ -22,6 +22,7 @@ from unittest import mock
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+from cryprq.multiaddr import Multiaddr
 from cryprq.peer_id import KIND_MLDSA65, KIND_MLDSA87
 from cryprq.protocol import frames, key_schedule
 from cryprq.protocol.actions import SendFrame
@@ -29,6 +30,7 @@ from cryprq.protocol.clock import Boottime, Realtime
 from cryprq.protocol.constants import (
     AEAD_AES_256_GCM,
     AEAD_CHACHA20_POLY1305,
+    INVITATION_SECRET_SIZE,
     KEM_X25519_MLKEM768,
     KEM_X25519_MLKEM768_FRODOKEM976,
     KEM_X25519_MLKEM1024,
@@ -39,6 +41,7 @@ from cryprq.protocol.constants import (
 )
 from cryprq.protocol.handshake import STATUS_ACCEPTED, Initiator, Responder
 from cryprq.protocol.identity import SIG_ED25519_SIZE, Identity
+from cryprq.protocol.invitation import Token
 from cryprq.protocol.kem import SIZES, Encapsulation, Ephemeral, encapsulate
 from cryprq.protocol.oqs_kem import FRODOKEM_976_AES
 from cryprq.protocol.parameters import Parameters, Serial
@@ -229,6 +232,26 @@ def token_values(unix_time: float) -> dict[str, Any]:
     with mock.patch("cryprq.quic.peer_tokens.os.urandom", return_value=salt):
         made = tokens.make(dialer.peer_id.digest, Realtime(unix_time))
     return {"unix_time": unix_time, "salt": salt.hex(), "token": made.hex()}
+
+
+def invitation_values() -> dict[str, Any]:
+    """An invitation of the listener, as text, and its proof by the dialer in a handshake."""
+    listener, dialer = (Identity.from_seed(named(f"{name} identity seed")) for name in ("listener", "dialer"))
+    th2 = named("th2 of an invited dialer")
+    addresses = tuple(
+        map(Multiaddr.parse, ("/ip4/203.0.113.7/udp/9999/quic-v1", "/dns/gateway.example.org/udp/9999/quic-v1"))
+    )
+    token = Token(listener.peer_id, addresses, named("invitation secret", INVITATION_SECRET_SIZE))
+    proof = token.keys.prove(th2, dialer.peer_id)
+    return {
+        "secret": token.secret.hex(),
+        "addresses": list(map(str, addresses)),
+        "text": token.spell(),
+        "id": token.keys.invitation.hex(),
+        "key": token.keys.key.hex(),
+        "th2": th2.hex(),
+        "parameter": Parameters(invitation=proof).encode().hex(),
+    }
 
 
 def epoch_values(root: bytearray) -> dict[str, Any]:
@@ -471,6 +494,7 @@ def build(drawn: dict[str, dict[str, Drawn]], cases: Sequence[Case] = CASES) -> 
         "identities": {name: identity_values(name) for name in IDENTITIES},
         "first_knocks": [first_knock_values(unix_time) for unix_time in (1_799_999_999.5, 1_800_000_000.0)],
         "token": token_values(1_800_000_000.25),
+        "invitation": invitation_values(),
         "handshakes": [handshake_values(case, drawn.setdefault(case.name, {})) for case in cases],
     }
 

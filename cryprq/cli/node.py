@@ -72,3 +72,7 @@ def _check(config: NodeConfig) -> str:
     doubts = (*config.peer_faults, *of_machine(config), *of_configuration(config))
     told = "".join(f"\n# warning: {doubt}" for doubt in doubts)
     return f"peer_id = {who}\n{config.describe()}{told}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,15 +6,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cryprq import version
-from cryprq.cli import admin_client, peer, run_program
+from cryprq.cli import admin_client, invite, peer, run_program
 from cryprq.config.command_line import OneLineParser
-from cryprq.config.paths import DEFAULT_TUN_NAME, default_control_socket, default_identity
+from cryprq.config.paths import DEFAULT_CONFIG, DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import SIGNATURE_NAMES
 
 PROGRAM = "cryprq"
+PATIENCE: Final = 15
+"""Seconds that a tunnel may take to come up before the user is told that it has not."""
+_WAIT_HELP: Final = f"seconds that the tunnel may take to come up [{PATIENCE}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +33,7 @@ def _run(argv: Sequence[str]) -> int:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
         raise ConfigError(
-            "nothing to do: give keygen, genpsk, id, peer, status, events, top, rotate, down or bench;"
+            "nothing to do: give join, up, down, status, events, top, rotate, peer, invite, id, keygen, genpsk or bench;"
             " see cryprq --help"
         )
     elif arguments.command == "keygen":
@@ -60,6 +64,16 @@ def _run(argv: Sequence[str]) -> int:
         _top(arguments)
     elif arguments.command == "peer":
         peer.run(arguments, _socket_path(arguments), _tun_name(arguments))
+    elif arguments.command == "invite":
+        invite.run(arguments, _socket_path(arguments))
+    elif arguments.command == "join":
+        from cryprq.cli import join
+
+        print(join.run(arguments, _tun_name(arguments)))
+    elif arguments.command == "up":
+        from cryprq.cli import up
+
+        print(up.run(arguments))
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "down":
@@ -124,6 +138,21 @@ def _parser() -> OneLineParser:
     identity = commands.add_parser("id", help="print the peer ID of an identity file")
     identity.add_argument("file", metavar="FILE", nargs="?", help="by default where cryprq-node looks for it")
     peer.add_commands(commands)
+    invite.add_command(commands)
+    join = commands.add_parser(
+        "join", help="become a peer of a gateway, by the token that `cryprq invite` printed there"
+    )
+    join.add_argument("token", metavar="TOKEN", help="the token, or - to read it from standard input")
+    join.add_argument("--config", metavar="FILE", help=f"the configuration to write [{DEFAULT_CONFIG}]")
+    join.add_argument(
+        "--identity", metavar="FILE", help="this host's identity, made if it is not there [CRYPRQ_IDENTITY]"
+    )
+    join.add_argument("--tun-name", metavar="NAME", help="name of the TUN device [CRYPRQ_TUN_NAME]")
+    join.add_argument("--no-start", action="store_true", help="write the files, and leave it to you to start the node")
+    up = commands.add_parser("up", help="start the node in the background, and wait until its tunnel is up")
+    up.add_argument("--config", metavar="FILE", help=f"its configuration [CRYPRQ_CONFIG, {DEFAULT_CONFIG}]")
+    for command in (join, up):
+        command.add_argument("--wait", metavar="SECONDS", type=_seconds, default=PATIENCE, help=_WAIT_HELP)
     status = commands.add_parser("status", help="show the running node, and who may connect to it or is connected")
     status.add_argument("--json", action="store_true", help="as JSON (docs/status.schema.json)")
     status.add_argument(

@@ -232,6 +232,15 @@ class NodeConfig:
         default=DEFAULT_IDENTITY,
         default_text=f"`$STATE_DIRECTORY/identity` or `{DEFAULT_IDENTITY}`",
     )
+    invitation_file: Path | None = option(
+        "invitation-file",
+        "FILE",
+        env="CRYPRQ_INVITATION_FILE",
+        help="the invitation of a gateway that does not know this node yet; deleted when it has been used",
+        parse=Path,
+        is_path=True,
+        default=None,
+    )
     tun_name: str = option(
         "tun-name",
         "NAME",

@@ -6,6 +6,7 @@ from typing import Final
 
 DEFAULT_IDENTITY: Final = Path("/var/lib/cryprq/identity")
 DEFAULT_TUN_NAME: Final = "cryprq0"
+DEFAULT_CONFIG: Final = Path("/etc/cryprq/node.toml")
 RUNTIME_DIRECTORY: Final = Path("/run/cryprq")
 
 

@@ -36,6 +36,7 @@ from cryprq.node.dns import DnsKeeper, record_path
 from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.hook import Hook
 from cryprq.node.hook import check as check_hook
+from cryprq.node.invited import Invited
 from cryprq.node.keeper import Keeper
 from cryprq.node.machine import Machine
 from cryprq.node.peer_watch import PeerWatch
@@ -197,6 +198,7 @@ class Node:
         identity = load_or_create_identity(config.identity)
         self._psks = psk_file.load_all(config.psk_files)
         self._undo.append(lambda: wipe(*self._psks.values()))
+        self._invited = Invited(config.invitation_file, self._reporter)
         self.peer_id = identity.peer_id
         await self._start_fleet()
         doubts = (*of_machine(config), *self._doubts_of(config))  # the tunnel is not yet part of the machine
@@ -339,6 +341,7 @@ class Node:
                 mtu=config.mtu,
                 indices=IndexPool(config.workers),
                 psks=self._psks,
+                invitations=self._invited.keys,
             ),
             fleet=self._fleet,
             announced=_announced(config),
@@ -606,7 +609,7 @@ class Node:
             self._admittance.settings,
             timeout=timeout,
             take=self._take,
-            ended=partial(self._dial_ended, dialer),
+            ended=partial(self._dial_ended, dialer, peer),
             reporter=self._reporter,
             clock=boottime,
             call_later=self._loop.call_later,
@@ -645,7 +648,9 @@ class Node:
             self._told_names.take(peer.peer_id, parameters)
         return refusal
 
-    def _dial_ended(self, dialer: Dialer, outcome: Outcome) -> None:
+    def _dial_ended(self, dialer: Dialer, peer: Peer, outcome: Outcome) -> None:
+        if outcome is Outcome.SESSION:
+            self._invited.connected(peer.peer_id)
         if outcome is Outcome.REPLACED:
             dialer.schedule.replaced(boottime())
         if outcome in (Outcome.FAILED, Outcome.DUPLICATE, Outcome.REFUSED):
@@ -812,7 +817,8 @@ class Node:
         self._changed()
 
     async def _registry_request(self, request: Mapping[str, Any], who: str) -> Any:
-        return await Desk(self._fleet, now=realtime(), who=who, own=self.peer_id).answer(request)
+        desk = Desk(self._fleet, now=realtime(), who=who, own=self.peer_id, addresses=self.listen_addrs)
+        return await desk.answer(request)
 
 
 def _aeads(name: str) -> tuple[int, ...]:

@@ -171,7 +171,24 @@ class Inbound:
 
     def _third(self, connection: "Connection", responder: Responder, body: bytes) -> None:
         fleet = self._shared.fleet
-        auth = responder.receive_message3(body, fleet.permits)
+        auth = responder.receive_message3(body, fleet.permits, fleet.invitation_key)
+        if auth.invited_by is not None:
+            fleet.redeem(auth.invited_by, auth.peer_id, partial(self._redeemed, connection, responder, auth))
+        else:
+            self._prepare(connection, responder, auth)
+
+    def _redeemed(self, connection: "Connection", responder: Responder, auth: "Auth", why_not: str | None) -> None:
+        """The dialer is a peer now, and its invitation is used up; or it is not, and refused."""
+        if self._over:
+            return
+        if why_not is None:
+            self._shared.reporter.peer_joined(auth.peer_id, self._shared.fleet.name(auth.peer_id), connection.remote)
+            self._prepare(connection, responder, auth)
+        else:
+            self._refuse(connection, HandshakeError("invitation", CloseCode.REFUSED, auth.peer_id), hint=why_not)
+
+    def _prepare(self, connection: "Connection", responder: Responder, auth: "Auth") -> None:
+        fleet = self._shared.fleet
         if fleet.prepare(auth.peer_id, partial(self._prepared, connection, responder, auth)):
             self._fourth(connection, responder, auth)
 
@@ -263,13 +280,14 @@ class Inbound:
             if not any(network.version == mine.version and within(network, mine) for mine in own)
         )
 
-    def _refuse(self, connection: "Connection", error: HandshakeError) -> None:
+    def _refuse(self, connection: "Connection", error: HandshakeError, hint: str | None = None) -> None:
         self._finish()
         reporter = self._shared.reporter
-        denied = error.peer_id if error.reason == "not_allowlisted" else None
+        denied = error.peer_id if error.reason in ("not_allowlisted", "invitation") else None
+        hint = hint or self._hint(error.reason)
         if denied is not None:
-            reporter.peer_denied(denied, connection.remote)
-        quiet, hint = denied is not None, self._hint(error.reason)  # ``peer_denied`` says it
+            reporter.peer_denied(denied, connection.remote, error.reason, hint)
+        quiet = denied is not None  # ``peer_denied`` says it
         reporter.handshake_failed(error.reason, connection.remote, peer_id=error.peer_id, hint=hint, quiet=quiet)
         if denied is not None:
             connection.refused(denied.digest)
@@ -297,6 +315,7 @@ class Inbound:
 
 _HINTS: Final = {
     "aead": "the two nodes have no --aead in common",
+    "invitation": "there is no such invitation: it was used, withdrawn or has expired",
     "downgrade": "both nodes speak a later version of the protocol: somebody on the way makes it fail",
     "lanes": "it sends on more lanes than this node receives on: give it this version, or fewer --workers",
 }

@@ -20,6 +20,7 @@ from cryprq.protocol.constants import (
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import STATUS_DUPLICATE, HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.invitation import Keys
 from cryprq.protocol.key_schedule import Secret
 from cryprq.protocol.parameters import Parameters
 
@@ -46,6 +47,8 @@ class HandshakeSettings:
     """The keys that this node and some of its peers have for each other."""
     rotate_floor: int = ROTATE_SECS_MIN
     """The least interval between rotations that this node agrees to, in seconds."""
+    invitations: Mapping[PeerId, Keys] = field(default_factory=dict, repr=False)
+    """Of gateways that do not know this node yet."""
     kems: Sequence[int] = KEMS_DEFAULT
     """The first is what this node dials with; all are accepted."""
 
@@ -173,6 +176,7 @@ class Outbound:
                     rotate_floor=settings.rotate_floor,
                 ),
                 psk=settings.psks.get(self._peer.peer_id),
+                invitation=settings.invitations.get(self._peer.peer_id),
             )
             self._send(connection, FrameType.INIT, self._initiator.message1())
         except HandshakeError as error:
@@ -262,6 +266,8 @@ class Outbound:
                 f"nobody there is {who}, or it is too busy, or does not accept --kem {kem}:"
                 " check --peer against the listener's listener_ready line"
             )
+        if self._peer.peer_id in self._settings.invitations:
+            return "the invitation was used, withdrawn or has expired: ask for another one"
         return f"the listener refuses this node: check that it runs with --allow-peer {own}"
 
     def _timed_out(self) -> None:

@@ -154,6 +154,9 @@ MESSAGES_LAST: Final = 0x1F
 """The types that an in-band message can have."""
 SERIAL_LIFE_SIZE: Final = 8
 """Of what tells apart the runs, and the memory, from which a listener numbers a peer's sessions."""
+INVITATION_ID_SIZE: Final = 8
+INVITATION_SECRET_SIZE: Final = 16
+"""Of an invitation's secret: nobody can try one without a handshake, which is limited, or the registry."""
 TOKEN_MAX: Final = 256
 """Bytes of a token that a gateway may give in M4: the dialer's first datagram has room for it."""
 

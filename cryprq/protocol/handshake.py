@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 from cryprq.peer_id import PeerId
+from cryprq.protocol import invitation as invitations
 from cryprq.protocol import key_schedule
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import (
@@ -43,8 +44,9 @@ class HandshakeError(Exception):
     """A handshake ended without a session.
 
     ``reason`` is one snake_case word for metrics and the local log: malformed, version, downgrade, knock, aead, kem,
-    tag, wrong_peer_id, own_peer_id, not_allowlisted, signature, psk, parameters, lanes, order, busy. ``peer_id`` is who
-    the other end claimed to be, verified or not, if it got that far. ``code`` is all that the other end may learn.
+    tag, wrong_peer_id, own_peer_id, not_allowlisted, invitation, signature, psk, parameters, lanes, order, busy.
+    ``peer_id`` is who the other end claimed to be, verified or not, if it got that far. ``code`` is all that the other
+    end may learn.
     """
 
     def __init__(self, reason: str, code: CloseCode, peer_id: PeerId | None = None) -> None:
@@ -74,6 +76,8 @@ class Auth:
     kind: Kind
     """By what the dialer has proven who it is."""
     parameters: Parameters
+    invited_by: bytes | None = None
+    """The ID of the invitation by which it wants to become a peer; None: it is one."""
 
 
 class _State(Enum):
@@ -218,11 +222,13 @@ class Initiator(_Machine):
         new_index: Callable[[], int],
         parameters: Parameters,
         psk: Secret | None = None,
+        invitation: invitations.Keys | None = None,
     ) -> None:
         """``channel_binding`` is the connection's; ``aead_offer`` is in order of preference.
 
         ``parameters`` go into M3, rotate_secs among them (300 if it is None). ``new_index`` draws a receiver index.
-        ``psk`` is the key shared with that peer, if there is one: 32 bytes, which are copied.
+        ``psk`` is the key shared with that peer, if there is one: 32 bytes, which are copied. ``invitation`` is what
+        the peer has given this node to become known by.
         HandshakeError (own_peer_id) if the dialled peer is this node; ValueError for a bad argument.
         """
         super().__init__(identity, channel_binding, lanes, new_index)
@@ -235,6 +241,7 @@ class Initiator(_Machine):
         self._kem = kem
         self._parameters = _with_rotation(parameters)
         self._psk = None if psk is None else bytearray(psk)
+        self._invitation = invitation
         self._ephemeral: Ephemeral | None = None
         self._peer_kind: Kind | None = None
         self._m1 = b""
@@ -282,6 +289,9 @@ class Initiator(_Machine):
             self._verify_listener(th1, opened)
             th2 = key_schedule.transcript2(th1, body)
             statement = key_schedule.initiator_statement(th2, self._identity.record)
+            if self._invitation is not None:
+                invited = self._invitation.prove(th2, self._identity.peer_id)
+                self._parameters = replace(self._parameters, invitation=invited)
             plaintext = Proof.of(self._identity, statement).encode() + self._parameters.encode()
             assert self._k_i2r is not None
             message3 = key_schedule.seal_once(self._k_i2r, th2, plaintext)
@@ -405,8 +415,17 @@ class Responder(_Machine):
             self._transcript = key_schedule.transcript2(th1, message2)
         return message2
 
-    def receive_message3(self, body: bytes, permits: Callable[[PeerId], bool]) -> Auth:
-        """Who dials. ``permits`` is asked only for who has proven the ID: what it refuses is held against that ID."""
+    def receive_message3(
+        self,
+        body: bytes,
+        permits: Callable[[PeerId], bool],
+        invitation_key: Callable[[bytes], bytes | None] = lambda _: None,
+    ) -> Auth:
+        """Who dials. ``permits`` is asked only for who has proven the ID: what it refuses is held against that ID.
+
+        Whom it refuses may have an invitation: ``invitation_key`` gives the key of the one with that ID, or None if it
+        is not to be used. Then ``Auth.invited_by`` is its ID, and M4 waits until the caller has used it up.
+        """
         with self._step(_State.SENT_M2, _State.VERIFIED_M3):
             th2 = self._transcript
             assert self._k_i2r is not None
@@ -421,14 +440,14 @@ class Responder(_Machine):
                 raise _Failure("own_peer_id", claimed)
             if not proof.verify(key_schedule.initiator_statement(th2, proof.record)):
                 raise _Failure("signature", claimed)
-            if not permits(claimed):
-                raise _Failure("not_allowlisted", claimed)
-            self._peer_parameters = _parameters(cursor.rest(), claimed)
+            told = cursor.rest()
+            invitation = None if permits(claimed) else _invited(told, th2, claimed, invitation_key)
+            self._peer_parameters = _parameters(told, claimed)
             if self._peer_parameters.rotate_secs is None:
                 raise _Failure("parameters", claimed)
             self._peer_id = claimed
             self._transcript = key_schedule.transcript3(th2, body)
-        return Auth(claimed, proof.kind, self._peer_parameters)
+        return Auth(claimed, proof.kind, self._peer_parameters, invitation)
 
     def message4(
         self, status: int, parameters: Parameters, now: Boottime, psk: Secret | None = None
@@ -508,6 +527,20 @@ def _parameters(data: bytes, peer_id: PeerId) -> Parameters:
         return Parameters.decode(data)
     except FrameError:
         raise _Failure("parameters", peer_id) from None
+
+
+def _invited(told: bytes, th2: bytes, claimed: PeerId, key_of: Callable[[bytes], bytes | None]) -> bytes:
+    """The ID of the invitation that the parameters of a stranger prove; on any doubt he is one of those without."""
+    try:
+        proof = Parameters.decode(told).invitation
+    except FrameError:
+        proof = None
+    if proof is None:
+        raise _Failure("not_allowlisted", claimed)
+    key = key_of(proof.invitation)
+    if key is None or not proof.verify(key, th2, claimed):
+        raise _Failure("invitation", claimed)
+    return proof.invitation
 
 
 def _decode_message4(opened: bytes, peer_id: PeerId) -> tuple[int, Parameters]:

@@ -2,9 +2,9 @@
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
 and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
-list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 16 token: bytes that only the
-listener reads. A type may occur once, in any order; unknown types are skipped; anything else that ``encode`` would not
-write is an error.
+list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 13 invitation: 8 and 32 bytes; 16
+token: bytes that only the listener reads. A type may occur once, in any order; unknown types are skipped; anything else
+that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ from typing import Final, Self, TypeVar
 
 from cryprq.dns import NameServerAddress, domain, server_fault
 from cryprq.networks import Interface, Network
+from cryprq.protocol import invitation as invitations
 from cryprq.protocol.constants import (
     ADDRESSES_MAX,
     KEEPALIVE_MAX,
@@ -57,6 +58,7 @@ class ParameterType(IntEnum):
     LANES = 9
     ROTATE_FLOOR = 10
     SERIAL = 11
+    INVITATION = 13
     TOKEN = 16
 
 
@@ -119,6 +121,8 @@ class Parameters:
     """The least interval between rotations that this end agrees to, in seconds: 5..300."""
     serial: Serial | None = None
     """Of the session, by which the dialer knows the later of two whose M4s have crossed."""
+    invitation: invitations.Proof | None = None
+    """By which the dialer asks to become a peer of the listener."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -147,6 +151,8 @@ class Parameters:
             parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         if self.serial is not None:
             parts.append(_tlv(ParameterType.SERIAL, self.serial.encode()))
+        if self.invitation is not None:
+            parts.append(_tlv(ParameterType.INVITATION, self.invitation.encode()))
         return b"".join(parts)
 
     @classmethod
@@ -162,6 +168,7 @@ class Parameters:
         token = b""
         messages: tuple[int, ...] = ()
         serial: Serial | None = None
+        invitation: invitations.Proof | None = None
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -188,6 +195,8 @@ class Parameters:
                     raise FrameError(f"messages {messages}")
             elif kind == ParameterType.SERIAL:
                 serial = Serial.take(value)
+            elif kind == ParameterType.INVITATION:
+                invitation = invitations.Proof.take(value)
         return cls(
             addresses=addresses,
             routes=routes,
@@ -201,6 +210,7 @@ class Parameters:
             lanes=numbers.get(ParameterType.LANES),
             rotate_floor=numbers.get(ParameterType.ROTATE_FLOOR),
             serial=serial,
+            invitation=invitation,
         )
 
 

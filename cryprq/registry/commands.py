@@ -1,18 +1,20 @@
 """What an operator asks of the registry: one request, one answer; by the admin socket, or on the store while no node
 runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Final
 
 from cryprq import expiry
 from cryprq.errors import CryprqError
+from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network
 from cryprq.peer_id import PeerId
 from cryprq.peer_name import peer_name, resolve, similar
 from cryprq.registry.entries import PeerEntry, Source
 from cryprq.registry.fleet import Fleet
+from cryprq.registry.invitation_desk import InvitationDesk
 from cryprq.registry.mirror import NAME_PREFIX
 from cryprq.registry.store import ABSENT, Conflict, Delete, Expect, Note, Op, Put
 
@@ -34,12 +36,16 @@ class Refused(CryprqError):
 class Desk:
     """Takes requests for one fleet."""
 
-    def __init__(self, fleet: Fleet, *, now: float, who: str, own: PeerId | None = None) -> None:
-        """``now`` is Unix time; ``who`` asks, for the audit trail; ``own``: who this node is."""
+    def __init__(
+        self, fleet: Fleet, *, now: float, who: str, own: PeerId | None = None, addresses: Sequence[Multiaddr] = ()
+    ) -> None:
+        """``now`` is Unix time; ``who`` asks, for the audit trail; ``own``: who this node is, and ``addresses`` where
+        it listens."""
         self._fleet = fleet
         self._now = now
         self._who = who
         self._own = own
+        self._invitations = InvitationDesk(fleet, now=now, who=who, own=own, addresses=addresses)
 
     async def answer(self, request: Mapping[str, Any]) -> Any:
         """What ``do`` asks for: ``list``, ``show``, ``log``, or one of ``CHANGES``. Refused, or StoreError."""
@@ -74,6 +80,12 @@ class Desk:
                 return await self._change(request, "renamed", name=name)
             case "expire":
                 return await self._change(request, "changed the expiry of", expires=_time(request))
+            case "invitations":
+                return self._invitations.list()
+            case "withdraw":
+                return await self._invitations.withdraw(_text(request, "name"))
+            case "invite":
+                return await self._invite(request)
         raise Refused(f"unknown request; expected list, show, log, {', '.join(CHANGES)}")
 
     # ---- what changes something ----
@@ -98,6 +110,19 @@ class Desk:
             entry = replace(entry, expires=_time(request))
         await self._put(before, entry, "added" if before is None else "changed")
         return self._row(peer)
+
+    async def _invite(self, request: Mapping[str, Any]) -> Any:
+        expires, addresses = _time(request), request.get("addresses", [])
+        if expires is None or not isinstance(addresses, list):
+            raise Refused("the request lacks expires, or its addresses are no list")
+        return await self._invitations.make(
+            peer_name(_text(request, "name")),
+            self._networks(request.get("networks") or []),
+            _groups(request.get("groups") or []),
+            expires,
+            _time(request, "peer_expires"),
+            [str(address) for address in addresses],
+        )
 
     async def _remove(self, request: Mapping[str, Any]) -> Any:
         entry = self._registered(request)
@@ -243,12 +268,12 @@ def _text(request: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _time(request: Mapping[str, Any]) -> float | None:
-    value = request.get("expires")
+def _time(request: Mapping[str, Any], field: str = "expires") -> float | None:
+    value = request.get(field)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
-        raise ValueError("expires is a Unix time, or nothing")
+        raise ValueError(f"{field} is a Unix time, or nothing")
     return float(value)
 
 

@@ -15,8 +15,9 @@ from typing import Any, Final
 from cryprq.networks import Interface, Network, host_networks
 from cryprq.peer_id import PeerId
 from cryprq.registry.entries import InnerAddress, Lease, PeerEntry, address_keys, lease_key
+from cryprq.registry.invitations import Invitation
 from cryprq.registry.leases import Blocks, LeaseError, LeasePending, LeaseTable
-from cryprq.registry.mirror import Mirror
+from cryprq.registry.mirror import NAME_PREFIX, Mirror
 from cryprq.registry.store import (
     ABSENT,
     Compacted,
@@ -241,6 +242,51 @@ class Fleet:
     def on_change(self, callback: Callable[[frozenset[PeerId]], None]) -> None:
         """It is called with the peers of which something else is known, or whose time is over, at once."""
         self._listeners.append(callback)
+
+    # ---- invitations ----
+
+    @property
+    def invitations(self) -> Mapping[bytes, Invitation]:
+        """Those that were not used yet, expired ones too, by their ID. Read only."""
+        return self._mirror.invitations
+
+    def invitation_key(self, invitation: bytes) -> bytes | None:
+        """By which the invitation with that ID is proven; None if there is none that is worth anything."""
+        found = self._mirror.invitations.get(invitation)
+        return found.key if found is not None and found.usable(self._clock()) else None
+
+    def redeem(self, invitation: bytes, peer: PeerId, done: Callable[[str | None], None]) -> None:
+        """The peer, which has proven the invitation, is known from now on, and nobody else can use it. ``done`` is
+        called when that is written down, with None, or with why it is not so."""
+        self._spawn(self._redeem(invitation, peer, done))
+
+    async def _redeem(self, invitation: bytes, peer: PeerId, done: Callable[[str | None], None]) -> None:
+        found = self._mirror.invitations.get(invitation)
+        why: str | None = None
+        if found is None or not found.usable(self._clock()):
+            why = "the invitation was used, withdrawn or has expired"
+        elif peer in self._entries:
+            why = "this peer is known, and may not connect"
+        else:
+            ops = found.redeem_ops(self.version(found.store_key), NAME_PREFIX + found.name, peer)
+            note = Note(at=self._clock(), who=str(peer), did=f"joined as {found.name}, invited by {found.invited_by}")
+            try:
+                await self.commit(*ops, note=note)
+            except Conflict:
+                why = "somebody else was quicker with this invitation"
+            except Unknown:
+                await self._settle_doubt()
+                why = None if self.permits(peer) else "it could not be written down"
+            except StoreError as error:
+                why = str(error)
+        try:
+            done(why)
+        except Exception as error:
+            self._failed(error)
+
+    async def _settle_doubt(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self._load_again()
 
     # ---- leases ----
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from cryprq.peer_id import PeerId
 from cryprq.registry.entries import LEASE_PREFIX, PEER_PREFIX, Lease, PeerEntry
+from cryprq.registry.invitations import INVITATION_PREFIX, Invitation
 from cryprq.registry.leases import LeaseTable, leases_fault
 from cryprq.registry.store import ABSENT, Batch, Change, Contents, Damaged
 
@@ -19,6 +20,8 @@ class Mirror:
         self.revision = 0
         self.peers: Mapping[PeerId, PeerEntry] = {}
         """Another object whenever they change."""
+        self.invitations: dict[bytes, Invitation] = {}
+        """Those that were not used yet, by their ID."""
         self.leases = leases
         self._versions: dict[str, int] = {}
 
@@ -34,15 +37,19 @@ class Mirror:
         registry: then nothing has changed."""
         peers: dict[PeerId, PeerEntry] = {}
         leases: dict[PeerId, Lease] = {}
+        invitations: dict[bytes, Invitation] = {}
         for key, entry in contents.entries.items():
             if key.startswith(PEER_PREFIX):
                 peer = _decode_peer(key, entry.value)
                 peers[peer.peer_id] = peer
             elif key.startswith(LEASE_PREFIX):
                 leases[_peer_of(key, LEASE_PREFIX)] = _decode_lease(key, entry.value)
+            elif key.startswith(INVITATION_PREFIX):
+                invitation = _decode_invitation(key, entry.value)
+                invitations[invitation.identifier] = invitation
         if (fault := leases_fault(leases)) is not None:
             raise Damaged(f"the registry is damaged: {fault}")
-        before, self.peers = self.peers, peers
+        before, self.peers, self.invitations = self.peers, peers, invitations
         for gone in self.leases:
             if gone not in leases:
                 self.leases.record(gone, None)
@@ -67,6 +74,10 @@ class Mirror:
                     peers.pop(peer_id, None)
             elif key.startswith(LEASE_PREFIX):
                 self.leases.record(_peer_of(key, LEASE_PREFIX), entry if isinstance(entry, Lease) else None)
+            elif isinstance(entry, Invitation):
+                self.invitations[entry.identifier] = entry
+            elif key.startswith(INVITATION_PREFIX):
+                self.invitations.pop(bytes.fromhex(key.removeprefix(INVITATION_PREFIX)), None)
         for change in batch.changes:
             if change.value is None:
                 self._versions.pop(change.key, None)
@@ -76,11 +87,13 @@ class Mirror:
         return frozenset(changed)
 
 
-def _decoded(change: Change) -> PeerEntry | Lease | None:
+def _decoded(change: Change) -> PeerEntry | Lease | Invitation | None:
     if change.value is None:
         return None
     if change.key.startswith(PEER_PREFIX):
         return _decode_peer(change.key, change.value)
+    if change.key.startswith(INVITATION_PREFIX):
+        return _decode_invitation(change.key, change.value)
     return _decode_lease(change.key, change.value) if change.key.startswith(LEASE_PREFIX) else None
 
 
@@ -94,6 +107,13 @@ def _decode_peer(key: str, value: bytes) -> PeerEntry:
 def _decode_lease(key: str, value: bytes) -> Lease:
     try:
         return Lease.decode(key, value)
+    except ValueError as error:
+        raise Damaged(f"the registry is damaged: {key}: {error}") from None
+
+
+def _decode_invitation(key: str, value: bytes) -> Invitation:
+    try:
+        return Invitation.decode(key, value)
     except ValueError as error:
         raise Damaged(f"the registry is damaged: {key}: {error}") from None
 

@@ -55,12 +55,11 @@ class SqliteStore:
                     after = batch.revision
                     yield batch
             yield Batch(after)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval):
                     await news.wait()
+            if news.is_set():  # also if time was up in the same turn of the loop
                 seen = self  # by this connection, of which ``data_version`` does not tell
-            except TimeoutError:
-                pass
 
     async def commit(self, *ops: Op, note: Note | None = None, timeout: float = 2.0) -> int:
         loop = asyncio.get_running_loop()

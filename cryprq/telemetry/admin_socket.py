@@ -32,7 +32,7 @@ TIMEOUT: Final = 5.0
 """Seconds that a client may be silent."""
 STREAM_END: Final = 0.5
 """Seconds that a reader of events has for the last ones when the node stops."""
-_QUESTIONS: Final = ("list", "show", "log")
+_QUESTIONS: Final = ("list", "show", "log", "invitations")
 """What of ``peer`` changes nothing."""
 
 

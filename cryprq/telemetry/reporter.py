@@ -118,13 +118,29 @@ class Reporter:
         self._metrics.handshake_failed("duplicate")
         self._log.limited("debug", "handshake_duplicate", peer_id=peer_id, remote=remote)
 
-    def peer_denied(self, peer_id: PeerId, remote: Address) -> None:
-        """Somebody who has proven this ID is not in the allowlist."""
+    def peer_denied(
+        self, peer_id: PeerId, remote: Address, reason: str = "not_allowlisted", hint: str | None = None
+    ) -> None:
+        """Somebody who has proven this ID is not in the allowlist; ``invitation``: and that of his is none."""
         self._metrics.peer_denied()
-        fields: dict[str, object] = {"peer_id": peer_id, "remote": remote, "reason": "not_allowlisted"}
+        fields: dict[str, object] = {"peer_id": peer_id, "remote": remote, "reason": reason}
         if (near := self.alike(peer_id)) is not None:
-            fields["hint"] = f"its ID differs from {near} on the list by a character or two: is that one mistyped?"
+            hint = f"its ID differs from {near} on the list by a character or two: is that one mistyped?"
+        if hint is not None:
+            fields["hint"] = hint
         self._log.limited("warning", "peer_denied", **fields)
+
+    def peer_joined(self, peer_id: PeerId, name: str, remote: Address) -> None:
+        """Whoever has proven this ID has used an invitation, and is a peer from now on."""
+        self._log.info("peer_joined", peer_id=peer_id, name=name, remote=remote)
+
+    def invitation_used(self, peer_id: PeerId) -> None:
+        """The gateway knows this node now; its invitation is forgotten."""
+        self._log.info("invitation_used", peer_id=peer_id)
+
+    def invitation_kept(self, peer_id: PeerId, error: str) -> None:
+        """It was used all the same."""
+        self._log.warning("invitation_kept", peer_id=peer_id, error=error, hint="delete the file; it is of no more use")
 
     # ---- dialling ----
 

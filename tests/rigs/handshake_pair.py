@@ -14,6 +14,7 @@ from cryprq.protocol.constants import AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, 
 from cryprq.protocol.frames import CloseCode
 from cryprq.protocol.handshake import STATUS_ACCEPTED, Accepted, HandshakeError, Initiator, Responder
 from cryprq.protocol.identity import Identity
+from cryprq.protocol.invitation import Keys
 from cryprq.protocol.parameters import Parameters
 from cryprq.protocol.session import Session
 
@@ -49,6 +50,8 @@ class Pair:
     permits: Callable[[PeerId], bool] = anybody
     psk_i: bytes | None = None
     psk_r: bytes | None = None
+    invitation: Keys | None = None
+    invitation_key: Callable[[bytes], bytes | None] = field(default=lambda _: None)
     messages: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class Pair:
             new_index=lambda: next(indices),
             parameters=Parameters(rotate_secs=self.rotate_secs),
             psk=self.psk_i,
+            invitation=self.invitation,
         )
         self.responder = Responder(
             self.listener,
@@ -82,7 +86,7 @@ class Pair:
         if number == 2:
             return self.initiator.receive_message2(message)
         if number == 3:
-            self.auth = self.responder.receive_message3(message, self.permits)
+            self.auth = self.responder.receive_message3(message, self.permits, self.invitation_key)
             answer, self.session_r = self.responder.message4(STATUS_ACCEPTED, TOLD, Boottime(1.0), self.psk_r)
             return answer
         self.accepted = self.initiator.receive_message4(message, Boottime(2.0))

@@ -40,6 +40,7 @@ def error_of(argv: list[str], environ: dict[str, str] | None = None) -> str:
 MATRIX = [
     ("listen", "listen", *(f"/ip4/127.0.0.1/udp/{port}/quic-v1" for port in (1, 2, 3))),
     ("identity", "identity", "/a", "/b", "/c"),
+    ("invitation-file", "invitation_file", "/a", "/b", "/c"),
     ("tun-name", "tun_name", "tun1", "tun2", "tun3"),
     ("tun-address", "tun_addresses", "10.1.0.1/24", "10.2.0.1/24", "10.3.0.1/24"),
     ("mtu", "mtu", "1401", "1402", "1403"),
@@ -70,6 +71,7 @@ MATRIX = [
 VALUES: dict[str, object] = {
     "listen": lambda text: (Multiaddr.parse(text),),
     "identity": Path,
+    "invitation-file": Path,
     "tun-address": lambda text: (ip_interface(text),),
     "metrics-addr": lambda text: ("127.0.0.1", int(text[-1])),
     "route": lambda text: (ip_network(text),),

@@ -273,6 +273,32 @@ def test_commit_of_another_process_is_told(path: Path) -> None:
     run(body())
 
 
+def test_commit_is_told_when_the_time_of_a_poll_is_up_in_the_same_turn_of_the_loop(path: Path) -> None:
+    """The connection's own commits do not move ``data_version``: what the wake-up says must not be lost."""
+
+    async def body() -> None:
+        async with opened(SqliteStore(path, poll_interval=0.05)) as store:
+            batches = store.watch(0)
+            for revision in range(1, 11):
+                waiting = asyncio.ensure_future(_told_next(batches))
+                await asyncio.sleep(0.01)  # it waits
+                job = asyncio.ensure_future(store.commit(Put("key", b"value")))
+                await asyncio.sleep(0)  # the thread has it
+                time.sleep(0.1)  # noqa: ASYNC251  # the loop stands still: commit and poll are both due when it goes on
+                assert await job == revision
+                assert (await asyncio.wait_for(waiting, 10)).revision == revision
+
+    run(body())
+
+
+async def _told_next(batches: AsyncIterator[Batch]) -> Batch:
+    """The next commit; what only says that there was none is passed over."""
+    async for batch in batches:
+        if batch.changes:
+            return batch
+    raise AssertionError("the watch has ended")
+
+
 def test_database_that_another_process_makes_first_is_told(path: Path) -> None:
     async def body() -> None:
         async with opened(SqliteStore(path, poll_interval=0.01)) as store:

@@ -148,6 +148,28 @@ def test_token_for_a_peer() -> None:
     assert b(values["token"]) == b"\x02" + salt + sealed
 
 
+def test_invitation() -> None:
+    listener, dialer = (VECTORS["identities"][name] for name in ("listener", "dialer"))
+    values = VECTORS["invitation"]
+    prk = mac(b(listener["peer_id_digest"]), b(values["secret"]))
+    assert b(values["id"]) == expand(prk, b"cryprq v2 invitation id", 8)
+    assert b(values["key"]) == expand(prk, b"cryprq v2 invitation key")
+    proof = mac(b(values["key"]), b(values["th2"]), b(dialer["peer_id_digest"]))
+    assert b(values["parameter"]) == b"\x0d\x00\x28" + b(values["id"]) + proof
+
+
+def test_text_of_an_invitation() -> None:
+    values, number = VECTORS["invitation"], 0
+    assert values["text"].startswith("cryprq1")
+    for character in values["text"][7:]:
+        number = number * 58 + BASE58.index(character)
+    raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    name, port = b"gateway.example.org", (9999).to_bytes(2, "big")
+    where = b"\x00" + port + bytes((203, 0, 113, 7)) + b"\x02" + port + bytes((len(name),)) + name
+    body = b"\x01" + b(VECTORS["identities"]["listener"]["peer_id_digest"]) + b(values["secret"]) + where
+    assert raw == body + sha(b"cryprq v2 invitation check", body)[:4]
+
+
 @handshakes
 def test_handshake(case: dict[str, Any]) -> None:
     inputs, kem, aead, drawn = case["inputs"], case["kem"], case["aead"], case["drawn"]
