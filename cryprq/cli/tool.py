@@ -4,11 +4,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, run_program
+from cryprq.cli import admin_client, import_wireguard, run_program
 from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
@@ -21,6 +21,8 @@ from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import KINDS
 
 PROGRAM = "cryprq"
+REGISTRARS = (import_wireguard.register,)
+"""Commands that are files of their own: each adds its parser, with the function that runs it under ``run``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +36,10 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError("nothing to do: give keygen, genpsk, id, status, rotate, down or bench; see cryprq --help")
+        raise ConfigError(f"nothing to do: give {', '.join(_commands())}; see cryprq --help")
+    elif "run" in arguments:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
     elif arguments.command == "keygen":
         kind = next(kind.number for kind in KINDS.values() if kind.signature == arguments.signature)
         print(create_identity(_identity_path(arguments.out, "--out"), kind).peer_id)
@@ -109,7 +114,14 @@ def _parser() -> OneLineParser:
     for command in (show, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
+    for register in REGISTRARS:
+        register(commands)
     return parser
+
+
+def _commands() -> list[str]:
+    """The names of all commands."""
+    return [name for action in _parser()._actions if action.dest == "command" for name in action.choices or ()]
 
 
 def _identity_path(given: str | None, flag: str) -> Path:
