@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryprq import version
-from cryprq.cli import admin_client, import_wireguard, run_program
+from cryprq.cli import admin_client, deploy, import_wireguard, run_program
 from cryprq.cli.down import down
 from cryprq.cli.status import render
 from cryprq.config.command_line import OneLineParser
@@ -21,7 +21,7 @@ from cryprq.peer_id import PeerId
 from cryprq.protocol.identity import KINDS
 
 PROGRAM = "cryprq"
-REGISTRARS = (import_wireguard.register,)
+REGISTRARS = (import_wireguard.register, deploy.register)
 """Commands that are files of their own: each adds its parser, with the function that runs it under ``run``."""
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
@@ -84,7 +84,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(json.dumps(results, indent=2) if arguments.json else bench.render(results))
 
 
-def _parser() -> OneLineParser:
+def command_parser() -> OneLineParser:
+    """The parser of ``cryprq``, with all commands."""
     parser = OneLineParser(
         prog=PROGRAM, description="Makes CrypRQ identities, asks a running node, measures this machine."
     )
@@ -121,7 +122,7 @@ def _parser() -> OneLineParser:
 
 def _commands() -> list[str]:
     """The names of all commands."""
-    return [name for action in _parser()._actions if action.dest == "command" for name in action.choices or ()]
+    return [name for action in command_parser()._actions if action.dest == "command" for name in action.choices or ()]
 
 
 def _identity_path(given: str | None, flag: str) -> Path:

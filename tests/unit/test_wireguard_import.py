@@ -382,8 +382,8 @@ def test_bad_id_is_one_line(word: str, tmp_path: Path, capfd: pytest.CaptureFixt
 WORDS = st.sampled_from(
     (
         "[Interface] [Peer] [ Address DNS MTU ListenPort Table FwMark PostUp AllowedIPs Endpoint PresharedKey name"
-        " off %i PublicKey PersistentKeepalive = = , # 10.0.0.1/24 ::/0 0.0.0.0/0 fd00::1 192.0.2.1:51820 [2001:db8::1]:1 25"
-        f" a.example:51820 1420 {PSK} {KEYS[0]}"
+        " off %i PublicKey PersistentKeepalive = = , # 10.0.0.1/24 ::/0 0.0.0.0/0 fd00::1 192.0.2.1:51820 25"
+        f" [2001:db8::1]:1 a.example:51820 1420 {PSK} {KEYS[0]}"
     ).split(" ")
     + ["\n"] * 5
     + ["\r\n", "\0", '"', "\\", "\u2028", " "]
