@@ -81,12 +81,22 @@ def is_newer(path: str, when: float) -> bool:
     return os.path.exists(path) and os.path.getmtime(path) > when
 
 
+# What `cryprq deploy` prints (cryprq/cli/deploy.py).
+DEPLOYED = ("cryprq-node.service", "prometheus/cryprq.rules.yml", "grafana/cryprq.json", "compose.yaml")
+
+
 class BuildPy(build_py):
-    """Copies the Python sources, with the build information among them."""
+    """Copies the Python sources, with the build information among them, and what of deploy/ the tool prints."""
 
     def run(self) -> None:
         write_build_info(self.distribution.get_version())
         super().run()
+        if self.editable_mode:
+            return
+        for name in DEPLOYED:
+            target = Path(self.build_lib, "cryprq", "cli", "deployed", name)
+            self.mkpath(str(target.parent))
+            self.copy_file(str(ROOT / "deploy" / name), str(target))
 
 
 class Sdist(sdist):
@@ -147,8 +157,19 @@ def extensions() -> list[Any]:
     return modules
 
 
+def shared_files() -> list[tuple[str, list[str]]]:
+    """Man pages and completions, under ``share`` of wherever the package is installed."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(ROOT.glob("deploy/share/*/**/*")):
+        if path.is_file():
+            name = path.relative_to(ROOT)
+            found.setdefault(str(name.parent.relative_to("deploy")), []).append(str(name))
+    return list(found.items())
+
+
 os.chdir(ROOT)
 setup(
+    data_files=shared_files(),
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": Sdist},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},

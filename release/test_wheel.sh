@@ -70,6 +70,8 @@ test_native() {
             "$folder/bin/cryprq" keygen --out identity >/dev/null
             "$folder/bin/cryprq-node" --check --identity identity --listen /ip4/127.0.0.1/udp/9999/quic-v1 \
                 --tun-address 10.66.0.1/24 >/dev/null
+            "$folder/bin/cryprq" deploy --print unit | cmp - "$top/deploy/cryprq-node.service"
+            cmp "$folder/share/man/man8/cryprq-node.8" "$top/deploy/share/man/man8/cryprq-node.8"
         )
         "$python" -m pip --python "$folder/bin/python" install --quiet --only-binary :all: "${TEST_PACKAGES[@]}"
         run_tests "$work/native" "$folder/bin/python" -P

@@ -31,6 +31,8 @@ NEWEST = {"manylinux": (2, 28), "musllinux": (1, 2)}
 TAG = re.compile(r"(?P<libc>manylinux|musllinux)_(?P<major>\d+)_(?P<minor>\d+)_(?P<machine>x86_64|aarch64)")
 NAME = re.compile(r"cryprq-(?P<version>[^-]+)-cp311-abi3-(?P<tags>[\w.]+)\.whl")
 
+DEPLOYED = ("cryprq-node.service", "prometheus/cryprq.rules.yml", "grafana/cryprq.json", "compose.yaml")
+
 
 def platform_of(tag: str) -> tuple[str, tuple[int, int], str]:
     """libc, its version, machine. ValueError for a tag that is none of these."""
@@ -128,6 +130,14 @@ def sources() -> set[str]:
     return {str(path.relative_to(ROOT)) for path in found} | {"cryprq/_build.py", "cryprq/py.typed"}
 
 
+def shared(version: str) -> set[str]:
+    """Man pages and completions, which pip puts below the environment; and what `cryprq deploy` prints."""
+    folder = ROOT / "deploy"
+    found = [path for path in (folder / "share").rglob("*") if path.is_file()]
+    pages = {f"cryprq-{version}.data/data/{path.relative_to(folder)}" for path in found}
+    return pages | {f"cryprq/cli/deployed/{name}" for name in DEPLOYED}
+
+
 def check(path: str) -> list[str]:
     """The wheel's faults, one line each."""
     name = PurePosixPath(path).name
@@ -144,7 +154,7 @@ def check(path: str) -> list[str]:
     except (ValueError, subprocess.CalledProcessError) as error:
         return [f"{name}: {error}"]
     faults += check_record(files, f"{info}/RECORD")
-    wanted = sources()
+    wanted = sources() | shared(match["version"])
     known = wanted | {"cryprq/_fastpath.abi3.so"}
     faults += [f"holds {entry}" for entry in files if entry not in known and not entry.startswith(f"{info}/")]
     faults += [f"lacks {entry}" for entry in sorted(wanted) if entry not in files]

@@ -56,7 +56,8 @@ missing_for_build() {
 }
 
 # The aarch64 cipher under QEMU, the judgement of the systemd unit, the bus of systemd-resolved, the dissector of records,
-# a terminal to type at, the model of a session, constant time as two compilers make it.
+# a terminal to type at, the model of a session, constant time as two compilers make it, manual pages, and completions in
+# three shells.
 missing_for_tests() {
     compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
@@ -67,6 +68,10 @@ missing_for_tests() {
     has spin || echo spin
     has valgrind || echo valgrind
     has clang || echo clang
+    has groff || echo groff-base
+    has mandoc || echo mandoc
+    has zsh || echo zsh
+    has fish || echo fish
 }
 
 # libFuzzer and its sanitizers are a package of their own, of the compiler's version.

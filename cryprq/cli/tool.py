@@ -4,12 +4,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from cryprq import version
-from cryprq.cli import admin_client, invite, peer, run_program
+from cryprq.cli import admin_client, deploy, import_command, invite, peer, run_program
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.paths import DEFAULT_CONFIG, DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
@@ -19,6 +19,8 @@ PROGRAM = "cryprq"
 PATIENCE: Final = 15
 """Seconds that a tunnel may take to come up before the user is told that it has not."""
 _WAIT_HELP: Final = f"seconds that the tunnel may take to come up [{PATIENCE}]"
+REGISTRARS = (import_command.register, deploy.register)
+"""Commands that are files of their own: each adds its parser, with the function that runs it under ``run``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     if arguments.version:
         print(version.describe(PROGRAM))
     elif arguments.command is None:
-        raise ConfigError(
-            "nothing to do: give join, up, down, status, events, top, rotate, peer, invite, id, keygen, genpsk or bench;"
-            " see cryprq --help"
-        )
+        raise ConfigError(f"nothing to do: give {', '.join(_commands())}; see cryprq --help")
+    elif "run" in arguments:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
     elif arguments.command == "keygen":
         from cryprq.config.identity_file import create_identity  # what asks a node need not wait for cryptography
 
@@ -117,7 +119,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(json.dumps(results, indent=2) if arguments.json else bench.render(results))
 
 
-def _parser() -> OneLineParser:
+def command_parser() -> OneLineParser:
+    """The parser of ``cryprq``, with all commands."""
     parser = OneLineParser(
         prog=PROGRAM, description="Makes CrypRQ identities, asks a running node, measures this machine."
     )
@@ -169,7 +172,14 @@ def _parser() -> OneLineParser:
     for command in (status, events, top, rotate, stop):
         command.add_argument("--control-socket", metavar="PATH", help="the node's socket [CRYPRQ_CONTROL_SOCKET]")
         command.add_argument("--tun-name", metavar="NAME", help="the node by its TUN device [CRYPRQ_TUN_NAME]")
+    for register in REGISTRARS:
+        register(commands)
     return parser
+
+
+def _commands() -> list[str]:
+    """The names of all commands."""
+    return [name for action in command_parser()._actions if action.dest == "command" for name in action.choices or ()]
 
 
 def _seconds(text: str) -> float:

@@ -364,6 +364,7 @@ class NodeConfig:
         " `off` leaves routes to a routing daemon",
         parse=values.route_table,
         check=checks.route_table_fault,
+        words=checks.ROUTE_TABLES,
         default="auto",
         toml=(str, int),
     )
@@ -394,6 +395,7 @@ class NodeConfig:
         absent=",".join(KEM_NAMES[kem] for kem in KEMS_DEFAULT),
         parse=str.lower,
         check=one_of(KEM_CHOICES),
+        words=KEM_CHOICES,
         into=lambda names: tuple(dict.fromkeys(names)),
     )
     workers: int = number(
@@ -471,6 +473,7 @@ class NodeConfig:
         default_text="use all that work here",
         parse=str,
         check=one_of(OFFLOAD_NAMES),
+        words=OFFLOAD_NAMES,
         into=frozenset,
     )
     lease_dir: Path | None = None

@@ -65,6 +65,9 @@ class Option:
     show: Callable[[Any], str] = str
     """One value as text, for ``--check``."""
 
+    words: tuple[str, ...] = ()
+    """All texts that it takes, where they can be listed."""
+
     many: bool = False
     split: Callable[[str], tuple[str, ...]] = lambda text: (text,)
     """The texts in an environment variable."""
@@ -176,6 +179,7 @@ def option(
     is_path: bool = False,
     toml: tuple[type, ...] = (str,),
     else_env: tuple[str, Callable[[str], str | None]] | None = None,
+    words: Sequence[str] = (),
 ) -> T | D:
     """One value of any kind. ``default_text`` where it cannot be told from the default."""
     row = Option(
@@ -192,6 +196,7 @@ def option(
         show=show,
         toml=toml,
         is_path=is_path,
+        words=tuple(words),
     )
     return cast(T | D, _field(row, default))
 
@@ -248,6 +253,7 @@ def choice(
         default=default,
         default_text=default_text,
         reload=reload,
+        words=names,
     )
 
 
@@ -284,6 +290,7 @@ def repeatable(
     reload: bool = False,
     toml_entry: Callable[[str, object, Path], str] | None = None,
     toml_columns: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> C:
     """Any number of values, none by default."""
     row = Option(
@@ -303,6 +310,7 @@ def repeatable(
         join=join,
         toml_entry=toml_entry,
         toml_columns={} if toml_columns is None else toml_columns,
+        words=tuple(words),
     )
     return cast(C, _field(row, _Made(lambda: into(()))))
 

@@ -80,12 +80,19 @@ def generate() -> str:
     return base64.b64encode(secrets.token_bytes(PSK_SIZE)).decode()
 
 
-def create_psk(path: Path) -> None:
-    """A new key in a new file (mode 0600). PskError if the path exists, for nothing is ever replaced, or cannot be
-    written. A missing parent directory is made with mode 0700, as for an identity."""
+def is_psk(text: str) -> bool:
+    """Whether this is a key as a file has it."""
+    psk = _decode(bytearray(text.encode()))
+    wipe(*() if psk is None else (psk,))
+    return psk is not None
+
+
+def create_psk(path: Path, text: str | None = None) -> None:
+    """A key, a new one if none is given, in a new file (mode 0600). PskError if the path exists, for nothing is ever
+    replaced, or cannot be written. A missing parent directory is made with mode 0700, as for an identity."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private_file.write_new(path, f"{generate()}\n".encode())
+        private_file.write_new(path, f"{text or generate()}\n".encode())
     except OSError as error:
         if os.path.lexists(path):
             raise PskError(f"{path} exists already and is not overwritten; move it away or choose another") from None

@@ -19,7 +19,9 @@ NAME = "cryprq-1.2.3-cp311-abi3-manylinux_2_28_x86_64.whl"
 INFO = "cryprq-1.2.3.dist-info"
 EXTENSION = "cryprq/_fastpath.abi3.so"
 contents = runpy.run_path(str(SCRIPT))
-FILES = dict.fromkeys([*sorted(contents["sources"]()), f"{INFO}/METADATA", EXTENSION], b"#\n")
+FILES = dict.fromkeys(
+    [*sorted(contents["sources"]() | contents["shared"]("1.2.3")), f"{INFO}/METADATA", EXTENSION], b"#\n"
+)
 
 
 def record(files: dict[str, bytes]) -> bytes:
@@ -76,7 +78,13 @@ def test_file_that_is_no_part_of_the_package_is_a_fault(check: Check) -> None:
 
 
 def test_missing_file_is_a_fault(check: Check) -> None:
-    for name in ("cryprq/py.typed", "cryprq/_build.py", "cryprq/cli/node.py"):
+    for name in (
+        "cryprq-1.2.3.data/data/share/man/man8/cryprq-node.8",
+        "cryprq/_build.py",
+        "cryprq/cli/deployed/cryprq-node.service",
+        "cryprq/cli/node.py",
+        "cryprq/py.typed",
+    ):
         assert check({key: data for key, data in FILES.items() if key != name}) == [f"lacks {name}"]
     assert check({key: data for key, data in FILES.items() if key != EXTENSION}) == ["lacks the extension"]
 

@@ -1,0 +1,1 @@
+"""Man pages and shell completions, out of the parsers of both programs (``scripts/make_manuals.py``)."""
