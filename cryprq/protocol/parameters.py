@@ -2,7 +2,7 @@
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
 and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
-list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 16 token: bytes that only the
+list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 12 ecn: empty; 16 token: bytes that only the
 listener reads. A type may occur once, in any order; unknown types are skipped; anything else that ``encode`` would not
 write is an error.
 """
@@ -57,6 +57,7 @@ class ParameterType(IntEnum):
     LANES = 9
     ROTATE_FLOOR = 10
     SERIAL = 11
+    ECN = 12
     TOKEN = 16
 
 
@@ -119,6 +120,8 @@ class Parameters:
     """The least interval between rotations that this end agrees to, in seconds: 5..300."""
     serial: Serial | None = None
     """Of the session, by which the dialer knows the later of two whose M4s have crossed."""
+    ecn: bool = False
+    """This end minds the ECN field of the records that it is sent (RFC 6040), so they may have that of what is inside."""
 
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
@@ -147,6 +150,8 @@ class Parameters:
             parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         if self.serial is not None:
             parts.append(_tlv(ParameterType.SERIAL, self.serial.encode()))
+        if self.ecn:
+            parts.append(_tlv(ParameterType.ECN, b""))
         return b"".join(parts)
 
     @classmethod
@@ -162,6 +167,7 @@ class Parameters:
         token = b""
         messages: tuple[int, ...] = ()
         serial: Serial | None = None
+        ecn = False
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -188,6 +194,9 @@ class Parameters:
                     raise FrameError(f"messages {messages}")
             elif kind == ParameterType.SERIAL:
                 serial = Serial.take(value)
+            elif kind == ParameterType.ECN:
+                value.end()
+                ecn = True
         return cls(
             addresses=addresses,
             routes=routes,
@@ -201,6 +210,7 @@ class Parameters:
             lanes=numbers.get(ParameterType.LANES),
             rotate_floor=numbers.get(ParameterType.ROTATE_FLOOR),
             serial=serial,
+            ecn=ecn,
         )
 
 
