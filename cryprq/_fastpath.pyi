@@ -131,8 +131,8 @@ class Plane:
         """The largest inner packet that is sent to the peer. KeyError."""
 
     def set_ecn(self, peer: int, minds: bool) -> None:
-        """Whether the peer minds the ECN field of the records that it is sent. They then have that of the packets inside,
-        of which those in one record all have the same; otherwise, as at first, they are Not-ECT. KeyError."""
+        """Whether the peer minds the ECN field of the records that it is sent. They then have that of the packets
+        inside, of which those in one record all have the same; otherwise, as at first, they are Not-ECT. KeyError."""
 
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of
@@ -210,8 +210,8 @@ class Plane:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""
 
     def marks(self) -> dict[str, int]:
-        """Packets that were told of congestion (ECN), by where it was met: ``queue``, one of this node's own; ``path``, the
-        way of the records in which they came. Both are there from the start, at 0."""
+        """Packets that were told of congestion (ECN), by where it was met: ``queue``, one of this node's own; ``path``,
+        the way of the records in which they came. Both are there from the start, at 0."""
 
     def answers(self) -> dict[tuple[str, str], int]:
         """ICMP errors about packets from the TUN by (reason, result); all are there from the start, at 0. Reasons:

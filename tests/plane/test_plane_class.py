@@ -171,7 +171,7 @@ def test_dscp_is_what_was_asked_for(minds: bool) -> None:
 
 
 def test_dscp_is_a_number_that_fits() -> None:
-    with pytest.raises(ValueError, match="DSCP 64 is not in 0..63"):
+    with pytest.raises(ValueError, match=r"DSCP 64 is not in 0\.\.63"):
         at(dscp=64)
 
 
