@@ -3,8 +3,8 @@
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
 and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
 list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 12 ecn: empty; 16 token: bytes
-that only the listener reads. A type may occur once, in any order; unknown types are skipped; anything else that ``encode`` would not
-write is an error.
+that only the listener reads. A type may occur once, in any order; unknown types are skipped; anything else that
+``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
