@@ -145,6 +145,7 @@ cdef extern from "cq_table.h" nogil:
         cq_path path
         uint32_t mtu
         uint32_t mtu_told
+        bint ecn
         uint64_t keyless_ns
         uint64_t lost_ns
         uint64_t rx_packets
@@ -217,6 +218,8 @@ cdef extern from "cq_worker.h" nogil:
         const int *udp_fds
         int families[9]
         size_t mtu
+        uint8_t outer_class "class"
+        bint dscp_inherit
         bint vnet_hdr
         bint tso4
         bint tso6
@@ -279,6 +282,8 @@ cdef extern from "cq_plane.h" nogil:
     void cq_plane_ring_pop(cq_plane *plane, size_t worker)
     void cq_plane_inject(cq_plane *plane, uint8_t *data, size_t length, const cq_endpoint *from_)
     uint64_t cq_plane_drop_count(cq_plane *plane, cq_drop drop)
+    uint64_t cq_plane_marks_of_queues(cq_plane *plane)
+    uint64_t cq_plane_marks_of_paths(cq_plane *plane)
     uint64_t cq_plane_answer_count(cq_plane *plane, cq_icmp_reason reason, cq_answer_result result)
 
 

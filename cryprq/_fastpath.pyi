@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from cryprq.address import Address, Local
 from cryprq.networks import Network
@@ -84,12 +84,14 @@ class Plane:
         mtu: int,
         offloads: Iterable[str],
         busy_poll_us: int = 0,
+        dscp: int | Literal["inherit"] = 0,
     ) -> None:
         """One worker pair per TUN queue (1..64), and in each socket group (1..9) one data socket for each of them;
         threads not yet started. ``tun_fds`` are non-blocking; a group is a reuseport group's sockets 1.., bound and of
         one family; ``offloads`` are the names to use (those that were probed and not switched off). A worker that runs
         out of packets looks for more for ``busy_poll_us`` (0..1000) microseconds before it sleeps, and lets other
-        threads run in between. ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if
+        threads run in between. ``dscp`` is that of the records' own headers, 0..63 or that of the packets inside
+        (``inherit``). ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if
         the system has no descriptors or memory."""
 
     def start(self) -> None: ...
@@ -134,6 +136,10 @@ class Plane:
 
     def peer_mtu(self, peer: int) -> int:
         """The largest inner packet that is sent to the peer. KeyError."""
+
+    def set_ecn(self, peer: int, minds: bool) -> None:
+        """Whether the peer minds the ECN field of the records that it is sent. They then have that of the packets
+        inside, of which those in one record all have the same; otherwise, as at first, they are Not-ECT. KeyError."""
 
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of
@@ -213,6 +219,10 @@ class Plane:
 
     def drops(self) -> dict[tuple[str, str], int]:
         """Packets or records dropped by (direction, reason); every reason is there from the start, at 0."""
+
+    def marks(self) -> dict[str, int]:
+        """Packets that were told of congestion (ECN), by where it was met: ``queue``, one of this node's own; ``path``,
+        the way of the records in which they came. Both are there from the start, at 0."""
 
     def answers(self) -> dict[tuple[str, str], int]:
         """ICMP errors about packets from the TUN by (reason, result); all are there from the start, at 0. Reasons:

@@ -277,7 +277,7 @@ cdef class Plane:
     cdef dict owners  # peers by network, as pack_network has it
     cdef dict routes  # the networks of each peer that has some
 
-    def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0):
+    def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0, dscp=0):
         cdef cq_worker_options o
         cdef int tun[CQ_LANES_MAX]
         cdef int udp[CQ_GROUPS_MAX * CQ_LANES_MAX]
@@ -309,6 +309,8 @@ cdef class Plane:
         o.tun_fds = tun
         o.udp_fds = udp
         o.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
+        o.dscp_inherit = dscp == "inherit"
+        o.outer_class = 0 if o.dscp_inherit else bounded(dscp, "DSCP", 0, 63) << 2
         o.vnet_hdr = "vnet_hdr" in offloads
         o.tso4 = "tso4" in offloads
         o.tso6 = "tso6" in offloads
@@ -488,6 +490,10 @@ cdef class Plane:
         told = bounded(mtu if told is None else told, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
         p.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
         p.mtu_told = told
+
+    def set_ecn(self, peer, minds):
+        """Whether the peer minds the ECN field of the records that it is sent."""
+        self.peer(peer).ecn = bool(minds)
 
     def set_lost(self, peer, last_rx_ns):
         """The peer is taken for gone, unless it has been heard after that time."""
@@ -673,6 +679,11 @@ cdef class Plane:
                 cq_plane_drop_count(self.plane, <cq_drop>i)
             for i in range(CQ_DROP_COUNT)
         }
+
+    def marks(self):
+        """Packets that were told of congestion, by where it was met."""
+        cdef cq_plane *plane = self.live()
+        return {"queue": cq_plane_marks_of_queues(plane), "path": cq_plane_marks_of_paths(plane)}
 
     def answers(self):
         """What became of ICMP answers to packets from the TUN, by (reason, result)."""

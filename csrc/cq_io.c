@@ -35,10 +35,11 @@
 
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-/* Room for the largest set of control messages that is asked for: PKTINFO of one family and UDP_GRO. */
+/* Room for the largest set of control messages that is asked for: PKTINFO of both families, UDP_GRO and the traffic
+ * class. */
 enum {
     CONTROL_SIZE = CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-        CMSG_SPACE(sizeof(int)),
+        CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(int)),
 };
 
 union control {
@@ -190,6 +191,12 @@ void cq_io_message(struct cq_udp_batch *b, unsigned i, struct cq_udp_message *m)
             m->from.source = CQ_SOURCE_PINNED;
             if (is_link_local(m->from.local))
                 m->from.local_scope = (uint32_t)info.ipi6_ifindex;
+        } else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) {
+            m->ecn = (enum cq_ecn)(*(const uint8_t *)CMSG_DATA(c) & CQ_CLASS_ECN);
+        } else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS) {
+            int class;
+            memcpy(&class, CMSG_DATA(c), sizeof class);
+            m->ecn = (enum cq_ecn)((unsigned)class & CQ_CLASS_ECN);
         }
     }
 }
@@ -208,7 +215,7 @@ static void append_cmsg(struct msghdr *h, int level, int type, const void *data,
 }
 
 /* Fills in everything but the payload. Returns false if a socket of this family cannot reach the address. */
-static bool prepare(struct msghdr *h, int family, const struct cq_endpoint *to, union sockaddr_any *name,
+static bool prepare(struct msghdr *h, int family, const struct cq_endpoint *to, uint8_t class, union sockaddr_any *name,
                     union control *control, size_t segment)
 {
     if (to->remote.family == 0 || (family == AF_INET && to->remote.family != 4))
@@ -230,18 +237,24 @@ static bool prepare(struct msghdr *h, int family, const struct cq_endpoint *to, 
         uint16_t size = (uint16_t)segment;
         append_cmsg(h, SOL_UDP, UDP_SEGMENT, &size, sizeof size);
     }
+    if (class != 0) {
+        const int value = class;
+        const bool four = to->remote.family == 4; /* by any socket */
+        append_cmsg(h, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_TOS : IPV6_TCLASS, &value, sizeof value);
+    }
     if (h->msg_controllen == 0)
         h->msg_control = NULL;
     return true;
 }
 
-int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data, size_t length,
+               size_t segment)
 {
     union sockaddr_any name;
     union control control;
     struct msghdr h;
     struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
-    if (!prepare(&h, family, to, &name, &control, segment < length ? segment : 0))
+    if (!prepare(&h, family, to, class, &name, &control, segment < length ? segment : 0))
         return -EAFNOSUPPORT;
     h.msg_iov = &iov;
     h.msg_iovlen = 1;
@@ -252,8 +265,8 @@ int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *
     return n < 0 ? -errno : 0;
 }
 
-unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
-                         size_t segment, int *error)
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data,
+                         size_t length, size_t segment, int *error)
 {
     union sockaddr_any name;
     union control control;
@@ -262,7 +275,7 @@ unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const
     struct iovec iov[SEND_EACH_CHUNK];
     unsigned sent = 0;
     *error = 0;
-    if (!prepare(&h, family, to, &name, &control, 0)) {
+    if (!prepare(&h, family, to, class, &name, &control, 0)) {
         *error = EAFNOSUPPORT;
         return 0;
     }

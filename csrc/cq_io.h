@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "cq_class.h"
 #include "cq_endpoint.h"
 #include "cq_vnet.h"
 
@@ -19,6 +20,7 @@ struct cq_udp_message {
     size_t length;
     size_t segment; /* stride of the datagrams inside; length if it is one */
     struct cq_endpoint from;
+    enum cq_ecn ecn; /* of all datagrams inside: the kernel merges none that differ in it */
     bool truncated;
 };
 
@@ -35,12 +37,14 @@ void cq_io_message(struct cq_udp_batch *batch, unsigned i, struct cq_udp_message
 /* ---- UDP out ---- */
 
 /* Sends data to an endpoint from a socket of the given family (AF_INET, or AF_INET6 dual-stack). With segment < length
- * the kernel cuts it into datagrams of segment bytes (UDP_SEGMENT). 0 or -errno. */
-int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment);
+ * the kernel cuts it into datagrams of segment bytes (UDP_SEGMENT). A traffic class of 0 is the socket's own. 0 or
+ * -errno. */
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data, size_t length,
+               size_t segment);
 
 /* The same cut made here: one datagram per segment. The number sent; *error is the errno that ended it, or 0. */
-unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
-                         size_t segment, int *error);
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data,
+                         size_t length, size_t segment, int *error);
 
 /* Whether datagrams over IPv4 or IPv6 (4 or 6) leave whole or not at all: with the Don't Fragment bit, whatever size the
  * kernel thinks that the path has (ICMP may have told it, and anybody sends that); EMSGSIZE where the link is smaller. */

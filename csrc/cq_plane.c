@@ -197,6 +197,22 @@ uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop)
     return sum;
 }
 
+uint64_t cq_plane_marks_of_queues(struct cq_plane *plane)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < plane->shared.options.workers; i++)
+        sum += atomic_load_explicit(&cq_tx_worker(plane->tx[i])->marks, memory_order_relaxed);
+    return sum;
+}
+
+uint64_t cq_plane_marks_of_paths(struct cq_plane *plane)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i <= plane->shared.options.workers; i++)
+        sum += atomic_load_explicit(&cq_rx_worker(plane->rx[i])->marks, memory_order_relaxed);
+    return sum;
+}
+
 uint64_t cq_plane_answer_count(struct cq_plane *plane, enum cq_icmp_reason reason, enum cq_answer_result result)
 {
     uint64_t sum = 0;

@@ -54,6 +54,9 @@ void cq_plane_ring_pop(struct cq_plane *plane, size_t worker);
 void cq_plane_inject(struct cq_plane *plane, uint8_t *data, size_t length, const struct cq_endpoint *from);
 
 uint64_t cq_plane_drop_count(struct cq_plane *plane, enum cq_drop drop);
+/* Packets that were told of congestion: by our own queues, or since their records had met it on the way. */
+uint64_t cq_plane_marks_of_queues(struct cq_plane *plane);
+uint64_t cq_plane_marks_of_paths(struct cq_plane *plane);
 uint64_t cq_plane_answer_count(struct cq_plane *plane, enum cq_icmp_reason reason, enum cq_answer_result result);
 
 #endif

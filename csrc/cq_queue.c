@@ -1,13 +1,11 @@
 #include "cq_queue.h"
-#include "cq_checksum.h"
+#include "cq_class.h"
 #include "cq_wipe.h"
 
 #include <stdlib.h>
 
 #define FULL_BATCH 64u /* packets that an overfull flow loses at a time, at most half of its bytes (RFC 8290, 4.1.2) */
 #define COUNT_KEPT 16u /* intervals for which the pace of dropping is remembered (RFC 8289, 5.5) */
-#define ECN_MASK 3u    /* RFC 3168, 5 */
-#define ECN_CE 3u
 
 /* Of a flow, RFC 8289's names in brackets. */
 struct codel {
@@ -207,23 +205,6 @@ void cq_queue_put(struct cq_queue *q, uint32_t number, struct cq_waiting *p, uin
 
 /* ---- out: CoDel ---- */
 
-bool cq_queue_mark(uint8_t *p)
-{
-    if (p[0] >> 4 == 6) { /* the traffic class lies across the first two bytes */
-        if ((p[1] >> 4 & ECN_MASK) == 0)
-            return false;
-        p[1] |= ECN_CE << 4;
-        return true;
-    }
-    const uint8_t before = p[1];
-    if ((before & ECN_MASK) == 0)
-        return false;
-    p[1] |= ECN_CE;
-    /* RFC 1624, equation 3: the checksum less the old word, and the new one. The word's first byte is the same in both. */
-    cq_put16(p + 10, (uint16_t)~cq_checksum_fold((uint64_t)(uint16_t)~cq_get16(p + 10) + (uint16_t)~before + p[1]));
-    return true;
-}
-
 static uint64_t square_root(uint64_t v)
 {
     uint64_t root = 0;
@@ -260,7 +241,7 @@ static struct cq_waiting *look(struct cq_queue *q, struct flow *flow, uint64_t n
 /* True if the packet goes on, marked. */
 static bool mark_or_drop(struct cq_queue *q, struct cq_waiting *p)
 {
-    if (cq_queue_mark(cq_waiting_data(p))) {
+    if (cq_ecn_mark(cq_waiting_data(p))) {
         q->pool->marked += p->packets;
         return true;
     }

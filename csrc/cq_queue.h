@@ -48,7 +48,7 @@ struct cq_queue_pool {
     size_t bytes;  /* that wait in all queues */
     uint8_t *spares[CQ_QUEUE_SPARES];
     unsigned spare_count;
-    /* Packets: given up since they had waited too long, or since there was no room, which the owner counts and clears;
+    /* Packets, which the owner counts and clears: given up since they had waited too long, or since there was no room;
      * marked instead. */
     uint64_t late, full, marked;
 };
@@ -82,8 +82,5 @@ void cq_queue_put(struct cq_queue *q, uint32_t flow, struct cq_waiting *p, uint6
 
 /* The packet whose turn it is, which is the caller's then; NULL if none is left. */
 struct cq_waiting *cq_queue_take(struct cq_queue *q, uint64_t now_ns);
-
-/* Says in a packet's IP header that it has met congestion. False if its sender has not said that it understands that. */
-bool cq_queue_mark(uint8_t *packet);
 
 #endif

@@ -57,6 +57,14 @@ struct cq_run *cq_run_for(struct cq_runs *all, struct cq_slot *slot)
 static void close_record(struct cq_runs *all, struct cq_run *run, bool more);
 static void send_run(struct cq_runs *all, struct cq_run *run);
 
+void cq_run_set_class(struct cq_runs *all, struct cq_run *run, uint8_t class)
+{
+    if (class == run->class)
+        return;
+    close_record(all, run, false);
+    run->class = class;
+}
+
 void cq_run_add(struct cq_runs *all, struct cq_run *run, const uint8_t *packet, size_t n, bool transport, bool vouched)
 {
     /* Two packets of more than half a record never share one: those are sealed straight from the TUN's buffer. */
@@ -111,9 +119,10 @@ static int seal_on_lane(const struct cq_runs *all, struct cq_epoch *epoch, bool 
     return cq_epoch_seal_shared(epoch, (uint8_t)(worker % epoch->tx_lanes), flags, payload, n, out);
 }
 
-static bool fits(const struct cq_runs *all, const struct cq_records *r, size_t size)
+static bool fits(const struct cq_runs *all, const struct cq_run *run, size_t size)
 {
-    return !r->ended && size <= r->segment && r->length + size <= CQ_SEND_MAX && r->count < all->records_max;
+    const struct cq_records *r = &run->ready;
+    return !r->ended && r->class == run->class && size <= r->segment && r->length + size <= CQ_SEND_MAX && r->count < all->records_max;
 }
 
 void cq_run_seal(struct cq_runs *all, struct cq_run *run, const uint8_t *payload, size_t n, bool vouched,
@@ -122,9 +131,9 @@ void cq_run_seal(struct cq_runs *all, struct cq_run *run, const uint8_t *payload
     struct cq_epoch *epoch = run->slot->epoch;
     struct cq_records *r = &run->ready;
     size_t size = n + CQ_OVERHEAD;
-    if (r->count > 0 && !fits(all, r, size))
+    if (r->count > 0 && !fits(all, run, size))
         send_run(all, run);
-    if (r->count > 0 && !fits(all, r, size)) { /* there is no room for even one more send */
+    if (r->count > 0 && !fits(all, run, size)) { /* there is no room for even one more send */
         cq_worker_drop(all->worker, CQ_DROP_TX_QUEUE_FULL, packets);
         return;
     }
@@ -142,8 +151,10 @@ void cq_run_seal(struct cq_runs *all, struct cq_run *run, const uint8_t *payload
     }
     if (atomic_load_explicit(&epoch->soft_limit, memory_order_relaxed))
         cq_worker_raise_slot(all->worker, run->slot, CQ_EVENT_ROTATE_DUE);
-    if (r->count == 0)
+    if (r->count == 0) {
         r->segment = size;
+        r->class = run->class;
+    }
     r->ended = size < r->segment;
     r->length += size;
     r->loads[r->count++] = (struct cq_load){packets, (uint32_t)bytes};
@@ -205,7 +216,7 @@ static bool send_records(struct cq_runs *all, struct cq_run *run, struct cq_reco
         return true;
     }
     const uint64_t packets = r->packets, bytes = r->bytes, now_ns = all->sender.now_ns;
-    const struct cq_batch batch = {r->wire, r->length, r->segment, r->loads, r->probe};
+    const struct cq_batch batch = {r->wire, r->length, r->segment, r->loads, r->probe, r->class};
     struct cq_lost lost = cq_send_batch(&all->sender, cq_run_socket(all, run, to.group), peer, &batch);
     if (lost.refused)
         cq_worker_raise_peer(all->worker, peer, CQ_EVENT_RECORD_REFUSED);

@@ -21,6 +21,7 @@ struct cq_records {
     unsigned count;          /* sealed records */
     bool ended;              /* the last one is short: nothing may follow */
     bool probe;              /* its only record asks what the path carries */
+    uint8_t class;           /* the traffic class of every record's own header */
     uint64_t packets, bytes; /* of the inner packets in it */
     struct cq_load loads[CQ_SEND_RECORDS_MAX];
 };
@@ -39,6 +40,7 @@ struct cq_run {
     struct cq_slot *slot; /* in a burst, once it is known; else NULL */
     uint64_t age;
     size_t mtu; /* of the peer, as it was when the burst began: what a record carries at most */
+    uint8_t class; /* the traffic class of the records to come */
     struct cq_send_socket own;
     uint32_t generation, group; /* of the socket that it is a twin of */
     struct cq_records ready, held;
@@ -78,6 +80,10 @@ static inline bool cq_run_waits(const struct cq_run *run)
 {
     return run->full || run->rest.packet != NULL || cq_queue_length(run->queue) > 0;
 }
+
+/* Records are sealed for this traffic class of their own headers from now on. One header speaks for all that is in its
+ * record, and one send has one header for all of its records, so neither is shared by packets of two classes. */
+void cq_run_set_class(struct cq_runs *all, struct cq_run *run, uint8_t class);
 
 /* Adds a packet to a run: to its open record, or as a record of its own. */
 void cq_run_add(struct cq_runs *all, struct cq_run *run, const uint8_t *packet, size_t n, bool transport, bool vouched);

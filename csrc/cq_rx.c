@@ -6,9 +6,10 @@
  *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
- *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. A TCP
- *              SYN announces no larger segments than the way back takes. A probe of the path is acknowledged and a ping
- *              answered, by a tx worker: a receiver has no send lane.
+ *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. It is
+ *              told of congestion that its record has met. A TCP SYN announces no larger segments than the way back
+ *              takes. A probe of the path is acknowledged and a ping answered, by a tx worker: a receiver has no send
+ *              lane.
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *
@@ -49,6 +50,7 @@ struct cq_rx {
     struct cq_coalesce *coalesce;
     struct tally tally;
     struct cq_slot *heard; /* by a record of this message: all of a message comes by one path */
+    enum cq_ecn ecn;       /* of this message's own headers */
     struct cq_ring ring;
 };
 
@@ -129,6 +131,7 @@ void cq_rx_inject(struct cq_rx *rx, uint8_t *data, size_t length, const struct c
 {
     begin_batch(rx);
     rx->heard = NULL;
+    rx->ecn = CQ_ECN_NOT_ECT; /* as QUIC is, with which it was merged */
     record(rx, data, length, from);
     end_batch(rx);
     cq_worker_rest(&rx->worker);
@@ -155,6 +158,7 @@ static void message(struct cq_rx *rx, const struct cq_udp_message *m)
         return;
     }
     rx->heard = NULL;
+    rx->ecn = m->ecn;
     for (size_t at = 0; at < m->length; at += m->segment) {
         size_t n = m->length - at < m->segment ? m->length - at : m->segment;
         if (m->data[at] >= CQ_QUIC_FIRST_BYTE) /* GRO merges by addresses and length: QUIC can stand among records */
@@ -329,6 +333,17 @@ static void clamp_mss(const struct cq_rx *rx, const struct cq_peer *peer, uint8_
         cq_mss_clamp(p + h.transport, cq_mss_of(h.version, cq_worker_mtu_told(&rx->worker, peer)), !vouched);
 }
 
+/* The way has said something about congestion. False if the packet cannot say that to whom it is for, and ends here. */
+static bool decapsulate(struct cq_rx *rx, uint8_t *p)
+{
+    const enum cq_decapsulated made = cq_ecn_decapsulate(p, rx->ecn);
+    if (made == CQ_MARKED)
+        cq_worker_mark(&rx->worker, 1);
+    if (made == CQ_UNMARKABLE)
+        cq_worker_drop(&rx->worker, CQ_DROP_RX_CONGESTION, 1);
+    return made != CQ_UNMARKABLE;
+}
+
 static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const struct cq_peer *peer, uint8_t *p,
                    size_t n, bool vouched)
 {
@@ -337,6 +352,8 @@ static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const 
         cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
         return;
     }
+    if (rx->ecn != CQ_ECN_NOT_ECT && !decapsulate(rx, p))
+        return;
     rx->tally.packets++;
     rx->tally.bytes += n;
     if (may_be_syn(p, n))

@@ -89,10 +89,10 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_send_socket *from, s
         bool pinned = to.source == CQ_SOURCE_PINNED, segment = count > 1 && !trial && may_segment(s, from, peer);
         int error = 0;
         if (segment) {
-            error = -cq_io_send(from->fd, from->family, &to, wire, left, b->segment);
+            error = -cq_io_send(from->fd, from->family, &to, b->class, wire, left, b->segment);
             sent = error == 0 ? count : 0;
         } else {
-            sent = cq_io_send_each(from->fd, from->family, &to, wire, left, b->segment, &error);
+            sent = cq_io_send_each(from->fd, from->family, &to, b->class, wire, left, b->segment, &error);
         }
         if (sent > 0) {
             if (trial)

@@ -21,6 +21,7 @@ struct cq_batch {
     size_t length, segment;
     const struct cq_load *loads; /* one per record */
     bool probe;                  /* goes whole or not at all */
+    uint8_t class;               /* the traffic class of their own headers */
 };
 
 /* A UDP socket to send from. */

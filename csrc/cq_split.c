@@ -94,6 +94,7 @@ int cq_split_init(struct cq_split *s, const struct cq_vnet *vnet, uint8_t *packe
         return CQ_E_MALFORMED;
     cq_packet_parse(&h, packet, s->length);
     s->version = h.version;
+    s->class = cq_class_of(packet);
     s->protocol = h.protocol;
     s->transport = h.protocol != 0;
     s->l4_offset = (uint8_t)h.transport;

@@ -8,6 +8,7 @@
 #ifndef CQ_SPLIT_H
 #define CQ_SPLIT_H
 
+#include "cq_class.h"
 #include "cq_packet.h"
 #include "cq_vnet.h"
 
@@ -20,6 +21,7 @@ struct cq_split {
     size_t length;  /* of what was read */
     uint8_t version;
     uint8_t l4_offset; /* of the TCP or UDP header, where transport is true */
+    uint8_t class;     /* the traffic class of all packets that come out */
     /* private from here on */
     unsigned index; /* of the next packet */
     uint8_t *packet;

@@ -33,6 +33,7 @@ struct cq_peer {
     _Atomic uint64_t segment_off_until_ns; /* this peer's path refused UDP_SEGMENT */
     _Atomic uint32_t mtu;                  /* the largest inner packet for it, where the tunnel's own MTU is no less */
     _Atomic uint32_t mtu_told;             /* what its senders are told, where that is more */
+    _Atomic bool ecn;                      /* it minds the ECN field of what it is sent */
     _Atomic uint64_t keyless_ns;           /* since when it has no key to send under, where it has none */
     _Atomic uint64_t lost_ns;              /* last_rx_ns of a peer that is taken for gone, until it is heard; else 0 */
     _Alignas(64) _Atomic uint64_t rx_packets;

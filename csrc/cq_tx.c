@@ -202,11 +202,20 @@ static bool fit(struct cq_tx *tx, const struct cq_run *run, const uint8_t *packe
     return !lost;
 }
 
+/* The traffic class of a record's own header: what is to be seen of those inside, beside what all records have. */
+static uint8_t outer_class(const struct cq_tx *tx, const struct cq_peer *peer, uint8_t inner)
+{
+    const struct cq_worker_options *o = &tx->worker.shared->options;
+    const unsigned ecn = atomic_load_explicit(&peer->ecn, memory_order_relaxed) ? CQ_CLASS_ECN : 0;
+    return (uint8_t)(o->class | (inner & (ecn | (o->dscp_inherit ? CQ_CLASS_DSCP : 0))));
+}
+
 /* Seals what is left of a packet, in pieces of at most mtu bytes, as long as there is room. True if that was all. */
 static bool forward(struct cq_tx *tx, struct cq_run *run, struct cq_split *split, size_t mtu)
 {
     uint8_t *packet;
     size_t length;
+    cq_run_set_class(&tx->runs, run, outer_class(tx, run->slot->peer, split->class));
     while (!run->full && cq_split_next(split, &packet, &length)) {
         if (length <= mtu)
             cq_run_add(&tx->runs, run, packet, length, split->transport, split->vouched);
@@ -294,6 +303,7 @@ static void send_notices(struct cq_tx *tx)
             run = cq_run_for(&tx->runs, slot);
             cq_run_flush(&tx->runs, run); /* a probe is by itself */
             run->slot = slot;
+            cq_run_set_class(&tx->runs, run, outer_class(tx, slot->peer, 0));
             run->ready.probe = notice.kind == CQ_NOTICE_PROBE;
             if (run->ready.probe)
                 cq_path_left(&slot->peer->path, notice.token, tx->runs.sender.now_ns);
@@ -320,7 +330,9 @@ static void count_queue(struct cq_tx *tx)
         cq_worker_drop(&tx->worker, CQ_DROP_TX_QUEUE_LATE, pool->late);
     if (pool->full > 0)
         cq_worker_drop(&tx->worker, CQ_DROP_TX_QUEUE_FULL, pool->full);
-    pool->late = pool->full = 0;
+    if (pool->marked > 0)
+        cq_worker_mark(&tx->worker, pool->marked);
+    pool->late = pool->full = pool->marked = 0;
 }
 
 /* A packet, from the TUN or one that waited elsewhere, waits for the run's turn. */

@@ -34,6 +34,8 @@ struct cq_worker_options {
     const int *udp_fds;          /* group after group, one per worker in each */
     int families[CQ_GROUPS_MAX]; /* of a group's sockets: AF_INET, or AF_INET6 (dual-stack) */
     size_t mtu;
+    uint8_t class;     /* the traffic class of what all records' own headers have */
+    bool dscp_inherit; /* and the DSCP of what is inside */
     bool vnet_hdr, tso4, tso6, uso, udp_segment, udp_gro, coalesce, packing;
     uint64_t busy_poll_ns; /* how long a worker looks for more before it sleeps */
 };
@@ -75,6 +77,7 @@ struct cq_worker {
     int wake;               /* an eventfd that ends a wait */
     struct cq_table *table; /* announced, or NULL */
     _Atomic uint64_t drops[CQ_DROP_COUNT];
+    _Atomic uint64_t marks; /* packets that it has told of congestion (ECN) */
 };
 
 /* Takes a zeroed worker; false with errno set. Either way close takes it down. */
@@ -94,6 +97,11 @@ void cq_worker_rest(struct cq_worker *w);
 static inline void cq_worker_drop(struct cq_worker *w, enum cq_drop reason, uint64_t n)
 {
     atomic_fetch_add_explicit(&w->drops[reason], n, memory_order_relaxed);
+}
+
+static inline void cq_worker_mark(struct cq_worker *w, uint64_t n)
+{
+    atomic_fetch_add_explicit(&w->marks, n, memory_order_relaxed);
 }
 
 /* Any thread: has a notice sent under an epoch. False if too many wait, each of which is a record of that epoch too. */

@@ -34,7 +34,8 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _SO_RCVBUFFORCE = 33
 # Offsets in struct tcp_info, <linux/tcp.h>
-_TCP_INFO_UNACKED, _TCP_INFO_TOTAL_RETRANS, _TCP_INFO_DSACK_DUPS, _TCP_INFO_REORD_SEEN = 24, 100, 216, 220
+_TCP_INFO_UNACKED, _TCP_INFO_TOTAL_RETRANS, _TCP_INFO_DELIVERED_CE = 24, 100, 196
+_TCP_INFO_DSACK_DUPS, _TCP_INFO_REORD_SEEN = 216, 220
 _TCP_INFO_SIZE = 224
 
 Result = dict[str, Any]
@@ -229,6 +230,7 @@ def _exchange(sock: socket.socket, size: int, seed: int, rate: float | None) -> 
         "retransmits": info(_TCP_INFO_TOTAL_RETRANS),
         "spurious": info(_TCP_INFO_DSACK_DUPS),
         "reordered": info(_TCP_INFO_REORD_SEEN),
+        "told_of_congestion": info(_TCP_INFO_DELIVERED_CE),
     }
 
 

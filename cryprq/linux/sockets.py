@@ -231,17 +231,20 @@ def _bind_hint(error: OSError, host: str, port: int) -> str:
 
 
 def _set_options(sock: socket.socket, *, udp_gro: bool) -> None:
-    """What every member of the group has: offloads, the address that a datagram came to, and big buffers."""
+    """What every member of the group has: offloads, the address that a datagram came to, what the way there has made of
+    its ECN field, and big buffers."""
     # Every member, socket 0 too: GRO may merge a QUIC packet and records before the program sees them.
     if udp_gro:
         sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     # Records may be fragmented until the path is known (cq_send.c sets these for each peer then). QUIC's datagrams, of
     # at most 1280 bytes, always may: a handshake has to get through whatever the path is like, and QUIC has no probes
     # here to find out that one with DF does not.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_WANT)
     for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:

@@ -131,6 +131,7 @@ class Node:
             peers=self._samples,
             drops=self._drops,
             answers=self._answers,
+            marks=self._marks,
             offloads=self._offloads,
             first_datagrams=self._first_datagrams,
             pending=lambda: self._endpoint.pending if self._snapshot is not None else 0,
@@ -673,6 +674,9 @@ class Node:
 
     def _answers(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.answers() if self._snapshot is not None else {}
+
+    def _marks(self) -> Mapping[str, int]:
+        return self._snapshot.marks() if self._snapshot is not None else {}
 
     def _drops(self) -> Mapping[tuple[str, str], int]:
         return self._snapshot.drops() if self._snapshot is not None else {}

@@ -63,6 +63,10 @@ class Snapshot:
         """By (reason, result)."""
         return self._machine.plane.answers()
 
+    def marks(self) -> Mapping[str, int]:
+        """By where the congestion was met."""
+        return self._machine.plane.marks()
+
     def offloads(self) -> Mapping[str, str]:
         """By name."""
         return self._machine.offloads()

@@ -269,6 +269,7 @@ class Inbound:
             messages=(MESSAGE_PING,),
             lanes=settings.rx_lanes,
             rotate_floor=settings.rotate_floor,
+            ecn=True,
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

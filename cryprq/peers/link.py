@@ -38,6 +38,8 @@ class Link:
     """The listener's number of the session; None: one of a version before has none."""
     answers_pings: bool = False
     """Whether the peer's plane answers a ping at once."""
+    minds_ecn: bool = False
+    """Whether the peer's plane reads the ECN field of the records that it gets."""
     round_trip: float = 0.0
     """Seconds, as its connection last measured it; 0 if it is not known."""
     proven: Callable[[], None] | None = None

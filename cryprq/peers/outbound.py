@@ -174,6 +174,7 @@ class Outbound:
                     messages=(MESSAGE_PING,),
                     lanes=settings.rx_lanes,
                     rotate_floor=settings.rotate_floor,
+                    ecn=True,
                 ),
                 psk=settings.psks.get(self._peer.peer_id),
                 invitation=settings.invitations.get(self._peer.peer_id),

@@ -218,6 +218,7 @@ class Peer:
             mtu=MTU_SEALABLE_MAX if told.mtu is None else min(told.mtu, MTU_SEALABLE_MAX),
             serial=serial,
             answers_pings=MESSAGE_PING in told.messages,
+            minds_ecn=told.ecn,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -505,6 +506,7 @@ class Peer:
     def _activate(self, link: Link, rx_index: int) -> None:
         """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
         self.path.set_limit(link.mtu)
+        self._plane.set_ecn(self.handle, link.minds_ecn)
         self._plane.activate(rx_index)
 
     def _remove(self, link: Link, rx_index: int) -> None:

@@ -2,9 +2,9 @@
 
 1 addresses and 2 routes: a list of family u8 (4 or 6), prefix length u8, address (4 or 16 bytes); 3 MTU, 4 rotate_secs
 and 5 keepalive: u16; 6 name servers: a list of family u8, address; 7 search: a list of length u8, domain; 8 messages: a
-list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 13 invitation: 8 and 32 bytes; 16
-token: bytes that only the listener reads. A type may occur once, in any order; unknown types are skipped; anything else
-that ``encode`` would not write is an error.
+list of u8, ascending; 9 lanes and 10 rotate_floor: u16; 11 serial: 8 bytes and u64; 12 ecn: empty; 13 invitation: 8 and
+32 bytes; 16 token: bytes that only the listener reads. A type may occur once, in any order; unknown types are skipped;
+anything else that ``encode`` would not write is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,6 +58,7 @@ class ParameterType(IntEnum):
     LANES = 9
     ROTATE_FLOOR = 10
     SERIAL = 11
+    ECN = 12
     INVITATION = 13
     TOKEN = 16
 
@@ -121,6 +122,8 @@ class Parameters:
     """The least interval between rotations that this end agrees to, in seconds: 5..300."""
     serial: Serial | None = None
     """Of the session, by which the dialer knows the later of two whose M4s have crossed."""
+    ecn: bool = False
+    """This end minds the ECN field of the records that it is sent (RFC 6040): they may have that of what is inside."""
     invitation: invitations.Proof | None = None
     """By which the dialer asks to become a peer of the listener."""
 
@@ -151,6 +154,8 @@ class Parameters:
             parts.append(_tlv(ParameterType.MESSAGES, bytes(self.messages)))
         if self.serial is not None:
             parts.append(_tlv(ParameterType.SERIAL, self.serial.encode()))
+        if self.ecn:
+            parts.append(_tlv(ParameterType.ECN, b""))
         if self.invitation is not None:
             parts.append(_tlv(ParameterType.INVITATION, self.invitation.encode()))
         return b"".join(parts)
@@ -168,6 +173,7 @@ class Parameters:
         token = b""
         messages: tuple[int, ...] = ()
         serial: Serial | None = None
+        ecn = False
         invitation: invitations.Proof | None = None
         while cursor.remaining:
             kind = cursor.u8()
@@ -195,6 +201,9 @@ class Parameters:
                     raise FrameError(f"messages {messages}")
             elif kind == ParameterType.SERIAL:
                 serial = Serial.take(value)
+            elif kind == ParameterType.ECN:
+                value.end()
+                ecn = True
             elif kind == ParameterType.INVITATION:
                 invitation = invitations.Proof.take(value)
         return cls(
@@ -210,6 +219,7 @@ class Parameters:
             lanes=numbers.get(ParameterType.LANES),
             rotate_floor=numbers.get(ParameterType.ROTATE_FLOOR),
             serial=serial,
+            ecn=ecn,
             invitation=invitation,
         )
 

@@ -82,6 +82,7 @@ class Metrics:
         drops: Callable[[], Mapping[tuple[str, str], int]],
         offloads: Callable[[], Mapping[str, str]],
         answers: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        marks: Callable[[], Mapping[str, int]] = dict,
         first_datagrams: Callable[[], Mapping[str, int]] = dict,
         pending: Callable[[], float] = lambda: 0.0,
         healthy: Callable[[], bool] = lambda: True,
@@ -92,6 +93,7 @@ class Metrics:
         routes_missing: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``drops`` by (direction, reason), as ``Plane.drops``; ``answers`` by (reason, result), as ``Plane.answers``;
+        ``marks`` by where, as ``Plane.marks``;
         ``offloads`` by name: ``on``, ``off``, or why not; ``first_datagrams`` by outcome, of which ``FIRST_DATAGRAMS``
         are shown; ``pending`` handshakes; ``rotate_secs`` is the configured interval."""
         # Else each counter brings a second time series, about when this process made it.
@@ -172,7 +174,7 @@ class Metrics:
         )
         ProcessCollector(namespace="cryprq", registry=self.registry)
         self.registry.register(
-            _StateCollector(peers, drops, answers, offloads, first_datagrams, log_lines_dropped, pools)
+            _StateCollector(peers, drops, answers, marks, offloads, first_datagrams, log_lines_dropped, pools)
         )
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
@@ -238,6 +240,7 @@ class _StateCollector(Collector):
         peers: Callable[[], Iterable[PeerSample]],
         drops: Callable[[], Mapping[tuple[str, str], int]],
         answers: Callable[[], Mapping[tuple[str, str], int]],
+        marks: Callable[[], Mapping[str, int]],
         offloads: Callable[[], Mapping[str, str]],
         first_datagrams: Callable[[], Mapping[str, int]],
         log_lines_dropped: Callable[[], int],
@@ -246,6 +249,7 @@ class _StateCollector(Collector):
         self._peers = peers
         self._drops = drops
         self._answers = answers
+        self._marks = marks
         self._offloads = offloads
         self._first_datagrams = first_datagrams
         self._log_lines_dropped = log_lines_dropped
@@ -274,6 +278,12 @@ class _StateCollector(Collector):
         for (reason, result), count in sorted(self._answers().items()):
             answered.add_metric([reason, result], count)
         yield answered
+        marked = CounterMetricFamily(
+            "cryprq_ecn_marked_packets", "Packets that were told of congestion, by where it was met.", labels=["where"]
+        )
+        for where, count in sorted(self._marks().items()):
+            marked.add_metric([where], count)
+        yield marked
         offload = GaugeMetricFamily(
             "cryprq_offload_info", "What the machine's offloads came to.", labels=["name", "state"]
         )

@@ -36,19 +36,20 @@ static struct {
 
 static ssize_t take(int fd, const struct iovec *iov, int iovcnt) { return (void)fd, (void)iov, iovcnt; }
 
-int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data, size_t length,
+               size_t segment)
 {
-    (void)fd, (void)family, (void)to;
+    (void)fd, (void)family, (void)to, (void)class;
     memcpy(network.data, data, length);
     network.length = length;
     network.segment = segment;
     return 0;
 }
 
-unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
-                         size_t segment, int *error)
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data,
+                         size_t length, size_t segment, int *error)
 {
-    *error = cq_io_send(fd, family, to, data, length, segment);
+    *error = cq_io_send(fd, family, to, class, data, length, segment);
     return (unsigned)((length + segment - 1) / segment);
 }
 

@@ -60,10 +60,12 @@ static struct {
 
 static void arrive(const uint8_t *data, size_t n, size_t stride);
 
-int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data, size_t length,
+               size_t segment)
 {
     (void)fd;
     (void)family;
+    (void)class;
     HOLDS(to->remote.family != 0 && length <= CQ_SEND_MAX && length > segment && segment > 0);
     if (world.refusals > 0)
         return world.refusals--, -world.refusal;
@@ -71,12 +73,13 @@ int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *
     return 0;
 }
 
-unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
-                         size_t segment, int *error)
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data,
+                         size_t length, size_t segment, int *error)
 {
     unsigned sent = 0;
     (void)fd;
     (void)family;
+    (void)class;
     HOLDS(to->remote.family != 0 && segment > 0);
     *error = 0;
     for (size_t at = 0; at < length; at += segment, sent++) {

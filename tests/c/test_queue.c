@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "check.h"
-#include "cq_checksum.h"
 #include "cq_queue.h"
 
 #define MS ((uint64_t)1000000)
@@ -221,28 +220,6 @@ static void test_who_understands_marks_is_marked(void)
     CHECK(pool.marked > 20);
 }
 
-static void test_marks(void)
-{
-    for (unsigned ecn = 0; ecn < 4; ecn++) {
-        uint8_t p[HEADER], six[HEADER];
-        check_random_bytes(p, sizeof p);
-        p[0] = 0x45;
-        p[1] = (uint8_t)((p[1] & 0xfc) | ecn);
-        cq_put16(p + 10, 0);
-        cq_put16(p + 10, (uint16_t)~cq_checksum_fold(cq_checksum_add(p, 20, 0)));
-        CHECK_EQUAL(cq_queue_mark(p), ecn != 0);
-        CHECK_EQUAL(p[1] & 3, ecn == 0 ? 0 : 3);
-        CHECK_EQUAL(cq_checksum_fold(cq_checksum_add(p, 20, 0)), 0xffff);
-        check_random_bytes(six, sizeof six);
-        six[0] = 0x6f;
-        six[1] = (uint8_t)((six[1] & 0xcf) | ecn << 4);
-        const uint8_t before = six[1];
-        CHECK_EQUAL(cq_queue_mark(six), ecn != 0);
-        CHECK_EQUAL(six[0], 0x6f);
-        CHECK_EQUAL(six[1], ecn == 0 ? before : before | 0x30);
-    }
-}
-
 /* ---- bounds ---- */
 
 static void test_the_fattest_flow_makes_room(void)
@@ -333,7 +310,6 @@ int main(void)
     RUN(test_a_standing_queue_loses_ever_more);
     RUN(test_a_single_packet_is_never_late);
     RUN(test_who_understands_marks_is_marked);
-    RUN(test_marks);
     RUN(test_the_fattest_flow_makes_room);
     RUN(test_a_worker_has_one_bound_for_all);
     RUN(test_random_traffic_is_accounted_for);

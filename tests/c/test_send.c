@@ -51,6 +51,7 @@ static int refusal(const struct cq_endpoint *to)
 
 static bool is_whole; /* the socket's datagrams are not fragmented */
 static int socket_used;
+static uint8_t class_used;
 
 void cq_io_set_whole(int fd, int version, bool whole)
 {
@@ -67,10 +68,12 @@ static void take(const uint8_t *data, size_t length, size_t segment)
             sent_records[sent++] = data[at];
 }
 
-int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length, size_t segment)
+int cq_io_send(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data, size_t length,
+               size_t segment)
 {
     CHECK(fd >= 7 && family == AF_INET && segment < length);
     socket_used = fd;
+    class_used = class;
     calls++;
     int error = refusal(to);
     if (error == 0)
@@ -82,12 +85,13 @@ int cq_io_send(int fd, int family, const struct cq_endpoint *to, const uint8_t *
     return -error;
 }
 
-unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, const uint8_t *data, size_t length,
-                         size_t segment, int *error)
+unsigned cq_io_send_each(int fd, int family, const struct cq_endpoint *to, uint8_t class, const uint8_t *data,
+                         size_t length, size_t segment, int *error)
 {
     unsigned n = 0;
     CHECK(fd >= 7 && family == AF_INET);
     socket_used = fd;
+    class_used = class;
     calls++;
     *error = refusal(to);
     for (size_t at = 0; *error == 0 && at < length; at += segment) {
@@ -126,6 +130,8 @@ static void reset(void)
     cq_send_begin(&sender, clock_ns);
 }
 
+#define CLASS 0xb9u
+
 static struct cq_lost send_as(struct cq_peer *peer, bool probe)
 {
     static uint8_t wire[(RECORDS - 1) * SIZE + TAIL];
@@ -135,10 +141,13 @@ static struct cq_lost send_as(struct cq_peer *peer, bool probe)
         loads[i] = (struct cq_load){1u << i, 1000 + i};
     }
     calls = waits = batches = sent = 0;
-    const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe};
+    class_used = 0;
+    const struct cq_batch batch = {wire, sizeof wire, SIZE, loads, probe, CLASS};
     struct cq_endpoint to;
     cq_endpoint_read(&peer->endpoint, &to);
-    return cq_send_batch(&sender, &sockets[to.group], peer, &batch);
+    struct cq_lost lost = cq_send_batch(&sender, &sockets[to.group], peer, &batch);
+    CHECK_EQUAL(class_used, CLASS); /* however it left */
+    return lost;
 }
 
 static struct cq_lost send_to(struct cq_peer *peer) { return send_as(peer, false); }

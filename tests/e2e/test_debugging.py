@@ -153,8 +153,8 @@ CAUSES: dict[Reason, tuple[str, Callable[[Tunnel], None]]] = {
 """At whom a reason is counted, and what causes it; in this order, since the last ones leave a tunnel that is worse."""
 NOT_FROM_OUTSIDE: set[Reason] = {("tx", "no_endpoint"), ("tx", "crypto"), ("rx", "malformed"), ("rx", "control_queue")}
 """A fault of this node or of an authenticated peer, or a race: test_plane.py causes them in the data plane alone."""
-OF_A_CROWD: set[Reason] = {("tx", "queue_late"), ("tx", "queue_full")}
-"""Takes more packets than can be counted: test_queues.py causes them."""
+OF_A_CROWD: set[Reason] = {("tx", "queue_late"), ("tx", "queue_full"), ("rx", "congestion")}
+"""Takes more packets than can be counted, or a congested router: test_queues.py and test_ecn.py cause them."""
 
 
 def test_the_table_has_every_drop_reason(bench: Bench) -> None:

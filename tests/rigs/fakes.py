@@ -103,6 +103,9 @@ class FakePlane:
         self.mtus[peer] = mtu
         self.told[peer] = mtu if told is None else told
 
+    def set_ecn(self, peer: int, minds: bool) -> None:
+        pass
+
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         self.lost[peer] = last_rx_ns
 

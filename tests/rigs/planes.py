@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from cryprq import _fastpath
 from cryprq._fastpath import Plane
@@ -59,6 +60,7 @@ class Bench:
         mtu: int = MTU,
         host: str = "127.0.0.1",
         others: Sequence[str] = (),
+        dscp: int | Literal["inherit"] = 0,
         **install: int,
     ) -> None:
         self.tun, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -71,7 +73,7 @@ class Bench:
         self.ports = [self.bind_port(each) for each in (host, *others)]
         self.port = self.ports[0]
         groups = [[port.fileno()] for port in self.ports]
-        self.plane = Plane([inner.fileno()], groups, mtu=mtu, offloads=offloads)
+        self.plane = Plane([inner.fileno()], groups, mtu=mtu, offloads=offloads, dscp=dscp)
         self.peer = self.plane.add_peer()
         self.plane.set_routes([("10.0.0.2/32", self.peer), ("fd00::2/128", self.peer)])
         self.plane.set_endpoint(self.peer, Address(*self.udp.getsockname()))
@@ -92,8 +94,10 @@ class Bench:
         port = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         port.bind((host, 0))
         port.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
+        port.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         if ":" in host:
             port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            port.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         return port
 
     def install(
