@@ -9,7 +9,7 @@
 
 #include "cq_queue.h"
 
-#define CQ_STAGE_PEERS 32u /* that a worker has packets for at the same time */
+#define CQ_STAGE_PEERS 32u   /* that a worker has packets for at the same time */
 #define CQ_STAGE_PACKETS 64u /* for one peer, where a super-packet is one: */
 #define CQ_STAGE_BYTES ((size_t)256 << 10)
 #define CQ_STAGE_NS ((uint64_t)3000000000) /* a packet waits for at most so long: a dial is given up then */
