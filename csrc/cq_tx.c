@@ -9,6 +9,7 @@
  *   5. send    A run is records of equal size, back to back, the last perhaps shorter: one UDP_SEGMENT send, from a
  *              socket that its peer has for itself. It goes when it is full, when another peer needs its place, or at
  *              the end of the burst; nothing ever waits for later packets.
+ *              What is for a peer that has just lost its key, or has none yet, stays until it has one (cq_stage.h).
  *   6. wait    Where that socket has no room, what is sealed is held, and further packets for the peer wait unsealed in
  *              a queue (cq_queue.h), until there is some; the other peers' go on.
  *
@@ -23,6 +24,7 @@
 #include "cq_io.h"
 #include "cq_mss.h"
 #include "cq_run.h"
+#include "cq_stage.h"
 #include "cq_wipe.h"
 
 #include <errno.h>
@@ -32,7 +34,8 @@
 #define SERVE_BYTES 65536u          /* read from the TUN before what waits is looked at again */
 #define SERVE_MAX 64u               /* packets for one peer before the next one's turn */
 #define BURST_READS 64 /* before runs are sent in any case, though the TUN never runs dry: so the table can go */
-#define KEYLESS_NS 1000000000u /* a second: what connects again in it loses packets, and no sender gives up for them */
+#define KEYLESS_NS 1000000000u /* a second without a key: until then a peer is expected to connect, and packets stay */
+#define STAGED_POLL_MS 10      /* between looks whether it has */
 #define UNREADABLE_MAX 100     /* reads in a row that give no packet, until the TUN counts as broken */
 
 struct cq_tx {
@@ -44,6 +47,7 @@ struct cq_tx {
     struct cq_answers answers;
     uint8_t *packet; /* a block of the runs' pool */
     struct cq_runs runs;
+    struct cq_stage stage;
 };
 
 /* What a stage calls of a later one. */
@@ -53,6 +57,7 @@ static void flush_all(struct cq_tx *tx);
 static void keep(struct cq_tx *tx, struct cq_run *run, const struct cq_split *split, size_t mtu,
                  struct cq_waiting *waited);
 static void put(struct cq_tx *tx, struct cq_run *run, const struct cq_split *split, struct cq_waiting *waited);
+static struct cq_waiting *set_aside(struct cq_tx *tx, const struct cq_split *split);
 static void begin(struct cq_tx *tx, bool notices);
 static void serve(struct cq_tx *tx);
 static int wait_for_room(struct cq_tx *tx);
@@ -124,7 +129,9 @@ void *cq_tx_run(void *arg)
             rc = wait_for_room(tx);
         } else if (n == 0 && !cq_io_linger(linger_until)) {
             cq_worker_rest(&tx->worker);
-            rc = cq_io_wait(&tx->tun, 1, tx->worker.wake, -1);
+            rc = cq_io_wait(&tx->tun, 1, tx->worker.wake, tx->stage.used > 0 ? STAGED_POLL_MS : -1);
+            if (rc == 0 && tx->stage.used > 0)
+                (void)burst(tx, 0, false);
         }
         if (n < 0)
             rc = cannot_read(tx, (int)n);
@@ -143,13 +150,26 @@ static void no_route(struct cq_tx *tx, const uint8_t *packet, const struct cq_sp
     cq_answer_give(&tx->answers, CQ_ICMP_NO_ROUTE, packet, split->length, 0, tx->runs.sender.now_ns);
 }
 
-static void no_key(struct cq_tx *tx, const struct cq_peer *peer, const uint8_t *packet, const struct cq_split *split)
+/* A packet for a peer that has no key to send under. It is lost, unless the peer may be about to have one. True if it is
+ * the caller's still. */
+static bool no_key(struct cq_tx *tx, const struct cq_peer *peer, const uint8_t *packet, const struct cq_split *split,
+                   struct cq_waiting *waited)
 {
+    const uint64_t now_ns = tx->runs.sender.now_ns;
+    const bool soon = now_ns < atomic_load_explicit(&peer->keyless_ns, memory_order_relaxed) + KEYLESS_NS;
+    if (soon && cq_stage_has_room(&tx->stage, peer, split->length)) {
+        struct cq_waiting *p = waited != NULL ? waited : set_aside(tx, split);
+        if (p != NULL) {
+            cq_stage_put(&tx->stage, peer, peer->handle, p, now_ns);
+            return waited == NULL;
+        }
+    }
     cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, split->count);
-    if (tx->runs.sender.now_ns < atomic_load_explicit(&peer->keyless_ns, memory_order_relaxed) + KEYLESS_NS)
+    if (soon)
         cq_answer_count(&tx->answers, CQ_ICMP_UNREACHABLE, CQ_ANSWER_LIMITED);
     else
-        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split->length, 0, tx->runs.sender.now_ns);
+        cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split->length, 0, now_ns);
+    return true;
 }
 
 /* A peer that is taken for gone, and has not been heard since. */
@@ -242,10 +262,8 @@ static bool handle(struct cq_tx *tx, uint8_t *packet, size_t n, struct cq_run *t
         return true;
     }
     struct cq_slot *slot = peer->active;
-    if (slot == NULL) {
-        no_key(tx, peer->peer, packet, &split);
-        return true;
-    }
+    if (slot == NULL)
+        return no_key(tx, peer->peer, packet, &split, waited);
     if (is_lost(slot->peer) && waited == NULL) /* it leaves all the same, and may be what shows that the peer is back */
         cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split.length, 0, tx->runs.sender.now_ns);
     struct cq_run *run = cq_run_for(&tx->runs, slot);
@@ -335,14 +353,19 @@ static void count_queue(struct cq_tx *tx)
     pool->late = pool->full = pool->marked = 0;
 }
 
+/* The packet that was read, as something that waits. NULL when memory is short. */
+static struct cq_waiting *set_aside(struct cq_tx *tx, const struct cq_split *split)
+{
+    if (tx->vnet.gso_type == CQ_GSO_NONE && !split->vouched)
+        tx->vnet.flags = 0; /* its checksum is complete by now */
+    return cq_waiting_new(&tx->runs.pool, &tx->packet, split->length, &tx->vnet, split->count, false);
+}
+
 /* A packet, from the TUN or one that waited elsewhere, waits for the run's turn. */
 static void put(struct cq_tx *tx, struct cq_run *run, const struct cq_split *split, struct cq_waiting *waited)
 {
-    if (waited == NULL) {
-        if (tx->vnet.gso_type == CQ_GSO_NONE && !split->vouched)
-            tx->vnet.flags = 0; /* its checksum is complete by now */
-        waited = cq_waiting_new(&tx->runs.pool, &tx->packet, split->length, &tx->vnet, split->count, false);
-    }
+    if (waited == NULL)
+        waited = set_aside(tx, split);
     if (run->queue == NULL)
         run->queue = cq_queue_new(&tx->runs.pool);
     if (waited == NULL || run->queue == NULL) {
@@ -415,6 +438,25 @@ static void serve(struct cq_tx *tx)
         tx->runs.waiting = tx->runs.waiting || (tx->runs.runs[i].peer != NULL && cq_run_waits(&tx->runs.runs[i]));
 }
 
+/* What was kept for a peer leaves when it has a key. A peer that is gone, or has none for long, is waited for no more. */
+static void send_staged(struct cq_tx *tx, struct cq_staged *of)
+{
+    const uint64_t now_ns = tx->runs.sender.now_ns;
+    const struct cq_peer *whose = of->peer; /* a route that has changed may have something put there for another */
+    const struct cq_table_peer *peer = cq_table_peer_of(tx->worker.table, of->handle);
+    const bool there = peer != NULL && peer->peer == of->peer, keyed = there && peer->active != NULL;
+    while (of->first != NULL && of->peer == whose && (keyed || !there || cq_stage_is_late(of, now_ns))) {
+        struct cq_waiting *p = cq_stage_take(&tx->stage, of);
+        if (keyed && !handle(tx, cq_waiting_data(p), p->length, NULL, p))
+            continue; /* it waits for room now */
+        if (!keyed) {
+            cq_worker_drop(&tx->worker, CQ_DROP_TX_NO_KEY, p->packets);
+            cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, cq_waiting_data(p), p->length, 0, now_ns);
+        }
+        cq_waiting_free(&tx->runs.pool, p);
+    }
+}
+
 /* A burst begins, with the newest table, in which the peer of what waits may not be any more. */
 static void begin(struct cq_tx *tx, bool notices)
 {
@@ -431,6 +473,9 @@ static void begin(struct cq_tx *tx, bool notices)
     }
     if (notices)
         send_notices(tx);
+    for (size_t i = 0; tx->stage.used > 0 && i < CQ_STAGE_PEERS; i++)
+        if (tx->stage.peers[i].peer != NULL)
+            send_staged(tx, &tx->stage.peers[i]);
 }
 
 /* Sleeps until there is room in a socket that is full, or something in the TUN. 0 or -errno. */
@@ -477,6 +522,7 @@ void cq_tx_free(struct cq_tx *tx)
 {
     if (tx == NULL)
         return;
+    cq_stage_free(&tx->stage, &tx->runs.pool);
     cq_queue_give_block(&tx->runs.pool, tx->packet);
     cq_runs_free(&tx->runs, tx->worker.shared->options.mtu);
     cq_wipe(tx->answers.out, sizeof tx->answers.out); /* quotes them */

@@ -10,7 +10,7 @@ import socket
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Self
 
@@ -66,6 +66,9 @@ class _Socket(UdpSocket):
 
     def send(self, data: bytes, remote: Address, local: Local) -> bool:
         return self.silent or super().send(data, remote, local)
+
+    def send_all(self, datagrams: Sequence[bytes], remote: Address, local: Local) -> bool:
+        return self.silent or super().send_all(datagrams, remote, local)
 
 
 class _Complaints:
@@ -241,7 +244,7 @@ class Dialers:
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         make_room(self._sock, 4 << 20)
         self._sock.bind((source or ("::" if listener.is_ipv6 else "0.0.0.0"), 0))
-        self._udp = _Socket(self._sock)
+        self._udp = _Socket(self._sock, segment=True)
         self._endpoint = Endpoint(
             self._udp,
             limits=_NOBODY,

@@ -42,6 +42,10 @@ class UdpSockets:
         """As that of one socket."""
         return self._members[local.group].send(data, remote, local)
 
+    def send_all(self, datagrams: Sequence[bytes], remote: Address, local: Local) -> bool:
+        """As that of one socket."""
+        return self._members[local.group].send_all(datagrams, remote, local)
+
     def replaced(self, group: int) -> None:
         """The descriptor of this one is another socket now. (epoll knows sockets, and forgot the one before.)"""
         self._epoll.register(self._members[group].fileno(), select.EPOLLIN)

@@ -127,7 +127,8 @@ class Machine:
 
 def _control_sockets(sockets: SocketGroups) -> UdpSocket | UdpSockets:
     """Socket 0 of every group, as one."""
-    members = [UdpSocket(group.control, number) for number, group in enumerate(sockets)]
+    segment = sockets.offloads["udp_segment"] == "on"
+    members = [UdpSocket(group.control, number, segment=segment) for number, group in enumerate(sockets)]
     return members[0] if len(members) == 1 else UdpSockets(members)
 
 

@@ -138,8 +138,7 @@ class ConnectionTable:
     def _flush_one(self, conn: Connection) -> None:
         now = self._clock()
         datagrams = conn.quic.datagrams_to_send(now)
-        for data, remote in datagrams:
-            self._outlet.transmit(data, remote, conn.local, conn)
+        self._outlet.transmit_all(datagrams, conn)
         conn.process_events(now)
         ending = conn.quic.ending
         if ending is None:

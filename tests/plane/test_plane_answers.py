@@ -9,13 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from lab.oracle import Header
-from tests.rigs.planes import ALL, MTU, RX_INDEX, Bench, checksum, ipv4, ipv6, wait
+from tests.rigs.planes import ALL, MTU, RX_INDEX, TX_INDEX, Bench, checksum, ipv4, ipv6, wait
 
 HERE = {4: "10.0.0.1", 6: "fd00::1"}
 PEER = {4: "10.0.0.2", 6: "fd00::2"}
 NOBODY = {4: "10.0.0.9", 6: "fd00::9"}
 DF = 0x40
 LIMIT = 1300
+STAGE_PACKETS = 64
+"""CQ_STAGE_PACKETS."""
 
 
 @pytest.fixture(params=[True, False], ids=["vnet_hdr", "plain"])
@@ -272,9 +274,6 @@ def test_peer_that_has_had_no_key_for_a_second_is_unreachable(bench: Bench, vers
     packet = packet_of(version, PEER[version], 100)
     bench.plane.remove(RX_INDEX)
     began = time.monotonic()
-    bench.from_tun(packet)
-    assert answered(bench, "unreachable", "limited", 1)
-    assert bench.plane.drops()["tx", "no_key"] == 1
 
     def sent() -> int:
         bench.from_tun(packet)
@@ -285,12 +284,53 @@ def test_peer_that_has_had_no_key_for_a_second_is_unreachable(bench: Bench, vers
     assert bench.to_tun()[1] == error({4: (3, 1), 6: (1, 3)}[version], 0, packet)
 
 
-def test_peer_that_has_just_been_added_is_not_unreachable_yet(bench: Bench) -> None:
+def test_what_is_for_a_peer_that_is_about_to_connect_waits_until_it_has(bench: Bench) -> None:
+    packets = [packet_of(4, PEER[4], size) for size in (100, 1300, 200)]
+    bench.plane.remove(RX_INDEX)
+    for packet in packets:
+        bench.from_tun(packet)
+    bench.from_tun(packet_of(4, NOBODY[4], 100))
+    assert bench.dropped("tx", "no_route"), "by when all have been read"
+    _, bench.opener = bench.install(RX_INDEX + 1, TX_INDEX, 2)
+    bench.plane.activate(RX_INDEX + 1)
+    last = packet_of(4, PEER[4], 300)
+    bench.from_tun(last)
+    found = b""
+    while len(found) < 1900:
+        found += opened(bench)[0]
+    assert found == b"".join([*packets, last])
+    assert bench.plane.drops()["tx", "no_key"] == 0
+    assert bench.plane.answers()["unreachable", "sent"] == 0
+
+
+def test_no_more_waits_for_a_peer_than_there_is_room_for(bench: Bench) -> None:
+    bench.plane.remove(RX_INDEX)
+    for _ in range(STAGE_PACKETS + 3):
+        bench.from_tun(packet_of(4, PEER[4], 100))
+    assert bench.dropped("tx", "no_key", 3)
+    assert answered(bench, "unreachable", "limited", 3)
+
+
+def test_what_waits_for_a_peer_that_does_not_connect_is_lost_and_its_sender_told(bench: Bench) -> None:
+    packet = packet_of(4, NOBODY[4], 100)
     peer = bench.plane.add_peer()
     bench.plane.set_routes([(f"{NOBODY[4]}/32", peer)])
+    began = time.monotonic()
+    bench.from_tun(packet)
+    assert bench.to_tun()[1] == error((3, 1), 0, packet)
+    assert time.monotonic() - began > 2.9
+    assert bench.dropped("tx", "no_key")
+
+
+def test_what_waits_for_a_peer_that_is_removed_is_lost_with_it(bench: Bench) -> None:
+    peer = bench.plane.add_peer()
+    bench.plane.set_routes([(f"{NOBODY[4]}/32", peer), (f"{PEER[4]}/32", bench.peer)])
     bench.from_tun(packet_of(4, NOBODY[4], 100))
-    assert answered(bench, "unreachable", "limited", 1)
-    assert bench.plane.drops()["tx", "no_key"] == 1
+    bench.from_tun(packet_of(4, PEER[4], 100))
+    assert records(bench, 100), "both have been read"
+    bench.plane.set_routes([])
+    bench.plane.remove_peer(peer)
+    assert bench.dropped("tx", "no_key")
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -5,7 +5,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -387,7 +387,7 @@ async def test_nobody_connects_at_a_group_that_does_not_listen() -> None:
         server, client = make.make(), make.make(dial_only=True)
         server.endpoint._listens = lambda group: group == 0
         sent: list[bytes] = []
-        client.endpoint._udp.send = lambda data, *_: bool(sent.append(data))  # type: ignore[method-assign, func-returns-value]
+        client.endpoint._udp.send_all = lambda data, *_: bool(sent.extend(data))  # type: ignore[method-assign, func-returns-value]
         client.dial(server)
         await until(lambda: sent)
         server.endpoint.receive(sent[0], client.address, Local("127.0.0.1", 1))
@@ -521,13 +521,13 @@ def test_garbage_raises_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
             client = make.make(dial_only=True)
             capture: list[bytes] = []
             for rig in (server, client):
-                send = rig.endpoint._udp.send
+                send = rig.endpoint._udp.send_all
 
-                def tap(data: bytes, remote: Address, local: Local, send: Any = send) -> bool:
-                    capture.append(data)
-                    return bool(send(data, remote, local))
+                def tap(datagrams: Sequence[bytes], remote: Address, local: Local, send: Any = send) -> bool:
+                    capture.extend(datagrams)
+                    return bool(send(datagrams, remote, local))
 
-                rig.endpoint._udp.send = tap  # type: ignore[method-assign]
+                rig.endpoint._udp.send_all = tap  # type: ignore[method-assign]
             live = client.dial(server, on_connected=greet, on_frame=answer)
             await until(lambda: len(live.frames) == 2)
             assert live.conn is not None

@@ -46,6 +46,9 @@ class Socket:
     def send(self, data: bytes, remote: Address, local: Local) -> bool:
         raise NotImplementedError
 
+    def send_all(self, datagrams: Sequence[bytes], remote: Address, local: Local) -> bool:
+        raise NotImplementedError
+
     def readable(self) -> bool:
         return bool(self.waiting)
 

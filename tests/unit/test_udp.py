@@ -1,12 +1,13 @@
 """The UDP socket with control messages: batches that the kernel merged, and the address that a datagram leaves from."""
 
+import errno
 import socket
 import struct
 
 import pytest
 
 from cryprq.address import Address, Local
-from cryprq.linux.udp import UdpSocket, segments
+from cryprq.linux.udp import UdpSocket, runs, segments
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,66 @@ def test_merged_batch_is_received_as_its_datagrams() -> None:
         assert udp.receive() == ([b"alone"], here, Local("127.0.0.1"))
         assert udp.receive() == ([b""], here, Local("127.0.0.1"))
         assert not udp.readable()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths"),
+    [
+        ([], []),
+        ([7], [1]),
+        ([7, 7, 3, 7, 7], [3, 2]),
+        ([3, 7], [1, 1]),
+        ([7, 0, 7], [1, 1, 1]),
+        ([7] * 40, [32, 8]),
+    ],
+)
+def test_runs(sizes: list[int], lengths: list[int]) -> None:
+    datagrams = [bytes(size) for size in sizes]
+    found = list(runs(datagrams))
+    assert [len(run) for run in found] == lengths
+    assert [datagram for run in found for datagram in run] == datagrams
+
+
+def send_all(segment: bool, sizes: list[int], gso: bool = True) -> tuple[list[int], int]:
+    """The sizes of the datagrams that arrive, in order, and how many system calls sent them."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        for end in (sock, receiver):
+            end.bind(("127.0.0.1", 0))
+        counting = _Counting(sock, gso)
+        udp = UdpSocket(counting, segment=segment)  # type: ignore[arg-type]
+        assert udp.send_all([bytes(size) for size in sizes], Address(*receiver.getsockname()), Local("127.0.0.1"))
+        receiver.settimeout(5)
+        return [len(receiver.recv(2000)) for _ in sizes], counting.calls
+
+
+class _Counting:
+    """A socket that counts what is sent, and may not know UDP_SEGMENT."""
+
+    def __init__(self, sock: socket.socket, gso: bool) -> None:
+        self._sock = sock
+        self._gso = gso
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def sendmsg(self, parts: list[bytes], control: list[tuple[int, int, bytes]], flags: int, to: object) -> int:
+        if not self._gso and any(kind == 103 for _, kind, _ in control):
+            raise OSError(errno.EIO, "no checksum offload")
+        self.calls += 1
+        return self._sock.sendmsg(parts, control, flags, to)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("segment", "gso", "calls"), [(True, True, 2), (False, True, 5), (True, False, 5)])
+def test_datagrams_that_leave_together_take_one_call_where_the_kernel_can(segment: bool, gso: bool, calls: int) -> None:
+    sizes = [1232, 1232, 610, 1232, 32]
+    assert send_all(segment, sizes, gso) == (sizes, calls)
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
