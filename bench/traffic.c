@@ -113,6 +113,10 @@ static int open_server(const struct options *options, int type)
 static int open_client(const struct options *options, int type)
 {
     int fd = open_socket(options, type);
+    const char *name = type == SOCK_STREAM ? options->congestion : NULL;
+    /* Before it connects: of BBR, once it has begun, the pacing stays, whatever follows it. */
+    if (name != NULL && setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) != 0)
+        fail(name);
     if (connect(fd, (const struct sockaddr *)&options->address, options->length) != 0)
         fail("connect");
     return fd;
@@ -179,12 +183,8 @@ static void tcp_blast(const struct options *options)
 
     for (size_t i = 0; i < CHUNK; i++)
         buffer[i] = (char)(i * 2654435761u >> 13); /* nothing that a tunnel could compress */
-    for (int i = 0; i < options->count; i++) {
+    for (int i = 0; i < options->count; i++)
         polls[i] = (struct pollfd){.fd = open_client(options, SOCK_STREAM), .events = POLLOUT};
-        const char *name = options->congestion;
-        if (name != NULL && setsockopt(polls[i].fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) != 0)
-            fail(name);
-    }
     end = now_ns() + (int64_t)(options->seconds * 1e9);
     while (now_ns() < end) {
         if (poll(polls, (nfds_t)options->count, 100) < 0)
