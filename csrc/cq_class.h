@@ -20,9 +20,9 @@ enum cq_ecn { CQ_ECN_NOT_ECT = 0, CQ_ECN_ECT1 = 1, CQ_ECN_ECT0 = 2, CQ_ECN_CE = 
 
 /* What a tunnel makes of the two fields of a packet that leaves it. */
 enum cq_decapsulated {
-    CQ_DECAPSULATED,  /* as it was, or with the outer ECT(1) */
-    CQ_MARKED,        /* says now that it has met congestion */
-    CQ_UNMARKABLE,    /* is to be dropped: it has met congestion, and its sender would not be told so by a mark */
+    CQ_DECAPSULATED, /* as it was, or with the outer ECT(1) */
+    CQ_MARKED,       /* says now that it has met congestion */
+    CQ_UNMARKABLE,   /* is to be dropped: it has met congestion, and its sender would not be told so by a mark */
 };
 
 /* All of these take an IP packet whose first 20 bytes are there. */

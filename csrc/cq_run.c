@@ -122,7 +122,8 @@ static int seal_on_lane(const struct cq_runs *all, struct cq_epoch *epoch, bool 
 static bool fits(const struct cq_runs *all, const struct cq_run *run, size_t size)
 {
     const struct cq_records *r = &run->ready;
-    return !r->ended && r->class == run->class && size <= r->segment && r->length + size <= CQ_SEND_MAX && r->count < all->records_max;
+    return !r->ended && r->class == run->class && size <= r->segment && r->length + size <= CQ_SEND_MAX &&
+           r->count < all->records_max;
 }
 
 void cq_run_seal(struct cq_runs *all, struct cq_run *run, const uint8_t *payload, size_t n, bool vouched,

@@ -39,7 +39,7 @@ struct cq_run {
     uint32_t handle;
     struct cq_slot *slot; /* in a burst, once it is known; else NULL */
     uint64_t age;
-    size_t mtu; /* of the peer, as it was when the burst began: what a record carries at most */
+    size_t mtu;    /* of the peer, as it was when the burst began: what a record carries at most */
     uint8_t class; /* the traffic class of the records to come */
     struct cq_send_socket own;
     uint32_t generation, group; /* of the socket that it is a twin of */

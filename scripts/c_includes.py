@@ -17,6 +17,7 @@ LAYERS: Final = (
     ("cq_checksum", "cq_scrub", "cq_prefix"),
     ("cq_packet", "cq_class"),
     ("cq_split", "cq_coalesce", "cq_fragment", "cq_mss", "cq_icmp", "cq_queue"),
+    ("cq_stage",),
     ("cq_aead",),
     ("cq_gcm", "cq_poly1305_ifma"),
     ("cq_gcm_x86", "cq_gcm_ghash"),

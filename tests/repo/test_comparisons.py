@@ -16,6 +16,9 @@ SECRET = re.compile(
 PUBLIC = {
     ("cryprq/cli/tool.py", "signature"),  # the name of an algorithm
     ("cryprq/config/file_access.py", "tag"),  # of an entry of an ACL
+    ("cryprq/config/peer_entries.py", "key"),  # of a table
+    ("cryprq/config/peer_files.py", "signature"),  # of a file: inode, size and times
+    ("cryprq/config/wireguard_file.py", "key"),  # of a line
     ("cryprq/linux/rtnetlink.py", "key"),  # of an attribute
     ("cryprq/protocol/kem.py", "encapsulation_key"),  # a size
     ("cryprq/protocol/oqs_kem.py", "encapsulation_key"),  # likewise

@@ -227,7 +227,7 @@ def test_id_of_a_bad_file_is_exit_1(identity: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ([], "give keygen, genpsk, id, "),
-        (["destroy"], "COMMAND 'destroy' is unknown; valid are keygen, genpsk, id"),
+        (["xyzzy"], "COMMAND 'xyzzy' is unknown; valid are keygen, genpsk, id"),
         (["stat"], "COMMAND 'stat' is unknown; did you mean status?"),
         (["keygen", "--signature", "ml-dsa-78"], "--signature 'ml-dsa-78' is unknown; did you mean ml-dsa-87?"),
         (["status", "--xml"], "unrecognized arguments: --xml"),

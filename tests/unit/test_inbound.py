@@ -40,6 +40,9 @@ class FakeFleet:
     def permits(self, peer_id: PeerId) -> bool:
         return peer_id in self.permitted
 
+    def invitation_key(self, _: bytes) -> None:
+        return None
+
     def networks(self, _: PeerId) -> tuple[Any, ...]:
         return self.given
 

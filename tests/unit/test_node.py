@@ -83,6 +83,9 @@ class EventPlane(FakePlane):
     def drops(self) -> dict[tuple[str, str], int]:
         return {("in", "replay"): 3, ("out", "no_key"): 0}
 
+    def marks(self) -> dict[str, int]:
+        return {"queue": 0, "path": 5}
+
 
 class FakeInterface(FakeDevice):
     """A kernel that always has what is wanted, unless ``broken`` says why not."""
