@@ -372,6 +372,7 @@ def test_flags_of_the_node_that_are_named_exist(capsys: pytest.CaptureFixture[st
     known = {"--cap-drop", "--cap-add", "--device", "--scenario", "--output", "--runtime", "--self-test", "--list"}
     known |= {"--all", "--json", "--out", "--signature", "--signal", "--suite", "--fail-with-body"}
     known |= {"--watch", "--name", "--networks", "--groups", "--expires", "--update", "--kills"}
+    known |= {"--qr", "--address", "--id", "--withdraw", "--no-start"}
     with pytest.raises(SystemExit):
         parser(NodeConfig).parse_args(["--help"])
     known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
