@@ -128,10 +128,6 @@ class Attempt:
         return self.dial.answered
 
     @property
-    def heard(self) -> bool:
-        return self.dial.connection is not None and self.dial.connection.heard
-
-    @property
     def over(self) -> bool:
         return self.dial.outcome is not None
 

@@ -21,8 +21,6 @@ REDIAL_PATIENT: Final = 5
 """... but every so manieth only after ``DIAL_TIMEOUT_MAX``: the way may have become longer."""
 BACKOFF_JITTER: Final = 0.25
 """A wait is multiplied by a random factor in [1 - jitter, 1 + jitter]."""
-HEARD_PATIENCE: Final = 3.0
-"""For so many seconds of a dial that was answered by a Retry no other one begins beside it."""
 NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds until the next address of a peer is tried beside the ones before it (RFC 8305, 5)."""
 CONTEST_FORGET: Final = 3
@@ -144,10 +142,6 @@ class Attempt(Protocol):
         """True once QUIC is up and the handshake runs; it stays true when the attempt is over."""
 
     @property
-    def heard(self) -> bool:
-        """True once there was any answer, if only a Retry: somebody is there, who may be busy."""
-
-    @property
     def over(self) -> bool:
         """True once the connection ended, or a session grew out of it."""
 
@@ -201,7 +195,7 @@ class _Volley:
 class Dialer:
     """Dials one peer for as long as it wants to be dialled. ``poll`` does what is due, whenever it is called.
 
-    Dials overlap while nothing is heard (one a second, most for three seconds); the first answer ends the others.
+    Dials overlap while they are unanswered (one a second, most for three seconds); the first answer ends the others.
     """
 
     def __init__(
@@ -262,25 +256,12 @@ class Dialer:
         if any(attempt.answered and not attempt.over for volley in self._volleys for attempt in volley.attempts):
             self._abandon(lambda attempt: not attempt.answered)
             return None  # the connection ends by itself, one way or the other
-        if now >= self.schedule.due and self._may_start(now):
+        if now >= self.schedule.due and (not self._volleys or self.schedule.fast(now)):
             self._start(now)
         for volley in self._volleys:
             self._advance(volley, now)
         self._reap(now)  # those of whose addresses none could even be tried
         return self._next(now)
-
-    def _may_start(self, now: Boottime) -> bool:
-        """Whether another dial would help. One that was heard waits at a listener that is busy: more of them, of
-        hundreds of dialers after a restart, would keep it so."""
-        return not self._volleys or (
-            self.schedule.fast(now)
-            and not any(
-                attempt.heard and not attempt.over
-                for volley in self._volleys
-                if now < volley.began + HEARD_PATIENCE
-                for attempt in volley.attempts
-            )
-        )
 
     def _start(self, now: Boottime) -> None:
         found = {multiaddr: self._addresses(multiaddr) for multiaddr in self.multiaddrs}

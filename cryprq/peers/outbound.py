@@ -130,11 +130,6 @@ class Outbound:
         return self._connected_at is not None
 
     @property
-    def heard(self) -> bool:
-        """True once the listener has said anything: it may be busy, and will come to this attempt."""
-        return self._connection is not None and self._connection.heard
-
-    @property
     def over(self) -> bool:
         """True once the connection ended, or a session grew out of it."""
         return self._over

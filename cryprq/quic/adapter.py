@@ -144,11 +144,6 @@ class Quic(QuicConnection):
         return self.tls.state not in (tls.State.SERVER_EXPECT_CLIENT_HELLO, tls.State.CLIENT_HANDSHAKE_START)
 
     @property
-    def retried(self) -> bool:
-        """Whether a listener has asked this dialer to prove its address (RFC 9000, 8.1.2)."""
-        return self._retry_count > 0
-
-    @property
     def ending(self) -> tuple[ConnectionTerminated, bool] | None:
         """Why the connection has ended, and whether the peer ended it; None while it lives or has yet to say so."""
         if self._close_event is None or self._close_pending:

@@ -155,12 +155,6 @@ class Connection:
         any, is to gain no more time than that."""
         return min(self.quic.round_trip, ROUND_TRIP_MAX)
 
-    @property
-    def heard(self) -> bool:
-        """The listener, or who else is on the way to it, has answered this dialer: by a Retry, most likely since it is
-        busy, or by a QUIC handshake."""
-        return self._connected or self.quic.retried
-
     def send(self, frame: bytes) -> None:
         """Queues a whole frame, header included. Without effect on a connection that is closing.
 

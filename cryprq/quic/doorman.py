@@ -10,9 +10,7 @@ WAITING_POLL: Final = 0.05
 """Seconds between looks at the waiting line while no pending connection ends."""
 WAITING_PATIENCE: Final = 0.02
 """The line is served when there is nothing to read, so that handshakes which have begun are done first; but at least
-one of it in so many seconds, whatever comes in ..."""
-WAITING_PATIENCE_BUSY: Final = 0.25
-"""... or in so many, when as many handshakes run as a busy machine finishes in good time (``gate.BUSY_PENDING``)."""
+one of it in so many seconds, whatever comes in."""
 
 
 class Doorman:
@@ -25,16 +23,14 @@ class Doorman:
         *,
         waiting: Callable[[], int],
         busy: Callable[[], bool],
-        many: Callable[[], bool],
         serve: Callable[[Monotonic], bool],
     ) -> None:
-        """``waiting``: how many are in line; ``busy``: something waits to be read; ``many``: enough handshakes run;
-        ``serve(now)`` lets the next one in, False: nobody can at present."""
+        """``waiting``: how many are in line; ``busy``: something waits to be read; ``serve(now)`` lets the next one in,
+        False: nobody can at present."""
         self._loop = loop
         self._clock = clock
         self._waiting = waiting
         self._busy = busy
-        self._many = many
         self._serve = serve
         self._handle: asyncio.TimerHandle | None = None
         self._served_at: Monotonic | None = None
@@ -56,8 +52,7 @@ class Doorman:
 
     def _look(self) -> None:
         now = self._clock()
-        patience = WAITING_PATIENCE_BUSY if self._many() else WAITING_PATIENCE
-        patient = self._served_at is not None and now - self._served_at < patience
+        patient = self._served_at is not None and now - self._served_at < WAITING_PATIENCE
         if patient and self._busy():
             self._later(0.0)
             return

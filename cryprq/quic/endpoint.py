@@ -83,14 +83,7 @@ class Endpoint:
             configuration.quic_logger = qlog
         self._gate = Gate(limits, credentials)
         self._pending: dict[Connection, None] = {}
-        self._doorman = Doorman(
-            loop,
-            clock,
-            waiting=lambda: self._gate.waiting,
-            busy=udp.readable,
-            many=lambda: self._gate.runs_many,
-            serve=self._serve,
-        )
+        self._doorman = Doorman(loop, clock, waiting=lambda: self._gate.waiting, busy=udp.readable, serve=self._serve)
         self._table = ConnectionTable(loop, clock, self._outlet, self.report_fault, qlog)
         self._accepting = accept is not None
         self._running = False

@@ -37,10 +37,6 @@ STRANGER_RATE: Final = 20.0
 """Connections a second that strangers begin, with proven addresses: up to 2 % of a CPU."""
 STRANGERS_WAITING_MAX: Final = 64
 """The strangers' line: three seconds' worth."""
-BUSY_PENDING: Final = 16
-"""Pending connections from which on no more begin, for those without a token, while the node does not keep pace with
-what comes in: where a handshake takes 30 ms, of this machine's time or its dialers', 64 at once take longer than any
-dialer waits, and what was done for each is in vain."""
 SITE_FREE_FAILURES: Final = 8 * BACKOFF_FREE_FAILURES
 """Failures of an IPv6 /48 that cost it nothing yet: of many subscribers, or of one that changes its /64."""
 _CLIENT_CID_MIN: Final = 8  # RFC 9000, 7.2
@@ -140,11 +136,6 @@ class Gate:
         return self._admission.pending
 
     @property
-    def runs_many(self) -> bool:
-        """Whether as many are pending as a busy node finishes in good time."""
-        return self._admission.pending >= BUSY_PENDING
-
-    @property
     def waiting(self) -> int:
         """How many are in line."""
         return len(self._line) + len(self._strangers_line)
@@ -176,7 +167,7 @@ class Gate:
         if self._knocks.is_spent(original):
             rank = Rank.STRANGER
         beginning = Beginning(data, header, original, remote, local, now, rank, validated)
-        return self._proven(beginning, behind) if validated else self._unproven(beginning, behind)
+        return self._proven(beginning) if validated else self._unproven(beginning, behind)
 
     def next_in_line(self, now: Monotonic) -> Beginning | None:
         """Takes the next one out of a waiting line that may begin; None if there is none at present."""
@@ -262,11 +253,10 @@ class Gate:
             return Open(beginning)
         return Retry(self._tokens.packet(beginning.header, beginning.remote, beginning.rank, now))
 
-    def _proven(self, beginning: Beginning, behind: bool) -> Decision:
+    def _proven(self, beginning: Beginning) -> Decision:
         source, rank, now = beginning.source, beginning.rank, beginning.at
         line = self._strangers_line if rank is Rank.STRANGER else self._line
         at_once = self._admission.has_place(source, rank) and not line and not self._is_busy(now)
-        at_once = at_once and not (behind and self.runs_many)
         if at_once and (rank is not Rank.STRANGER or self._stranger_beginnings.take(now)):
             return Open(beginning)
         return Wait(displaced=not line.add(source, beginning))

@@ -34,7 +34,6 @@ class Attempt:
         self.timeout = timeout
         self.started = now
         self.answered = False
-        self.heard = False
         self.over = False
         self.detail = "no answer"
 
@@ -186,26 +185,6 @@ def test_hurry_ends_after_five_minutes(rig: Rig) -> None:
     hurried = [start for start in rig.starts if start <= REDIAL_FAST_WINDOW]
     assert REDIAL_FAST_WINDOW <= len(hurried) <= REDIAL_FAST_WINDOW / (1 - BACKOFF_JITTER) + 1
     assert len(late) < 12
-
-
-def test_no_other_dial_begins_beside_one_that_a_busy_listener_has_heard(rig: Rig) -> None:
-    rig.schedule.tunnel_up(rig.now)
-    rig.run(0.5)
-    rig.attempts[0].heard = True
-    rig.run(2.4)
-    assert rig.starts == [0.0]
-    rig.run(0.7)
-    assert len(rig.attempts) == 2, "the first one is over, or has waited for long enough"
-    rig.run(1.0)
-    assert len(rig.attempts) == 3, "nothing was heard of the second"
-
-
-def test_what_was_heard_of_a_dial_that_is_over_delays_nothing(rig: Rig) -> None:
-    rig.schedule.tunnel_up(rig.now)
-    rig.run(0.5)
-    rig.attempts[0].heard = rig.attempts[0].over = True
-    rig.run(0.6)
-    assert len(rig.attempts) == 2
 
 
 def test_refusal_ends_the_hurry_at_once(rig: Rig) -> None:

@@ -19,7 +19,6 @@ from cryprq.quic.admission import (
     source_of,
 )
 from cryprq.quic.gate import (
-    BUSY_PENDING,
     RESPONSE_BURST,
     RESPONSE_RATE,
     SITE_FREE_FAILURES,
@@ -257,19 +256,6 @@ def test_who_comes_while_others_wait_gets_in_line_behind_them(door: Door) -> Non
     beginning = door.gate.next_in_line(door.now)
     assert beginning is not None
     assert beginning.remote == address(7), "its place is not taken by those who have none"
-
-
-def test_while_the_node_is_behind_no_more_begin_than_it_finishes_in_good_time(door: Door) -> None:
-    for host in range(BUSY_PENDING):
-        at = address(host + 1)
-        assert isinstance(door.knock(door.proven(at), at, behind=True), Open)
-    late, later = address(100), address(101)
-    assert door.knock(door.proven(late), late, behind=True) == Wait(displaced=False)
-    assert door.gate.runs_many
-    beginning = door.gate.next_in_line(door.now)
-    assert beginning is not None
-    assert beginning.remote == late, "as soon as there is nothing to read"
-    assert isinstance(door.knock(door.proven(later), later), Open), "a node that keeps pace has places for more"
 
 
 def test_full_table_lets_nobody_in_and_the_line_is_served_in_turn() -> None:
