@@ -1,7 +1,6 @@
 """What happens when something goes away: the dialer's address, the QUIC connection, the path, the listener."""
 
 import signal
-import sys
 import time
 
 from lab.capture import Capture
@@ -9,7 +8,7 @@ from lab.hosts import Lab, Process
 from lab.nat import make_natted
 from lab.nodes import PORT
 from lab.oracle import OVERHEAD
-from lab.tunnels import DIALER, GATEWAY, OUTER, Tunnel, make_tunnel
+from lab.tunnels import GATEWAY, OUTER, Tunnel, make_tunnel
 
 RATE = 200
 
@@ -185,38 +184,6 @@ def test_idle_dialer_notices_a_killed_listener_within_25_seconds(lab: Lab) -> No
     assert set(records) == {OVERHEAD} and 2 <= len(records) <= 4
     tunnel.listener.start().wait_event("listener_ready")
     assert wait_ping(tunnel, 5) < 5
-
-
-FIRST_PACKET = """
-import signal, socket, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-print("ready", flush=True)
-signal.sigwait([signal.SIGUSR1])
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.settimeout(20)
-    sock.connect((sys.argv[1], 5000))
-    sock.send(b"first")
-    print("sent", flush=True)
-    print(sock.recv(100).decode(), flush=True)
-"""
-
-
-def test_first_packet_waits_for_the_session(lab: Lab) -> None:
-    """It is sent while the listener stands still, so that there cannot be a session yet, and once only."""
-    tunnel = make_tunnel(lab, dial=("--tun-address", f"{DIALER[4]}/24"))
-    tunnel.listener.namespace.traffic("udp_echo", GATEWAY[4], 5000, timeout=30.0)
-    assert tunnel.dialer.stop() == 0
-    first = tunnel.dialer.namespace.start("first", sys.executable, "-c", FIRST_PACKET, GATEWAY[4])
-    first.wait_for("ready\n")
-    tunnel.listener.running().signal(signal.SIGSTOP)
-    try:
-        tunnel.dialer.start().wait_event("dial_started")
-        first.signal(signal.SIGUSR1)
-        first.wait_for("sent\n")
-    finally:
-        tunnel.listener.running().signal(signal.SIGCONT)
-    first.wait_for("first\n", timeout=15)
-    assert ("tx", "no_key") not in tunnel.drops(tunnel.dialer)
 
 
 def test_packets_for_a_peer_that_is_gone_are_dropped_not_leaked(lab: Lab) -> None:
