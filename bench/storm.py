@@ -1,8 +1,8 @@
 """N dialers at once: how long until all of them have a session, of this build and of others in turn, as JSON on stdout.
 
-Gateway and crowd (``lab/crowd.py``) are of the same build and share the machine's CPUs, so what a handshake costs either
-end counts. Two storms a round: ``new``, when the gateway has never seen any of the dialers, and ``again``, when all take
-their sessions for lost at the same moment. Waits count from that moment.
+Gateway and crowd (``lab/crowd.py``) are of the same build and share the machine's CPUs, so what a handshake costs
+either end counts. Two storms a round: ``new``, when the gateway has never seen any of the dialers, and ``again``, when
+all take their sessions for lost at the same moment. Waits count from that moment.
 
     bench/storm.py                                   300 dialers, this build
     bench/storm.py --count 1000 --rounds 3

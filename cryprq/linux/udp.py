@@ -29,8 +29,8 @@ _ANCILLARY: Final = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(12)
 _BAD_SOURCE: Final = frozenset({errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL})
 """What sendmsg says when the pinned local address is gone or cannot reach the destination."""
 _NOT_IN_SEGMENTS: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
-"""What it says when the way there does not take datagrams of that size, or does not take several at once: one by one they
-may be fragmented (udp(7))."""
+"""What it says when the way there does not take datagrams of that size, or does not take several at once: one by one
+they may be fragmented (udp(7))."""
 _Control = tuple[int, int, bytes]
 """A control message: level, type, data."""
 
