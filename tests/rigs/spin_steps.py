@@ -1,5 +1,6 @@
 """The steps of a Spin model that prints them (``-DEDGES``), to be taken on what the model is a model of."""
 
+import random
 import re
 import subprocess
 import types
@@ -72,26 +73,37 @@ def only(steps: Sequence[Step], taken: Callable[[Step], bool]) -> list[Step]:
     return kept
 
 
-def walks(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Ways from the beginning that take every step at least once."""
+class Way(NamedTuple):
+    """Steps from the beginning on, of which the first ``known`` are in ways before this one, too."""
+
+    steps: list[Step]
+    known: int
+
+
+def ways(steps: Sequence[Step], *, anywhere: bool = False) -> Iterator[Way]:
+    """Ways that take every step at least once: those near to the beginning first, or now here and now there, always in
+    the same order: which takes longer as a whole, and comes much sooner past each kind of state."""
     untaken: dict[str, list[Step]] = defaultdict(list)
     first_to: dict[str, Step] = {}
     for step in steps:
         untaken[step.before].append(step)
         if step.after != steps[0].before:
             first_to.setdefault(step.after, step)
-    for state in list(untaken):
+    states = list(untaken)
+    if anywhere:
+        random.Random(1).shuffle(states)
+    for state in states:
         while untaken[state]:
             way: list[Step] = []
             at = state
             while at != steps[0].before:
                 way.insert(0, first_to[at])
                 at = first_to[at].before
-            at = state
+            at, known = state, 0 if anywhere else len(way)
             while untaken[at]:
                 way.append(untaken[at].pop())
                 at = way[-1].after
-            yield way
+            yield Way(way, known)
 
 
 def faulty(module: types.ModuleType, line: str, instead: str) -> types.ModuleType:
