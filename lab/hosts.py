@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lab.sandbox import CLONE_NEWNET, call, enter
+from lab.traffic import PINGS
 
 
 class Process:
@@ -114,6 +115,10 @@ class Namespace:
             finally:
                 call("setns", before.fileno(), CLONE_NEWNET)
 
+    def ip_batch(self, lines: Sequence[str]) -> None:
+        """Runs many commands of ``ip``, up to the first that fails, by one process."""
+        _run(["ip", "-n", self.name, "-batch", "-"], text="\n".join(lines))
+
     def run(self, *command: str, timeout: float = 60.0) -> str:
         """Runs a command to its end and returns its output; raises CommandError with the output on failure."""
         with self.entered():
@@ -140,7 +145,16 @@ class Namespace:
         return process
 
     def measure(self, command: str, *arguments: object, within: float = 60.0, **options: object) -> dict[str, Any]:
-        """Runs a command of ``traffic.py`` to its end, at most ``within`` seconds, and returns its result."""
+        """Runs a command of ``traffic.py`` to its end, at most ``within`` seconds, and returns its result.
+
+        Pings are sent from this process: a Python of their own would take many times as long to start as they take."""
+        if (ping := PINGS.get(command.replace("_", "-"))) is not None:
+            function, defaults = ping
+            try:
+                with self.entered():
+                    return function(*arguments, **defaults | options)
+            except OSError as error:
+                raise CommandError(f"{command} {arguments}: {error}") from error
         return self.traffic(command, *arguments, **options).result(within)
 
     def sysctl(self, name: str, value: str | int) -> None:
@@ -167,8 +181,11 @@ class CommandError(Exception):
     """A command failed; the text has its output."""
 
 
-def _run(command: list[str], timeout: float = 60.0) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
+def _run(command: list[str], timeout: float = 60.0, text: str | None = None) -> str:
+    """``text`` is its input, if it is to have another than this process."""
+    done = subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+    )
     if done.returncode != 0:
         raise CommandError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}")
     return done.stdout
@@ -238,9 +255,8 @@ class Lab:
         """A cable: an interface in either namespace with its addresses (``10.0.0.1/24``, ``fd00::1/64``), up."""
         left.ip(f"link add {names[0]} mtu {mtu} type veth peer name {names[1]} mtu {mtu} netns {right.name}")
         for namespace, device, addresses in ((left, names[0], left_addresses), (right, names[1], right_addresses)):
-            for address in addresses:
-                namespace.ip(f"address add {address} dev {device}{' nodad' if ':' in address else ''}")
-            namespace.ip(f"link set {device} up")
+            lines = [f"address add {address} dev {device}{' nodad' if ':' in address else ''}" for address in addresses]
+            namespace.ip_batch([*lines, f"link set {device} up"])
 
     def switch(self, name: str, members: Mapping[Namespace, Sequence[str]], *, device: str = "eth0") -> Namespace:
         """A switch: a namespace with a bridge that joins an interface of every member."""

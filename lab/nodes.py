@@ -1,5 +1,6 @@
 """A node as users run it: ``cryprq-node`` in a namespace, known by its log, its metrics and its admin socket."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from cryprq.cli import admin_client
 from cryprq.config.identity_file import load_or_create_identity
 from cryprq.config.paths import DEFAULT_TUN_NAME
+from cryprq.errors import MachineError
 from cryprq.registry.lease_file import lease_path
 from lab.hosts import CommandError, Namespace, Process
 
@@ -46,10 +49,13 @@ class Node:
         self.process: Process | None = None
         self._log = self.directory / f"{self.name}.log"
         self._start = 0  # where the log of the running process begins
+        self._read = 0  # and up to where its events are known
+        self._events: list[Event] = []
 
     def start(self, *more: str) -> "Node":
         """Starts it, or starts it again, with more arguments if any; the log goes on in the same file."""
-        self._start = self._log.stat().st_size if self._log.exists() else 0
+        self._start = self._read = self._log.stat().st_size if self._log.exists() else 0
+        self._events = []
         self.process = self.namespace.start(
             self.name,
             *self.command(),
@@ -82,15 +88,24 @@ class Node:
 
     def events(self, event: str | None = None, /, **fields: object) -> list[Event]:
         """The log since the last start: all events, or those of a name and with the given fields."""
-        found = []
-        for line in self.lines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # a traceback or a line that is half written
-            if event in (None, entry.get("event")) and all(entry.get(key) == fields[key] for key in fields):
-                found.append(entry)
-        return found
+        self._read_on()
+        return [
+            entry
+            for entry in self._events
+            if event in (None, entry.get("event")) and all(entry.get(key) == fields[key] for key in fields)
+        ]
+
+    def _read_on(self) -> None:
+        """Reads the log from where it was read to the last time: who waits for an event asks all the time."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        for line in whole.decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # a traceback, say
+                self._events.append(json.loads(line))
 
     def lines(self) -> list[str]:
         """The raw log since the last start."""
@@ -147,8 +162,11 @@ class Node:
         return self.namespace.run(str(PROGRAMS / "cryprq"), *arguments, "--control-socket", str(self.control))
 
     def status(self) -> Any:
-        """``cryprq status --json``."""
-        return json.loads(self.tool("status", "--json"))
+        """What ``cryprq status --json`` prints, asked as it asks."""
+        try:
+            return admin_client.request(self.control, "status", measure=True)
+        except MachineError as error:
+            raise CommandError(str(error)) from error
 
     def rss_kib(self) -> int:
         """Resident memory in KiB."""

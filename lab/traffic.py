@@ -143,6 +143,13 @@ def await_ping(address: str, seconds: float) -> Result:
     return {"seconds": None}
 
 
+PINGS: dict[str, tuple[Callable[..., Result], dict[str, Any]]] = {
+    "ping": (ping, {"count": 3, "interval": 0.2, "timeout": 2.0, "size": 56}),
+    "await-ping": (await_ping, {"seconds": 10.0}),
+}
+"""Commands that somebody who is in the namespace already can call just as well, each with its defaults."""
+
+
 def _summary(times: list[float]) -> Result:
     """Round-trip times in microseconds."""
     if not times:
@@ -527,8 +534,8 @@ def _parser() -> argparse.ArgumentParser:
             kind = float if default is None else type(default)
             sub.add_argument(f"--{name}", default=default, type=kind)
 
-    command(ping, "address", count=3, interval=0.2, timeout=2.0, size=56)
-    command(await_ping, "address", seconds=10.0)
+    for function, defaults in PINGS.values():
+        command(function, "address", **defaults)
     command(tcp_serve, "address", "port", size=16 << 20, rate=None, connections=1)
     command(tcp_transfer, "address", "port", size=16 << 20, rate=None, timeout=60.0)
     command(tcp_sink, "address", "port", connections=1)

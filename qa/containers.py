@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lab import ROOT
 from lab.hosts import CommandError, Lab, Namespace
@@ -129,6 +129,10 @@ class ContainerNode(Node):
         """The tool of the image, in the running container."""
         return docker("exec", "--user", "cryprq", self.container, "cryprq", *arguments, "--control-socket",
                       str(self.control))  # fmt: skip
+
+    def status(self) -> Any:
+        """By the tool of the image, too."""
+        return json.loads(self.tool("status", "--json"))
 
     def container_health(self) -> str:
         """What the image's health check says: ``starting``, ``healthy`` or ``unhealthy``."""
