@@ -42,7 +42,7 @@ class Process:
     def running(self) -> bool:
         return self.popen.poll() is None
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Its exit status; subprocess.TimeoutExpired."""
         return self.popen.wait(timeout)
 
@@ -50,7 +50,7 @@ class Process:
         """All that it has written so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, text: str, timeout: float = 10.0) -> None:
+    def wait_for(self, text: str, timeout: float = 60.0) -> None:
         """Returns once the output has text in it; CommandError if it ends or time is up before."""
         end = time.monotonic() + timeout
         while text not in self.output():
@@ -74,7 +74,7 @@ class Process:
         if self.running:
             self.popen.send_signal(number)
 
-    def stop(self, timeout: float = 5.0) -> int:
+    def stop(self, timeout: float = 10.0) -> int:
         """SIGTERM, then SIGKILL after timeout seconds. Returns the exit status, negative for a signal."""
         self.signal(signal.SIGTERM)
         try:

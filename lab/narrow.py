@@ -47,7 +47,7 @@ class NarrowPath:
         """What either node has found."""
         return [node.status()["peers"][0]["path_mtu"] for node in self.nodes]
 
-    def found(self, mtu: int, seconds: float = 5.0) -> bool:
+    def found(self, mtu: int, seconds: float = 60.0) -> bool:
         """Whether both nodes find this in time."""
         end = time.monotonic() + seconds
         while self.path_mtus() != [mtu, mtu]:

@@ -115,7 +115,7 @@ class Node:
             log.seek(self._start)
             return log.read().decode(errors="replace").splitlines()
 
-    def wait_event(self, event: str, /, *, timeout: float = 10.0, count: int = 1, **fields: object) -> Event:
+    def wait_event(self, event: str, /, *, timeout: float = 60.0, count: int = 1, **fields: object) -> Event:
         """The count-th event of that name and fields, waited for; CommandError with the log when it does not come."""
         end = time.monotonic() + timeout
         while True:
@@ -179,7 +179,7 @@ class Node:
         """SIGHUP."""
         self.running().signal(signal.SIGHUP)
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM; the exit status."""
         return self.running().stop(timeout)
 

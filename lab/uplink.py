@@ -85,16 +85,16 @@ def make_uplink(lab: Lab) -> Uplink:
     return Uplink(lab, hosts["dialer"], gateway, router, hosts["server"], listener)
 
 
-def answers(host: Namespace, address: str) -> bool:
-    """Whether a ping from a host comes back."""
+def answers(host: Namespace, address: str, patience: float = 0.3) -> bool:
+    """Whether a ping from a host comes back: one, which is lost after so many seconds. Who asks only once has more."""
     try:
         with host.entered():
-            return bool(ping(address, count=1, interval=0, timeout=0.3, size=56)["received"])
+            return bool(ping(address, count=1, interval=0, timeout=patience, size=56)["received"])
     except OSError:
         return False  # there is no way at the moment
 
 
-def soon(check: Callable[[], bool], seconds: float = 5.0) -> bool:
+def soon(check: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether it comes true in time."""
     end = time.monotonic() + seconds
     while not check():

@@ -145,7 +145,7 @@ def mixed(node: Node, kind: str) -> float:
 
 def wait_rotated(node: Node, times: int) -> bool:
     """Whether its keys have rotated so often in time. Of more than ten in a minute the log does not tell each."""
-    return wait(lambda: node.metric("rotations_total") == times, 10.0)
+    return wait(lambda: node.metric("rotations_total") == times)
 
 
 def test_quic_packets_and_records_in_one_batch(lab: Lab) -> None:

@@ -147,7 +147,7 @@ def test_no_way_is_told_at_once(lab: Lab) -> None:
     for version in (4, 6):
         error, took = refusal(host, NOBODY[version])
         assert error == errno.ENETUNREACH
-        assert took < 0.1
+        assert took < 1  # by the first SYN: the second follows after a second
     assert answers(tunnel, "no_route", "sent") == 2
     assert tunnel.dialer.stop() == 0
     tunnel.listener.wait_event("peer_disconnected")
@@ -167,7 +167,7 @@ def test_no_way_is_told_at_once(lab: Lab) -> None:
     for version in (4, 6):
         error, took = refusal(host, DIALER[version])
         assert error == errno.EHOSTUNREACH
-        assert took < 0.1
+        assert took < 1  # by the first SYN: the second follows after a second
     tunnel.dialer.start()
     tunnel.wait_up()
     for _ in range(30):
@@ -179,7 +179,7 @@ def test_no_way_is_told_at_once(lab: Lab) -> None:
     for version in (4, 6):
         error, took = refusal(host, DIALER[version])
         assert error == errno.EHOSTUNREACH
-        assert took < 0.1
+        assert took < 1  # by the first SYN: the second follows after a second
 
 
 def test_gateway_that_died_is_told_at_once_and_found_again(lab: Lab) -> None:
@@ -194,7 +194,7 @@ def test_gateway_that_died_is_told_at_once_and_found_again(lab: Lab) -> None:
     for version in (4, 6):
         error, took = refusal(here, GATEWAY[version])
         assert error == errno.EHOSTUNREACH
-        assert took < 0.1
+        assert took < 1  # by the first SYN: the second follows after a second
     assert not tunnel.dialer.events("peer_disconnected")
     assert ("tx", "no_key") not in tunnel.drops(tunnel.dialer)
     tunnel.listener.start()

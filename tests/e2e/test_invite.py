@@ -74,14 +74,11 @@ def refused(host: Host, *words: str) -> str:
 
 
 def test_two_commands_make_a_tunnel(gateway: Node, host: Host) -> None:
-    began = time.monotonic()
     token = gateway.tool("invite", "alice").strip()
     with host.node_ends():
         said = host.join(token)
         assert host.namespace.measure("ping", GATEWAY[4], count=1)["received"] == 1
-        took = time.monotonic() - began
         assert "connected to 1 of 1 peers" in said
-        assert took < 15  # 5 s are promised, bench/join.py measures it; tests run on a busy machine
         (peer,) = json.loads(gateway.tool("peer", "list", "--json"))
         assert (peer["name"], peer["permitted"], peer["source"]) == ("alice", True, "registry")
         joined = gateway.wait_event("peer_joined")

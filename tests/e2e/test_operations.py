@@ -43,7 +43,7 @@ def hosts(lab: Lab) -> tuple[Namespace, Namespace]:
 
 
 def wait_line(node: Node, text: str) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not any(text in line for line in node.lines()):
         assert time.monotonic() < end, f"{node.name} has not said {text}"
         time.sleep(0.02)
@@ -52,7 +52,7 @@ def wait_line(node: Node, text: str) -> None:
 def run(lab: Lab, *flags: str, prefix: tuple[str, ...] = ()) -> str:
     """A node that cannot start: what it prints, and its exit status in the table's words."""
     command = [*prefix, str(PROGRAMS / "cryprq-node"), "--identity", str(lab.directory / "other.identity"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert len(done.stderr.splitlines()) == 1
     return f"{done.stderr} exit status {done.returncode}"
 

@@ -35,7 +35,7 @@ def seconds_without(other: Namespace) -> float:
     """How long until the host behind the network answers, asked all the time."""
     start = time.monotonic()
     while not answers(other, HOST):
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 60
     return time.monotonic() - start
 
 
@@ -43,18 +43,18 @@ def take_over(node: Node, peers: dict[str, Node]) -> None:
     """The owner of the network is killed; it comes back, and stands by from then on."""
     for peer in peers.values():
         node.wait_event("peer_connected", peer_id=peer.peer_id)
-    assert answers(node.namespace, HOST)
+    assert answers(node.namespace, HOST, 10)
     active, (waiting,) = owner(node)
     times = len(node.events("network_taken_over"))  # the one that is written first may have come last
     peers[active].kill()
-    assert seconds_without(node.namespace) < 5
+    assert seconds_without(node.namespace) < 20  # less than QUIC takes to notice: 25 s
     event = node.wait_event("network_taken_over", peer_id=waiting, before=active)
     assert LAN in event["networks"].split(",")
     assert owner(node) == (waiting, [active])
     before = len(node.events("handshake_complete", peer_id=active))
     peers[active].start()
     node.wait_event("handshake_complete", peer_id=active, count=before + 1, timeout=20)
-    assert answers(node.namespace, HOST)
+    assert answers(node.namespace, HOST, 10)
     assert owner(node) == (waiting, [active])  # what works is left alone
     assert len(node.events("network_taken_over")) == node.metric("network_takeovers_total") == times + 1
 

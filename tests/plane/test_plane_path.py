@@ -133,12 +133,12 @@ def test_flood_of_probes_is_answered_one_by_one_at_most_and_stops_nothing(bench:
         bench.send(bench.sealer.seal(struct.pack("!BHQ", PROBE, 8, n)))
     assert bench.quiet()
     bench.plane.send_empty(RX_INDEX)
+    answers = [len(bench.udp.recv(2000)) for _ in range(8)]
     bench.udp.settimeout(0.2)
-    answers = []
     with contextlib.suppress(TimeoutError):
         while True:
             answers.append(len(bench.udp.recv(2000)))
-    assert 8 <= len(answers) <= 120 + 500 + 1
+    assert len(answers) <= 120 + 500 + 1
     assert max(answers) <= OVERHEAD + 13
     assert bench.plane.failure() is None
 

@@ -68,7 +68,7 @@ def _wrap(
     return wrapper
 
 
-async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within: float = 30.0) -> None:
     """Waits for a condition; the assertion fails if it does not come true in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within

@@ -4,8 +4,10 @@ A socket pair carries what a TUN with IFF_VNET_HDR does, a virtio_net_hdr and a 
 no privilege and run under sanitizers. The tunnel tests have the real device.
 """
 
+import fcntl
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -67,7 +69,7 @@ class Bench:
         self.vnet = "vnet_hdr" in offloads
         self.inner = inner
         inner.setblocking(False)
-        self.tun.settimeout(5)
+        self.tun.settimeout(30)
         self.suite = suite
         self.udp = self.bind()
         self.ports = [self.bind_port(each) for each in (host, *others)]
@@ -86,7 +88,7 @@ class Bench:
     def bind() -> socket.socket:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind(("127.0.0.1", 0))
-        udp.settimeout(5)
+        udp.settimeout(30)
         return udp
 
     @staticmethod
@@ -139,15 +141,20 @@ class Bench:
 
     def quiet(self) -> bool:
         """Nothing is on its way to the TUN: a later, valid packet is the first to come out."""
+        assert wait(self._all_read), "else there may be no room for it"
         marker = ipv4("10.0.0.2", "10.0.0.1", b"marker")
         self.send(self.sealer.seal(marker))
         return self.to_tun()[1] == marker
+
+    def _all_read(self) -> bool:
+        """Whether no datagram waits for the plane."""
+        return not any(struct.unpack("i", fcntl.ioctl(port, termios.FIONREAD, bytes(4)))[0] for port in self.ports)
 
     def dropped(self, direction: str, reason: str, count: int = 1) -> bool:
         return wait(lambda: self.plane.drops()[direction, reason] == count)
 
 
-def wait(condition: Callable[[], object], seconds: float = 5.0) -> bool:
+def wait(condition: Callable[[], object], seconds: float = 30.0) -> bool:
     """Whether the condition comes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():

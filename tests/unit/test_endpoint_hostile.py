@@ -34,11 +34,11 @@ FAST: dict[str, Any] = {"backoff_base_ms": 300, "backoff_max_ms": 600, "backoff_
 @run
 async def test_no_m1_ends_a_connection_and_counts_as_a_failure() -> None:
     async with rigs() as make:
-        server = make.make(m1_timeout=0.8, pending_timeout=9.0, **FAST)
+        server = make.make(m1_timeout=0.8, pending_timeout=90.0, **FAST)
         dialled = make.make(dial_only=True).dial(server)
         started = time.monotonic()
         await until(lambda: dialled.ended)
-        assert 0.5 < time.monotonic() - started < 4
+        assert time.monotonic() - started > 0.5
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert [event for event, _ in server.events] == ["inbound_backoff"]
 
@@ -56,7 +56,9 @@ async def test_an_m1_that_drips_in_does_not_gain_time() -> None:
             await asyncio.sleep(0.05)
             if dialled.ended:
                 break
-        assert 0.2 < time.monotonic() - started < 4
+        else:
+            raise AssertionError("it has gained the minute that its M1 took")
+        assert time.monotonic() - started > 0.2
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert server.accepted[0].frames == []
 
@@ -68,7 +70,7 @@ async def test_an_m1_without_an_m3_ends_after_the_pending_time() -> None:
         dialled = make.make(dial_only=True).dial(server, on_connected=greet)
         started = time.monotonic()
         await until(lambda: dialled.ended)
-        assert 0.9 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 0.9
         assert dialled.ended == (CloseCode.TIMEOUT, "", True)
         assert server.accepted[0].ended == (CloseCode.TIMEOUT, "", False)
 

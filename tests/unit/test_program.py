@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,11 +91,11 @@ def test_program_gets_nothing_of_this_process() -> None:
 def test_program_whose_time_is_up_is_killed_with_what_it_started(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     start = time.monotonic()
-    ended = run("/bin/sh", "-c", f'sleep 60 & echo "$$ $!" > {note}; trap "" TERM; wait', timeout=0.5)
+    ended = run("/bin/sh", "-c", f'sleep 60 & echo "$$ $!" > {note}; trap "" TERM; wait', timeout=1.5)
     assert ended.status is None
     assert ended.fault == f"killed after {ended.seconds:.1f} s"
-    assert 0.5 <= time.monotonic() - start < 5
-    end = time.monotonic() + 5
+    assert 1.5 <= time.monotonic() - start < 50  # not those 60 s
+    end = time.monotonic() + 30
     pids = [int(text) for text in note.read_text().split()]
     while not all(map(gone, pids)) and time.monotonic() < end:
         time.sleep(0.01)
@@ -103,8 +104,9 @@ def test_program_whose_time_is_up_is_killed_with_what_it_started(tmp_path: Path)
 
 def test_what_a_program_leaves_behind_is_not_waited_for() -> None:
     start = time.monotonic()
-    assert run("/bin/sh", "-c", "sleep 3 & echo done").output == "done"
-    assert time.monotonic() - start < 2
+    left = int(run("/bin/sh", "-c", "sleep 60 & echo $!").output)
+    assert time.monotonic() - start < 50
+    os.kill(left, signal.SIGKILL)
 
 
 def test_loop_goes_on_meanwhile_and_a_call_can_be_cancelled(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_loop_goes_on_meanwhile_and_a_call_can_be_cancelled(tmp_path: Path) -> N
         return turns
 
     assert go(both()) > 1
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while not gone(int(note.read_text())) and time.monotonic() < end:
         time.sleep(0.01)
     assert gone(int(note.read_text()))
