@@ -82,7 +82,7 @@ def test_encapsulated_traffic(lab: Lab, kind: Kind) -> None:
     for ends, addresses, device, sizes_of in ((lans.hosts, hosts, "eth0", 4), (lans.gateways, gateways, TUN, 6)):
         encapsulate(kind, ends, addresses, device)
         for version in kind.versions:
-            assert answers(ends[1], INNER["left"][version], 10)
+            assert answers(ends[1], INNER["left"][version])
         lans.forget()  # what the one end sent before the other was there
         for version in kind.versions:
             address = INNER["left"][version]
