@@ -407,13 +407,18 @@ class Peer:
 
     def wants_dial(self) -> bool:
         """True if a dialled peer should be dialled: no session, one whose connection this node has to restore, one that
-        has to be proven anew, or silence. Not while a fresh session waits for its first record."""
+        has to be proven anew, or silence. Not while a fresh session waits for its first record.
+
+        Whoever has dialled a session restores its connection; so does, where both dial, the end whose dials win: the
+        other may have closed it in favour of a session that is lost here."""
         if any(link.dialled and not link.established and link.carrier is not None for link in self.links):
             return False
         current = self.current
         if current is None or self.liveness.silent:
             return True
-        return current.dialled and (current.carrier is None or self._reauth.wants_dial)
+        if current.carrier is None:
+            return current.dialled or self._own_id < self.peer_id
+        return current.dialled and self._reauth.wants_dial
 
     @property
     def present(self) -> bool:

@@ -71,15 +71,14 @@ hidden byte event, who, which, o, p, q;
 #define attempt(e, s) (dialler[s] == e && state[at(s, e)] == ABSENT && connected[at(s, e)])
 /* Whether what node e sends now would be opened. */
 #define arrives(e) (sending[e] != NONE && holds(1 - (e), sending[e]))
-#define silent(e) (current[e] != NONE && (!arrives(e) || !arrives(1 - e)))
 
-/* Peer.wants_dial, of a node that is not to prove anew who it is. */
+/* Peer.wants_dial, of a node that is not to prove anew who it is, and without silences: nobody needs them. */
 #define free(e, s) (!candidate(e, s) && !attempt(e, s))
 #define no_candidate(e, s) (!candidate(e, s))
 #define may_dial(e) (dials < SESSIONS && (DIALS >> e & 1) && !barred[e] && EACH_OF(no_candidate, e))
 #define wants_dial(e)                                                                                                  \
     (may_dial(e) && EACH_OF(free, e)                                                                                   \
-        && (current[e] == NONE || silent(e) || (dialler[current[e]] == e && !connected[at(current[e], e)])))
+        && (current[e] == NONE || ((dialler[current[e]] == e || e == 0) && !connected[at(current[e], e)])))
 #define dials_now(e, s) (dialler[s] == (e) && handshake[s] == M3 && connected[at(s, 0)] && connected[at(s, 1)])
 
 /* Peer.outranks_outbound, and Peer._lost_race. */
@@ -94,7 +93,7 @@ hidden byte event, who, which, o, p, q;
 
 #ifdef EDGES
 c_code {
-    /* What is left of wants_dial without silences and without the dials that are on. */
+    /* What is left of wants_dial without the dials that are on. */
     static int wants_dial_alone(int e)
     {
         const int s = now.current[e];
@@ -102,7 +101,7 @@ c_code {
         for (int i = 0; i < SESSIONS; i++)
             if (now.dialler[i] == e && now.state[2 * i + e] == PROVISIONAL && now.connected[2 * i + e])
                 return 0;
-        return s == NONE || (now.dialler[s] == e && !now.connected[2 * s + e]);
+        return s == NONE || ((now.dialler[s] == e || e == 0) && !now.connected[2 * s + e]);
     }
 
     static void print_state(void)

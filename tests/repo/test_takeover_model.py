@@ -55,8 +55,8 @@ ONE_DIALS = {
         "if False:",
     ),
     "does not dial when its connection is lost": (
-        "current.dialled and (current.carrier is None or self._reauth.wants_dial)",
-        "False",
+        "return current.dialled or self._own_id < self.peer_id",
+        "return False",
     ),
     "leaves without a word": ("carrier.send(action.data)", "pass"),
 }
@@ -69,6 +69,10 @@ BOTH_DIAL = {
     "a winner without a connection wins": (
         "return current.dialled is winner_is_own and current.carrier is not None",
         "return current.dialled is winner_is_own",
+    ),
+    "leaves the dial to who has dialled the session that has lost": (
+        "return current.dialled or self._own_id < self.peer_id",
+        "return current.dialled",
     ),
     "the larger ID wins": (
         "winner_is_own = self._own_id < self.peer_id",

@@ -288,6 +288,16 @@ def test_lost_connection_leaves_the_keys_alone_and_asks_the_dialer_to_dial(world
     assert right.peer.wants_dial()
 
 
+def test_lost_connection_of_a_session_that_the_other_has_dialled_asks_the_end_whose_dials_win(world: World) -> None:
+    """The other may have closed it in favour of one that was lost here; if it has not, it dials, too."""
+    left, right = world.left, world.right  # the smaller ID is left's
+    world.connect(right, left)
+    assert not left.peer.wants_dial()
+    world.cut_wires()
+    assert left.peer.wants_dial()
+    assert right.peer.wants_dial()
+
+
 def test_close_tells_the_peer_and_destroys_every_key(world: World) -> None:
     left, right = world.left, world.right
     _, accepted = world.connect(left, right)
