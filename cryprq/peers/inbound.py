@@ -178,14 +178,16 @@ class Inbound:
             self._prepare(connection, responder, auth)
 
     def _redeemed(self, connection: "Connection", responder: Responder, auth: "Auth", why_not: str | None) -> None:
-        """The dialer is a peer now, and its invitation is used up; or it is not, and refused."""
-        if self._over:
-            return
+        """The dialer is a peer now, and its invitation is used up, which is told also if it has left meanwhile; or it
+        is none, and refused."""
         if why_not is None:
             self._shared.reporter.peer_joined(auth.peer_id, self._shared.fleet.name(auth.peer_id), connection.remote)
-            self._prepare(connection, responder, auth)
-        else:
+        if self._over:
+            return
+        if why_not is not None:
             self._refuse(connection, HandshakeError("invitation", CloseCode.REFUSED, auth.peer_id), hint=why_not)
+        elif self._shared.fleet.prepare(auth.peer_id, partial(self._prepared, connection, responder, auth)):
+            self._prepared(connection, responder, auth)
 
     def _prepare(self, connection: "Connection", responder: Responder, auth: "Auth") -> None:
         fleet = self._shared.fleet
@@ -193,7 +195,7 @@ class Inbound:
             self._fourth(connection, responder, auth)
 
     def _prepared(self, connection: "Connection", responder: Responder, auth: "Auth") -> None:
-        """The dialer's new address is written down. Much may have happened meanwhile."""
+        """What had to be written down of the dialer is. Much may have happened meanwhile."""
         if self._over:
             return
         if self._shared.stopping:

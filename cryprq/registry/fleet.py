@@ -272,6 +272,8 @@ class Fleet:
             note = Note(at=self._clock(), who=str(peer), did=f"joined as {found.name}, invited by {found.invited_by}")
             try:
                 await self.commit(*ops, note=note)
+                if peer not in self._entries:  # the watch is late, and who has joined is not to be refused for it
+                    await self._settle_doubt()
             except Conflict:
                 why = "somebody else was quicker with this invitation"
             except Unknown:

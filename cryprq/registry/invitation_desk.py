@@ -58,6 +58,8 @@ class InvitationDesk:
             raise NotInvited("an --address needs the port that the new node is to dial")
         if expires <= self._now:
             raise NotInvited("the invitation would have expired already")
+        if peer_expires is not None and peer_expires <= self._now:
+            raise NotInvited("the new peer would have expired already")
         if len(self._fleet.invitations) >= INVITATIONS_MAX:
             raise NotInvited(f"{INVITATIONS_MAX} invitations are open, and that is the most; withdraw some")
         if name in self._fleet.names or self._fleet.version(NAME_PREFIX + name) != ABSENT:

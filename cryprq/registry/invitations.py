@@ -43,8 +43,8 @@ class Invitation:
         return f"{INVITATION_PREFIX}{self.identifier.hex()}"
 
     def usable(self, now: float) -> bool:
-        """Whether somebody may become a peer by it at this Unix time."""
-        return now < self.expires
+        """Whether somebody may become a peer by it at this Unix time: one that could not connect is none."""
+        return now < self.expires and (self.peer_expires is None or now < self.peer_expires)
 
     def entry(self, peer: PeerId) -> PeerEntry:
         """What is known of the peer that has used it."""

@@ -1,7 +1,7 @@
 """Invitations in the registry: stored, used once, withdrawn; and the file of the node that was invited."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,7 +19,7 @@ from cryprq.registry.commands import Desk
 from cryprq.registry.fleet import Fleet
 from cryprq.registry.invitations import Invitation
 from cryprq.registry.memory import MemoryStore
-from cryprq.registry.store import Contents, Damaged, Put
+from cryprq.registry.store import Batch, Contents, Damaged, Put
 
 OWN, ALICE, BOB, CAROL = (PeerId(bytes((number,)) * 32) for number in range(1, 5))
 ADDRESS = Multiaddr.parse("/ip4/192.0.2.1/udp/9999/quic-v1")
@@ -170,6 +170,41 @@ def test_it_is_worth_nothing_once_its_time_is_over() -> None:
     play(world())
 
 
+def test_it_is_worth_nothing_once_the_peer_would_have_expired() -> None:
+    async def world() -> None:
+        gateway = await started()
+        token = await gateway.invite(expires=NOW + 60, peer_expires=NOW + 30)
+        gateway.now += 30
+        assert gateway.fleet.invitation_key(token.keys.invitation) is None
+        assert "expired" in str(await gateway.redeem(token, ALICE))
+        assert not gateway.fleet.registered
+        await gateway.fleet.close()
+
+    play(world())
+
+
+async def silence(_: int) -> AsyncIterator[Batch]:
+    await asyncio.Event().wait()
+    yield Batch(0, ())
+
+
+def test_who_has_joined_is_known_though_the_watch_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def world() -> None:
+        gateway = Gateway()
+        monkeypatch.setattr(gateway.store, "watch", silence)
+        await gateway.fleet.start()
+        token = Token.make(OWN, [ADDRESS])
+        invitation = replace(INVITATION, identifier=token.keys.invitation, key=token.keys.key)
+        await gateway.store.commit(*invitation.offer_ops("name/alice"))
+        await gateway.fleet._load_again()
+        assert await gateway.redeem(token, ALICE) is None
+        assert gateway.fleet.permits(ALICE)
+        await gateway.fleet.close()
+
+    monkeypatch.setattr("cryprq.registry.fleet.CATCH_UP", 0.01)
+    play(world())
+
+
 def test_who_may_not_connect_any_more_is_not_let_in_by_it() -> None:
     async def world() -> None:
         gateway = await started()
@@ -227,6 +262,7 @@ def test_it_is_open_after_a_restart() -> None:
         ({"expires": None}, "lacks expires"),
         ({"expires": True}, "Unix time"),
         ({"expires": NOW}, "expired already"),
+        ({"peer_expires": NOW}, "expired already"),
         ({"networks": ["10.7.0.1/24"]}, "host bits"),
         ({"networks": 7}, "list"),
         ({"addresses": "x"}, "no list"),
