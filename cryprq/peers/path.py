@@ -112,8 +112,10 @@ class Path:
         return self._machine.next_timer()
 
     def handle_timer(self, now: Boottime) -> None:
-        """Whatever is due."""
-        self._carry_out(self._machine.handle_timer(now))
+        """Whatever is due; harmless when nothing is."""
+        due = self._machine.next_timer()
+        if due is not None and due <= now:
+            self._carry_out(self._machine.handle_timer(now))
 
     def _carry_out(self, outputs: Sequence[Output]) -> None:
         self._apply()

@@ -359,10 +359,10 @@ class Peer:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""
-        times = [self.path.next_timer(), *(link.session.next_timer() for link in self.links)]
+        times = [self.path.next_timer(), *[link.session.next_timer() for link in self.links]]
         if self.current is not None:
             times.append(self.liveness.due)
-        return min((due for due in times if due is not None), default=None)
+        return min([due for due in times if due is not None], default=None)
 
     def handle_timers(self, now: Boottime) -> None:
         """Lets every session act whose time has come, and the path."""

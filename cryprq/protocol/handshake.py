@@ -240,6 +240,7 @@ class Initiator(_Machine):
         self._offer = bytes(aead_offer)
         self._kem = kem
         self._parameters = _with_rotation(parameters)
+        self._parameters.encode()  # ValueError now and here rather than in the middle of a handshake
         self._psk = None if psk is None else bytearray(psk)
         self._invitation = invitation
         self._ephemeral: Ephemeral | None = None
@@ -462,10 +463,11 @@ class Responder(_Machine):
         with self._step(_State.VERIFIED_M3, _State.OVER):
             assert self._peer_id is not None
             parameters = _with_rotation(parameters)
+            told = parameters.encode()
             root = self._first_root(psk)
             key = key_schedule.accept_key(root)
             try:
-                body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + parameters.encode())
+                body = key_schedule.seal_once(key, self._transcript, bytes((status,)) + told)
                 session = None
                 if status == STATUS_ACCEPTED:
                     other = self._peer_parameters
@@ -496,7 +498,6 @@ class Responder(_Machine):
 def _with_rotation(parameters: Parameters) -> Parameters:
     if parameters.rotate_secs is None:
         parameters = replace(parameters, rotate_secs=ROTATE_SECS_DEFAULT)
-    parameters.encode()  # ValueError now and here rather than in the middle of a handshake
     return parameters
 
 

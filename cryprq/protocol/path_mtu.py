@@ -197,7 +197,9 @@ class PathMtu:
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due."""
         due = self._question.due if self._question is not None else self._raise_at
-        return min((at for at in (due, self._begin_at) if at is not None), default=None)
+        if due is None or (self._begin_at is not None and self._begin_at < due):
+            return self._begin_at
+        return due
 
     def handle_timer(self, now: Boottime) -> list[Output]:
         """Whatever is due; harmless when nothing is."""

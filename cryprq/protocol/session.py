@@ -295,16 +295,11 @@ class Session:
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timer`` is due, None for never."""
-        times = [
-            self._promoted_by,
-            self._response_by,
-            self._empty_at,
-            self._grace_until,
-            self._retire_at,
-            self._rotation_due(),
-            *(epoch.expires_at for epoch in self._epochs() if self.state is not State.NEW),
-        ]
-        return min((time for time in times if time is not None), default=None)
+        times = [self._promoted_by, self._response_by, self._empty_at, self._grace_until, self._retire_at]
+        times.append(self._rotation_due())
+        if self.state is not State.NEW:
+            times += [epoch.expires_at for epoch in (self._previous, self._current, self._pending) if epoch is not None]
+        return min([time for time in times if time is not None], default=None)
 
     def handle_timer(self, now: Boottime) -> list[Action]:
         """Whatever is due. Harmless when nothing is; a late call (after a suspend, say) does everything in order."""

@@ -1,5 +1,5 @@
-"""aioquic's connection, narrowed to what CrypRQ uses. All knowledge of aioquic's private attributes is in this file and
-in ``cryprq.quic.slimming``.
+"""aioquic's connection, narrowed to what CrypRQ uses. All knowledge of aioquic's private attributes is in this file,
+in ``cryprq.quic.slimming`` and in ``cryprq.quic.shortcuts``.
 
 What is narrowed, and why:
 
@@ -10,6 +10,7 @@ What is narrowed, and why:
 * two connection IDs instead of eight: one in use and a spare for a change of path;
 * small buffers for TLS messages: aioquic's take 48 KiB of the 70 that a stranger's first datagram costs;
 * what only the handshake needs goes when that is confirmed (``cryprq.quic.slimming``);
+* parts of TLS are replaced by quicker ones (``cryprq.quic.shortcuts``);
 * acknowledgements leave with the next flush instead of on a timer of their own;
 * an exporter (RFC 8446, 7.5), which aioquic lacks: what is inside is bound to the connection by it;
 * no logging: strangers could write to the log, and packets would pay for it (who debugs has ``cryprq.quic.qlog``).
@@ -36,6 +37,7 @@ from aioquic.quic.stream import QuicStream
 
 from cryprq.protocol.constants import ALPN, QUIC_IDLE_TIMEOUT
 from cryprq.quic.certificate import ListenerCertificate
+from cryprq.quic.shortcuts import use_shortcuts
 from cryprq.quic.slimming import slim_down
 
 CONNECTION_ID_SIZE: Final = 8
@@ -58,6 +60,7 @@ _BINDING_LABEL: Final = b"EXPORTER-Channel-Binding"  # RFC 9266, 2: tls-exporter
 _BINDING_SIZE: Final = 32
 
 logging.getLogger("quic").disabled = True
+use_shortcuts()
 
 
 def _configuration(is_client: bool, idle_timeout: float) -> QuicConfiguration:

@@ -238,7 +238,7 @@ class Connection:
     def timer_at(self) -> Monotonic | None:
         """When ``handle_timer`` is due."""
         times = (self.quic.get_timer(), self._deadline, self._ping_at, self._pong_by)
-        due = min((at for at in times if at is not None), default=None)
+        due = min([at for at in times if at is not None], default=None)
         return None if due is None else Monotonic(due)
 
     def handle_timer(self, now: Monotonic) -> None:

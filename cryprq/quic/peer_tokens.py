@@ -22,8 +22,9 @@ PEER_TOKEN_LIFETIME: Final = 30 * 24 * 3600.0
 PEER_TOKEN_USES: Final = 8
 """Connections that one token begins. A dial may begin several, one for each address and second; what is more is not
 from a peer that needs it."""
-PEERS_MAX: Final = 4096
-"""Peers of whom it is known how far they are with theirs; of the others the age alone counts."""
+PEERS_MAX: Final = 65_536
+"""Peers of whom it is known how far they are with theirs, as many as the data plane has room for. Only guests can be
+more, by coming and going; of those that were forgotten the age alone counts."""
 _SKEW: Final = 60.0
 """So much may this machine's clock be set back while a token is out."""
 _SALT_SIZE: Final = 16

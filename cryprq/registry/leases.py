@@ -6,7 +6,7 @@ time, hardly ever choose the same one, and a peer that comes back most often fin
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, collapse_addresses
 from itertools import islice
 from typing import Any, Final
 
@@ -131,7 +131,8 @@ class LeaseTable:
         for gateway, address in zip(self._gateways, lease.addresses, strict=True):
             if not self._fits(address, gateway):
                 return None
-            found.append(ip_interface((address, gateway.network.prefixlen)))
+            make = IPv4Interface if address.version == 4 else IPv6Interface
+            found.append(make((int(address), gateway.network.prefixlen)))  # of an address it would parse the text
         return tuple(found)
 
     def choose(

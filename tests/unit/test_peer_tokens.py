@@ -6,6 +6,7 @@ from cryprq.protocol.clock import Realtime
 from cryprq.protocol.constants import TOKEN_MAX
 from cryprq.quic import peer_tokens
 from cryprq.quic.peer_tokens import PEER_TOKEN_LIFETIME, PEER_TOKEN_USES, PeerToken, PeerTokens
+from cryprq.registry import commands
 
 KEY, PEER, OTHER = b"k" * 32, b"p" * 32, b"q" * 32
 NOW = Realtime(1.8e9)
@@ -108,6 +109,10 @@ def test_clock_that_was_set_back_does_not_keep_new_tokens_from_counting() -> Non
     tokens = PeerTokens(KEY)
     tokens.make(PEER, later(30))
     assert tokens.check(tokens.make(PEER, NOW), NOW) is not None
+
+
+def test_every_peer_that_there_is_room_for_is_remembered() -> None:
+    assert peer_tokens.PEERS_MAX == commands.PEERS_MAX
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
