@@ -1,5 +1,5 @@
 """Writes the Verifpal models of docs/model/ from its two templates, and with ``--check VERIFPAL`` lets that program
-judge them: exit status 1 if a verdict is not the one that is expected.
+judge them, and Spin its own: exit status 1 if a verdict is not the one that is expected.
 
 A model is a template with assumptions (a primitive is broken, a key is known to the attacker) and queries, each with
 the answer that it must have. A model that must be attacked says that the attacker is able to do something at all.
@@ -7,13 +7,14 @@ the answer that it must have. A model that must be attacked says that the attack
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -29,6 +30,7 @@ FROM_I: Final = "authentication? Initiator -> Responder: record_i"
 FROM_R: Final = "authentication? Responder -> Initiator: record_r"
 WHO_DIALS: Final = "confidentiality? i_ed_pk"
 OFFER: Final = "authentication? Initiator -> Responder: offer[\n\t\tprecondition[Responder -> Initiator: m4]\n\t]"
+INVITED: Final = "confidentiality? secret"
 EVERYTHING: Final = (SECRET_I, SECRET_R, FROM_I, FROM_R, WHO_DIALS)
 
 BEFORE: Final = "confidentiality? before"
@@ -55,7 +57,33 @@ THIRD_KEM: Final = {
     "ss_third_i": ", ss_third_i",
 }
 """One more KEM beside ML-KEM and X25519."""
-_PARTS: Final = {"attacker": "active", "psk": "nil", "eks": "ek", "cts": "ct"}
+INVITATION: Final = {
+    "invitation_made": "\tknows private secret\n\tknows public l_invitation\n"
+    "\tinvitation_r = HKDF(HKDF(r_id, secret, nil), nil, l_invitation)\n",
+    "invitation_shown": "\tknows private secret\n\tknows public l_invitation\n"
+    "\tmac_i = MAC(HKDF(HKDF(r_id, secret, nil), nil, l_invitation), CONCAT(th2_i, i_id))\n",
+    "mac_i": ", mac_i",
+    "mac3": ", mac3",
+}
+"""I shows a secret that R has given it. What R finds the invitation by follows from the secret too, and is left out."""
+JOINS: Final = INVITATION | {
+    "known": "",
+    "membership": "the invitation",
+    "member": "\t_ = ASSERT(MAC(invitation_r, CONCAT(th2_r, HASH(ed_pk3, ml_pk3))), mac3)?\n",
+}
+"""R knows nothing of I but that."""
+SEEN: Final = {"invitation_made": INVITATION["invitation_made"] + "\tleaks secret\n"}
+"""The attacker has read the token on its way from R to I."""
+
+_PARTS: Final = {
+    "attacker": "active",
+    "psk": "nil",
+    "eks": "ek",
+    "cts": "ct",
+    "known": "Initiator -> Responder: [i_id]\n",
+    "membership": "the allowlist",
+    "member": "\t_ = ASSERT(HASH(ed_pk3, ml_pk3), i_id)?\n",
+}
 
 
 def _later(phase_1: Iterable[str]) -> dict[str, str]:
@@ -166,6 +194,34 @@ MODELS: Final = (
         _all(HOLDS, (SECRET_I, SECRET_R)),
         {"mlkem": "[weak from phase 1]"} | THIRD_KEM | _later(("x_i", "x_r")),
     ),
+    Model(
+        "invitation",
+        "handshake",
+        "I becomes a peer by an invitation, of which R alone knows besides; nothing is broken.",
+        _all(HOLDS, (*EVERYTHING, INVITED)),
+        JOINS,
+    ),
+    Model(
+        "invitation-overheard",
+        "handshake",
+        "The same, and one who has seen the token only listens.",
+        _all(HOLDS, EVERYTHING),
+        {"attacker": "passive"} | JOINS | SEEN,
+    ),
+    Model(
+        "invitation-seen",
+        "handshake",
+        "Control: who has seen the token, and comes first, joins in the place of I; but he is not R in front of I.",
+        {SECRET_I: HOLDS, FROM_R: HOLDS, SECRET_R: ATTACK, FROM_I: ATTACK},
+        JOINS | SEEN,
+    ),
+    Model(
+        "invitation-used",
+        "handshake",
+        "I has joined and shows the token once more, which by now everybody has seen.",
+        _all(HOLDS, EVERYTHING),
+        INVITATION | SEEN,
+    ),
     Model("rotation", "rotation", "A rotation; nothing is broken.", _all(HOLDS, (BEFORE, *ROTATION))),
     Model(
         "rotation-heals",
@@ -199,7 +255,15 @@ MODELS: Final = (
 
 
 SLOW: Final = ("responder-stolen", "kems-broken-later-with-third", "handshake")
-"""They take half of all the time together."""
+"""They take half of all the time together, in this order."""
+
+EXPLORED: Final = (
+    ("takeover", "-DDIALS=1", "-DANYHOW=3"),
+    ("takeover", "-DDIALS=3"),
+    ("takeover", "-DDIALS=2"),
+    ("session",),
+)
+"""Spin's models, and how they are built."""
 
 
 def write() -> None:
@@ -215,15 +279,41 @@ def judge(verifpal: str, model: Model) -> bool:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
     good = done.returncode == 0 and done.stdout.strip() == model.code
     verdict = "as expected" if good else f"expected {model.code}, got {done.stdout.strip() or done.stderr}"
-    print(f"{model.name:<28} {verdict}, {time.monotonic() - began:.1f} s", flush=True)
+    print(f"{model.name:<32} {verdict}, {time.monotonic() - began:.1f} s", flush=True)
+    return good
+
+
+def explore(name: str, *flags: str) -> bool:
+    """Whether Spin finds nothing wrong in any state of a model; prints a line."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            ["spin", "-a", *flags, str(FOLDER / f"{name}.pml")],
+            ["cc", "-O2", "-w", "-DSAFETY", "-o", "pan", "pan.c"],
+            ["./pan", "-m100000"],
+        ):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            if done.returncode != 0:
+                break
+    good = done.returncode == 0 and "errors: 0" in done.stdout
+    states = re.search(r"(\d+) states, stored", done.stdout)
+    verdict = f"as expected, {states[1]} states" if good and states else f"failed: {done.stdout}{done.stderr}"
+    print(f"{' '.join((name, *flags)):<32} {verdict}, {time.monotonic() - began:.1f} s", flush=True)
     return good
 
 
 def check(verifpal: str) -> bool:
-    """The same of all files, as many at once as there are CPUs, those first that take long."""
-    ordered = sorted(MODELS, key=lambda model: model.name not in SLOW)
+    """The same of all models, as many at once as there are CPUs, those first that take long."""
+    began = time.monotonic()
+    slow = [model for name in SLOW for model in MODELS if model.name == name]
+    ordered = [*slow, *(model for model in MODELS if model not in slow)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return all([*pool.map(partial(judge, verifpal), ordered)])
+        judged = [pool.submit(judge, verifpal, model) for model in ordered[: len(slow)]]
+        judged += [pool.submit(explore, *words) for words in EXPLORED]
+        judged += [pool.submit(judge, verifpal, model) for model in ordered[len(slow) :]]
+        good = all(each.result() for each in judged)
+    print(f"{len(judged)} models, {time.monotonic() - began:.0f} s")
+    return good
 
 
 def main() -> None:

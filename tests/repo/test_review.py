@@ -10,7 +10,7 @@ ROWS = [line.split("|")[1:-1] for line in TABLE.splitlines() if line.startswith(
 
 
 def test_every_point_has_tests_that_exist() -> None:
-    assert len(ROWS) == 20
+    assert len(ROWS) == 20, "a row names no test"
     assert [int(number) for number, *_ in ROWS if number.strip()] == list(range(1, 8))
     for _, point, tests, _ in ROWS:
         named = NAMED.findall(tests)
