@@ -53,17 +53,42 @@ static void *lanes_new(size_t count, size_t size)
     return lanes;
 }
 
+/* Makes the key, unless it is there. CQ_OK, or why not. */
+static int lane_key_wake(struct cq_lane_key *key, uint8_t suite)
+{
+    return key->made.ops != NULL ? CQ_OK : cq_aead_init(&key->made, suite, key->secret);
+}
+
+/* After a record: lets the made key go again while the lane has had few. */
+static void lane_key_rest(struct cq_lane_key *key)
+{
+    if (key->uses >= CQ_LANE_RESTS_FOR)
+        return;
+    key->uses++;
+    cq_aead_wipe(&key->made);
+    cq_scrub(); /* of its making */
+}
+
+/* The key is made once here, so that one that cannot be made is noticed now. */
+static int lane_key_init(struct cq_lane_key *key, uint8_t suite, const uint8_t *secret)
+{
+    memcpy(key->secret, secret, CQ_KEY_SIZE);
+    int rc = lane_key_wake(key, suite);
+    cq_aead_wipe(&key->made);
+    return rc;
+}
+
 static int tx_init(struct cq_lane_tx *tx, uint8_t suite, const uint8_t *secret)
 {
     memcpy(tx->iv, secret + CQ_KEY_SIZE, CQ_IV_SIZE);
-    return cq_aead_init(&tx->key, suite, secret);
+    return lane_key_init(&tx->key, suite, secret);
 }
 
 static int rx_init(struct cq_lane_rx *rx, uint8_t suite, const uint8_t *secret)
 {
     memcpy(rx->iv, secret + CQ_KEY_SIZE, CQ_IV_SIZE);
     cq_replay_init(&rx->window);
-    return cq_aead_init(&rx->key, suite, secret);
+    return lane_key_init(&rx->key, suite, secret);
 }
 
 /* tx_lanes and rx_lanes count up as lanes come to life: cq_epoch_free takes down exactly those. */
@@ -133,11 +158,11 @@ void cq_epoch_free(struct cq_epoch *epoch)
     if (epoch == NULL)
         return;
     for (unsigned i = 0; i < epoch->tx_lanes; i++) {
-        cq_aead_wipe(&epoch->tx[i].key);
+        cq_aead_wipe(&epoch->tx[i].key.made);
         (void)pthread_mutex_destroy(&epoch->tx[i].lock);
     }
     for (unsigned i = 0; i < epoch->rx_lanes; i++) {
-        cq_aead_wipe(&epoch->rx[i].key);
+        cq_aead_wipe(&epoch->rx[i].key.made);
         (void)pthread_mutex_destroy(&epoch->rx[i].lock);
     }
     cq_wipe_free(epoch->tx, epoch->tx_lanes * sizeof *epoch->tx);
@@ -187,7 +212,11 @@ int cq_epoch_seal(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const ui
     uint8_t nonce[CQ_IV_SIZE];
     cq_wire_write_header(out, &header);
     nonce_derive(nonce, tx->iv, counter);
-    return tx->key.ops->seal(&tx->key, nonce, out, CQ_HEADER_SIZE, payload, n, out + CQ_HEADER_SIZE);
+    int rc = lane_key_wake(&tx->key, epoch->suite) != CQ_OK
+                 ? CQ_E_CRYPTO
+                 : tx->key.made.ops->seal(&tx->key.made, nonce, out, CQ_HEADER_SIZE, payload, n, out + CQ_HEADER_SIZE);
+    lane_key_rest(&tx->key);
+    return rc;
 }
 
 int cq_epoch_seal_shared(struct cq_epoch *epoch, uint8_t lane, uint16_t flags, const uint8_t *payload, size_t n,
@@ -233,7 +262,10 @@ static int open_locked(struct cq_epoch *epoch, struct cq_lane_rx *rx, uint64_t c
     if (blocks > limits->blocks_hard || atomic_load_explicit(&rx->forged, memory_order_relaxed) >= limits->forged_hard)
         return CQ_E_LIMIT;
     nonce_derive(nonce, rx->iv, counter);
-    rc = rx->key.ops->open(&rx->key, nonce, record, CQ_HEADER_SIZE, payload, n, payload);
+    if (lane_key_wake(&rx->key, epoch->suite) != CQ_OK)
+        return CQ_E_CRYPTO;
+    rc = rx->key.made.ops->open(&rx->key.made, nonce, record, CQ_HEADER_SIZE, payload, n, payload);
+    lane_key_rest(&rx->key);
     if (rc == CQ_E_AUTH)
         note_forged(epoch, rx);
     if (rc != CQ_OK)

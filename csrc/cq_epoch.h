@@ -21,8 +21,19 @@ struct cq_limits {
     uint64_t forged_soft, forged_hard;   /* records that do not open, of all lanes, which have an equal share each */
 };
 
+/* Most epochs of a gateway with many peers carry a few signs of life and nothing else, and what a back end makes of a
+ * key takes kilobytes (rounds, powers for the hash). So the first records of a lane have it made for themselves, which
+ * takes microseconds; a lane that goes on keeps it. Beyond the signs of life of the default interval of rotations. */
+#define CQ_LANE_RESTS_FOR 64u
+
+struct cq_lane_key {
+    struct cq_aead_key made; /* empty while the lane rests */
+    uint8_t secret[CQ_KEY_SIZE];
+    uint32_t uses; /* up to CQ_LANE_RESTS_FOR */
+};
+
 struct cq_lane_tx {
-    _Alignas(64) struct cq_aead_key key;
+    _Alignas(64) struct cq_lane_key key;
     uint8_t iv[CQ_IV_SIZE];
     pthread_mutex_t lock;     /* for cq_epoch_seal_shared alone */
     _Atomic uint64_t counter; /* of the next record; written by the lane's worker, read by anyone */
@@ -31,7 +42,7 @@ struct cq_lane_tx {
 
 struct cq_lane_rx {
     _Alignas(64) pthread_mutex_t lock;
-    struct cq_aead_key key;
+    struct cq_lane_key key;
     uint8_t iv[CQ_IV_SIZE];
     _Atomic uint64_t records; /* opened */
     _Atomic uint64_t blocks;

@@ -197,6 +197,31 @@ static void test_each_record_opens_once_whoever_is_first(void)
     cq_epoch_free(epoch);
 }
 
+/* ---- lanes that rest ---- */
+
+static void test_lane_has_its_key_made_once_it_has_carried_some_records(void)
+{
+    static const uint8_t suites[] = {CQ_SUITE_AES_256_GCM, CQ_SUITE_CHACHA20_POLY1305};
+    struct cq_epoch_params params = loop_params();
+
+    for (unsigned i = 0; i < 2; i++) {
+        params.suite = suites[i];
+        struct cq_epoch *epoch = cq_epoch_new(&params, NULL);
+        REQUIRE(epoch != NULL);
+        for (unsigned n = 0; n < 2 * CQ_LANE_RESTS_FOR; n++) {
+            uint8_t record[CQ_OVERHEAD + 4], payload[4] = {1, 2, 3, (uint8_t)n};
+            bool newest;
+            CHECK_EQUAL(epoch->tx[1].key.made.state != NULL, n > CQ_LANE_RESTS_FOR);
+            CHECK_EQUAL(epoch->rx[1].key.made.state != NULL, n > CQ_LANE_RESTS_FOR);
+            CHECK_EQUAL(cq_epoch_seal(epoch, 1, 0, payload, sizeof payload, record), CQ_OK);
+            CHECK_EQUAL(open_record(epoch, record, sizeof record, &newest), CQ_OK);
+            CHECK(memcmp(record + CQ_HEADER_SIZE, payload, sizeof payload) == 0);
+        }
+        CHECK(epoch->tx[0].key.made.state == NULL && epoch->rx[0].key.made.state == NULL);
+        cq_epoch_free(epoch);
+    }
+}
+
 int main(void)
 {
     check_random_bytes(secrets[0], sizeof secrets);
@@ -205,5 +230,6 @@ int main(void)
     RUN(test_hard_limits_are_clamped_to_the_protocol);
     RUN(test_forged_records_are_counted_to_the_last);
     RUN(test_each_record_opens_once_whoever_is_first);
+    RUN(test_lane_has_its_key_made_once_it_has_carried_some_records);
     return check_done();
 }

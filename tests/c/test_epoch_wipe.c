@@ -101,6 +101,20 @@ static unsigned live_blocks_with_secrets(void)
     return found;
 }
 
+/* So many records that a lane does not rest any more, one way. */
+static void wake(struct cq_epoch *from, struct cq_epoch *to)
+{
+    uint8_t record[CQ_OVERHEAD + 100], payload[100] = {0};
+    bool newest;
+
+    for (unsigned n = 0; n <= CQ_LANE_RESTS_FOR; n++)
+        for (uint8_t lane = 0; lane < LANES; lane++) {
+            CHECK_EQUAL(cq_epoch_seal(from, lane, 0, payload, sizeof payload, record), CQ_OK);
+            struct cq_header header = cq_wire_read_header(record);
+            CHECK_EQUAL(cq_epoch_open(to, &header, record, sizeof record, &newest), CQ_OK);
+        }
+}
+
 /* A key of our own back ends is one block of malloc's, and one of libcrypto's a tree of blocks that it tracks. */
 static bool key_holds_secret(const struct cq_aead_key *key)
 {
@@ -140,26 +154,37 @@ static void test_search_finds_what_is_not_wiped(void)
     CHECK_EQUAL(leaks, 1);
 }
 
+static const uint8_t suites[] = {CQ_SUITE_AES_256_GCM, CQ_SUITE_CHACHA20_POLY1305};
+
+/* While the lanes rest, each record has its key made and wiped. */
+static void test_resting_lanes_leave_nothing(void)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        leaks = frees = 0;
+        searching = 1;
+        struct cq_epoch *near = new_epoch(suites[i], 0), *far = new_epoch(suites[i], 1);
+        wake(near, far);
+        searching = 0;
+        CHECK(frees >= 2 * LANES * CQ_LANE_RESTS_FOR);
+        CHECK_EQUAL(leaks, 0);
+        cq_epoch_free(near);
+        cq_epoch_free(far);
+    }
+}
+
 static void test_free_leaves_nothing(void)
 {
-    static const uint8_t suites[] = {CQ_SUITE_AES_256_GCM, CQ_SUITE_CHACHA20_POLY1305};
-
     for (unsigned i = 0; i < 2; i++) {
         struct cq_epoch *near = new_epoch(suites[i], 0), *far = new_epoch(suites[i], 1);
-        uint8_t record[CQ_OVERHEAD + 100], payload[100] = {0};
-        bool newest;
 
-        for (uint8_t lane = 0; lane < LANES; lane++) {
-            CHECK_EQUAL(cq_epoch_seal(near, lane, 0, payload, sizeof payload, record), CQ_OK);
-            struct cq_header header = cq_wire_read_header(record);
-            CHECK_EQUAL(cq_epoch_open(far, &header, record, sizeof record, &newest), CQ_OK);
-        }
+        wake(near, far);
+        wake(far, near);
         /* The search is worth something only if the secrets are there to be found while the keys live. */
         CHECK(holds_secret((uint8_t *)near->tx, sizeof *near->tx));
         CHECK(holds_secret((uint8_t *)far->rx, sizeof *far->rx));
         for (unsigned lane = 0; lane < LANES; lane++) {
-            CHECK(key_holds_secret(&near->tx[lane].key) && key_holds_secret(&near->rx[lane].key));
-            CHECK(key_holds_secret(&far->tx[lane].key) && key_holds_secret(&far->rx[lane].key));
+            CHECK(key_holds_secret(&near->tx[lane].key.made) && key_holds_secret(&near->rx[lane].key.made));
+            CHECK(key_holds_secret(&far->tx[lane].key.made) && key_holds_secret(&far->rx[lane].key.made));
         }
         leaks = frees = 0;
         searching = 1;
@@ -209,6 +234,7 @@ int main(void)
     REQUIRE(CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free));
     check_random_bytes(secrets[0][0], sizeof secrets);
     RUN(test_search_finds_what_is_not_wiped);
+    RUN(test_resting_lanes_leave_nothing);
     RUN(test_free_leaves_nothing);
     RUN(test_failed_setup_leaves_nothing);
     RUN(test_wipe_zeroes_exactly);
