@@ -20,7 +20,13 @@ from cryprq.linux.udp import UdpSocket
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexPool
 from cryprq.protocol.actions import Install
-from cryprq.protocol.constants import AEAD_AES_256_GCM, DIAL_TIMEOUT, KEM_X25519_MLKEM768, PROMOTE_TIMEOUT
+from cryprq.protocol.constants import (
+    AEAD_AES_256_GCM,
+    DIAL_TIMEOUT,
+    KEM_X25519_MLKEM768,
+    MESSAGE_PING,
+    PROMOTE_TIMEOUT,
+)
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.protocol.handshake import HandshakeError, Initiator
 from cryprq.protocol.identity import Identity
@@ -34,6 +40,8 @@ from lab.traffic import make_room
 
 RESEND = 1.0
 """Seconds between empty records while the listener has not answered one."""
+_PING = bytes((MESSAGE_PING, 0, 0))
+"""A message without a body (protocol, section 4)."""
 
 
 class Until(IntEnum):
@@ -118,6 +126,7 @@ class Dial:
         self._patient = False
         self._initiator: Initiator | None = None
         self._record = b""
+        self._sealer: RecordSealer | None = None
         self._started = time.monotonic()
         self._over = asyncio.get_running_loop().create_future()
 
@@ -203,9 +212,20 @@ class Dial:
             if isinstance(action, Install):
                 keys = action.keys
                 sealer = RecordSealer(bytes(keys.tx_secrets[:32]), bytes(keys.tx_secrets[32:44]), 0, keys.tx_index)
+                self._sealer = sealer
                 self._record = sealer.seal(b"")  # repeated as it is: the listener takes one of them
                 self._dialers.waiting[keys.rx_index] = self
         self._send_record()
+        if every := accepted.parameters.keepalive:
+            assert self.connection is not None
+            self.connection.relax()
+            asyncio.get_running_loop().call_later(every, self._keep_alive, every)
+
+    def _keep_alive(self, every: float) -> None:
+        """As a node's data plane does."""
+        if self._sealer is not None and not self.ended:
+            self._dialers.send(self._sealer.seal(_PING))
+            asyncio.get_running_loop().call_later(every, self._keep_alive, every)
 
     def _send_record(self) -> None:
         if self.outcome is None:

@@ -60,6 +60,11 @@ class Link:
         return self.order > other.order
 
     @property
+    def asks(self) -> bool:
+        """Whether keepalives are questions: of who has dialled, and dials anew if nobody answers."""
+        return self.dialled and self.answers_pings
+
+    @property
     def direction(self) -> str:
         return "outbound" if self.dialled else "inbound"
 

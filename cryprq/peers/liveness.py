@@ -53,6 +53,9 @@ HURRIED: Final = Pace(0.5, 1.0, 3)
 """Towards a peer that answers pings, and that this node can dial."""
 LEISURELY: Final = Pace(5.0, 5.0, 1)
 """Towards any other."""
+IDLE: Final = Pace(0.0, 6.0, 3)
+"""From a keepalive on, while no data goes out: nobody waits for it, and a peer that stands still for seconds costs no
+handshakes of all that are idle."""
 
 
 class Verdict(Enum):
@@ -85,6 +88,8 @@ class Liveness:
     patience: int = 1
     """By how much a hurried look takes longer."""
     _asked: int = 0
+    _idle: bool = False
+    """The silence began with a keepalive."""
     _suspected: bool = False
     _silent_since: Boottime = _NEVER
     _impatient_at: Boottime = _NEVER
@@ -103,22 +108,25 @@ class Liveness:
         *,
         hurried: bool = False,
         keepalive: int | None = None,
+        asks: bool = False,
     ) -> Verdict:
         """Judges the counters; called once a second, and when ``due``. ``round_trip`` in seconds, 0 if it is not known.
 
         SEND_EMPTY is said once per unanswered burst, and when nothing was sent for ``keepalive`` seconds (the peer's
-        wish; 0 or None: never)."""
+        wish; 0 or None: never). With ``asks`` the latter is ASK: an idle peer that is gone is noticed by that."""
         self._listen(stats, now)
+        due = keepalive is not None and 0 < keepalive <= now - stats.last_tx_ns / 1e9
+        if due and asks and self.unheard_since is None:
+            self.suspect(stats, now)
+            self._idle = True
         if self.unheard_since is not None:
             if now - self._impatient_at > PATIENCE_FORGET:
                 self.patience = 1
-            pace = HURRIED.stretched(round_trip, self.patience) if hurried else LEISURELY.stretched(round_trip)
-            verdict = self._doubt(now, self.unheard_since, pace)
+            verdict = self._doubt(now, self.unheard_since, self._pace_for(round_trip, hurried=hurried))
             if verdict is not Verdict.QUIET:
                 return verdict
         owed = self._owes_answer(stats, now)
-        owed = owed or (keepalive is not None and 0 < keepalive <= now - stats.last_tx_ns / 1e9)
-        return Verdict.SEND_EMPTY if owed else Verdict.QUIET
+        return Verdict.SEND_EMPTY if owed or due else Verdict.QUIET
 
     def suspect(self, stats: PeerStats, now: Boottime) -> None:
         """There is a reason to ask at once, whatever was sent; the next look does."""
@@ -127,7 +135,14 @@ class Liveness:
         self.unheard_since = self.due = now
         self.unheard_after_ns = stats.last_rx_ns
 
+    def _pace_for(self, round_trip: float, *, hurried: bool) -> Pace:
+        if self._idle:
+            return Pace(0.0, IDLE.stretched(round_trip).answer_within, IDLE.questions)
+        return HURRIED.stretched(round_trip, self.patience) if hurried else LEISURELY.stretched(round_trip)
+
     def _listen(self, stats: PeerStats, now: Boottime) -> None:
+        if self._idle and not self.silent and stats.last_tx_data_ns > stats.last_rx_ns:
+            self._end_silence()  # somebody waits now
         unheard = self._suspected or stats.last_tx_data_ns > stats.last_rx_ns
         if not unheard or stats.last_rx_ns != self.unheard_after_ns:
             if self.silent and now - self._silent_since < self._pace.whole:
@@ -157,7 +172,7 @@ class Liveness:
 
     def _end_silence(self) -> None:
         self.unheard_since = self.due = None
-        self.silent = self._suspected = False
+        self.silent = self._suspected = self._idle = False
         self._asked = 0
 
     def _owes_answer(self, stats: PeerStats, now: Boottime) -> bool:

@@ -47,7 +47,13 @@ from cryprq.protocol.actions import (
     SendFrame,
 )
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import MESSAGE_PING, MTU_SEALABLE_MAX, PROBE_TIMEOUT, SERIAL_LIFE_SIZE
+from cryprq.protocol.constants import (
+    MESSAGE_PING,
+    MTU_SEALABLE_MAX,
+    PROBE_TIMEOUT,
+    QUIC_KEEPALIVE,
+    SERIAL_LIFE_SIZE,
+)
 from cryprq.protocol.frames import CloseCode, FrameType
 from cryprq.protocol.key_schedule import EpochKeys
 from cryprq.protocol.parameters import Parameters, Serial
@@ -62,6 +68,9 @@ HANDSHAKE_RATE: Final = 0.5
 """Handshakes a second that a peer may complete at this node, in the long run, ..."""
 HANDSHAKE_BURST: Final = 30
 """... and at once: a dialer that is restarted over and over, on several hosts even, needs fewer."""
+UNHEARD_MAX: Final = 20.0
+"""Seconds without a record of a dialer, which was asked for one every ``KEEPALIVE_DEFAULT``, until its connection is
+asked for a sign of life, and between two such questions."""
 RETIRED_MAX: Final = 4
 """Sessions of one peer in their grace; one more ends the oldest."""
 
@@ -117,6 +126,7 @@ class Peer:
         self.rotations = 0
         self._undialled_ns: int | None = None
         """When it had last been heard, as a dial of it came to nothing."""
+        self._doubted = Boottime(0.0)
         self._contest = Contest()
         self._orders = itertools.count(1)
         self._life = secrets.token_bytes(SERIAL_LIFE_SIZE)
@@ -227,6 +237,8 @@ class Peer:
         self.links.append(link)
         if link.dialled:
             self._reauth.began()
+            if link.asks and 0 < (link.keepalive or 0) <= QUIC_KEEPALIVE:
+                carrier.relax()
         if link.dialled or self.current is None:
             self._aim(link)
         self._execute(link, session.start(now), now)
@@ -306,10 +318,13 @@ class Peer:
         hurried = link.answers_pings and (link.dialled or self.contested)
         was_silent = self.liveness.silent
         stats = self._plane.peer_stats(self.handle)
-        verdict = self.liveness.look(stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive)
+        verdict = self.liveness.look(
+            stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive, asks=link.asks
+        )
         self.path.look(stats, now)
         self.meter.look(stats, now)
         self._look_at_identity(link, now)
+        self._look_at_dialer(link, stats, now)
         if verdict is Verdict.SEND_EMPTY:
             self._send(self._plane.send_empty)
         elif verdict is Verdict.ASK:
@@ -321,6 +336,13 @@ class Peer:
         self._look_for_loss(link)
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
+
+    def _look_at_dialer(self, link: Link, stats: PeerStats, now: Boottime) -> None:
+        """A dialer that is gone has said nothing for a while, although it was asked to."""
+        heard = max(stats.last_rx_ns / 1e9, link.created, self._doubted)
+        if not link.dialled and link.carrier is not None and now - heard >= UNHEARD_MAX:
+            self._doubted = now
+            self.doubt()
 
     def _look_at_identity(self, link: Link, now: Boottime) -> None:
         wanted_dial = self._reauth.wants_dial
@@ -342,6 +364,7 @@ class Peer:
             self.show()
         elif not self.liveness.silent:
             self.liveness.suspect(self._plane.peer_stats(self.handle), now)
+            self._show_carrier()
             self.look(now)
 
     def measure(self, now: Boottime) -> bool:
@@ -356,6 +379,13 @@ class Peer:
     def show(self) -> None:
         """Shows the peer where this node is now, which may be another place than before."""
         self._send(self._plane.send_empty)
+        self._show_carrier()
+
+    def _show_carrier(self) -> None:
+        """Likewise on the connection in use, if this node has dialled it: else its peer would answer where it was."""
+        link = self.current
+        if link is not None and link.dialled and link.carrier is not None:
+            link.carrier.show()
 
     def next_timer(self) -> Boottime | None:
         """When ``handle_timers`` is due."""

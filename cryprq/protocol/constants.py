@@ -55,8 +55,14 @@ FRAME_HEADER_SIZE: Final = 4
 FRAME_MAX: Final = 24 * 1024
 """Largest frame, header included: an M2 with the longest ciphertext and the longest proof of identity just fits."""
 
-QUIC_IDLE_TIMEOUT: Final = 25.0
+QUIC_IDLE_TIMEOUT: Final = 190.0
+"""What a node offers; the shorter of both ends' counts (RFC 9000, 10.1), and older nodes offer 25."""
 QUIC_KEEPALIVE: Final = 10.0
+"""Of a dialer whose data plane does not ask whether the peer is there, ..."""
+QUIC_KEEPALIVE_SHARE: Final = 0.4
+"""... and of any other as a share of the idle timeout: one that is lost leaves time for the next."""
+QUIC_ANSWER_WITHIN: Final = 15.0
+"""A connection is lost unless the peer answers a keepalive within this."""
 M1_TIMEOUT: Final = 5.0
 """From the completed QUIC handshake to a whole M1."""
 HANDSHAKE_TIMEOUT: Final = 10.0

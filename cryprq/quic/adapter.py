@@ -162,6 +162,12 @@ class Quic(QuicConnection):
             self._assumed_round_trip = self._loss._rtt_initial = seconds
 
     @property
+    def idle_timeout(self) -> float:
+        """The shorter of both ends' (RFC 9000, 10.1), in seconds; before the peer has said its own, ours."""
+        own, others = self._configuration.idle_timeout, self._remote_max_idle_timeout
+        return own if not others else min(own, others)
+
+    @property
     def buffered(self) -> int:
         """Bytes held for reassembly, of the stream and of TLS messages, or waiting to be acknowledged."""
         streams = [*self._crypto_streams.values(), *self._streams.values()]

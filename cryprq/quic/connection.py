@@ -18,8 +18,10 @@ from cryprq.protocol.constants import (
     HANDSHAKE_ROUND_TRIPS,
     HANDSHAKE_TIMEOUT,
     M1_TIMEOUT,
+    QUIC_ANSWER_WITHIN,
     QUIC_IDLE_TIMEOUT,
     QUIC_KEEPALIVE,
+    QUIC_KEEPALIVE_SHARE,
     ROUND_TRIP_MAX,
 )
 from cryprq.protocol.frames import CloseCode, FrameError, FrameReader, FrameType
@@ -55,6 +57,7 @@ class Times:
     m1_timeout: float = M1_TIMEOUT
     pending_timeout: float = HANDSHAKE_TIMEOUT
     keepalive: float = QUIC_KEEPALIVE
+    answer_within: float = QUIC_ANSWER_WITHIN
     idle_timeout: float = QUIC_IDLE_TIMEOUT
 
 
@@ -144,6 +147,7 @@ class Connection:
         self._greeted = False
         self._failure_counted = False
         self._close: tuple[Ended, int, str] | None = None
+        self._relaxed = False
         self._ping_at: Monotonic | None = None
         self._pong_by: Monotonic | None = None
 
@@ -178,6 +182,20 @@ class Connection:
         by = Monotonic(self._owner.clock() + max(within, ANSWER_ROUND_TRIPS * self.round_trip))
         if self._pong_by is None or self._pong_by > by:
             self._pong_by = by
+            self.quic.send_ping(0)
+            self._owner.touch(self)
+
+    def relax(self) -> None:
+        """The data plane asks all the time whether the peer is there, and keeps the way to it open: a dialer's
+        keepalives come only as often as the idle timeout needs from now on."""
+        self._relaxed = True
+        if self._ping_at is not None:
+            self._ping_at = Monotonic(self._owner.clock() + self._keepalive)
+            self._owner.touch(self)
+
+    def show(self) -> None:
+        """Shows the peer where this end is now, which may be another place than before."""
+        if not self._is_closing() and self._connected:
             self.quic.send_ping(0)
             self._owner.touch(self)
 
@@ -332,7 +350,7 @@ class Connection:
         if self.is_client:
             self.validated = True
             self._deadline = None
-            self._ping_at = Monotonic(now + self._owner.times.keepalive)
+            self._ping_at = Monotonic(now + self._keepalive)
             self.quic.raise_windows()
         else:
             if not self.validated:
@@ -379,11 +397,16 @@ class Connection:
         self.failed()
         self._end(Ended.LOCAL, CloseCode.TIMEOUT, "")
 
+    @property
+    def _keepalive(self) -> float:
+        usual = self._owner.times.keepalive
+        return max(usual, QUIC_KEEPALIVE_SHARE * self.quic.idle_timeout) if self._relaxed else usual
+
     def _ping(self, now: Monotonic) -> None:
-        times = self._owner.times
-        self._ping_at = Monotonic(now + times.keepalive)
+        self._ping_at = Monotonic(now + self._keepalive)
         if self._pong_by is None:
-            self._pong_by = Monotonic(now + times.idle_timeout - times.keepalive)
+            within = min(self._owner.times.answer_within, self.quic.idle_timeout - self._owner.times.keepalive)
+            self._pong_by = Monotonic(now + within)
             self.quic.send_ping(0)
 
     def _end(self, how: Ended, code: CloseCode, reason: str) -> None:

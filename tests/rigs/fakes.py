@@ -184,6 +184,8 @@ class FakeConnection:
     failures: int = 0
     refused_identities: list[bytes] = field(default_factory=list)
     probes: int = 0
+    relaxed: bool = False
+    shown: int = 0
 
     def send(self, frame: bytes) -> None:
         if self.closed_with is None:
@@ -195,6 +197,12 @@ class FakeConnection:
 
     def probe(self, within: float) -> None:
         self.probes += 1
+
+    def relax(self) -> None:
+        self.relaxed = True
+
+    def show(self) -> None:
+        self.shown += 1
 
     def authenticated(self) -> None:
         self.is_authenticated = True
@@ -275,10 +283,12 @@ class World:
         mtus: tuple[int | None, int | None] = (None, None),
         messages: tuple[int, ...] = (MESSAGE_PING,),
         numbered: bool = True,
+        keepalive: int | None = None,
     ) -> tuple[Link, Link]:
         """A whole handshake, in which dialer and listener tell their MTUs. Returns the links of dialer and listener;
         ``answer`` False: M4 is not opened yet, then ``open_m4`` does; ``quiet``: nothing is carried after it;
-        ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions."""
+        ``messages``: what both act on; ``numbered`` False: the listener is of a version that numbers no sessions;
+        ``keepalive``: what it asks for."""
         here, there = FakeConnection(LISTENER), FakeConnection(dialer_at, local)
         dialer_lease, listener_lease = IndexLease(dialer.pool, lambda: True), IndexLease(listener.pool, lambda: True)
         initiator = Initiator(
@@ -295,7 +305,7 @@ class World:
         m3 = initiator.receive_message2(responder.receive_message1(initiator.message1()))
         auth = responder.receive_message3(m3, lambda _: True)
         serial = listener.peer.next_serial() if numbered else None
-        told = Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages, serial=serial)
+        told = Parameters(rotate_secs=rotate_secs, mtu=mtus[1], messages=messages, serial=serial, keepalive=keepalive)
         m4, session = responder.message4(0, told, self.now)
         assert session is not None
         listener_link = listener.peer.adopt(

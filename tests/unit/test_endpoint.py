@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryprq.address import Address, Local
 from cryprq.linux.clock import monotonic
 from cryprq.linux.udp import segments
+from cryprq.protocol.clock import Monotonic
 from cryprq.protocol.constants import FRAME_MAX, HANDSHAKE_ROUND_TRIPS, ROUND_TRIP_MAX
 from cryprq.protocol.frames import CloseCode, FrameType, encode
 from cryprq.quic import adapter, closed
@@ -532,6 +533,25 @@ async def test_connections_go_on_when_the_socket_is_replaced() -> None:
         assert accepted.conn is not None
         accepted.conn.send(encode(FrameType.REKEY_RESPONSE, b""))
         await until(lambda: len(dialled.frames) == 3)
+
+
+@run
+async def test_relaxed_dialer_pings_as_often_as_the_shorter_idle_timeout_needs() -> None:
+    async with rigs() as make:
+        client = make.make(dial_only=True, idle_timeout=100.0, keepalive=5.0)
+        for theirs in (25.0, 1000.0):
+            server = make.make(on_frame=answer, idle_timeout=theirs)
+            dialled = client.dial(server.address, on_connected=greet, on_frame=answer)
+            await until(lambda dialled=dialled: len(dialled.frames) == 2)  # type: ignore[misc]
+            conn = dialled.conn
+            assert conn is not None
+            conn.relax()
+            due = conn._ping_at
+            assert due is not None
+            conn.handle_timer(due)
+            assert conn._ping_at == Monotonic(due + 0.4 * min(theirs, 100.0))
+            assert conn._pong_by is not None
+            assert conn._pong_by <= Monotonic(due + 15.0)
 
 
 @run

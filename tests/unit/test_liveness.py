@@ -8,6 +8,7 @@ from cryprq._fastpath import PeerStats
 from cryprq.peers.liveness import (
     ANSWER_AFTER,
     HURRIED,
+    IDLE,
     LEISURELY,
     PATIENCE_FORGET,
     PATIENCE_MAX,
@@ -235,6 +236,39 @@ def test_keepalive_comes_when_nothing_was_sent_for_so_long() -> None:
             last_sent = now
             sent.append(now)
     assert sent == [105, 115, 125, 135]
+
+
+def test_keepalive_asks_and_an_answer_is_the_end_of_it() -> None:
+    liveness, heard, sent, asked = Liveness(), 95.0, 95.0, []
+    for now in range(100, 160):
+        if liveness.look(stats(rx=heard, tx=sent, data=0), at(float(now)), keepalive=10, asks=True) is Verdict.ASK:
+            heard, sent = now + 0.02, now
+            asked.append(now)
+    assert asked == [105, 115, 125, 135, 145, 155]
+    assert not liveness.silent
+    assert liveness.due is None
+
+
+def test_idle_peer_that_answers_no_keepalive_is_silent() -> None:
+    liveness, sent, asked = Liveness(), 95.0, []
+    now = 100.0
+    while not liveness.silent:
+        if liveness.look(stats(rx=95, tx=sent, data=0), at(now), keepalive=10, asks=True) is Verdict.ASK:
+            sent = now
+            asked.append(now)
+        now += 0.5
+    assert asked == [105, 107, 109]
+    assert now - 0.5 == 105 + IDLE.whole
+
+
+def test_data_during_a_keepalive_makes_it_hurried() -> None:
+    liveness = Liveness()
+    assert liveness.look(stats(rx=95, tx=95, data=0), at(105.0), 0.02, hurried=True, keepalive=10, asks=True)
+    now, data = 105.1, 105.1
+    while not liveness.silent:
+        liveness.look(stats(rx=95, tx=data), at(now), 0.02, hurried=True, keepalive=10, asks=True)
+        now += 0.1
+    assert now - data < HURRIED.whole + 0.5
 
 
 @pytest.mark.parametrize("keepalive", [None, 0])

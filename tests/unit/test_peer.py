@@ -599,3 +599,34 @@ def test_forsaken_sessions_leave_no_key_and_say_nothing(world: World) -> None:
     world.connect(left, right)
     assert left.peer.up
     assert right.peer.up
+
+
+@pytest.mark.parametrize("messages", [(), (MESSAGE_PING,)])
+def test_dialer_whose_keepalives_are_pings_spares_those_of_quic(world: World, messages: tuple[int, ...]) -> None:
+    world.connect(world.left, world.right, messages=messages, keepalive=10)
+    assert carrier(world.left.peer.current).relaxed is bool(messages)
+    assert not carrier(world.right.peer.current).relaxed
+
+
+def test_connection_of_a_dialer_that_says_nothing_is_asked_now_and_then(world: World) -> None:
+    world.connect(world.left, world.right, messages=(MESSAGE_PING,))
+    began, heard = world.now, world.now
+    asked = []
+    for second in range(1, 70):
+        world.now = Boottime(began + second)
+        heard = world.now if second <= 10 else heard  # its last sign of life
+        world.right.plane.stats[world.right.peer.handle] = PeerStats(1, 1, 0, 0, int(heard * 1e9), 0, 0)
+        before = carrier(world.right.peer.current).probes
+        world.right.peer.look(world.now)
+        if carrier(world.right.peer.current).probes > before:
+            asked.append(second)
+    assert asked == [30, 50]
+    assert carrier(world.left.peer.current).probes == 0
+
+
+def test_dialer_that_may_have_moved_shows_it_on_its_connection_too(world: World) -> None:
+    world.connect(world.left, world.right, messages=(MESSAGE_PING,))
+    for side in (world.left, world.right):
+        side.peer.check(world.now)
+    assert carrier(world.left.peer.current).shown == 1
+    assert carrier(world.right.peer.current).shown == 0

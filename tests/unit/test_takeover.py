@@ -13,12 +13,21 @@ from cryprq._fastpath import EVENT_FIRST_RECORD, Event, PeerStats
 from cryprq.peers.dialer import REDIAL_FAST_TIMEOUT, DialSchedule
 from cryprq.peers.outbound import Outcome
 from cryprq.protocol.clock import Boottime
-from cryprq.protocol.constants import HANDSHAKE_TIMEOUT, PROBE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_KEEPALIVE
+from cryprq.protocol.constants import (
+    HANDSHAKE_TIMEOUT,
+    PROBE_TIMEOUT,
+    QUIC_ANSWER_WITHIN,
+    QUIC_IDLE_TIMEOUT,
+    QUIC_KEEPALIVE,
+    QUIC_KEEPALIVE_SHARE,
+)
 from cryprq.protocol.frames import CloseCode
 from tests.rigs.fakes import FakePlane
 from tests.unit.test_inbound import End, Path
 
 STEP = 0.5
+NOTICED_MAX = QUIC_KEEPALIVE_SHARE * QUIC_IDLE_TIMEOUT + QUIC_ANSWER_WITHIN
+"""Seconds until a dialer knows of a connection that is lost, while its peer is heard all the time."""
 RECOVERY = PROBE_TIMEOUT + 4.0
 """Seconds after the last fault: for a connection in doubt, and the wait of a dialer that was turned down meanwhile."""
 
@@ -129,7 +138,7 @@ class Storm:
             self.dead.add(path)
             for _, connection, handler in path.ends:
                 if handler in noticed_by:
-                    wait = self.random.uniform(QUIC_KEEPALIVE, QUIC_IDLE_TIMEOUT)
+                    wait = self.random.uniform(QUIC_KEEPALIVE, NOTICED_MAX)
                     self.later.append((self.now + wait, partial(_lose, connection, handler)))
 
     # ---- time ----
@@ -204,7 +213,7 @@ def test_nodes_find_each_other_again_after_any_faults(seed: int) -> None:
     for end in storm.ends:
         end.plane.cut = False
     quiet = storm.now
-    while storm.now < quiet + 45:
+    while storm.now < quiet + NOTICED_MAX + 20:
         storm.step(1000)
         assert storm.both_are_heard() or storm.now < quiet + RECOVERY
     assert all(end.peer.up for end in storm.ends)
