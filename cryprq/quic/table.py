@@ -4,6 +4,8 @@ A fault in one of them, ours or aioquic's, ends that one only. Those that ended 
 """
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -16,6 +18,9 @@ from cryprq.quic.qlog import Qlog
 
 _TICK: Final = 0.001
 """A loop may call a timer so much too early."""
+_STALE_SHARE: Final = 2
+"""Timers are sorted anew when no more than one entry in so many counts: a stale one keeps a connection in memory."""
+_STALE_MIN: Final = 64
 
 
 class ConnectionTable:
@@ -36,7 +41,12 @@ class ConnectionTable:
         self._fault = fault
         self._qlog = qlog
         self._by_cid: dict[bytes, Connection] = {}
-        self._live: dict[Connection, tuple[Monotonic, asyncio.TimerHandle] | None] = {}
+        self._live: dict[Connection, Monotonic | None] = {}
+        """And for when each is armed."""
+        self._timers: list[tuple[Monotonic, int, Connection]] = []
+        """A heap; what does not say what ``_live`` says is stale."""
+        self._order = itertools.count()
+        self._alarm: tuple[Monotonic, asyncio.TimerHandle] | None = None
         self._closed = ClosedTable(loop, clock, outlet.transmit)
         self._touched: dict[Connection, None] = {}
         self._flush_handle: asyncio.Handle | None = None
@@ -59,6 +69,9 @@ class ConnectionTable:
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
+        if self._alarm is not None:
+            self._alarm[1].cancel()
+        self._timers.clear()
         self._closed.clear()
         self._by_cid.clear()
 
@@ -73,9 +86,7 @@ class ConnectionTable:
             self._fault(error, conn)
 
     def _forget(self, conn: Connection) -> None:
-        armed = self._live.pop(conn)
-        if armed is not None:
-            armed[1].cancel()
+        del self._live[conn]
         for cid in conn.cids:
             self._by_cid.pop(cid, None)
 
@@ -150,23 +161,44 @@ class ConnectionTable:
         self._closed.add(conn.cids, conn.remote, conn.local, farewell, now)
         conn.finish(event, by_peer)
 
-    # ---- timers ----
+    # ---- timers: one of the loop's for all, since thousands of connections do nothing most of the time ----
 
     def _arm(self, conn: Connection) -> None:
         due = conn.timer_at()
         if due is None:
             return
         armed = self._live[conn]
-        if armed is not None:
-            # A timer that fires too early costs less than one that is set anew for every datagram.
-            if armed[0] <= due:
+        if armed is not None and armed <= due:
+            return  # a timer that fires too early costs less than one that is set anew for every datagram
+        self._live[conn] = due
+        heapq.heappush(self._timers, (due, next(self._order), conn))
+        if len(self._timers) > max(_STALE_MIN, _STALE_SHARE * len(self._live)):
+            self._timers = [(at, next(self._order), conn) for conn, at in self._live.items() if at is not None]
+            heapq.heapify(self._timers)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if not self._timers or not self._running:
+            return
+        due = self._timers[0][0]
+        if self._alarm is not None:
+            if self._alarm[0] <= due:
                 return
-            armed[1].cancel()
-        self._live[conn] = due, self._loop.call_later(max(0.0, due - self._clock()), self._timer, conn)
+            self._alarm[1].cancel()
+        self._alarm = due, self._loop.call_later(max(0.0, due - self._clock()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        until = self._clock() + _TICK
+        rung = []
+        while self._timers and self._timers[0][0] <= until:
+            rung.append(heapq.heappop(self._timers))
+        for due, _, conn in rung:  # one that is due again at once has to wait for the loop's next turn
+            if self._live.get(conn) == due:
+                self._timer(conn)
+        self._set_alarm()
 
     def _timer(self, conn: Connection) -> None:
-        if conn not in self._live:
-            return
         self._live[conn] = None
         try:
             due = conn.timer_at()

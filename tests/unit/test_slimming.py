@@ -1,12 +1,17 @@
 """What is left of a QUIC connection whose handshake is over, and that it is enough."""
 
+import random
+
 import pytest
 from aioquic import tls
 from aioquic._buffer import Buffer
+from aioquic.quic.connection import MAX_LOCAL_CHALLENGES
 from aioquic.quic.crypto import KeyUnavailableError
+from aioquic.quic.recovery import QuicPacketNumberWindow
 
 from cryprq.quic.adapter import STREAM_ID, Quic, client_configuration, server_configuration
 from cryprq.quic.certificate import make_certificate
+from cryprq.quic.slimming import _Challenges, _RareCiphers, _Window
 
 HERE, THERE = ("192.0.2.1", 1), ("192.0.2.2", 2)
 CERTIFICATE = make_certificate()
@@ -114,3 +119,46 @@ def test_a_tls_message_after_the_handshake_ends_the_connection(ends: tuple[Quic,
     exchange(dialer, listener, 1.0)
     assert dialer._close_event is not None
     assert dialer._close_event.error_code == 0x100 + tls.AlertDescription.unexpected_message
+
+
+def test_ciphers_are_made_when_a_packet_comes(ends: tuple[Quic, Quic]) -> None:
+    for quic in ends:
+        pair = quic._cryptos[tls.Epoch.ONE_RTT]
+        for context in (pair.recv, pair.send):
+            ciphers = {id(cipher): type(cipher) for name, cipher in vars(context).items() if name in ("aead", "hp")}
+            assert list(ciphers.values()) == [_RareCiphers]
+
+
+def test_attributes_that_all_have_alike_are_the_class_s_until_they_change(ends: tuple[Quic, Quic]) -> None:
+    dialer, listener = ends
+    assert max(len(vars(quic)) for quic in ends) < 70
+    assert (dialer._is_client, listener._is_client) == (True, False)
+    before = listener._retry_count
+    dialer._retry_count = before + 1
+    assert listener._retry_count == before
+    assert dialer._retry_count == before + 1
+
+
+def test_window_of_packet_numbers_answers_as_the_one_that_it_replaces() -> None:
+    lots = random.Random(1)
+    theirs = QuicPacketNumberWindow()
+    number = 0
+    for _ in range(300):
+        number += lots.choice((1, 1, 1, 2, 7, 150))
+        theirs.add(number)
+    ours = _Window(theirs)
+    for _ in range(3000):
+        asked = number + lots.randint(-300, 20)
+        assert (asked in ours) == (asked in theirs), asked
+        number += lots.choice((0, 1, 1, 3, 40))
+        came = number - lots.choice((0, 0, 0, 5, 90))
+        for window in (ours, theirs):
+            window.add(came)
+
+
+def test_only_the_last_challenges_of_a_path_are_known() -> None:
+    challenges = _Challenges([bytes([n]) for n in range(MAX_LOCAL_CHALLENGES)])
+    challenges.append(b"last")
+    assert len(challenges) == MAX_LOCAL_CHALLENGES
+    assert challenges[-1] == b"last"
+    assert challenges[0] == b"\x01"
