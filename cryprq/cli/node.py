@@ -1,8 +1,9 @@
 """``cryprq-node``: the daemon. Exit status 0 after a normal stop, 2 for a wrong configuration, 1 for the machine."""
 
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryprq import version
@@ -33,6 +34,14 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.version:
         print(version.describe(PROGRAM))
         return 0
+    gc.disable()  # until the node runs: what imports make is no garbage
+    try:
+        return _load_and_run(argv, environ, arguments.check)
+    finally:
+        gc.enable()
+
+
+def _load_and_run(argv: Sequence[str], environ: Mapping[str, str], check: bool) -> int:
     peer_files = PeerFiles()
     config = NodeConfig.load(argv, environ, peer_files)
     try:
@@ -42,7 +51,7 @@ def _run(argv: Sequence[str]) -> int:
             raise
         raise MachineError(f"the compiled data plane cannot be loaded: {error}; build it with `make build`") from None
     _check_backend(environ.get("CRYPRQ_AEAD_BACKEND", ""))
-    if arguments.check:
+    if check:
         print(_check(config))
         return 0
     return run(config, reload=lambda: NodeConfig.load(argv, environ, peer_files), peer_files=peer_files)

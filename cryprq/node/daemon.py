@@ -57,6 +57,7 @@ async def _serve(
         async with node:
             gc.freeze()  # what is there by now stays: modules, classes, the configuration
             gc.set_threshold(_YOUNG)
+            gc.enable()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, node.request_stop)
             loop.add_signal_handler(signal.SIGHUP, node.reload)

@@ -95,6 +95,11 @@ class Liveness:
     _impatient_at: Boottime = _NEVER
     _pace: Pace = LEISURELY
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether a look at counters that stand still finds nothing but a keepalive that is due."""
+        return self.unheard_since is None and self.owes_since is None
+
     def reset(self) -> None:
         """A new session begins with a clean slate; the packet count and the patience go on."""
         self.owes_since = None

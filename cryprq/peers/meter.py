@@ -61,6 +61,16 @@ class Meter:
             self.tx_rate = (stats.tx_bytes - before.tx_bytes) / seconds
         self._before, self._at = stats, now
 
+    @property
+    def moving(self) -> bool:
+        """Whether something came or went in the last interval."""
+        return bool(self.rx_rate or self.tx_rate) or self._before is None
+
+    def rests(self, now: Boottime) -> None:
+        """Instead of ``look``: the counters are those of the last time."""
+        if not self.moving:
+            self._at = now
+
     def sample(self, round_trip_ns: int) -> None:
         """A probe was acknowledged after so many nanoseconds; 0: it is not known."""
         self.asked = None

@@ -71,6 +71,8 @@ HANDSHAKE_BURST: Final = 30
 UNHEARD_MAX: Final = 20.0
 """Seconds without a record of a dialer, which was asked for one every ``KEEPALIVE_DEFAULT``, until its connection is
 asked for a sign of life, and between two such questions."""
+REST_MAX: Final = 5.0
+"""Seconds for which a peer is not looked at closely while its counters stand still and nothing is due."""
 RETIRED_MAX: Final = 4
 """Sessions of one peer in their grace; one more ends the oldest."""
 
@@ -127,6 +129,10 @@ class Peer:
         self._undialled_ns: int | None = None
         """When it had last been heard, as a dial of it came to nothing."""
         self._doubted = Boottime(0.0)
+        self._mtu = mtu
+        self._rest: tuple[Link, PeerStats, int] | None = None
+        """What a close look has found, if there is nothing more to do until ``_rest_until`` or something changes."""
+        self._rest_until = Boottime(0.0)
         self._contest = Contest()
         self._orders = itertools.count(1)
         self._life = secrets.token_bytes(SERIAL_LIFE_SIZE)
@@ -313,11 +319,15 @@ class Peer:
         if link is None:
             self.meter.away(now)
             return
+        stats = self._plane.peer_stats(self.handle)
+        seen = link, stats, self._mtu()
+        if now < self._rest_until and seen == self._rest and self.liveness.at_rest:
+            self.meter.rests(now)
+            return
         if link.carrier is not None:
             link.round_trip = link.carrier.round_trip
         hurried = link.answers_pings and (link.dialled or self.contested)
         was_silent = self.liveness.silent
-        stats = self._plane.peer_stats(self.handle)
         verdict = self.liveness.look(
             stats, now, link.round_trip, hurried=hurried, keepalive=link.keepalive, asks=link.asks
         )
@@ -336,6 +346,18 @@ class Peer:
         self._look_for_loss(link)
         if self.liveness.silent is not was_silent or self.liveness.due is not None:
             self._changed()
+        if verdict is Verdict.QUIET:
+            self._rest, self._rest_until = seen, self._rests_until(link, stats, now)
+
+    def _rests_until(self, link: Link, stats: PeerStats, now: Boottime) -> Boottime:
+        """When something is due at the earliest, if the counters stand still until then. ``_look_at_dialer`` is content
+        with any moment after its own."""
+        if not self.liveness.at_rest or self.meter.moving:
+            return now
+        due = [now + REST_MAX, self._reauth.due(link.created)]
+        if link.keepalive:
+            due.append(stats.last_tx_ns / 1e9 + link.keepalive)
+        return Boottime(min(due))
 
     def _look_at_dialer(self, link: Link, stats: PeerStats, now: Boottime) -> None:
         """A dialer that is gone has said nothing for a while, although it was asked to."""

@@ -29,6 +29,10 @@ class Reauth:
         self.wants_dial = False
         """Whether a new handshake is due beside the session, which this node has dialled."""
 
+    def due(self, since: Boottime) -> float:
+        """From when on ``look`` has more to say than nothing."""
+        return since + self._interval()
+
     def began(self) -> None:
         """A handshake that this node dialled is complete."""
         self.wants_dial = False
@@ -36,7 +40,7 @@ class Reauth:
     def look(self, since: Boottime, now: Boottime, *, dialled: bool) -> bool:
         """Once a second; ``since``: when the handshake of the session in use was complete. True: the next one is
         overdue."""
-        due = since + self._interval()
+        due = self.due(since)
         if not dialled or now < due:
             self._try_at, self.wants_dial = now, False
         else:

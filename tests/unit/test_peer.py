@@ -630,3 +630,63 @@ def test_dialer_that_may_have_moved_shows_it_on_its_connection_too(world: World)
         side.peer.check(world.now)
     assert carrier(world.left.peer.current).shown == 1
     assert carrier(world.right.peer.current).shown == 0
+
+
+class Watched:
+    """A peer that is looked at once a second, and how often that was a close look."""
+
+    def __init__(self, world: World, **told: int) -> None:
+        world.connect(world.left, world.right, messages=(MESSAGE_PING,), **told)
+        self.world, self.side = world, world.left
+        self.closely = 0
+        look = self.side.peer.path.look
+
+        def counted(stats: PeerStats, now: Boottime) -> None:
+            self.closely += 1
+            look(stats, now)
+
+        self.side.peer.path.look = counted  # type: ignore[method-assign]
+
+    def looks(self, seconds: int, *, rx: float, tx: float, packets: int = 1, data: float = 0) -> int:
+        before = self.closely
+        for _ in range(seconds):
+            self.world.now = Boottime(self.world.now + 1)
+            stats = PeerStats(packets, 100 * packets, packets, 0, int(rx * 1e9), int(tx * 1e9), int(data * 1e9))
+            self.side.plane.stats[self.side.peer.handle] = stats
+            self.side.peer.look(self.world.now)
+        return self.closely - before
+
+
+def test_peer_at_rest_is_looked_at_closely_every_few_seconds(world: World) -> None:
+    watched = Watched(world)
+    start = world.now
+    watched.looks(3, rx=start, tx=start)
+    assert 3 <= watched.looks(20, rx=start, tx=start) <= 5
+
+
+def test_keepalive_of_a_peer_at_rest_is_on_time(world: World) -> None:
+    watched = Watched(world, keepalive=10)
+    start = world.now
+    watched.looks(9, rx=start, tx=start)
+    assert watched.side.plane.pings == []
+    watched.looks(1, rx=start, tx=start)
+    assert len(watched.side.plane.pings) == 1
+
+
+def test_peer_at_rest_that_gets_data_is_looked_at_at_once_and_its_rate_is_of_that_second(world: World) -> None:
+    watched = Watched(world)
+    start = world.now
+    watched.looks(7, rx=start, tx=start)
+    assert watched.looks(1, rx=world.now + 1, tx=start, packets=11) == 1
+    assert watched.side.peer.meter.rx_rate == pytest.approx(1000 / 1.0, rel=0.01)
+    assert watched.looks(1, rx=world.now, tx=start, packets=11) == 1
+    assert watched.side.peer.meter.rx_rate == 0
+
+
+def test_silence_of_a_peer_at_rest_is_noticed_as_soon_as_that_of_any(world: World) -> None:
+    watched = Watched(world)
+    start = world.now
+    watched.looks(7, rx=start, tx=start)
+    sent = world.now + 0.5
+    watched.looks(1, rx=start, tx=sent, packets=2, data=sent)
+    assert watched.side.peer.liveness.unheard_since == world.now
