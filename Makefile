@@ -56,6 +56,7 @@ $(ENVIRONMENT): pyproject.toml scripts/bootstrap.sh
 # .git/logs/HEAD changes with each commit: the build records the revision.
 $(BUILT): $(ENVIRONMENT) $(SOURCES) $(wildcard .git/logs/HEAD)
 	$(PYTHON_BIN) setup.py --quiet build_ext --inplace
+	$(PYTHON_BIN) -m compileall -q cryprq  # as pip does with a wheel: whoever runs a node may not write here
 	@touch $@
 
 build: $(BUILT) ## install what is missing and build; the programs are in .venv/bin
