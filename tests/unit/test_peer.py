@@ -635,8 +635,8 @@ def test_dialer_that_may_have_moved_shows_it_on_its_connection_too(world: World)
 class Watched:
     """A peer that is looked at once a second, and how often that was a close look."""
 
-    def __init__(self, world: World, **told: int) -> None:
-        world.connect(world.left, world.right, messages=(MESSAGE_PING,), **told)
+    def __init__(self, world: World, keepalive: int | None = None) -> None:
+        world.connect(world.left, world.right, messages=(MESSAGE_PING,), keepalive=keepalive)
         self.world, self.side = world, world.left
         self.closely = 0
         look = self.side.peer.path.look
