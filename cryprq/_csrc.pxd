@@ -60,6 +60,26 @@ cdef extern from "cq_route.h" nogil:
         uint32_t value
 
 
+cdef extern from "cq_access.h" nogil:
+    enum:
+        CQ_ACCESS_SERVICE_MAX
+
+    cdef struct cq_access_rule:
+        uint8_t family
+        uint8_t prefix
+        uint8_t addr[16]
+        uint32_t first
+        uint32_t last
+
+
+cdef extern from "cq_guard.h" nogil:
+    cdef struct cq_guard_refusal:
+        uint16_t protocol
+        uint16_t port
+        uint8_t family
+        uint8_t to[16]
+
+
 cdef extern from "cq_epoch.h" nogil:
     cdef struct cq_limits:
         uint64_t records_soft
@@ -139,6 +159,16 @@ cdef extern from "cq_path.h" nogil:
 
 
 cdef extern from "cq_table.h" nogil:
+    cdef struct cq_permit:
+        pass
+
+    cdef struct cq_table_permit:
+        uint32_t handle
+        cq_permit *permit
+
+    cdef struct cq_denial:
+        uint64_t packets
+
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
         uint64_t segment_off_until_ns
@@ -155,6 +185,7 @@ cdef extern from "cq_table.h" nogil:
         uint64_t tx_bytes
         uint64_t last_tx_ns
         uint64_t last_tx_data_ns
+        cq_denial denial
 
     cdef struct cq_slot:
         cq_epoch *epoch
@@ -172,6 +203,9 @@ cdef extern from "cq_table.h" nogil:
     int cq_table_remove_peer(cq_tables *t, uint32_t handle)
     int cq_table_set_routes(cq_tables *t, const cq_route_entry *entries, size_t count)
     int cq_table_change_routes(cq_tables *t, const cq_route_entry *changes, size_t count)
+    cq_permit *cq_table_make_permit(cq_tables *t, const cq_access_rule *rules, size_t count, int *error)
+    void cq_table_drop_permit(cq_permit *permit)
+    int cq_table_set_permits(cq_tables *t, const cq_table_permit *changes, size_t count, cq_permit *newcomers)
     int cq_table_install(cq_tables *t, uint32_t handle, cq_epoch *epoch)
     int cq_table_activate(cq_tables *t, uint32_t rx_index)
     int cq_table_promote(cq_tables *t, uint32_t rx_index)
@@ -201,6 +235,7 @@ cdef extern from "cq_worker.h" nogil:
         CQ_EVENT_PROBE_ACKED
         CQ_EVENT_RECORD_REFUSED
         CQ_EVENT_FORGED
+        CQ_EVENT_DENIED
 
     cdef struct cq_drop_name:
         const char *direction
@@ -238,6 +273,8 @@ cdef extern from "cq_worker.h" nogil:
         uint32_t merge_refused
         int failure
         const char *failure_what
+
+    bint cq_worker_take_denial(cq_peer *peer, cq_guard_refusal *refusal)
 
 
 cdef extern from "cq_icmp.h" nogil:

@@ -1,6 +1,6 @@
 """Types of the compiled data plane. Python talks to it per event, never per packet; it is private to the package."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ EVENT_KEY_EXPIRED: Final = 8  # a key reached a hard limit or its age; it seals 
 EVENT_PROBE_ACKED: Final = 16  # the peer has acknowledged a probe of the path
 EVENT_RECORD_REFUSED: Final = 32  # a record that was to stay whole was too large for the link; it left in fragments
 EVENT_FORGED: Final = 64  # half as many records as may did not open under an epoch's keys
+EVENT_DENIED: Final = 128  # no rule let a packet of the peer through
 
 class PlaneError(Exception):
     """The data plane refused a call or a system call failed; the message is one clear line."""
@@ -28,8 +29,8 @@ class PlaneError(Exception):
 class Event(NamedTuple):
     peer: int
     rx_index: int
-    """The epoch that the event is about; 0 for ``EVENT_ENDPOINT_MOVED``, ``EVENT_PROBE_ACKED`` and
-    ``EVENT_RECORD_REFUSED``, which are about the peer."""
+    """The epoch that the event is about; 0 for ``EVENT_ENDPOINT_MOVED``, ``EVENT_PROBE_ACKED``,
+    ``EVENT_RECORD_REFUSED`` and ``EVENT_DENIED``, which are about the peer."""
     flags: int
 
 class Datagram(NamedTuple):
@@ -56,6 +57,25 @@ class PeerStats(NamedTuple):
     """Likewise, of the last one of them whose record had more than 1200 bytes, which says something of the path."""
     round_trip_ns: int = 0
     """From here to the peer's data plane and back, of the newest probe that was acknowledged; 0: none was."""
+    denied_packets: int = 0
+    """Packets of the peer that no rule let through."""
+
+class Denial(NamedTuple):
+    """A packet of a peer that no rule let through."""
+
+    protocol: int
+    """Its number; 256 where the headers do not say, or hide where the packet goes."""
+    address: str
+    """Where it was to go."""
+    port: int
+    """0 where there is none."""
+
+class Rules:
+    """What peers may reach: ``(network, first, last)``, where a service is its protocol's number times 65,536 and a
+    port (0 where there is none); 256 stands for the protocol of packets that hide theirs. Two are never equal.
+    ValueError for what is out of range."""
+
+    def __init__(self, rules: Iterable[tuple[str | Network, int, int]]) -> None: ...
 
 def wipe(*buffers: bytearray | bytes | None) -> None:
     """Overwrites each buffer with zeros, in place, and what computations that have returned left on this thread's stack
@@ -113,6 +133,14 @@ class Plane:
     def change_routes(self, changes: Sequence[tuple[str | Network, int | None]]) -> None:
         """Whose each of these networks is from now on, None for nobody's; others stay as they are, and cost nothing.
         KeyError for an unknown peer, ValueError for a bad CIDR (nothing changes)."""
+
+    def set_access(self, peers: Mapping[int, Rules | None], newcomers: Rules | None) -> None:
+        """What each of these peers is held to from now on, and every peer that is added: all at once. Where
+        ``newcomers`` is None nobody is held to anything. Packets that a peer sends pass if a rule has them, or if they
+        belong to a flow that this side has begun. KeyError for an unknown peer; MemoryError (nothing changes)."""
+
+    def take_denial(self, peer: int) -> Denial | None:
+        """What ``EVENT_DENIED`` was about, of at most one packet a second; None: nothing since the last call."""
 
     def set_endpoint(self, peer: int, remote: Address, local: Local = ...) -> None:
         """Where records for the peer go, and by what of this node.

@@ -35,14 +35,17 @@ EVENT_KEY_EXPIRED = CQ_EVENT_KEY_EXPIRED
 EVENT_PROBE_ACKED = CQ_EVENT_PROBE_ACKED
 EVENT_RECORD_REFUSED = CQ_EVENT_RECORD_REFUSED
 EVENT_FORGED = CQ_EVENT_FORGED
+EVENT_DENIED = CQ_EVENT_DENIED
 
 Event = namedtuple("Event", "peer rx_index flags")
 Datagram = namedtuple("Datagram", "data remote local")
 PeerStats = namedtuple(
     "PeerStats",
-    "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns round_trip_ns",
-    defaults=(0, 0),
+    "rx_packets rx_bytes tx_packets tx_bytes last_rx_ns last_tx_ns last_tx_data_ns last_tx_large_ns round_trip_ns"
+    " denied_packets",
+    defaults=(0, 0, 0),
 )
+Denial = namedtuple("Denial", "protocol address port")
 
 cdef extern from "<sys/inotify.h>" nogil:
     int inotify_init1(int flags)
@@ -270,12 +273,48 @@ def measure(op, *, size=1420, unsigned count=10000, backend=None):
     return ns
 
 
+cdef class Rules:
+    """What a peer may reach: networks with services. Compared by identity."""
+
+    cdef object __weakref__
+    cdef cq_access_rule *rules
+    cdef size_t count
+
+    def __cinit__(self, rules):
+        cdef bytes raw
+        rules = list(rules)
+        self.rules = <cq_access_rule *>calloc(len(rules) + 1, sizeof(cq_access_rule))
+        if self.rules is NULL:
+            raise MemoryError("no memory for rules")
+        self.count = len(rules)
+        for i, (cidr, first, last) in enumerate(rules):
+            family, prefix, raw = pack_network(cidr)
+            self.rules[i].family = family
+            self.rules[i].prefix = prefix
+            memcpy(self.rules[i].addr, <const char *>raw, len(raw))
+            self.rules[i].first = bounded(first, "service", 0, CQ_ACCESS_SERVICE_MAX)
+            self.rules[i].last = bounded(last, "service", first, CQ_ACCESS_SERVICE_MAX)
+
+    def __dealloc__(self):
+        free(self.rules)
+
+
+cdef class _Permit:
+    """A permit of one plane, in some places of its tables."""
+
+    cdef cq_permit *permit
+    cdef size_t places
+
+
 cdef class Plane:
     """The data plane: worker threads between TUN queues and UDP sockets."""
 
     cdef cq_plane *plane
     cdef dict owners  # peers by network, as pack_network has it
     cdef dict routes  # the networks of each peer that has some
+    cdef dict permits  # of Rules that somebody is held to
+    cdef dict held  # what each peer is held to, if to anything
+    cdef Rules newcomers  # and a new one
 
     def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0, dscp=0):
         cdef cq_worker_options o
@@ -322,6 +361,8 @@ cdef class Plane:
         o.busy_poll_ns = 1000 * <uint64_t>bounded(busy_poll_us, "busy polling in microseconds", 0, CQ_BUSY_POLL_US_MAX)
         self.owners = {}
         self.routes = {}
+        self.permits = {}
+        self.held = {}
         self.plane = cq_plane_new(&o)
         if self.plane is NULL:
             raise PlaneError(f"cannot set up the data plane: {os.strerror(errno)}")
@@ -385,6 +426,7 @@ cdef class Plane:
         cdef uint32_t handle
         check(cq_table_add_peer(&self.live().shared.tables, &handle), "add a peer")
         self.peer(handle).keyless_ns = cq_io_now_ns()
+        self.hold(handle, self.newcomers)
         return handle
 
     def remove_peer(self, peer):
@@ -393,6 +435,7 @@ cdef class Plane:
         if peer in self.routes:
             self.apply_routes(dict.fromkeys(self.routes[peer]), False)
         check(cq_table_remove_peer(&self.plane.shared.tables, peer), "remove a peer")
+        self.hold(peer, None)
 
     def set_routes(self, routes):
         """Replaces all allowed IPs."""
@@ -446,6 +489,80 @@ cdef class Plane:
             if owner is not None:
                 self.owners[network] = owner
                 self.routes.setdefault(owner, set()).add(network)
+
+    # ---- what peers may reach ----
+
+    def set_access(self, peers, newcomers):
+        """What each of these peers is held to from now on, and every new one."""
+        cdef cq_tables *tables = &self.live().shared.tables
+        cdef cq_table_permit *changes
+        cdef Rules wanted = newcomers  # TypeError for what is none
+        cdef int rc
+        for peer in peers:
+            self.peer(peer)
+        if wanted is None:
+            peers = dict.fromkeys((*peers, *(peer for peer in self.held if peer is not None)))
+        changes = <cq_table_permit *>calloc(len(peers) + 1, sizeof(cq_table_permit))
+        if changes is NULL:
+            raise MemoryError("no memory to set rules")
+        try:
+            for i, (peer, rules) in enumerate(peers.items()):
+                changes[i].handle = peer
+                changes[i].permit = self.permit_of(rules)
+            rc = cq_table_set_permits(tables, changes, len(peers), self.permit_of(wanted))
+            check(rc, "set rules")
+            for peer, rules in peers.items():
+                self.hold(peer, rules)
+            self.hold(None, wanted)
+            self.newcomers = wanted
+        finally:
+            free(changes)
+            self.drop_permits()
+
+    cdef cq_permit *permit_of(self, Rules rules) except? NULL:
+        """That of some rules, made if need be; NULL for None."""
+        cdef _Permit made
+        cdef int rc = CQ_E_MEMORY
+        if rules is None:
+            return NULL
+        made = self.permits.get(rules)
+        if made is None:
+            made = _Permit()
+            made.permit = cq_table_make_permit(&self.plane.shared.tables, rules.rules, rules.count, &rc)
+            if made.permit is NULL:
+                check(rc, "make rules")
+            self.permits[rules] = made
+        return made.permit
+
+    cdef hold(self, who, Rules rules):
+        """Counts what a peer is held to, or new ones (None): what nobody is, the tables have freed."""
+        cdef _Permit permit
+        before = self.held.pop(who, None)
+        if rules is not None:
+            permit = self.permits[rules]
+            permit.places += 1
+            self.held[who] = rules
+        if before is not None:
+            permit = self.permits[before]
+            permit.places -= 1
+            if permit.places == 0:
+                del self.permits[before]
+
+    cdef drop_permits(self):
+        """Those that were made for a change that came to nothing."""
+        cdef _Permit permit
+        for rules in [rules for rules, permit in self.permits.items() if (<_Permit>permit).places == 0]:
+            permit = self.permits.pop(rules)
+            cq_table_drop_permit(permit.permit)
+
+    def take_denial(self, peer):
+        """A packet of the peer that no rule let through, if there was one since the last call."""
+        cdef cq_guard_refusal refusal
+        if not cq_worker_take_denial(self.peer(peer), &refusal):
+            return None
+        family, size = (socket.AF_INET, 4) if refusal.family == 4 else (socket.AF_INET6, 16)
+        address = socket.inet_ntop(family, PyBytes_FromStringAndSize(<const char *>refusal.to, size))
+        return Denial(refusal.protocol, address, refusal.port)
 
     cdef int fill(self, cq_endpoint *out, remote, local) except -1:
         fill_endpoint(out, remote, local)
@@ -649,7 +766,7 @@ cdef class Plane:
         cq_table_reclaim(&self.plane.shared.tables)
         return PeerStats(
             p.rx_packets, p.rx_bytes, p.tx_packets, p.tx_bytes, p.last_rx_ns, p.last_tx_ns, p.last_tx_data_ns,
-            p.path.last_large_ns, p.path.round_trip_ns,
+            p.path.last_large_ns, p.path.round_trip_ns, p.denial.packets,
         )
 
     def epoch_records(self, rx_index):

@@ -18,6 +18,7 @@ const struct cq_drop_name cq_drop_names[CQ_DROP_COUNT] = {
     [CQ_DROP_RX_KEY_LIMIT] = {"rx", "no_key"},
     [CQ_DROP_RX_MALFORMED] = {"rx", "malformed"},
     [CQ_DROP_RX_SOURCE] = {"rx", "source_not_allowed"},
+    [CQ_DROP_RX_ACCESS] = {"rx", "access"},
     [CQ_DROP_RX_CONGESTION] = {"rx", "congestion"},
     [CQ_DROP_RX_TUN_WRITE] = {"rx", "tun_write"},
     [CQ_DROP_RX_TRUNCATED] = {"rx", "truncated"},

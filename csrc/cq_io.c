@@ -412,6 +412,6 @@ uint64_t cq_io_random(void)
 {
     uint64_t value = 0;
     if (getrandom(&value, sizeof value, 0) != sizeof value)
-        value = cq_io_now_ns(); /* it hardly can fail, and what it is for is no secret */
+        value = cq_io_now_ns(); /* it hardly can fail: not for so few bytes (getrandom(2)) */
     return value;
 }

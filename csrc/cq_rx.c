@@ -6,7 +6,8 @@
  *   2. part    A message is walked datagram by datagram: QUIC goes to the ring, anything else is a record.
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
- *   5. check   A payload is walked packet by packet: its own length, and whether its source belongs to the peer. It is
+ *   5. check   A payload is walked packet by packet: its own length, whether its source belongs to the peer, and where
+ *              there are rules, whether the peer may send it where it goes. It is
  *              told of congestion that its record has met. A TCP SYN announces no larger segments than the way back
  *              takes. A probe of the path is acknowledged and a ping answered, by a tx worker: a receiver has no send
  *              lane.
@@ -48,6 +49,7 @@ struct cq_rx {
     uint64_t now_ns;
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
+    struct cq_guard guard;
     struct tally tally;
     struct cq_slot *heard; /* by a record of this message: all of a message comes by one path */
     enum cq_ecn ecn;       /* of this message's own headers */
@@ -67,6 +69,7 @@ static void begin_batch(struct cq_rx *rx)
 {
     cq_worker_begin(&rx->worker); /* after the receive: the newest keys are in it */
     rx->now_ns = cq_io_now_ns();
+    rx->guard.now = cq_worker_seconds(rx->now_ns);
 }
 
 static void end_batch(struct cq_rx *rx)
@@ -344,14 +347,28 @@ static bool decapsulate(struct cq_rx *rx, uint8_t *p)
     return made != CQ_UNMARKABLE;
 }
 
-static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const struct cq_peer *peer, uint8_t *p,
-                   size_t n, bool vouched)
+/* Whether what the peer is held to lets it send that packet. */
+static bool may_pass(struct cq_rx *rx, const struct cq_table *table, struct cq_peer *peer, const uint8_t *p, size_t n)
 {
+    const struct cq_permit *permit = cq_table_peer_of(table, peer->handle)->permit;
+    struct cq_guard_refusal refusal;
+    if (permit == NULL || cq_guard_admits(&rx->guard, &permit->rules, table->routes, peer->handle, p, n, &refusal))
+        return true;
+    cq_worker_deny(&rx->worker, peer, &refusal, rx->now_ns);
+    return false;
+}
+
+static void packet(struct cq_rx *rx, const struct cq_table *table, struct cq_peer *peer, uint8_t *p, size_t n,
+                   bool vouched)
+{
+    const struct cq_route_table *routes = table->routes;
     uint32_t owner = p[0] >> 4 == 4 ? cq_route_lookup4(routes, p + 12) : cq_route_lookup6(routes, p + 8);
     if (owner != peer->handle) {
         cq_worker_drop(&rx->worker, CQ_DROP_RX_SOURCE, 1);
         return;
     }
+    if (table->newcomers != NULL && !may_pass(rx, table, peer, p, n))
+        return;
     if (rx->ecn != CQ_ECN_NOT_ECT && !decapsulate(rx, p))
         return;
     rx->tally.packets++;
@@ -363,7 +380,7 @@ static void packet(struct cq_rx *rx, const struct cq_route_table *routes, const 
 
 static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched)
 {
-    const struct cq_route_table *routes = rx->worker.table->routes;
+    const struct cq_table *table = rx->worker.table;
     const size_t size = n + CQ_OVERHEAD;
     while (n > 0 && payload[0] >> 4 != CQ_PAYLOAD_PADDING) {
         const bool is_message = payload[0] >> 4 == CQ_PAYLOAD_MESSAGE;
@@ -375,7 +392,7 @@ static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, si
         if (is_message)
             in_band(rx, peer, payload, length, size);
         else
-            packet(rx, routes, peer, payload, length, vouched);
+            packet(rx, table, peer, payload, length, vouched);
         payload += length;
         n -= length;
     }
@@ -433,6 +450,7 @@ struct cq_rx *cq_rx_new(struct cq_worker_shared *shared, size_t index)
     memset(rx, 0, sizeof *rx);
     bool ok = cq_worker_init(&rx->worker, shared, index, o->workers + index);
     rx->tun = o->tun_fds[threaded ? index : 0];
+    rx->guard.flows = shared->flows;
     rx->groups = threaded ? o->groups : 0;
     for (size_t g = 0; g < rx->groups; g++)
         rx->udp[g] = cq_worker_udp(o, g, index);

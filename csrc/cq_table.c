@@ -42,6 +42,12 @@ static struct cq_slot *slot_new(struct cq_peer *peer, struct cq_epoch *epoch)
     return s;
 }
 
+static void permit_free(struct cq_permit *permit)
+{
+    cq_access_free(permit->rules.access);
+    free(permit);
+}
+
 /* Neither peer nor epoch. */
 static void slot_free(struct cq_slot *s)
 {
@@ -65,6 +71,7 @@ static void life_end(struct cq_tables *t, struct cq_life *life)
     case CQ_LIFE_TABLE: table_free((struct cq_table *)life); break;
     case CQ_LIFE_PAGE: free(life); break;
     case CQ_LIFE_PEER: peer_free((struct cq_peer *)life); break;
+    case CQ_LIFE_PERMIT: permit_free((struct cq_permit *)life); break;
     case CQ_LIFE_SLOT:
         cq_epoch_free(((struct cq_slot *)life)->epoch);
         slot_free((struct cq_slot *)life);
@@ -186,6 +193,7 @@ static struct draft draft_new(struct cq_tables *t, const struct cq_table *old, s
                               pages_for(peers), version);
     table->peer_count = peers;
     table->routes = cq_route_take(t->routes);
+    table->newcomers = old != NULL ? old->newcomers : NULL;
     if (table->indices == NULL || table->peers == NULL)
         draft_drop(&d);
     return d;
@@ -284,6 +292,17 @@ static void drop_slot(struct draft *d, struct cq_slot *s)
     *hole = NULL;
     d->table->slot_count--;
     leave(d, &s->life);
+}
+
+/* Puts a permit, or none, into one more place of the draft instead of what is there. */
+static void put_permit(struct draft *d, struct cq_permit **place, struct cq_permit *permit)
+{
+    struct cq_permit *before = *place;
+    if (permit != NULL && permit->places++ == 0)
+        permit->life = (struct cq_life){.first = d->table->life.first, .kind = CQ_LIFE_PERMIT};
+    *place = permit;
+    if (before != NULL && --before->places == 0)
+        leave(d, &before->life);
 }
 
 /* Makes a draft the current table; none is an error. */
@@ -386,6 +405,13 @@ int cq_table_init(struct cq_tables *t, size_t workers)
     return publish(t, &d);
 }
 
+/* One place less of a table that is no more. */
+static void release_permit(struct cq_permit *permit)
+{
+    if (permit != NULL && --permit->places == 0)
+        permit_free(permit);
+}
+
 /* All that is in the last table goes the way of what was taken out before. */
 void cq_table_destroy(struct cq_tables *t)
 {
@@ -395,8 +421,12 @@ void cq_table_destroy(struct cq_tables *t)
     if (last != NULL) {
         for (size_t at = 0; (s = cq_table_next(last, &at)) != NULL;)
             life_end(t, &s->life);
-        for (uint32_t i = 0; i < last->peer_count; i++)
-            peer_free(last->peers[i / CQ_PAGE]->of.peers[i % CQ_PAGE].peer);
+        for (uint32_t i = 0; i < last->peer_count; i++) {
+            const struct cq_table_peer *p = &last->peers[i / CQ_PAGE]->of.peers[i % CQ_PAGE];
+            peer_free(p->peer);
+            release_permit(p->permit);
+        }
+        release_permit(last->newcomers);
         for (size_t i = 0; i < pages_for(last->index_mask + 1); i++)
             free(last->indices[i]);
         for (size_t i = 0; i < pages_for(last->peer_count); i++)
@@ -432,6 +462,7 @@ int cq_table_add_peer(struct cq_tables *t, uint32_t *handle)
     if (place != NULL) {
         place->peer = p;
         p->life.first = d.table->life.first;
+        put_permit(&d, &place->permit, d.table->newcomers);
     }
     int rc = publish(t, &d);
     if (rc != CQ_OK) {
@@ -454,6 +485,7 @@ int cq_table_remove_peer(struct cq_tables *t, uint32_t handle)
         drop_slot(&d, s);
     struct cq_table_peer *place = own_peer(&d, handle);
     if (place != NULL) {
+        put_permit(&d, &place->permit, NULL);
         *place = (struct cq_table_peer){0};
         leave(&d, &peer->life);
     }
@@ -490,6 +522,45 @@ int cq_table_change_routes(struct cq_tables *t, const struct cq_route_entry *cha
     }
     cq_route_free(d.table->routes);
     d.table->routes = cq_route_take(t->routes);
+    return publish(t, &d);
+}
+
+struct cq_permit *cq_table_make_permit(struct cq_tables *t, const struct cq_access_rule *rules, size_t count,
+                                       int *error)
+{
+    struct cq_permit *permit = calloc(1, sizeof *permit);
+    if (permit == NULL) {
+        *error = CQ_E_MEMORY;
+        return NULL;
+    }
+    permit->rules = (struct cq_rules){cq_access_new(rules, count, error), ++t->permits_made};
+    if (permit->rules.access != NULL)
+        return permit;
+    free(permit);
+    return NULL;
+}
+
+void cq_table_drop_permit(struct cq_permit *permit)
+{
+    if (permit != NULL && permit->places == 0)
+        permit_free(permit);
+}
+
+int cq_table_set_permits(struct cq_tables *t, const struct cq_table_permit *changes, size_t count,
+                         struct cq_permit *newcomers)
+{
+    struct cq_table *table = now(t);
+    for (size_t i = 0; i < count; i++)
+        if (cq_table_peer_of(table, changes[i].handle) == NULL || (newcomers == NULL && changes[i].permit != NULL))
+            return CQ_E_ARGUMENT;
+    struct draft d = draft_new(t, table, table->peer_count);
+    for (size_t i = 0; i < count; i++) /* all pages first: what is counted below cannot be taken back */
+        (void)own_peer(&d, changes[i].handle);
+    if (d.table == NULL)
+        return CQ_E_MEMORY;
+    put_permit(&d, &d.table->newcomers, newcomers);
+    for (size_t i = 0; i < count; i++)
+        put_permit(&d, &own_peer(&d, changes[i].handle)->permit, changes[i].permit);
     return publish(t, &d);
 }
 

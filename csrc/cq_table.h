@@ -12,6 +12,7 @@
 
 #include "cq_endpoint.h"
 #include "cq_epoch.h"
+#include "cq_guard.h"
 #include "cq_hazard.h"
 #include "cq_notice.h"
 #include "cq_path.h"
@@ -21,7 +22,22 @@
 struct cq_life {
     uint64_t first, last;
     struct cq_life *next; /* of those that have been taken out, or in one change are to be */
-    enum { CQ_LIFE_TABLE, CQ_LIFE_PAGE, CQ_LIFE_SLOT, CQ_LIFE_PEER } kind;
+    enum { CQ_LIFE_TABLE, CQ_LIFE_PAGE, CQ_LIFE_SLOT, CQ_LIFE_PEER, CQ_LIFE_PERMIT } kind;
+};
+
+/* Rules that peers are held to, any number of them to the same. */
+struct cq_permit {
+    struct cq_life life;
+    struct cq_rules rules;
+    size_t places; /* in which it is, in the newest table */
+};
+
+/* A packet of a peer that no rule let through, now and then. */
+struct cq_denial {
+    _Atomic uint64_t next_ns;      /* before that no other is noted */
+    _Atomic uint32_t noted;        /* 0: there is room for one, 1: it is being written, 2: it is there */
+    struct cq_guard_refusal about; /* its writer's while noted is 1, its reader's while it is 2 */
+    _Atomic uint64_t packets;      /* that were denied, in all */
 };
 
 struct cq_peer {
@@ -41,6 +57,7 @@ struct cq_peer {
     _Alignas(64) _Atomic uint64_t tx_packets;
     _Atomic uint64_t tx_bytes, last_tx_ns, last_tx_data_ns;
     struct cq_path path; /* begins with what senders write, too */
+    struct cq_denial denial;
 };
 
 /* An epoch and what surrounds it. */
@@ -60,6 +77,7 @@ struct cq_table_peer {
     struct cq_peer *peer;     /* NULL: the handle is free */
     struct cq_slot *active;   /* seals what goes out; NULL: no key */
     struct cq_slot *promoted; /* newest promoted receive epoch */
+    struct cq_permit *permit; /* what its packets are held to; NULL: they go anywhere */
 };
 
 #define CQ_PAGE 64u                                  /* places in a page */
@@ -80,6 +98,7 @@ struct cq_table {
     struct cq_page **peers; /* by handle */
     size_t slot_count, peer_count;
     struct cq_route_table *routes;
+    struct cq_permit *newcomers; /* what a new peer is held to; NULL: this table has no rules */
 };
 
 struct cq_tables {
@@ -87,6 +106,7 @@ struct cq_tables {
     struct cq_hazards hazards;
     struct cq_life *retired;
     struct cq_route_list *routes;
+    uint64_t permits_made;
     size_t live_epochs;
     uint32_t free_from; /* no handle below it is free */
 };
@@ -122,6 +142,19 @@ int cq_table_add_peer(struct cq_tables *t, uint32_t *handle);
 int cq_table_remove_peer(struct cq_tables *t, uint32_t handle);
 int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count);
 int cq_table_change_routes(struct cq_tables *t, const struct cq_route_entry *changes, size_t count);
+/* A set of rules that is in no table yet: it is for cq_table_set_permits, or cq_table_drop_permit. NULL as cq_access_new. */
+struct cq_permit *cq_table_make_permit(struct cq_tables *t, const struct cq_access_rule *rules, size_t count,
+                                       int *error);
+void cq_table_drop_permit(struct cq_permit *permit); /* nothing if it is in a table; NULL is fine */
+
+/* What each of these peers is held to from now on, and every new peer. A permit that is nowhere any more is freed when no
+ * worker holds it. Without one for new peers (NULL) nobody else may have one. */
+struct cq_table_permit {
+    uint32_t handle;
+    struct cq_permit *permit;
+};
+int cq_table_set_permits(struct cq_tables *t, const struct cq_table_permit *changes, size_t count,
+                         struct cq_permit *newcomers);
 int cq_table_install(struct cq_tables *t, uint32_t handle, struct cq_epoch *epoch); /* takes the epoch on success */
 int cq_table_activate(struct cq_tables *t, uint32_t rx_index);
 int cq_table_promote(struct cq_tables *t, uint32_t rx_index);

@@ -45,6 +45,7 @@ struct cq_tx {
     bool notices_left; /* some peer has notices, and no room for them */
     struct cq_vnet vnet;
     struct cq_answers answers;
+    struct cq_guard guard;
     uint8_t *packet; /* a block of the runs' pool */
     struct cq_runs runs;
     struct cq_stage stage;
@@ -266,6 +267,8 @@ static bool handle(struct cq_tx *tx, uint8_t *packet, size_t n, struct cq_run *t
         return no_key(tx, peer->peer, packet, &split, waited);
     if (is_lost(slot->peer) && waited == NULL) /* it leaves all the same, and may be what shows that the peer is back */
         cq_answer_give(&tx->answers, CQ_ICMP_UNREACHABLE, packet, split.length, 0, tx->runs.sender.now_ns);
+    if (table->newcomers != NULL || split.syn)
+        cq_guard_sends(&tx->guard, table->newcomers != NULL, slot->peer->handle, packet, split.length);
     struct cq_run *run = cq_run_for(&tx->runs, slot);
     if (run != turn && cq_run_waits(run)) {
         put(tx, run, &split, waited);
@@ -462,6 +465,7 @@ static void begin(struct cq_tx *tx, bool notices)
 {
     cq_worker_begin(&tx->worker);
     cq_send_begin(&tx->runs.sender, cq_io_now_ns());
+    tx->guard.now = cq_worker_seconds(tx->runs.sender.now_ns);
     const struct cq_table *table = tx->worker.table;
     for (size_t i = 0; tx->runs.waiting && i < CQ_RUNS; i++) {
         struct cq_run *run = &tx->runs.runs[i];
@@ -507,6 +511,7 @@ struct cq_tx *cq_tx_new(struct cq_worker_shared *shared, size_t index)
         return NULL;
     bool ok = cq_worker_init(&tx->worker, shared, index, index);
     tx->tun = o->tun_fds[index];
+    tx->guard.flows = shared->flows;
     ok = cq_runs_init(&tx->runs, &tx->worker) && ok;
     cq_answer_init(&tx->answers, tx->tun, o->vnet_hdr);
     tx->packet = cq_queue_block(&tx->runs.pool);

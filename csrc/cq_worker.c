@@ -28,12 +28,17 @@ int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worke
     memcpy(fds + workers, options->udp_fds, sockets * sizeof *fds);
     shared->options.tun_fds = fds;
     shared->options.udp_fds = fds + workers;
+    const uint64_t seed[2] = {cq_io_random(), cq_io_random()};
+    shared->flows = cq_flows_new(seed, cq_worker_seconds(cq_io_now_ns()));
+    if (shared->flows == NULL)
+        return -ENOMEM;
     return cq_table_init(&shared->tables, 2 * workers + 1) == CQ_OK ? 0 : -ENOMEM;
 }
 
 void cq_worker_shared_free(struct cq_worker_shared *shared)
 {
     cq_table_destroy(&shared->tables);
+    cq_flows_free(shared->flows);
     if (shared->event_fd >= 0)
         close(shared->event_fd);
     free((void *)(uintptr_t)shared->options.tun_fds);
@@ -73,6 +78,30 @@ void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_eve
 void cq_worker_raise_peer(struct cq_worker *w, struct cq_peer *peer, enum cq_event event)
 {
     raise_event(w, &peer->events, event);
+}
+
+void cq_worker_deny(struct cq_worker *w, struct cq_peer *peer, const struct cq_guard_refusal *refusal, uint64_t now_ns)
+{
+    struct cq_denial *denial = &peer->denial;
+    uint32_t none = 0;
+    cq_worker_drop(w, CQ_DROP_RX_ACCESS, 1);
+    atomic_fetch_add_explicit(&denial->packets, 1, memory_order_relaxed);
+    if (now_ns < atomic_load_explicit(&denial->next_ns, memory_order_relaxed) ||
+        !atomic_compare_exchange_strong(&denial->noted, &none, 1))
+        return;
+    atomic_store_explicit(&denial->next_ns, now_ns + CQ_DENIAL_NS, memory_order_relaxed);
+    denial->about = *refusal;
+    atomic_store(&denial->noted, 2);
+    cq_worker_raise_peer(w, peer, CQ_EVENT_DENIED);
+}
+
+bool cq_worker_take_denial(struct cq_peer *peer, struct cq_guard_refusal *refusal)
+{
+    if (atomic_load(&peer->denial.noted) != 2)
+        return false;
+    *refusal = peer->denial.about;
+    atomic_store(&peer->denial.noted, 0);
+    return true;
 }
 
 uint32_t cq_worker_take_events(_Atomic uint32_t *flags)

@@ -21,6 +21,7 @@ enum cq_event {
     CQ_EVENT_PROBE_ACKED = 16,    /* the peer has acknowledged a probe of the path */
     CQ_EVENT_RECORD_REFUSED = 32, /* a record was too large for the link, and left in fragments */
     CQ_EVENT_FORGED = 64,         /* so many records did not open that the keys should be others */
+    CQ_EVENT_DENIED = 128,        /* no rule let a packet of the peer through, which is noted */
 };
 
 /* ---- what all workers share ---- */
@@ -43,6 +44,7 @@ struct cq_worker_options {
 struct cq_worker_shared {
     struct cq_worker_options options;
     struct cq_tables tables; /* hazards: tx workers first, then rx workers, then the control thread */
+    struct cq_flows *flows;
     int event_fd;
     _Atomic bool stopping;
     _Atomic bool notices_wanted;
@@ -64,6 +66,9 @@ static inline int cq_worker_udp(const struct cq_worker_options *o, size_t group,
 {
     return o->udp_fds[group * o->workers + worker];
 }
+
+/* The coarse time of flows. It begins again after 136 years. */
+static inline uint32_t cq_worker_seconds(uint64_t now_ns) { return (uint32_t)(now_ns / 1000000000u); }
 
 /* Control thread: the bits that are news since the last call. */
 uint32_t cq_worker_take_events(_Atomic uint32_t *flags);
@@ -125,6 +130,13 @@ static inline size_t cq_worker_mtu_told(const struct cq_worker *w, const struct 
 
 void cq_worker_raise_slot(struct cq_worker *w, struct cq_slot *slot, enum cq_event event);
 void cq_worker_raise_peer(struct cq_worker *w, struct cq_peer *peer, enum cq_event event);
+
+/* A packet of the peer ends here; at most once in CQ_DENIAL_NS its control thread is told which. */
+#define CQ_DENIAL_NS ((uint64_t)1000000000)
+void cq_worker_deny(struct cq_worker *w, struct cq_peer *peer, const struct cq_guard_refusal *refusal, uint64_t now_ns);
+
+/* Control thread: what was noted last, which makes room for another. False: nothing since. */
+bool cq_worker_take_denial(struct cq_peer *peer, struct cq_guard_refusal *refusal);
 
 void cq_worker_fail(struct cq_worker *w, const char *what, int error); /* it cannot go on */
 

@@ -194,6 +194,15 @@ def _networks(row: Mapping[str, Any]) -> str:
     return f"{all_of_them[0]} +{more}" if more else str(all_of_them[0])
 
 
+def _reaches(row: Mapping[str, Any]) -> str:
+    """What the rules of the node that runs allow it, a line each; empty: nobody knows, since none runs."""
+    if "access" not in row:
+        return ""
+    if row["access"] is None:
+        return "everything"
+    return f"\n{' ' * 11}".join(row["access"]) or "nothing"
+
+
 def _sheet(row: Mapping[str, Any]) -> str:
     stands = f"{row['source']}{' (' + row['origin'] + ')' if row['origin'] else ''}"
     lines = {
@@ -203,6 +212,7 @@ def _sheet(row: Mapping[str, Any]) -> str:
         "networks": ", ".join(row["networks"]),
         "address": ", ".join(row["addresses"]),
         "groups": ", ".join(row["groups"]),
+        "reaches": _reaches(row),
         "expires": expiry.show(row["expires"]),
         "dialled": "yes" if row["dialled"] else "",
         "added by": row["invited_by"],

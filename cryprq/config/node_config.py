@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from cryprq.config import (
+    access_entries,
     allow_entries,
     checks,
     doubts,
@@ -200,6 +201,20 @@ class NodeConfig:
         parse=PeerId.parse,
         into=frozenset,
         join=frozenset.union,
+        reload=True,
+    )
+    access: access_entries.Access = repeatable(
+        "access",
+        "SUBJECT=DEST:PORTS/PROTO",
+        env="CRYPRQ_ACCESS",
+        help="what these peers may reach here: `group:staff=10.0.0.0/8:443/tcp`; once there is a rule, nobody reaches"
+        " anything else",
+        default_text="everybody reaches everything",
+        parse=access_entries.parse,
+        show=access_entries.show,
+        split=access_entries.split,
+        into=access_entries.collect,
+        toml_entry=access_entries.from_table,
         reload=True,
     )
     allow_peer_dir: Path | None = option(
@@ -529,7 +544,7 @@ class NodeConfig:
         psk_files = successor_entries.inherit_keys(self.psk_files, self.successors)
         object.__setattr__(self, "allow_peers", MappingProxyType(dict(allowed)))
         object.__setattr__(self, "psk_files", MappingProxyType(dict(psk_files)))
-        for name in ("successors", "peer_names", "peer_groups", "peer_expires"):
+        for name in ("successors", "peer_names", "peer_groups", "peer_expires", "access"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         given: object = self.listen
         if isinstance(given, Multiaddr):  # by a program that was written when there was but one

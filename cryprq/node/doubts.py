@@ -3,27 +3,39 @@
 Each doubt is one line. That a machine cannot be asked is none.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Final
 
+from cryprq.config.access_entries import EVERYONE, GROUP, PEER
 from cryprq.config.node_config import NodeConfig
 from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import covering, overlapping
 from cryprq.peer_id import PeerId
+from cryprq.registry.entries import PeerEntry
 from cryprq.registry.leases import capacity
 
+_NONE: Final[Mapping[PeerId, PeerEntry]] = MappingProxyType({})
 _RECORD: Final = 32
 """Header and tag of a record (docs/protocol.md, section 4)."""
 _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 """IP and UDP headers around it, by IP version."""
 
 
-def of_configuration(config: NodeConfig, registered: Collection[PeerId] = ()) -> tuple[str, ...]:
+def of_configuration(config: NodeConfig, registered: Mapping[PeerId, PeerEntry] = _NONE) -> tuple[str, ...]:
     """What is doubtful wherever the node runs. ``registered``: the peers that its registry knows."""
     nobody = () if registered else _nobody(config)
-    return (*config.doubts, *nobody, *_stray_keys(config, registered), *_small_pool(config), *_far_name_servers(config))
+    return (
+        *config.doubts,
+        *nobody,
+        *_stray_keys(config, registered),
+        *_stray_rules(config, registered),
+        *_small_pool(config),
+        *_far_name_servers(config),
+    )
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -36,11 +48,28 @@ def _nobody(config: NodeConfig) -> Iterator[str]:
         yield "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID"
 
 
-def _stray_keys(config: NodeConfig, registered: Collection[PeerId]) -> Iterator[str]:
+def _stray_keys(config: NodeConfig, registered: Mapping[PeerId, PeerEntry]) -> Iterator[str]:
     named = {*config.allow_peers, *(peer.peer_id for peer in config.peers), *registered}
     for peer_id, path in config.psk_files.items():
         if peer_id not in named and not config.allow_any:
             yield f"--psk-file has {path} for {peer_id}, which is neither allowed nor dialled"
+
+
+def _stray_rules(config: NodeConfig, registered: Mapping[PeerId, PeerEntry]) -> Iterator[str]:
+    """Rules about nobody. There may be somebody later."""
+    entries = registered.values()
+    groups = {group for each in (*config.peer_groups.values(), *(entry.groups for entry in entries)) for group in each}
+    dialled = (peer.peer_id for peer in config.peers if peer.peer_id is not None)
+    names = {*config.peer_names.values(), *(entry.name for entry in entries)}
+    names.update(map(str, (*config.allow_peers, *dialled, *registered)))
+    for subject in config.access:
+        kind, known = (GROUP, groups) if subject.startswith(GROUP) else (PEER, names)
+        name = subject.removeprefix(kind)
+        if subject != EVERYONE and name not in known and not (kind == PEER and config.allow_any):
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {kind}{near[0]}?" if near else ""
+            fault = "no peer is in that group" if kind == GROUP else "there is no such peer"
+            yield f"--access {subject}: {fault}{hint}"
 
 
 def _far_name_servers(config: NodeConfig) -> Iterator[str]:

@@ -32,6 +32,7 @@ from cryprq.linux.sockets import SocketGroup
 from cryprq.linux.systemd import Notifier
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Network, covering
+from cryprq.node.access import AccessKeeper
 from cryprq.node.dns import DnsKeeper, record_path
 from cryprq.node.doubts import of_configuration, of_machine
 from cryprq.node.hook import Hook
@@ -219,7 +220,7 @@ class Node:
         self._undo.append(self._resolver.close)
         self._start_dns()
         self._snapshot = Snapshot(
-            self._machine, self._peers, self._roster, self._network, self.health, self._dns, boottime
+            self._machine, self._peers, self._roster, self._network, self.health, self._dns, self._access, boottime
         )
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)
@@ -307,7 +308,9 @@ class Node:
             way=self._machine.way_to,
             changed=self._changed,
             later=self._loop.call_later,
+            added=lambda peer: self._access.added(peer),
         )
+        self._access = AccessKeeper(plane, self._fleet, self._peers, config.access)
         self._roster = Roster(
             config,
             self.peer_id,
@@ -771,6 +774,7 @@ class Node:
         self._log.set_level(config.log_level)
         moved = config.allow_peer_dir != self.config.allow_peer_dir
         self.config = config
+        self._access.change(config.access)
         self._take_psks(psks)
         self._announce_again(_announced(config))
         self._tell_doubts(self._doubts_of(config))
@@ -817,11 +821,19 @@ class Node:
 
     def _registry_changed(self, peers: frozenset[PeerId]) -> None:
         """At once: whoever may not connect any more is cut off before anything else happens."""
+        self._access.revise(peers)
         self._tell_changes(self._roster.revise(peers, boottime()))
         self._changed()
 
     async def _registry_request(self, request: Mapping[str, Any], who: str) -> Any:
-        desk = Desk(self._fleet, now=realtime(), who=who, own=self.peer_id, addresses=self.listen_addrs)
+        desk = Desk(
+            self._fleet,
+            now=realtime(),
+            who=who,
+            own=self.peer_id,
+            addresses=self.listen_addrs,
+            access=self._access.describe,
+        )
         return await desk.answer(request)
 
 

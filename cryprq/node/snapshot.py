@@ -6,9 +6,11 @@ from typing import Any
 
 from cryprq.address import Address, Local
 from cryprq.inner.network import InnerNetwork
+from cryprq.node.access import AccessKeeper
 from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
+from cryprq.peer_id import PeerId
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
@@ -31,6 +33,7 @@ class Snapshot:
         network: InnerNetwork,
         health: Health,
         dns: DnsKeeper,
+        access: AccessKeeper,
         clock: Callable[[], Boottime],
     ) -> None:
         """``clock`` is CLOCK_BOOTTIME; the node's uptime begins now."""
@@ -40,6 +43,7 @@ class Snapshot:
         self._network = network
         self._health = health
         self._dns = dns
+        self._access = access
         self._clock = clock
         self._started = clock()
 
@@ -52,8 +56,7 @@ class Snapshot:
         """Those that the allowlist names, and that have not been here: there is no more than that to say of them."""
         for peer_id in sorted(self._roster.fleet.named):
             if self._peers.get(peer_id) is None:
-                known = _known(self._roster.fleet.entry(peer_id))
-                yield PeerSample(peer_id=str(peer_id), connected=False, **known)
+                yield PeerSample(peer_id=str(peer_id), connected=False, **self._known(peer_id))
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
@@ -118,6 +121,15 @@ class Snapshot:
             offloads=self.offloads(),
         )
 
+    def _known(self, peer_id: PeerId) -> dict[str, Any]:
+        """What is known of a peer, whether it is here or not: fields of its sample."""
+        entry, held = self._roster.fleet.entry(peer_id), self._access.subjects(peer_id)
+        return {
+            **(_said(entry) if entry is not None else {}),
+            "limited": held is not None,
+            "access": held or (),
+        }
+
     def _local_endpoint(self, local: Local) -> str:
         group = self._machine.sockets[local.group]
         return str(Address(local.host or group.host or "*", group.port))
@@ -137,7 +149,7 @@ class Snapshot:
         arrived, lost = self._arrivals(link)
         assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
         return PeerSample(
-            **_known(self._roster.fleet.entry(peer.peer_id)),
+            **self._known(peer.peer_id),
             peer_id=str(peer.peer_id),
             connected=link is not None,
             direction=link.direction if link is not None else "",
@@ -145,6 +157,7 @@ class Snapshot:
             local_endpoint=self._local_endpoint(endpoint[1]) if endpoint is not None else "",
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
+            denied_packets=stats.denied_packets,
             standby_for=tuple(map(str, self._network.standing_by(peer.peer_id))),
             mtu=plane.peer_mtu(peer.handle),
             aead=AEAD_NAMES[session.suite] if session is not None else "",
@@ -168,10 +181,7 @@ class Snapshot:
         )
 
 
-def _known(entry: PeerEntry | None) -> dict[str, Any]:
-    """What is known of a peer, whether it is here or not: fields of its sample."""
-    if entry is None:
-        return {}
+def _said(entry: PeerEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "groups": entry.groups,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from cryprq._fastpath import (
+    EVENT_DENIED,
     EVENT_ENDPOINT_MOVED,
     EVENT_FIRST_RECORD,
     EVENT_FORGED,
@@ -254,6 +255,8 @@ class Peer:
         """The plane reports something about an epoch of this peer, or about its endpoint (index 0)."""
         if flags & EVENT_ENDPOINT_MOVED:
             self._endpoint_moved(now)
+        if flags & EVENT_DENIED and (denial := self._plane.take_denial(self.handle)) is not None:
+            self._observer.access_denied(self.peer_id, denial.protocol, denial.address, denial.port)
         if flags & (EVENT_PROBE_ACKED | EVENT_RECORD_REFUSED) and self.current is not None:
             if flags & EVENT_PROBE_ACKED:
                 self.meter.sample(self._plane.peer_stats(self.handle).round_trip_ns)

@@ -39,8 +39,9 @@ class PeerTable:
         way: Callable[[str, int], tuple[str, int]],
         changed: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
+        added: Callable[[Peer], None] = lambda _: None,
     ) -> None:
-        """The arguments are those of ``Peer``."""
+        """The arguments are those of ``Peer``; ``added`` is called with each that the data plane knows from then on."""
         self._own_id = own_id
         self._plane = plane
         self._network = network
@@ -51,6 +52,7 @@ class PeerTable:
         self._way = way
         self._changed = changed
         self._later = later
+        self._added = added
         self._by_id: dict[PeerId, Peer] = {}
         self._by_handle: dict[int, Peer] = {}
         self._timers = Timers[PeerId]()
@@ -85,6 +87,7 @@ class PeerTable:
                 later=self._later,
             )
             self._by_id[peer_id] = self._by_handle[peer.handle] = peer
+            self._added(peer)
         if set(self._network.claims(peer_id)) != set(networks):
             self._network.claim(peer_id, peer.handle, networks)
         return peer

@@ -1,7 +1,7 @@
 """What an operator asks of the registry: one request, one answer; by the admin socket, or on the store while no node
 runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Final
@@ -37,14 +37,22 @@ class Desk:
     """Takes requests for one fleet."""
 
     def __init__(
-        self, fleet: Fleet, *, now: float, who: str, own: PeerId | None = None, addresses: Sequence[Multiaddr] = ()
+        self,
+        fleet: Fleet,
+        *,
+        now: float,
+        who: str,
+        own: PeerId | None = None,
+        addresses: Sequence[Multiaddr] = (),
+        access: Callable[[PeerId], list[str] | None] | None = None,
     ) -> None:
         """``now`` is Unix time; ``who`` asks, for the audit trail; ``own``: who this node is, and ``addresses`` where
-        it listens."""
+        it listens; ``access``: which rules are about a peer, None for no limits, where a node runs that has rules."""
         self._fleet = fleet
         self._now = now
         self._who = who
         self._own = own
+        self._access = access
         self._invitations = InvitationDesk(fleet, now=now, who=who, own=own, addresses=addresses)
 
     async def answer(self, request: Mapping[str, Any]) -> Any:
@@ -63,7 +71,8 @@ class Desk:
             case "list":
                 return [self._row(peer) for peer in self._fleet.named]
             case "show":
-                return self._row(self._known(request))
+                peer = self._known(request)
+                return {**self._row(peer), **({} if self._access is None else {"access": self._access(peer)})}
             case "log":
                 notes = await self._fleet.store.notes(LOG_MAX)
                 return [{"at": note.at, "who": note.who, "did": note.did} for note in notes]

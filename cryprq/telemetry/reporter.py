@@ -23,6 +23,8 @@ SELECT_FAILED: Final = "Select(Failed)"
 
 _ROUTE_KINDS: Final = {"route": "unicast", "guard": "unreachable"}
 """What ``ip route`` calls them."""
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 256: "unreadable"}
+"""By their numbers, and that of packets whose headers do not say."""
 
 
 def _boottime() -> float:
@@ -274,6 +276,17 @@ class Reporter:
             peer_id=peer_id,
             epoch=epoch,
             hint="somebody sends records that the peer has not made: none of them got through; the keys are renewed",
+        )
+
+    def access_denied(self, peer_id: PeerId, protocol: int, to: str, port: int) -> None:
+        """A packet of the peer was for where no rule lets it go; ``port`` is 0 where there is none."""
+        self._log.limited(
+            "info",
+            "access_denied",
+            peer_id=peer_id,
+            protocol=_PROTOCOLS.get(protocol, protocol),
+            to=to,
+            port=port or None,
         )
 
     def generation_changed(self, peers: int) -> None:

@@ -16,6 +16,12 @@ class PeerSample:
     name: str = ""
     """By which it is known here; empty: none."""
     groups: tuple[str, ...] = ()
+    limited: bool = False
+    """Whether there are rules that say what it may reach; ..."""
+    access: tuple[str, ...] = ()
+    """... of those that are about it, whom they name: a group, this peer, or everyone."""
+    denied_packets: int = 0
+    """Packets of it that no rule let through."""
     barred: str = ""
     """Why a peer that is known may not connect: ``disabled`` or ``expired``; empty: it may."""
     expires: float | None = None

@@ -69,12 +69,12 @@ def test_the_pair_of_hosts() -> None:
 # ---- drops ----
 
 
-def send(source: Namespace, address: str, size: int = 10, *, own: str | None = None) -> None:
+def send(source: Namespace, address: str, size: int = 10, *, own: str | None = None, port: int = 9) -> None:
     """An inner datagram that the kernel routes as it does."""
     with source.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         if own is not None:
             sock.bind((own, 0))
-        sock.sendto(bytes(size), (address, 9))
+        sock.sendto(bytes(size), (address, port))
 
 
 def send_outside(tunnel: Tunnel, datagram: bytes) -> None:
@@ -146,6 +146,7 @@ CAUSES: dict[Reason, tuple[str, Callable[[Tunnel], None]]] = {
     ("rx", "no_key"): ("listener", lambda tunnel: send_outside(tunnel, forged(tunnel, RECORDS_HARD))),
     ("rx", "truncated"): ("listener", lambda tunnel: send_outside(tunnel, bytes(5000))),
     ("rx", "source_not_allowed"): ("listener", use_another_address),
+    ("rx", "access"): ("listener", lambda tunnel: send(tunnel.dialer.namespace, GATEWAY[4], port=10)),
     ("rx", "tun_write"): ("listener", set_tun_down),
     ("tx", "send_error"): ("dialer", set_cable_down),
     ("tx", "no_key"): ("listener", send_to_nobody_there),
@@ -174,7 +175,8 @@ def counts(tunnel: Tunnel, node: Node, reason: Reason) -> bool:
 
 
 def test_each_cause_is_counted_under_its_name(lab: Lab) -> None:
-    tunnel = make_tunnel(lab, listen=("--no-offload", "udp_gro"), dial=("--mtu", str(NARROW)))
+    rules = ("--access", "*=any:9/udp,any:*/icmp")
+    tunnel = make_tunnel(lab, listen=("--no-offload", "udp_gro", *rules), dial=("--mtu", str(NARROW)))
     nodes = {"listener": tunnel.listener, "dialer": tunnel.dialer}
     for reason, (end, cause) in CAUSES.items():
         expected = {name: tunnel.drops(node) for name, node in nodes.items() if node.running().running}

@@ -6,7 +6,7 @@ from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
-from cryprq._fastpath import EVENT_FIRST_RECORD, EVENT_PROBE_ACKED, Event, PeerStats
+from cryprq._fastpath import EVENT_FIRST_RECORD, EVENT_PROBE_ACKED, Denial, Event, PeerStats
 from cryprq.address import Address, Local
 from cryprq.peer_id import PeerId
 from cryprq.peers.indices import IndexLease, IndexPool
@@ -82,6 +82,7 @@ class FakePlane:
         self.acks: dict[int, list[int]] = {}
         self.whole_max: dict[int, int] = {}
         self.install_error: Exception | None = None
+        self.denials: dict[int, Denial] = {}
         self._handles = 0
 
     def add_peer(self) -> int:
@@ -158,6 +159,9 @@ class FakePlane:
 
     def set_whole_max(self, peer: int, size: int) -> None:
         self.whole_max[peer] = size
+
+    def take_denial(self, peer: int) -> Denial | None:
+        return self.denials.pop(peer, None)
 
     def acknowledged(self, peer: int) -> list[int]:
         return self.acks.pop(peer, [])

@@ -129,6 +129,7 @@ def test_matrix_covers_every_setting() -> None:
         "peer-groups",
         "peer-expires",
         "disable-peer",
+        "access",
         "allow-peer-dir",
         "allow-any",
         "kill-switch",

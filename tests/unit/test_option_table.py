@@ -193,7 +193,7 @@ def test_what_a_reload_takes_over() -> None:
     assert names == {
         *("config", "peer", "allow-peer", "psk-file", "successor", "allow-any", "route", "dns", "search", "accept-dns"),
         *("rotate-secs", "rotate-min-secs", "reauth-secs", "lease-days", "log-level"),
-        *("peer-name", "peer-groups", "peer-expires", "disable-peer", "allow-peer-dir"),
+        *("peer-name", "peer-groups", "peer-expires", "disable-peer", "allow-peer-dir", "access"),
     }
 
 

@@ -12,6 +12,7 @@ complete -c cryprq-node -l peer-name -x -d 'what this peer is called wherever an
 complete -c cryprq-node -l peer-groups -x -d 'groups that this peer is one of'
 complete -c cryprq-node -l peer-expires -x -d 'from then on this peer may not connect and is cut off'
 complete -c cryprq-node -l disable-peer -x -d 'this peer may not connect, and keeps its place and its...'
+complete -c cryprq-node -l access -x -d 'what these peers may reach here'
 complete -c cryprq-node -l allow-peer-dir -x -d 'a directory with a file NAME.toml for each of further...'
 complete -c cryprq-node -l allow-any -d 'everybody may connect'
 complete -c cryprq-node -l lease-days -x -d 'days after which an address that a peer was given, and...'
