@@ -18,7 +18,7 @@ BUILT := $(VENV)/.stamp-built
 
 # Of tests/plane, those that drive programs of tests/c; all others there load the compiled extension, and so do these of
 # tests/unit.
-PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py
+PROGRAM_TESTS := $(wildcard tests/plane/test_aead*.py) tests/plane/test_record.py tests/plane/test_access_model.py
 # What is left of a key is a question to an optimised build: instrumented ones keep copies of their own.
 OPTIMISED_TESTS := tests/plane/test_residue.py tests/plane/test_constant_time.py
 EXTENSION_TESTS = $(filter-out $(PROGRAM_TESTS) $(OPTIMISED_TESTS),$(wildcard tests/plane/test_*.py)) \

@@ -34,6 +34,45 @@ static void see(struct cq_guard_seen *seen, const struct cq_flow_key *key, uint6
         .key = *key, .serial = serial, .until = until, .peer = (uint16_t)peer, .any_flags = any_flags};
 }
 
+/* Where addresses and ports of an ordinary packet of TCP or UDP are, and how many bytes: one with options, extension
+ * headers or fragments is none, nor is a segment that begins or ends a connection. */
+static const uint8_t *ordinary_ends(const uint8_t *p, size_t n, size_t *size)
+{
+    const bool four = p[0] == 0x45;
+    const size_t transport = four ? 20 : 40;
+    const uint8_t protocol = four ? p[9] : p[6];
+    const bool tcp = protocol == CQ_PROTOCOL_TCP;
+    if ((!four && p[0] >> 4 != 6) || (!tcp && protocol != CQ_PROTOCOL_UDP) || n < transport + (tcp ? 20 : 8) ||
+        (four && (cq_get16(p + 6) & 0x3fff) != 0) || (tcp && (p[transport + CQ_TCP_FLAGS] & TCP_ENDS) != 0))
+        return NULL;
+    *size = four ? 12 : 36;
+    return p + transport + 4 - *size;
+}
+
+static bool is_last(const struct cq_guard *g, uint64_t serial, uint32_t peer, const uint8_t *p, size_t n)
+{
+    const struct cq_guard_last *last = &g->last;
+    size_t size;
+    if (last->serial != serial || last->peer != (uint16_t)peer || g->now > last->until || last->version != p[0] >> 4)
+        return false;
+    const uint8_t *ends = ordinary_ends(p, n, &size);
+    return ends != NULL && last->protocol == p[last->version == 4 ? 9 : 6] && memcmp(last->ends, ends, size) == 0;
+}
+
+static void set_last(struct cq_guard *g, const struct cq_guard_seen *seen, const uint8_t *p, size_t n)
+{
+    size_t size;
+    const uint8_t *ends = ordinary_ends(p, n, &size);
+    if (ends == NULL)
+        return;
+    g->last = (struct cq_guard_last){.version = p[0] >> 4,
+                                     .protocol = p[p[0] >> 4 == 4 ? 9 : 6],
+                                     .peer = seen->peer,
+                                     .until = seen->until,
+                                     .serial = seen->serial};
+    memcpy(g->last.ends, ends, size);
+}
+
 /* ---- kinds of flows ---- */
 
 static bool is_ours(enum cq_flow_kind kind) { return kind >= CQ_FLOW_TCP_BEGUN && kind <= CQ_FLOW_ANSWERED; }
@@ -157,8 +196,10 @@ bool cq_guard_admits(struct cq_guard *g, const struct cq_rules *rules, const str
 {
     struct cq_flow_packet f;
     struct cq_flow_key key;
-    cq_flow_read(&f, p, n);
     bool admitted;
+    if (is_last(g, rules->serial, peer, p, n))
+        return true;
+    cq_flow_read(&f, p, n);
     if (f.part == CQ_FLOW_LATER) {
         admitted = admits_later(g, rules, peer, &f);
     } else {
@@ -166,6 +207,8 @@ bool cq_guard_admits(struct cq_guard *g, const struct cq_rules *rules, const str
         struct cq_guard_seen *seen = seen_place(g, &key);
         admitted =
             is_seen(g, seen, &key, rules->serial, peer, f.flags) || judge(g, rules, routes, peer, &f, &key, seen);
+        if (is_seen(g, seen, &key, rules->serial, peer, f.flags))
+            set_last(g, seen, p, n);
     }
     if (!admitted) {
         refuse(refusal, &f);
@@ -201,6 +244,8 @@ void cq_guard_sends(struct cq_guard *g, bool guarded, uint32_t peer, const uint8
 {
     struct cq_flow_packet f;
     struct cq_flow_key key;
+    if (is_last(g, SENT, peer, p, n))
+        return;
     cq_flow_read(&f, p, n);
     if (f.protocol == CQ_FLOW_UNREADABLE || f.part == CQ_FLOW_LATER || (is_icmp(&f) && !asks_echo(&f)))
         return;
@@ -208,8 +253,10 @@ void cq_guard_sends(struct cq_guard *g, bool guarded, uint32_t peer, const uint8
         return;
     cq_flow_key(&key, &f, true);
     struct cq_guard_seen *seen = seen_place(g, &key);
-    if (is_seen(g, seen, &key, SENT, peer, f.flags))
+    if (is_seen(g, seen, &key, SENT, peer, f.flags)) {
+        set_last(g, seen, p, n);
         return;
+    }
     const enum cq_flow_kind kind = after_sent(g, guarded, &f, cq_flows_find(g->flows, &key, g->now));
     if (kind == CQ_FLOW_NONE)
         return;

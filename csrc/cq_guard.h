@@ -31,6 +31,14 @@ struct cq_guard {
         uint16_t peer;     /* the low bits of the handle, of which there are no others */
         uint8_t any_flags; /* also for segments that begin or end a connection */
     } seen[CQ_GUARD_SEEN];
+    /* And the last of them, as its headers have it: a flow's packets come in a row. */
+    struct cq_guard_last {
+        uint8_t ends[36]; /* addresses and ports */
+        uint8_t version, protocol;
+        uint16_t peer;
+        uint32_t until;
+        uint64_t serial;
+    } last;
 };
 
 /* What was refused, for who asks. */

@@ -111,6 +111,25 @@ static struct cq_plane *plane_new(void)
     return plane;
 }
 
+/* Holds peers to so many rules, of which one has all that passes here. */
+static void hold(struct cq_plane *plane, unsigned rules)
+{
+    struct cq_access_rule *all = calloc(rules, sizeof *all);
+    int error;
+    REQUIRE(all != NULL);
+    for (unsigned i = 0; i + 1 < rules; i++)
+        all[i] = (struct cq_access_rule){.family = 4,
+                                         .prefix = 24,
+                                         .addr = {10, (uint8_t)(100 + i / 250), (uint8_t)(i % 250)},
+                                         .first = cq_access_service(TCP, 1),
+                                         .last = cq_access_service(TCP, 99)};
+    all[rules - 1] = (struct cq_access_rule){.family = 4, .prefix = 8, .addr = {10}, .last = CQ_ACCESS_SERVICE_MAX};
+    struct cq_permit *permit = cq_table_make_permit(&plane->shared.tables, all, rules, &error);
+    const struct cq_table_permit change = {0, permit};
+    REQUIRE(permit != NULL && cq_table_set_permits(&plane->shared.tables, &change, 1, permit) == CQ_OK);
+    free(all);
+}
+
 static double now_ns(void)
 {
     struct timespec t;
@@ -121,9 +140,14 @@ static double now_ns(void)
 static double smaller(double a, double b) { return a < b ? a : b; }
 
 /* Bursts of so many reads, each of a packet, or of a super-packet that is split every gso_size bytes. */
-static void bench(const char *what, struct spec spec, uint16_t gso_size, unsigned reads, unsigned packets)
+static void bench(const char *what, struct spec spec, uint16_t gso_size, unsigned reads, unsigned packets,
+                  unsigned rules)
 {
     struct cq_plane *sending = plane_new(), *receiving = plane_new();
+    if (rules > 0) {
+        hold(sending, rules);
+        hold(receiving, rules);
+    }
     struct cq_tx *tx = sending->tx[0];
     struct cq_rx *rx = receiving->rx[0];
     double out = 1e18, in = 1e18;
@@ -153,8 +177,11 @@ static void bench(const char *what, struct spec spec, uint16_t gso_size, unsigne
 
 int main(void)
 {
-    bench("TCP, 44 segments of a super-packet", spec_of(4, TCP, 44 * 1368), 1368, 1, 44);
-    bench("UDP, 1,392 bytes", spec_of(4, UDP, 1392), 0, 44, 44);
-    bench("UDP, 64 bytes, packed", spec_of(4, UDP, 64), 0, 64, 64);
+    bench("TCP, 44 segments of a super-packet", spec_of(4, TCP, 44 * 1368), 1368, 1, 44, 0);
+    bench("the same, with 1,000 rules", spec_of(4, TCP, 44 * 1368), 1368, 1, 44, 1000);
+    bench("UDP, 1,392 bytes", spec_of(4, UDP, 1392), 0, 44, 44, 0);
+    bench("the same, with 1,000 rules", spec_of(4, UDP, 1392), 0, 44, 44, 1000);
+    bench("UDP, 64 bytes, packed", spec_of(4, UDP, 64), 0, 64, 64, 0);
+    bench("the same, with 1,000 rules", spec_of(4, UDP, 64), 0, 64, 64, 1000);
     return 0;
 }

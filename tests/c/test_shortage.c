@@ -201,6 +201,20 @@ static bool remove_epoch(void)
     return is_change(before, cq_table_remove(&tables, 7));
 }
 
+static const struct cq_access_rule rule = {.family = 4, .last = 99};
+
+static bool set_permits(void)
+{
+    int error;
+    struct cq_table *before = atomic_load(&tables.current);
+    struct cq_permit *permit = cq_table_make_permit(&tables, &rule, 1, &error);
+    const struct cq_table_permit change = {handle, permit};
+    const bool done = permit != NULL && is_change(before, cq_table_set_permits(&tables, &change, 1, permit));
+    cq_table_drop_permit(permit);
+    CHECK(done || error == CQ_E_MEMORY || permit != NULL);
+    return done;
+}
+
 static bool remove_peer(void)
 {
     struct cq_table *before = atomic_load(&tables.current);
@@ -222,6 +236,7 @@ static void test_table(void)
     CHECK(every_shortage(remove_epoch) > 3);
     REQUIRE(make_epoch());
     REQUIRE(install());
+    CHECK(every_shortage(set_permits) > 9);
     CHECK(every_shortage(remove_peer) > 3);
     cq_table_destroy(&tables);
     CHECK_EQUAL(live, before);

@@ -224,6 +224,62 @@ static void test_one_worker_does_not_hold_what_another_released(void)
     cq_table_destroy(&t);
 }
 
+/* ---- permits ---- */
+
+static struct cq_permit *permit_new(struct cq_tables *t, uint32_t last)
+{
+    const struct cq_access_rule rule = {.family = 4, .last = last};
+    int error;
+    struct cq_permit *permit = cq_table_make_permit(t, &rule, 1, &error);
+    REQUIRE(permit != NULL);
+    return permit;
+}
+
+static bool allows(const struct cq_table *table, uint32_t handle, uint32_t service)
+{
+    static const uint8_t to[4] = {10};
+    return cq_access_allows(cq_table_peer_of(table, handle)->permit->rules.access, 4, to, service);
+}
+
+static void test_permit_lives_as_long_as_a_worker_holds_its_table(void)
+{
+    struct cq_tables t;
+    REQUIRE(cq_table_init(&t, 1) == CQ_OK);
+    const uint32_t one = peer_new(&t), two = peer_new(&t);
+    struct cq_permit *narrow = permit_new(&t, 5), *wide = permit_new(&t, 9);
+    CHECK(narrow->rules.serial != wide->rules.serial);
+    const struct cq_table_permit first[] = {{one, narrow}, {two, narrow}}, second[] = {{one, wide}, {two, wide}};
+    CHECK_EQUAL(cq_table_set_permits(&t, first, 2, narrow), CQ_OK);
+    CHECK_EQUAL(narrow->places, 3);
+    struct cq_table *held = cq_table_acquire(&t, 0);
+    CHECK_EQUAL(cq_table_set_permits(&t, second, 2, wide), CQ_OK);
+    CHECK(allows(held, one, 5) && !allows(held, one, 6)); /* under ASan: it is still there */
+    CHECK(allows(t.current, one, 9) && allows(t.current, two, 9));
+    const uint32_t three = peer_new(&t);
+    CHECK(allows(t.current, three, 9));
+    CHECK_EQUAL(wide->places, 4);
+    cq_table_release(&t, 0);
+    cq_table_reclaim(&t);
+    CHECK_EQUAL(cq_table_remove_peer(&t, three), CQ_OK);
+    CHECK_EQUAL(wide->places, 3);
+    cq_table_destroy(&t);
+}
+
+static void test_permits_that_cannot_be_change_nothing(void)
+{
+    struct cq_tables t;
+    REQUIRE(cq_table_init(&t, 1) == CQ_OK);
+    const uint32_t one = peer_new(&t);
+    struct cq_permit *permit = permit_new(&t, 5);
+    const struct cq_table_permit unknown[] = {{one, permit}, {one + 1, permit}}, known[] = {{one, permit}};
+    CHECK_EQUAL(cq_table_set_permits(&t, unknown, 2, permit), CQ_E_ARGUMENT);
+    CHECK_EQUAL(cq_table_set_permits(&t, known, 1, NULL), CQ_E_ARGUMENT);
+    CHECK(permit->places == 0 && t.current->newcomers == NULL && cq_table_peer_of(t.current, one)->permit == NULL);
+    cq_table_drop_permit(permit);
+    cq_table_drop_permit(NULL);
+    cq_table_destroy(&t);
+}
+
 /* ---- endpoints ---- */
 
 static void test_replace_needs_what_was_read(void)
@@ -420,6 +476,8 @@ int main(void)
     RUN(test_removed_epoch_is_neither_active_nor_promoted);
     RUN(test_held_table_keeps_everything_in_it);
     RUN(test_one_worker_does_not_hold_what_another_released);
+    RUN(test_permit_lives_as_long_as_a_worker_holds_its_table);
+    RUN(test_permits_that_cannot_be_change_nothing);
     RUN(test_replace_needs_what_was_read);
     RUN(test_following_a_peer);
     RUN(test_promotion_adopts_a_path_once);
