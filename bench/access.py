@@ -6,6 +6,7 @@ more than the rate where the machine is busy.
 
     bench/access.py                                   1,000 rules, four rounds of A B
     bench/access.py --rules 10000 --rounds 8 --seconds 4
+    bench/access.py --nftables                        and the same rules in a set of the kernel's instead, A B C
 
 A table goes to stderr, JSON to stdout; medians of the rounds, with the least and the greatest.
 """
@@ -26,16 +27,35 @@ from lab.hosts import Lab
 from lab.nodes import Node
 
 Figures = dict[str, float]
-NONE, MANY = "no rules", "rules"
+NONE, MANY, KERNEL = "no rules", "rules", "nftables"
+
+
+def targets(number: int) -> list[tuple[str, str]]:
+    """So many networks, each with ports of its own; the last one has the traffic."""
+    others = ((f"10.{100 + at // 250}.{at % 250}.0/24", f"{1 + at % 10}-{20 + at % 10}") for at in range(number - 1))
+    return [*others, ("10.66.0.0/24", "1024-65535")]
 
 
 def rules(number: int) -> str:
-    """A file with so many rules, each of a network and ports of its own; the last ones have the traffic."""
-    others = (
-        f"10.{100 + at // 2500}.{at // 10 % 250}.0/24:{1 + at % 10}-{20 + at % 10}/tcp" for at in range(number - 2)
-    )
-    every = ", ".join(f'"{rule}"' for rule in (*others, "any:*/icmp", "10.66.0.0/24:1024-65535/tcp"))
-    return f'[access]\n"*" = [{every}]\n'
+    """A file with these, for everybody."""
+    every = ", ".join(f'"{network}:{ports}/tcp"' for network, ports in targets(number))
+    return f'[access]\n"*" = [{every}, "any:*/icmp"]\n'
+
+
+def filter_of(number: int) -> str:
+    """The same for nftables, of what comes out of the tunnel: answers by connection tracking, the rest by a set."""
+    elements = ", ".join(f"{network} . {ports}" for network, ports in targets(number))
+    return f"""table inet access {{
+        set allowed {{ type ipv4_addr . inet_service; flags interval; elements = {{ {elements} }} }}
+        chain input {{
+            type filter hook input priority 0; policy accept;
+            iifname != "cryprq0" accept
+            ct state established,related accept
+            ip protocol icmp accept
+            ip daddr . tcp dport @allowed accept
+            drop
+        }}
+    }}"""
 
 
 class Scene:
@@ -46,7 +66,9 @@ class Scene:
         lab.veth(left, [f"{LEFT}/24"], right, [f"{RIGHT}/24"])
         self.file = lab.directory / "access.toml"
         self.file.write_text("")
-        self.contents = {NONE: "", MANY: rules(number)}
+        self.contents = {NONE: "", KERNEL: "", MANY: rules(number)}
+        self.filter = lab.directory / "access.nft"
+        self.filter.write_text(filter_of(number))
         self.way = Cryprq("--config", str(self.file))
         self.ends = self.way.up(left, right)
 
@@ -56,9 +78,13 @@ class Scene:
         nodes: tuple[Node, Node] = (self.way.listener, self.way.dialer)
         for node in nodes:
             node.reload()
+            if what == KERNEL:
+                node.namespace.run("nft", "-f", str(self.filter))
         cpu = Cpu(self.way.pids)
         result = self.ends.tcp(1, seconds)
         used = cpu.seconds()[1]
+        for node in nodes if what == KERNEL else ():
+            node.namespace.run("nft", "delete", "table", "inet", "access")
         if any(node.metric("dropped_packets_total", direction="rx", reason="access") for node in nodes):
             raise hosts.CommandError("the rules refuse what is measured")
         rate = float(result["bits_per_second"])
@@ -70,12 +96,11 @@ def table(report: dict[str, dict[str, Any]]) -> str:
     units = {"bits_per_second": ("Gbit/s", 1e9), "cpu_per_gb": ("CPU s/GB", 1.0)}
     lines = []
     for key, (unit, scale) in units.items():
-        for what in (NONE, MANY):
+        for what in report:
             found = report[what][key]
             low, high = found["min"] / scale, found["max"] / scale
-            lines.append(f"{what:<10}{found['median'] / scale:9.3f} ({low:.3f}..{high:.3f}) {unit}")
-        change = report[MANY][key]["median"] / report[NONE][key]["median"] - 1
-        lines.append(f"{'':<10}{change:+9.1%}")
+            change = found["median"] / report[NONE][key]["median"] - 1
+            lines.append(f"{what:<10}{found['median'] / scale:9.3f} ({low:.3f}..{high:.3f}) {unit}{change:+9.1%}")
     return "\n".join(lines)
 
 
@@ -84,17 +109,18 @@ def main() -> int:
     parser.add_argument("--rules", type=count, default=1000)
     parser.add_argument("--rounds", type=count, default=4, help="of both")
     parser.add_argument("--seconds", type=positive, default=3.0, help="of each measurement")
+    parser.add_argument("--nftables", action="store_true", help="as well")
     options = parser.parse_args()
     if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    found: dict[str, list[Figures]] = {NONE: [], MANY: []}
+    found: dict[str, list[Figures]] = {what: [] for what in (NONE, MANY, *[KERNEL] * options.nftables)}
     try:
         build()
         with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
-            scene = Scene(lab, max(options.rules, 2))
+            scene = Scene(lab, options.rules)
             for number in range(options.rounds):
-                for what in (NONE, MANY):
+                for what in found:
                     found[what].append(scene.measure(what, options.seconds))
                 print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     except hosts.CommandError as error:
