@@ -7,10 +7,9 @@
  *   3. open    The receiver index names an epoch, which opens the record in place: replay window, tag, window again.
  *   4. hear    What is authentic counts: where the peer is, what it sent, that it has the key.
  *   5. check   A payload is walked packet by packet: its own length, whether its source belongs to the peer, and where
- *              there are rules, whether the peer may send it where it goes. It is
- *              told of congestion that its record has met. A TCP SYN announces no larger segments than the way back
- *              takes. A probe of the path is acknowledged and a ping answered, by a tx worker: a receiver has no send
- *              lane.
+ *              there are rules, whether the peer may send it where it goes. It is told of congestion that its record
+ *              has met. A TCP SYN announces no larger segments than the way back takes. A probe of the path is
+ *              acknowledged and a ping answered, by a tx worker: a receiver has no send lane.
  *   6. write   Consecutive packets of a flow are written to the TUN as one super-packet, from where they lie, at the
  *              latest before the buffers are used again.
  *

@@ -142,7 +142,8 @@ int cq_table_add_peer(struct cq_tables *t, uint32_t *handle);
 int cq_table_remove_peer(struct cq_tables *t, uint32_t handle);
 int cq_table_set_routes(struct cq_tables *t, const struct cq_route_entry *entries, size_t count);
 int cq_table_change_routes(struct cq_tables *t, const struct cq_route_entry *changes, size_t count);
-/* A set of rules that is in no table yet: it is for cq_table_set_permits, or cq_table_drop_permit. NULL as cq_access_new. */
+/* A set of rules that is in no table yet: it is for cq_table_set_permits, or for cq_table_drop_permit. NULL as
+ * cq_access_new. */
 struct cq_permit *cq_table_make_permit(struct cq_tables *t, const struct cq_access_rule *rules, size_t count,
                                        int *error);
 void cq_table_drop_permit(struct cq_permit *permit); /* nothing if it is in a table; NULL is fine */
