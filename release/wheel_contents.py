@@ -126,7 +126,7 @@ def check_extension(data: bytes, libc: str, machine: str) -> list[str]:
 
 def sources() -> set[str]:
     """What a wheel of this checkout has of the package, but for the extension. The build writes ``_build.py``."""
-    found = [path for suffix in ("py", "pyi") for path in (ROOT / "cryprq").rglob(f"*.{suffix}")]
+    found = [path for suffix in ("py", "pyi", "html") for path in (ROOT / "cryprq").rglob(f"*.{suffix}")]
     return {str(path.relative_to(ROOT)) for path in found} | {"cryprq/_build.py", "cryprq/py.typed"}
 
 

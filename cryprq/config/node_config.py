@@ -372,12 +372,13 @@ class NodeConfig:
         "metrics-addr",
         "HOST:PORT",
         env="CRYPRQ_METRICS_ADDR",
-        help="serve `/metrics` and `/healthz` here",
+        help="serve `/metrics` and `/healthz` here, and a page for browsers",
         parse=values.host_port,
         show=values.show_host_port,
         default=None,
         absent="off",
     )
+    no_page: bool = switch("no-page", env="CRYPRQ_NO_PAGE", help="without that page")
     aead: str = choice(
         "aead",
         AEAD_CHOICES,

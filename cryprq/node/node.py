@@ -74,6 +74,7 @@ from cryprq.telemetry.health import Health
 from cryprq.telemetry.http import HttpServer
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
+from cryprq.telemetry.page import Page
 from cryprq.telemetry.reporter import Reporter
 from cryprq.telemetry.samples import NodeStatus, PeerSample, as_json
 from cryprq.version import REVISION, VERSION
@@ -222,7 +223,8 @@ class Node:
             self._machine, self._peers, self._roster, self._network, self.health, self._dns, boottime
         )
         if config.metrics_addr is not None:
-            http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)
+            page = None if config.no_page else Page(self.status, self._figures, config.metrics_addr[0])
+            http = HttpServer(self._metrics, self.health, self._names.getaddrinfo, page)
             addresses = await http.start(*config.metrics_addr)
             self._undo.append(http.close)
             self._log.info("metrics_server_started", addr=",".join(addresses))
@@ -697,6 +699,9 @@ class Node:
     def status(self) -> NodeStatus:
         """The node as ``cryprq status`` shows it. RuntimeError outside the context."""
         return self._running().status(str(self.peer_id), tuple(map(str, self.listen_addrs)))
+
+    def _figures(self) -> dict[str, float]:
+        return {"rotations": self._metrics.rotations, "rotate_secs": self.config.rotate_secs}
 
     def _name_of(self, peer: object) -> str:
         return self._fleet.name(peer) if isinstance(peer, PeerId) else ""

@@ -1,4 +1,4 @@
-"""The HTTP server behind ``--metrics-addr``: ``/metrics`` and ``/healthz``, for scrapers and load balancers only.
+"""The HTTP server behind ``--metrics-addr``: ``/metrics`` and ``/healthz`` for scrapers and load balancers, and a page.
 
 One request a connection, GET and HEAD; what a client may cost is bounded in size, time and number.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 from cryprq.errors import MachineError
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.metrics import Metrics
+from cryprq.telemetry.page import Page
 
 REQUEST_MAX: Final = 8192
 """Bytes of a request's head."""
@@ -33,11 +34,13 @@ class HttpServer:
         metrics: Metrics,
         health: Health,
         getaddrinfo: Callable[[str, int, int, int], Awaitable[Sequence[tuple[Any, ...]]]],
+        page: Page | None = None,
     ) -> None:
-        """``getaddrinfo`` gets (host, port, family, kind of socket) of a name."""
+        """``getaddrinfo`` gets (host, port, family, kind of socket) of a name; without ``page`` there is none."""
         self._metrics = metrics
         self._health = health
         self._getaddrinfo = getaddrinfo
+        self._page = page
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -101,18 +104,22 @@ class HttpServer:
             return _response(HTTPStatus.BAD_REQUEST)
         method, target, _ = request
         path = target.partition("?")[0]
-        if path not in ("/metrics", "/healthz"):
+        if path not in ("/metrics", "/healthz") and (self._page is None or path not in Page.PATHS):
             return _response(HTTPStatus.NOT_FOUND, with_body=method != "HEAD")
         if method not in ("GET", "HEAD"):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, extra="Allow: GET, HEAD\r\n")
+        extra = ""
         if path == "/healthz":
             reason = self._health.reason()
             status = HTTPStatus.OK if reason is None else HTTPStatus.SERVICE_UNAVAILABLE
             body, content_type = f"{reason or 'ok'}\n".encode(), _TEXT
-        else:
+        elif path == "/metrics" or self._page is None:
             status = HTTPStatus.OK
-            body, content_type = self._metrics.render(_accept_header(lines[1:]))
-        return _response(status, body, content_type, with_body=method == "GET")
+            body, content_type = self._metrics.render(",".join(_values(lines[1:], "accept")))
+        else:
+            answer = self._page.answer(path, _values(lines[1:], "host"))
+            status, body, content_type, extra = answer.status, answer.body, answer.content_type, answer.extra
+        return _response(status, body, content_type, extra=extra, with_body=method == "GET")
 
 
 async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
@@ -123,9 +130,10 @@ async def _read_head(reader: asyncio.StreamReader) -> bytes | None:
         return None
 
 
-def _accept_header(lines: list[str]) -> str:
+def _values(lines: list[str], field: str) -> list[str]:
+    """What the head says for a field, each time that it does."""
     fields = (line.partition(":") for line in lines)
-    return ",".join(value.strip() for name, _, value in fields if name.lower() == "accept")
+    return [value.strip() for name, _, value in fields if name.lower() == field]
 
 
 def _response(

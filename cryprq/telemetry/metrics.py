@@ -99,6 +99,8 @@ class Metrics:
         # Else each counter brings a second time series, about when this process made it.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
         self.registry = CollectorRegistry()
+        self.rotations = 0
+        """Completed since the start."""
         self._rotations = Counter("cryprq_rotations", "Completed key rotations.", registry=self.registry)
         self._attempted = Counter("cryprq_handshakes_attempted", "Handshakes begun.", registry=self.registry)
         self._succeeded = Counter("cryprq_handshakes_success", "Handshakes completed.", registry=self.registry)
@@ -213,6 +215,7 @@ class Metrics:
     def rotated(self, duration: float, interval: float) -> None:
         """A rotation took ``duration`` seconds and came ``interval`` seconds after the last new epoch."""
         self._rotations.inc()
+        self.rotations += 1
         self._rotation_duration.observe(duration)
         self._rotation_interval.set(interval)
 
