@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -44,8 +45,8 @@ def program() -> str | None:
 class Browser:
     """One page in a browser of its own, as a context manager."""
 
-    def __init__(self, host: Namespace, timeout: float = 30.0) -> None:
-        """It runs on ``host``; ``timeout`` seconds are what anything may take. CommandError if there is no browser."""
+    def __init__(self, host: Namespace | None = None, timeout: float = 30.0) -> None:
+        """It runs on ``host``, or where this thread is; ``timeout`` seconds are what anything may take. CommandError if there is no browser."""
         path = program()
         if path is None:
             raise CommandError(f"no {NAMES[0]}: scripts/bootstrap.sh --tests brings it")
@@ -60,7 +61,7 @@ class Browser:
         # It reads from 3 and writes to 4, whatever numbers the pipes have here; 8 and 9 are nobody's.
         move = f'exec 8<&{theirs} 9>&{theirs_out} && exec "$0" "$@" 3<&8 4>&9 8<&- 9>&-'
         command = [path, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        with host.entered():
+        with host.entered() if host is not None else nullcontext():
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", "bash", "-c", move, *command],
                 stdin=subprocess.DEVNULL,
@@ -90,10 +91,12 @@ class Browser:
     # ---- the page ----
 
     def open(self, url: str) -> None:
-        """Loads it; returns when its script may still be at work."""
+        """Loads it; returns when its script has run once."""
+        before = len(self._said)
         failed = self.call("Page.navigate", url=url).get("errorText")
         if failed:
             raise CommandError(f"{url}: {failed}")
+        self._until("Page.loadEventFired", before)
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page; CommandError if it throws."""
@@ -111,6 +114,14 @@ class Browser:
                 raise CommandError("\n".join([f"never {expression}", shown, *self.faults()[:3]]))
             time.sleep(0.05)
         return value
+
+    def advance(self, seconds: float) -> None:
+        """The page lives so many seconds as fast as it can: its clock stands still only while it waits for an answer."""
+        self.call(
+            "Emulation.setVirtualTimePolicy", policy="pauseIfNetworkFetchesPending", budget=1000 * seconds,
+            maxVirtualTimeTaskStarvationCount=100_000,
+        )  # fmt: skip
+        self._until("Emulation.virtualTimeBudgetExpired", len(self._said))
 
     def look(self, *, width: int, height: int, scale: float = 1.0, dark: bool = False) -> None:
         """How large the window is, and which colours the reader prefers."""
@@ -155,6 +166,12 @@ class Browser:
             raise CommandError(f"{method}: {answer['error']}")
         result: dict[str, Any] = answer["result"]
         return result
+
+    def _until(self, event: str, since: int) -> None:
+        """Returns once the event is among what was said after the first ``since``."""
+        end = time.monotonic() + self._timeout
+        while not any(said["method"] == event for said in self._said[since:]):
+            self._said.append(self._next(end, event))
 
     def _next(self, end: float, method: str) -> dict[str, Any]:
         while b"\0" not in self._left:

@@ -74,6 +74,12 @@ missing_for_tests() {
     has fish || echo fish
 }
 
+# A browser for the page of --metrics-addr. Ubuntu has none of that name, and one that is a snap.
+missing_for_browser() {
+    has chromium-headless-shell || has chromium || has google-chrome || has google-chrome-stable ||
+        echo chromium-headless-shell
+}
+
 # libFuzzer and its sanitizers are a package of their own, of the compiler's version.
 missing_for_fuzz() {
     local version
@@ -99,7 +105,7 @@ python_headers() {
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-# install_missing build|tests|clang|fuzz|images
+# install_missing build|tests|browser|clang|fuzz|images
 install_missing() {
     local packages said options=(-qq -o DPkg::Lock::Timeout=300)
     packages=$("missing_for_$1" | xargs)
@@ -182,6 +188,7 @@ case ${1:-} in
     --system) install_missing build ;;
     --tests)
         (install_missing tests) || say "going on without; tests that need it are skipped and say so"
+        (install_missing browser) || say "going on without; the tests of the page will say so"
         unpack_for_tests
         ;;
     --fuzz)
