@@ -46,10 +46,11 @@ class Browser:
     """One page in a browser of its own, as a context manager."""
 
     def __init__(self, host: Namespace | None = None, timeout: float = 30.0) -> None:
-        """It runs on ``host``, or where this thread is; ``timeout`` seconds are what anything may take. CommandError if there is no browser."""
+        """It runs on ``host``, or where this thread is; ``timeout`` seconds are what anything may take.
+        CommandError if there is no browser."""
         path = program()
         if path is None:
-            raise CommandError(f"no {NAMES[0]}: scripts/bootstrap.sh --tests brings it")
+            raise CommandError(f"no {NAMES[0]}: scripts/bootstrap.sh --tests brings it to Debian; or install Chromium")
         self._timeout = timeout
         self._said: list[dict[str, Any]] = []
         self._left = b""
@@ -116,7 +117,7 @@ class Browser:
         return value
 
     def advance(self, seconds: float) -> None:
-        """The page lives so many seconds as fast as it can: its clock stands still only while it waits for an answer."""
+        """The page lives so many seconds as fast as it can: its clock stands still only while an answer is due."""
         self.call(
             "Emulation.setVirtualTimePolicy", policy="pauseIfNetworkFetchesPending", budget=1000 * seconds,
             maxVirtualTimeTaskStarvationCount=100_000,
@@ -138,8 +139,8 @@ class Browser:
     def requests(self) -> list[str]:
         """The URLs that the page has asked for so far, those of its own making (``data:``) left out."""
         self.evaluate("0")
-        asked = [each["params"]["request"]["url"] for each in self._said if each["method"] == "Network.requestWillBeSent"]
-        return [url for url in asked if not url.startswith("data:")]
+        asked = (each["params"] for each in self._said if each["method"] == "Network.requestWillBeSent")
+        return [url for params in asked if not (url := params["request"]["url"]).startswith("data:")]
 
     def faults(self) -> list[str]:
         """What the console has, what was thrown, and what a policy forbade."""

@@ -1,4 +1,4 @@
-"""A node's HTTP server without a node: what it says of itself is made up, and may be more or odder than a lab can have."""
+"""A node's HTTP server without a node: what it says of itself is made up, more or odder than a lab can have."""
 
 import asyncio
 import threading

@@ -56,8 +56,8 @@ missing_for_build() {
 }
 
 # The aarch64 cipher under QEMU, the judgement of the systemd unit, the bus of systemd-resolved, the dissector of records,
-# a terminal to type at, the model of a session, constant time as two compilers make it, manual pages, and completions in
-# three shells.
+# a terminal to type at, the model of a session, constant time as two compilers make it, manual pages, completions in
+# three shells, and the page in a browser.
 missing_for_tests() {
     compiles aarch64-linux-gnu-gcc '#include <stdlib.h>' -static || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     has qemu-aarch64 || has qemu-aarch64-static || echo qemu-user
@@ -72,12 +72,13 @@ missing_for_tests() {
     has mandoc || echo mandoc
     has zsh || echo zsh
     has fish || echo fish
+    has_browser || echo chromium-headless-shell
 }
 
-# A browser for the page of --metrics-addr. Ubuntu has none of that name, and one that is a snap.
-missing_for_browser() {
+# Ubuntu has no such package, and its Chromium is a snap, which is left to whoever wants one.
+has_browser() {
     has chromium-headless-shell || has chromium || has google-chrome || has google-chrome-stable ||
-        echo chromium-headless-shell
+        [[ $(</etc/os-release) == *ID=ubuntu* ]]
 }
 
 # libFuzzer and its sanitizers are a package of their own, of the compiler's version.
@@ -105,7 +106,7 @@ python_headers() {
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-# install_missing build|tests|browser|clang|fuzz|images
+# install_missing build|tests|clang|fuzz|images
 install_missing() {
     local packages said options=(-qq -o DPkg::Lock::Timeout=300)
     packages=$("missing_for_$1" | xargs)
@@ -188,7 +189,6 @@ case ${1:-} in
     --system) install_missing build ;;
     --tests)
         (install_missing tests) || say "going on without; tests that need it are skipped and say so"
-        (install_missing browser) || say "going on without; the tests of the page will say so"
         unpack_for_tests
         ;;
     --fuzz)

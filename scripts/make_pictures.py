@@ -1,4 +1,4 @@
-"""Makes docs/pictures: the page of ``--metrics-addr`` and ``cryprq top``, as a made-up gateway of a small firm shows them.
+"""Makes docs/pictures: the page of ``--metrics-addr`` and ``cryprq top``, as a made-up gateway shows them.
 
 What is drawn is the real page in a real Chromium, and the real program; the node is made up, so that there is something
 to see, the same each time, and nothing of the machine that drew it. Needs ``scripts/bootstrap.sh --tests``.

@@ -1,8 +1,9 @@
 """The page at ``/`` of ``--metrics-addr``, and ``/status.json``, which it asks every two seconds. It only reads.
 
-Whoever reaches the address sees both, as with ``/metrics``. So the document has what metrics say of a node and its peers
-and figures beside it; addresses and networks inside the tunnel, routes, name servers and groups are not in it. A page of
-elsewhere is kept from them: nothing is shared across origins, and a name that somebody else's DNS points here is refused.
+Whoever reaches the address sees both, as with ``/metrics``. So the document has what metrics say of a node and its
+peers, and figures beside it; addresses and networks inside the tunnel, routes, name servers and groups are not in it. A
+page of elsewhere is kept from them: nothing is shared across origins, and a name that somebody else's DNS points here
+is refused.
 """
 
 import hashlib

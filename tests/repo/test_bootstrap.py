@@ -11,10 +11,12 @@ from lab import ROOT
 FOR_BUILDING = "python3 python3-dev python3-venv gcc libc6-dev libssl-dev make iproute2 nftables iputils-ping"
 FOR_TESTS = (
     "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark tmux spin valgrind clang groff-base"
-    " mandoc zsh fish"
+    " mandoc zsh fish chromium-headless-shell"
 )
 HIDE = 'for folder in /usr/sbin /usr/share/keyrings; do mount -t tmpfs tmpfs "$folder"; done; '
-AS_ROOT = ("unshare", "--mount", "sh", "-c", HIDE + 'exec "$@"', "sh")
+IS = "cd /usr/share/keyrings && echo ID=$0 >release && mount --bind release /etc/os-release && cd - >/dev/null && "
+AS_ROOT = ("unshare", "--mount", "sh", "-c", HIDE + IS + 'exec "$@"', "debian")
+ON_UBUNTU = (*AS_ROOT[:-1], "ubuntu")
 AS_USER = (*AS_ROOT, "unshare", "--user", "--map-user", "1000", "--")
 
 pytestmark = pytest.mark.netns  # for the namespaces of mounts and users; in them, everybody is root
@@ -95,6 +97,7 @@ def test_what_is_there_from_elsewhere_counts(machine: Machine) -> None:
         "fish",
         "promtool",
         "prometheus",
+        "google-chrome",
     ):
         machine.write(name, "exit 0")
     machine.write("dbus-daemon", "exit 0")
@@ -128,6 +131,11 @@ def test_compiler_without_its_library_does_not_count(machine: Machine) -> None:
     machine.write("aarch64-linux-gnu-gcc", "exit 1")
     machine.bootstrap("--tests")
     assert machine.installed() == FOR_TESTS
+
+
+def test_what_ubuntu_does_not_have_is_not_asked_for(machine: Machine) -> None:
+    machine.bootstrap("--tests", wrapper=ON_UBUNTU)
+    assert machine.installed() == FOR_TESTS.removesuffix(" chromium-headless-shell")
 
 
 def test_packages_for_tests_that_cannot_be_had_stop_nothing(machine: Machine) -> None:

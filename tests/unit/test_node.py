@@ -598,6 +598,22 @@ def test_failure_while_starting_leaves_nothing_behind(lab: Lab, part: str, monke
     run(scenario())
 
 
+@pytest.mark.parametrize(("no_page", "status"), [(False, "200 OK"), (True, "404 Not Found")])
+def test_page_is_served_unless_told_not_to(lab: Lab, no_page: bool, status: str) -> None:
+    async def scenario() -> None:
+        async with lab.node(lab.listener(metrics_addr=("localhost", 0), no_page=no_page)) as node:
+            port = int(lab.events(node, "metrics_server_started")[0]["addr"].rpartition(":")[2])
+            for path in ("/", "/status.json"):
+                reader, writer = await asyncio.open_connection("localhost", port)
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+                answer = await reader.read()
+                writer.close()
+                assert answer.startswith(f"HTTP/1.1 {status}\r\n".encode())
+            assert no_page or json.loads(answer.partition(b"\r\n\r\n")[2])["peer_id"] == str(node.peer_id)
+
+    run(scenario())
+
+
 def test_fault_while_stopping_leaves_nothing_else_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with lab.node(lab.listener()) as node:

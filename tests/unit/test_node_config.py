@@ -132,6 +132,7 @@ def test_matrix_covers_every_setting() -> None:
         "allow-peer-dir",
         "allow-any",
         "kill-switch",
+        "no-page",
     } == {o.name for o in OPTIONS}
 
 
@@ -379,6 +380,14 @@ def test_kill_switch_from_every_source(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("kill-switch = true\nroute-table = 77\n")
     config = load([*DIAL, "--config", str(tmp_path / "node.toml")], {})
     assert config.kill_switch and config.route_table == 77
+
+
+def test_page_is_there_unless_a_source_says_no(tmp_path: Path) -> None:
+    assert not load(LISTEN, {}).no_page
+    assert load([*LISTEN, "--no-page"], {}).no_page
+    assert load(LISTEN, {"CRYPRQ_NO_PAGE": "true"}).no_page
+    (tmp_path / "node.toml").write_text("no-page = true\n")
+    assert load([*LISTEN, "--config", str(tmp_path / "node.toml")], {}).no_page
 
 
 def test_networks_beside_the_endpoint_are_fine() -> None:
