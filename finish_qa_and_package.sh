@@ -28,8 +28,8 @@ PYTHON=${PYTHON:-python3}
 GRYPE_FAIL_LEVEL=${GRYPE_FAIL_LEVEL:-critical}
 QA_RUNTIME=${QA_RUNTIME:-netns}
 tools=$PWD/build/release-tools
+. scripts/steps.sh
 
-say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'finish_qa_and_package: %s\n' "$*" >&2; exit 1; }
 
 # ---- what can be known before anything is built: first of the call, then of the machine, then of the checkout ----
@@ -91,7 +91,7 @@ mkdir -p "$staging"/{wheels,sdist,images,qa,security}
 # ---- what is shipped ----
 
 build_packages() {
-    say "wheels and source distribution"
+    step "wheels and source distribution"
     # For QA, and for the aarch64 node's tunnel with one of this machine.
     make --no-print-directory build
     OUT=$staging/wheels release/build_wheels.sh
@@ -149,7 +149,7 @@ trap remove_images EXIT
 
 build_images() {
     local no=$staging/images/NOT-BUILT.txt
-    say "container images"
+    step "container images"
     if [[ -n $no_image ]]; then
         echo "Not built: $no_image where this release was made." | tee "$no"
         return
@@ -184,7 +184,7 @@ sweep() {
 }
 
 run_qa() {
-    say "QA scenarios ($QA_RUNTIME)"
+    step "QA scenarios ($QA_RUNTIME)"
     local arguments=() scenario
     for scenario in ${QA_SCENARIOS:-}; do
         arguments+=(--scenario "$scenario")
@@ -199,16 +199,17 @@ run_qa() {
 # ---- what is said about it ----
 
 write_bill() {
-    say "bill of materials"
+    step "bill of materials"
     "$tools/bin/python" -m release.sbom "$staging" "$VERSION" >"$staging/security/sbom-$VERSION.spdx.json"
 }
 
 scanned=0
 scan() {
-    say "vulnerability scan"
+    step "vulnerability scan"
     PYTHON=$tools/bin/python release/scan.sh "$staging" "$VERSION" build/release-venv || scanned=$?
 }
 
+steps_in_all 6
 build_packages
 install_wheel
 build_images
@@ -216,11 +217,11 @@ run_qa
 write_bill
 scan
 release/checksums.sh "$staging" >"$staging/checksums.txt"
-say "verification"
+step "verification"
 scripts/verify_release.sh "$staging"
 rm -rf "$release"
 mv "$staging" "$release"
-say "$release: $(find "$release" -type f | wc -l) files, $(du -sh "$release" | cut -f1)"
+steps_end "$release: $(find "$release" -type f | wc -l) files, $(du -sh "$release" | cut -f1)"
 (cd "$release" && du -ah --apparent-size wheels/* sdist/* images/* security/*)
 case $scanned in
     0) ;;

@@ -27,6 +27,7 @@ from bench.loads import LOADS, Ends, Plan, build, measure
 from bench.options import amount, count, positive
 from bench.paths import LEFT, RIGHT, Cryprq
 from lab import ROOT, hosts, sandbox
+from lab.progress import steps
 
 BASE, CHANGE = "base", "change"
 GATES = ("tcp_1_bits_per_second", "udp_64_per_second", "udp_1400_per_second", "p50_us", "cpu_seconds_per_gigabyte")
@@ -76,11 +77,10 @@ class Build:
 
 def play(builds: Mapping[str, Build], plan: Plan, count: int) -> list[Round]:
     rounds: list[Round] = []
-    for number in range(count):
+    for number in steps(range(count), "compare", "rounds"):
         names = list(builds) if number % 2 == 0 else list(builds)[::-1]
         figures = {name: builds[name].measure(plan) for name in names}
         rounds.append({name: figures[name] for name in builds})
-        print(f"round {number + 1} of {count} done", file=sys.stderr)
     return rounds
 
 

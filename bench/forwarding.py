@@ -31,6 +31,7 @@ from bench.options import count, package, positive
 from bench.paths import LEFT, RIGHT, Bare, Cryprq, WireGuard, find_peers
 from lab import hosts, sandbox
 from lab.hosts import Lab, Namespace
+from lab.progress import steps
 
 NETWORKS = ("10.1.0.0/24", "10.2.0.0/24")
 ROUTERS = ("10.1.0.1", "10.2.0.1")
@@ -138,12 +139,11 @@ def run(options: argparse.Namespace, lab: Lab) -> list[Round]:
         if isinstance(way, Cryprq):
             rows[f"{name}, nodes"] = site.nodes
     rounds: list[Round] = []
-    for number in range(options.rounds):
+    for _ in steps(range(options.rounds), "forwarding", "rounds"):
         rounds.append({
             row: {load: COLUMNS[load].measure(ends, options.seconds) for load in options.loads}
             for row, ends in rows.items()
         })  # fmt: skip
-        print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     return rounds
 
 

@@ -31,9 +31,11 @@ from lab import hosts, sandbox
 from lab.dialers import Dialers, identity_of
 from lab.nodes import PORT, Node
 from lab.probe import cpu_seconds
+from lab.progress import steps
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 TRIES = 5
+RUNS = ("first", "again")
 
 Result = dict[str, Any]
 
@@ -105,7 +107,7 @@ def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     )
     listener.arguments += options.flag
     listener.start().wait_event("listener_ready")
-    report = {name: measure(listener, there, name, options) for name in ("first", "again")}
+    report = {name: measure(listener, there, name, options) for name in steps(RUNS, "bench", "runs")}
     report["listener"] = {
         "handshakes": listener.metric("handshakes_success_total"),
         "drops": listener.metric("dropped_packets_total"),
@@ -143,8 +145,8 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"environment": environment(), **report}, indent=2))
-    least = min(report[name]["per_cpu_second"] for name in ("first", "again"))
-    complete = all(report[name]["complete"] == options.count for name in ("first", "again"))
+    least = min(report[name]["per_cpu_second"] for name in RUNS)
+    complete = all(report[name]["complete"] == options.count for name in RUNS)
     slow = options.min_per_cpu_second is not None and least < options.min_per_cpu_second
     return int(slow or not complete)
 

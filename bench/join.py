@@ -20,6 +20,7 @@ from bench.figures import environment
 from bench.options import amount, count
 from lab import hosts, sandbox
 from lab.nodes import PROGRAMS, Node
+from lab.progress import steps
 
 HERE, THERE, GATEWAY = "192.0.2.1", "192.0.2.2", "10.66.0.1"
 
@@ -27,7 +28,7 @@ HERE, THERE, GATEWAY = "192.0.2.1", "192.0.2.2", "10.66.0.1"
 def measure(rounds: int) -> list[dict[str, float]]:
     """Seconds that each step has taken, by its name, in each round."""
     found = []
-    for number in range(rounds):
+    for number in steps(range(rounds), "join", "rounds"):
         with tempfile.TemporaryDirectory() as directory, hosts.Lab(Path(directory)) as lab:
             gateway, host = lab.namespace("gateway"), lab.namespace("host")
             lab.veth(gateway, (f"{HERE}/24",), host, (f"{THERE}/24",))
@@ -44,9 +45,8 @@ def measure(rounds: int) -> list[dict[str, float]]:
                 times.append(time.monotonic())
             finally:
                 host.run(*tool, "down")
-            steps = dict(zip(("invite", "join", "ping"), (b - a for a, b in itertools.pairwise(times)), strict=True))
-            found.append({**steps, "all": times[-1] - times[0]})
-            print(f"round {number + 1}: {found[-1]['all']:.2f} s", file=sys.stderr)
+            took = dict(zip(("invite", "join", "ping"), (b - a for a, b in itertools.pairwise(times)), strict=True))
+            found.append({**took, "all": times[-1] - times[0]})
     return found
 
 

@@ -28,6 +28,7 @@ from cryprq.multiaddr import Multiaddr
 from cryprq.peers.indices import IndexPool
 from lab import sandbox
 from lab.oracle import RecordSealer
+from lab.progress import steps
 from tests.rigs.planes import checksum, ipv4
 
 BATCH = 32
@@ -146,7 +147,10 @@ def main() -> int:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
     ways = {"by lane": crowd(options, 1), "by lane and index": crowd(options, options.workers)}
-    rounds = [{name: carry(peers, options.workers) for name, peers in ways.items()} for _ in range(options.rounds)]
+    rounds = [
+        {name: carry(peers, options.workers) for name, peers in ways.items()}
+        for _ in steps(range(options.rounds), "bench", "rounds")
+    ]
     report = {
         name: {
             "packets_per_second": statistics.median(each[name]["packets_per_second"] for each in rounds),

@@ -34,6 +34,7 @@ from bench.paths import LEFT, RIGHT, Bare, Cryprq, inner_address
 from lab import hosts, sandbox
 from lab.hosts import Lab, Namespace
 from lab.nodes import PORT, Node
+from lab.progress import steps
 
 FLOWS = 8
 LIMIT = 1 << 20
@@ -234,12 +235,11 @@ def main() -> int:
         build()
         with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
             plan = scenes(options, lab)
-            for number in range(options.rounds):
+            for number in steps(range(options.rounds), "bench", "rounds"):
                 for scene, ways in plan.items():
                     order: Sequence[str] = list(ways) if number % 2 == 0 else list(ways)[::-1]
                     for name in order:
                         rounds.setdefault(scene, {}).setdefault(name, []).append(ways[name]())
-                print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     except hosts.CommandError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ from cryprq.registry.database import Database
 from cryprq.registry.store import Expect, Note, Put
 from lab import hosts, sandbox
 from lab.nodes import PORT, PROGRAMS, Node
+from lab.progress import steps
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 LISTEN = ("--listen", f"/ip4/0.0.0.0/udp/{PORT}/quic-v1", "--tun-address", "10.64.0.1/16")
@@ -151,7 +152,7 @@ def kills(path: Path, options: argparse.Namespace) -> Result:
     """A writer is killed at some moment, again and again; each time all that it said is looked for."""
     rng = random.Random(options.seed)
     lost = halves = acknowledged = changes = 0
-    for done in range(options.kills):
+    for done in steps(range(options.kills), "registry", "kills", every=10):
         if done % ANEW == 0:  # or each look would take longer than the one before
             path, changes, acknowledged = path.with_name(f"registry{done}"), changes + acknowledged, 0
         command = [sys.executable, __file__, "--write", str(path)]
@@ -167,8 +168,6 @@ def kills(path: Path, options: argparse.Namespace) -> Result:
         database.close()
         lost += sum(f"a/{number}" not in entries for number in range(acknowledged))
         halves += sum((f"a/{key[2:]}" in entries) != (f"b/{key[2:]}" in entries) for key in entries)
-        if sys.stderr.isatty():
-            print(f"\r{done + 1} kills, {changes + acknowledged} changes, {lost} lost", end="", file=sys.stderr)
     return {"kills": options.kills, "acknowledged": changes + acknowledged, "lost": lost, "halves": halves}
 
 

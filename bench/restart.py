@@ -34,6 +34,7 @@ from lab import hosts, sandbox
 from lab.crowd import Crowd, Storm
 from lab.nodes import METRICS, PORT, Node
 from lab.probe import Probe, cpu_seconds
+from lab.progress import Progress
 
 HERE, THERE, CROWD = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 NETWORK = "198.18.0.0/16"
@@ -41,6 +42,8 @@ GATEWAY = "10.64.0.1"
 ROTATE_SECS = 5
 SETTLE = 1.0
 """Seconds after a storm that still belong to it: what was sent comes back, a rotation that began is done."""
+STEPS = 8
+"""As many as ``play`` notes."""
 
 Result = dict[str, Any]
 
@@ -196,14 +199,8 @@ class Scene:
         }
 
 
-def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
-    scene = Scene(lab, options)
-    report: Result = {"dialers": options.count, "sources": 1 if options.one_source else options.count}
-
-    def note(name: str, result: Result) -> None:
-        report[name] = result
-        print(f"{name}: {json.dumps(result)}", file=sys.stderr, flush=True)
-
+def play(scene: Scene, options: argparse.Namespace, note: Callable[[str, Result], None]) -> None:
+    """All of it, in this order."""
     with Probe(scene.dialer.namespace, scene.gateway.namespace, GATEWAY, rate=options.rate) as probe:
         note("quiet", scene.quiet(probe, options.quiet_seconds))
         note("new", scene.beside(probe, scene.crowd.dial))
@@ -219,6 +216,20 @@ def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
         note("sigterm", scene.restart(probe, scene.gateway.stop, lose=False))
         time.sleep(options.pause)
         note("sigkill", scene.restart(probe, scene.gateway.kill, lose=True))
+
+
+def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
+    scene = Scene(lab, options)
+    report: Result = {"dialers": options.count, "sources": 1 if options.one_source else options.count}
+
+    with Progress("bench", STEPS, unit="steps") as progress:
+
+        def note(name: str, result: Result) -> None:
+            report[name] = result
+            progress.done(name)
+            progress.say(f"{name}: {json.dumps(result)}")
+
+        play(scene, options, note)
     report["gateway_rss_kib"] = scene.gateway.rss_kib()
     return report
 

@@ -21,6 +21,7 @@ from bench.figures import environment
 from bench.options import amount, count, positive
 from lab import hosts, sandbox
 from lab.nodes import Node
+from lab.progress import Progress
 from lab.tunnels import DIALER, GATEWAY, Tunnel, make_tunnel
 
 Result = dict[str, Any]
@@ -63,11 +64,14 @@ def sample(nodes: dict[str, Node], options: argparse.Namespace) -> dict[str, lis
     series: dict[str, list[tuple[float, int]]] = {name: [] for name in nodes}
     start = time.monotonic()
     end = start + options.minutes * 60
-    while (now := time.monotonic()) < end:
-        for name, node in nodes.items():
-            series[name].append((round(now - start, 1), node.rss_kib()))
-        print(" ".join(f"{name} {points[-1][1]} KiB" for name, points in series.items()), file=sys.stderr, flush=True)
-        time.sleep(max(0.0, min(options.every, end - time.monotonic())))
+    with Progress("soak", options.minutes, unit="minutes") as progress:
+        while (now := time.monotonic()) < end:
+            for name, node in nodes.items():
+                series[name].append((round(now - start, 1), node.rss_kib()))
+            memory = ", ".join(f"{name} {points[-1][1]} KiB" for name, points in series.items())
+            progress.at((now - start) / 60, memory)
+            time.sleep(max(0.0, min(options.every, end - time.monotonic())))
+        progress.at(options.minutes, memory)
     return series
 
 

@@ -24,6 +24,7 @@ from bench.options import count, positive
 from lab import ROOT, hosts, sandbox
 from lab.nodes import PORT, Node
 from lab.probe import cpu_seconds
+from lab.progress import Progress
 
 HERE, CROWD = "192.0.2.1", "192.0.2.2"
 NETWORK = "198.18.0.0/16"
@@ -59,7 +60,9 @@ def storm_lines(process: hosts.Process) -> list[Result]:
     return [json.loads(line) for line in process.output().splitlines() if line.startswith('{"number"')]
 
 
-def storms(lab: hosts.Lab, number: int, one: Build, options: argparse.Namespace) -> dict[str, Result]:
+def storms(
+    lab: hosts.Lab, number: int, one: Build, options: argparse.Namespace, progress: Progress
+) -> dict[str, Result]:
     """Both storms at a gateway that has just started."""
     name, tree = one
     here, there = lab.namespace(f"gateway{number}"), lab.namespace(f"crowd{number}")
@@ -84,7 +87,8 @@ def storms(lab: hosts.Lab, number: int, one: Build, options: argparse.Namespace)
         crowd.wait_for(f'"number": {turn},', timeout=options.timeout)
         spent = cpu_seconds(gateway.running().pid) - before
         results[storm] = summary(storm_lines(crowd)[turn - 1], spent)
-        print(f"{name} {storm}: {json.dumps(results[storm])}", file=sys.stderr, flush=True)
+        progress.done(f"{name} {storm}")
+        progress.say(f"{name} {storm}: {json.dumps(results[storm])}")
         time.sleep(options.pause)
     crowd.stop()
     gateway.stop()
@@ -117,12 +121,11 @@ def medians(rounds: list[Result]) -> Result:
 def run(lab: hosts.Lab, options: argparse.Namespace) -> Result:
     builds: list[Build] = [("this", ROOT), *options.build]
     found: dict[str, dict[str, list[Result]]] = {name: {storm: [] for storm in STORMS} for name, _ in builds}
-    number = 0
-    for turn in range(options.rounds):
-        for one in builds if turn % 2 == 0 else reversed(builds):
-            for storm, result in storms(lab, number, one, options).items():
+    turns = [one for turn in range(options.rounds) for one in (builds if turn % 2 == 0 else reversed(builds))]
+    with Progress("bench", len(turns) * len(STORMS), unit="storms") as progress:
+        for number, one in enumerate(turns):
+            for storm, result in storms(lab, number, one, options, progress).items():
                 found[one[0]][storm].append(result)
-            number += 1
     return {name: {storm: medians(rounds) for storm, rounds in of.items()} for name, of in found.items()}
 
 

@@ -40,6 +40,7 @@ from lab import hosts, sandbox
 from lab.dialers import Dialers, identity_of
 from lab.nodes import PORT, Node
 from lab.probe import cpu_seconds
+from lab.progress import Progress
 from lab.strangers import ATTACKS, Strangers
 
 HERE, THERE, NEWCOMER, STRANGER = "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"
@@ -265,6 +266,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def meet(attack: str, options: argparse.Namespace) -> Result:
+    """An attack on a gateway that has seen nothing yet."""
+    with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
+        scene = Scene(lab, options)
+        if not options.flat_out:
+            return scene.under(attack)
+        scene.pin()
+        return scene.flat_out(attack, options.flat_out)
+
+
 def main() -> int:
     options = parse()
     if options.flat_out and len(CPUS) < 2:
@@ -273,18 +284,15 @@ def main() -> int:
     if (reason := sandbox.enter()) is not None:
         print(f"bench: no network namespaces: {reason}", file=sys.stderr)
         return 1
-    results = []
+    results: list[Result] = []
+    attacks = list(options.attack or ATTACKS)
     try:
-        for attack in options.attack or ATTACKS:
-            # Each meets a gateway that has seen nothing yet.
-            with tempfile.TemporaryDirectory(prefix="cryprq-bench-") as directory, hosts.Lab(Path(directory)) as lab:
-                scene = Scene(lab, options)
-                if options.flat_out:
-                    scene.pin()
-                    results.append(scene.flat_out(attack, options.flat_out))
-                else:
-                    results.append(scene.under(attack))
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+        with Progress("bench", len(attacks), unit="attacks") as progress:
+            for attack in attacks:
+                progress.begin(attack)
+                results.append(meet(attack, options))
+                progress.done(attack)
+                progress.say(json.dumps(results[-1]))
     except hosts.CommandError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ from bench.loads import CONGESTION, LOADS, Plan, build, measure, offered
 from bench.options import amount, count, package, positive
 from bench.paths import LEFT, RIGHT, Bare, Cryprq, Way, find_peers
 from lab import hosts, sandbox
+from lab.progress import steps
 
 Variant = tuple[str, list[str], dict[str, str]]
 
@@ -91,9 +92,8 @@ def run(options: argparse.Namespace, lab: hosts.Lab) -> tuple[list[Round], Resul
         ends[name], ways[name] = way.up(*pair), way
     plan = Plan(options.seconds, options.steps, offered(options.loads), options.segments)
     rounds: list[Round] = []
-    for number in range(options.rounds):
+    for _ in steps(range(options.rounds), "bench", "rounds"):
         rounds.append({name: measure(ends[name], plan, way.pids) for name, way in ways.items()})
-        print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     return rounds, {name: way.facts() for name, way in ways.items()}
 
 

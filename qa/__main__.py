@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import sandbox
+from lab.progress import Progress
 from qa.report import Report
 from qa.scenarios import SCENARIOS, setting
 from qa.site import FAULTS, Site
@@ -122,8 +123,9 @@ def main(argv: Sequence[str]) -> int:
     results: list[dict[str, Any]] = []
     well = False
     try:
-        for name in names:
-            results.append(run_and_tell(name, runtime, arguments, output))
+        with Progress("sweep", len(names), unit="scenarios", stream=sys.stdout) as progress:
+            for name in names:
+                results.append(run_and_tell(name, runtime, arguments, output, progress))
         well = all(result["as_it_should"] for result in results)
     except KeyboardInterrupt:
         print("interrupted")
@@ -139,18 +141,25 @@ def main(argv: Sequence[str]) -> int:
     return 0 if well else 1 if len(results) == len(names) else INTERRUPTED
 
 
-def run_and_tell(name: str, runtime: str, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
+def run_and_tell(
+    name: str, runtime: str, arguments: argparse.Namespace, output: Path, progress: Progress
+) -> dict[str, Any]:
     """Runs one scenario, prints what came of it, and returns it for the summary."""
     fault = SCENARIOS[name].fault if arguments.self_test else arguments.fault
-    print(f"{name}{f' with {fault}' if fault else ''} ...", end=" ", flush=True)
+    title = f"{name}{f' with {fault}' if fault else ''}"
+    if progress.live:
+        progress.begin(title)
+    else:
+        progress.say(f"{title} ...")
     report = run(name, runtime, fault, output / name)
     good = report.passed is not arguments.self_test
     seconds = report.verdict()["seconds"]
     word = "passed" if report.passed else "failed"
     word += ", as it should" if arguments.self_test and good else "" if good else ", AND SHOULD NOT"
-    print(f"{word}, {seconds} s", flush=True)
+    progress.say(f"{title} {word}, {seconds} s")
     for line in report.failures():
-        print(f"    {line}", flush=True)
+        progress.say(f"    {line}")
+    progress.done()
     return {
         "scenario": name,
         "fault": fault,

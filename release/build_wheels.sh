@@ -18,6 +18,7 @@ work=$top/build/wheels
 tools=$top/build/release-tools
 umask 022 # the modes of files are part of a wheel
 
+. scripts/steps.sh
 say() { printf 'build_wheels: %s\n' "$*"; }
 die() { printf 'build_wheels: %s\n' "$*" >&2; exit 1; }
 
@@ -73,8 +74,8 @@ compilers() {
 openssl() {
     local target=$1 prefix=$top/build/openssl/$1 key
     key=$(cat release/build_openssl.sh release/openssl/Cargo.lock <(python -m ziglang version) | sha256sum)
+    step "$target: libcrypto (about two minutes, if it is not there yet)"
     if [[ ! -e $prefix/key || $(<"$prefix/key") != "$key" ]]; then
-        say "$target: building libcrypto (about two minutes)"
         rm -rf "$prefix"
         CC=cc-$target AR=zig-ar RANLIB=zig-ranlib release/build_openssl.sh "$prefix" "linux-$(machine_of "$target")"
         printf '%s' "$key" >"$prefix/key"
@@ -99,7 +100,7 @@ build() {
     rm -rf "$source"
     mkdir -p "$source" "$OUT"
     git archive "$commit" | tar -x -C "$source"
-    say "$target: building"
+    step "$target: building"
     # -s: no debug information and no local symbols; a checkout's own build has them.
     (
         cd "$source"
@@ -116,10 +117,12 @@ build() {
 
 compilers
 headers
+steps_in_all $((${#targets[@]} * (2 + test_wheels))) build_wheels:
 for target in "${targets[@]}"; do
     openssl "$target"
     build "$target"
     if [[ $test_wheels == 1 ]]; then
+        step "$target: testing"
         release/test_wheel.sh "$OUT"/cryprq-*"$target".whl
     fi
 done
