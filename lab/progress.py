@@ -112,12 +112,12 @@ class Progress:
 
     def so_far(self) -> str:
         """``3 of 7 rounds``."""
-        return f"{self._count:.4g} of {self._total:.4g}{self._unit}"
+        return f"{round(self._count, 2):g} of {round(self._total, 2):g}{self._unit}"
 
     def times(self) -> str:
         """``1:24 so far, about 4:10 left``; what is left as what was done."""
         elapsed = self._clock() - self._began
-        left = elapsed * (self._total - self._count) / self._count if self._count else 0.0
+        left = elapsed * (self._total - self._count) / self._count if round(self._count, 2) else 0.0
         return f"{lasting(elapsed)} so far" + (
             f", about {lasting(left)} left" if self._count < self._total and left else ""
         )

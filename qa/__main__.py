@@ -156,10 +156,11 @@ def run_and_tell(
     seconds = report.verdict()["seconds"]
     word = "passed" if report.passed else "failed"
     word += ", as it should" if arguments.self_test and good else "" if good else ", AND SHOULD NOT"
-    progress.say(f"{title} {word}, {seconds} s")
+    if progress.live:
+        progress.say(f"{title} {word}, {seconds} s")
+    progress.done(f"{title} {word}")
     for line in report.failures():
         progress.say(f"    {line}")
-    progress.done()
     return {
         "scenario": name,
         "fault": fault,
