@@ -16,6 +16,7 @@ from cryprq.dns import domain
 from cryprq.multiaddr import Multiaddr
 from cryprq.networks import Interface, Network, amounts_to_default, covering, overlapping
 from cryprq.peer_id import PeerId
+from cryprq.peer_name import NAME_MAX as PEER_NAME_MAX
 from cryprq.protocol.constants import ADDRESSES_MAX, MTU_MIN, MTU_MIN_IPV6, MTU_SEALABLE_MAX
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ T = TypeVar("T")
 PLACEHOLDER: Final = "ID-OF-"
 """Before a peer's name: where its ID is to be written. ``--check`` refuses it, and says it."""
 NAME_MAX: Final = 24
+"""Characters of a comment that is a name: a longer one is a remark."""
 
 
 def _spelled(*names: str) -> dict[str, str]:
@@ -67,11 +69,6 @@ class Peer:
     def psk_file(self) -> str | None:
         return None if self.psk is None else f"{self.name}.psk"
 
-    @property
-    def address(self) -> str | None:
-        """What stands under ``peer``."""
-        return None if self.endpoint is None else f"{self.endpoint}/p2p/{self.peer_id}"
-
 
 @dataclass(slots=True)
 class Imported:
@@ -100,10 +97,8 @@ class Imported:
             lines += [f"# {_place('', remark)}{remark.text}" for remark in self.remarks]
         lines.append("")
         lines += [f"{key} = {_toml(value)}" for key, value in self.settings.items()]
-        if dialled := [peer.address for peer in self.peers if peer.address is not None]:
-            lines.append(f"peer = {_toml(dialled)}")
-        if self.peers:
-            lines += ["", *_table(self.peers)]
+        for peer in self.peers:
+            lines += ["", *_table(peer)]
         return "\n".join(lines) + "\n"
 
     def report(self, source: str) -> list[str]:
@@ -111,14 +106,15 @@ class Imported:
         return [f"{_place(source, remark)}{remark.text}" for remark in self.remarks]
 
 
-def _table(peers: Iterable[Peer]) -> Iterator[str]:
-    """The peers as they stand in the file. Each keeps its networks, and its key."""
-    yield "[allow-peer]"
-    for peer in peers:
-        entry = _toml([str(network) for network in peer.networks])
-        if peer.psk_file is not None:
-            entry = f"{{ networks = {entry}, psk-file = {_toml(peer.psk_file)} }}"
-        yield f"{peer.peer_id} = {entry}    # {peer.name}"
+def _table(peer: Peer) -> Iterator[str]:
+    """The peer as it stands in the file."""
+    yield f"[peer.{peer.name}]"
+    yield f"id = {_toml(peer.peer_id)}"
+    yield f"networks = {_toml([str(network) for network in peer.networks])}"
+    if peer.endpoint is not None:
+        yield f"address = {_toml(str(peer.endpoint))}"
+    if peer.psk_file is not None:
+        yield f"psk-file = {_toml(peer.psk_file)}"
 
 
 def _place(source: str, remark: Remark) -> str:
@@ -204,9 +200,12 @@ class _Translation:
         key = section.last("publickey")
         if key is None:
             self._remark(section, "a peer without PublicKey, which WireGuard would not take")
-        name = _unique(_name(section) or f"peer-{number}", {peer.name for peer in self.result.peers})
+        endpoint = section.last("endpoint")
+        target = None if endpoint is None else self._read(endpoint, _endpoint, "Endpoint")
+        called = _name(section) or (_slug(target.host) if target is not None else "") or f"peer{number}"
+        name = _unique(called, {peer.name for peer in self.result.peers})
         known = self.ids.get(name) or (self.ids.get(key.value) if key is not None else None)
-        peer = Peer(name, section.line, str(known or f"{PLACEHOLDER}{name}"))
+        peer = Peer(name, section.line, str(known or f"{PLACEHOLDER}{name}"), endpoint=target)
         if known is None:
             self._remark(
                 key or section, f"PublicKey: a peer has an ID here: write that of {name} for {peer.peer_id} (or --id)"
@@ -217,8 +216,6 @@ class _Translation:
         peer.networks = list(dict.fromkeys(peer.networks))
         if not peer.networks:
             self._remark(section, f"{name} has no AllowedIPs: nothing passes; here a listener gives it an address")
-        if (endpoint := section.last("endpoint")) is not None:
-            peer.endpoint = self._read(endpoint, _endpoint, "Endpoint")
         peer.psk = self._psk(section.last("presharedkey"))
         keepalive = section.last("persistentkeepalive")
         if keepalive is not None and keepalive.value.lower() not in ("off", "0"):
@@ -409,7 +406,7 @@ class _Translation:
         if not self.interface.line:
             self._remark(0, "there is no [Interface]: what it says of this node is missing")
         if not self.result.peers:
-            self._remark(0, "there is no [Peer]: add who may connect (allow-peer) or is to be dialled (peer)")
+            self._remark(0, "there is no [Peer]: add a table [peer.NAME] for who may connect or is to be dialled")
         used = {peer.peer_id for peer in self.result.peers}
         for name, peer_id in self.ids.items():
             if str(peer_id) not in used:
@@ -468,10 +465,16 @@ def _name(section: Section) -> str | None:
         text = _NAMED.sub("", comment, count=1) if _NAMED.match(comment) else comment
         if "=" in text:
             continue
-        slug = re.sub(r"[^a-z0-9]+", "-", text.partition("(")[0].lower()).strip("-")
+        slug = _slug(text.partition("(")[0])
         if slug and len(slug) <= NAME_MAX and slug.count("-") <= 3:
             return slug
     return None
+
+
+def _slug(text: str) -> str:
+    """What of it can be a name (``cryprq.peer_name``); empty: nothing, or too much."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return slug if len(slug) < PEER_NAME_MAX - len("-99999") else ""
 
 
 def _unique(name: str, taken: set[str]) -> str:

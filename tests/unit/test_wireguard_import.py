@@ -70,7 +70,6 @@ def config(result: Imported, tmp_path: Path) -> NodeConfig:
     """What a node makes of it once each placeholder has an ID."""
     text = result.toml("wg0.conf")
     for peer in result.peers:
-        text = text.replace(f"{PLACEHOLDER}{peer.name} ", f"{made_up(peer.name)} ")
         text = text.replace(f'{PLACEHOLDER}{peer.name}"', f'{made_up(peer.name)}"')
     path = tmp_path / "node.toml"
     path.write_text(text)
@@ -179,16 +178,49 @@ def test_another_hand_means_the_same(change: object, tmp_path: Path) -> None:
         ("[Peer] # laptop\n", "laptop"),
         ("[Peer]\n# Name = Laptop\n", "laptop"),
         ("[Peer]\n# friendly_name=My Laptop\n", "my-laptop"),
-        ("# PublicKey = x\n[Peer]\n", "peer-1"),
-        (f"# {KEYS[5]}\n[Peer]\n", "peer-1"),
-        ("# this is where all those people come from on Mondays\n[Peer]\n", "peer-1"),
-        ("# \u30ce\u30fc\u30c8\n[Peer]\n", "peer-1"),
-        ("# about something else\n\n[Peer]\n", "peer-1"),
+        ("# PublicKey = x\n[Peer]\n", "peer1"),
+        (f"# {KEYS[5]}\n[Peer]\n", "peer1"),
+        ("# this is where all those people come from on Mondays\n[Peer]\n", "peer1"),
+        ("# \u30ce\u30fc\u30c8\n[Peer]\n", "peer1"),
+        ("# about something else\n\n[Peer]\n", "peer1"),
     ],
 )
 def test_names_come_from_comments(peer: str, name: str) -> None:
     result = imported(f"[Interface]\nAddress = 10.0.0.1/24\n{peer}PublicKey = {KEYS[0]}\nAllowedIPs = 10.0.0.2/32\n")
     assert [peer.name for peer in result.peers] == [name]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [
+        ("vpn.example.org:51820", "vpn-example-org"),
+        ("192.0.2.1:51820", "192-0-2-1"),
+        ("[2001:db8::1]:51820", "2001-db8-1"),
+        (f"{'long-' * 11}name.example:51820", "peer1"),
+        ("nowhere", "peer1"),
+    ],
+)
+def test_peer_without_a_comment_is_called_as_its_endpoint(endpoint: str, name: str, tmp_path: Path) -> None:
+    result, node = loaded(interface("", f"Endpoint = {endpoint}"), tmp_path)
+    assert [peer.name for peer in result.peers] == [name]
+    assert dict(node.peer_names) == {made_up(name): name}
+
+
+def test_all_of_a_peer_stands_in_its_table(tmp_path: Path) -> None:
+    """So its ID has to be written once."""
+    text = interface("", f"# site b\nPresharedKey = {PSK}\nEndpoint = 192.0.2.1:51820")
+    made = tomllib.loads(imported(text).toml("wg0.conf"))
+    assert made["peer"] == {
+        "site-b": {
+            "id": f"{PLACEHOLDER}site-b",
+            "networks": ["10.0.0.2/32"],
+            "address": "/ip4/192.0.2.1/udp/51820/quic-v1",
+            "psk-file": "site-b.psk",
+        }
+    }
+    _, node = loaded(text, tmp_path)
+    assert [str(peer) for peer in node.peers] == [f"/ip4/192.0.2.1/udp/51820/quic-v1/p2p/{made_up('site-b')}"]
+    assert dict(node.psk_files) == {made_up("site-b"): tmp_path / "site-b.psk"}
 
 
 def test_names_are_different() -> None:
