@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cryprq import expiry
 from cryprq.cli import admin_client, qr
-from cryprq.config.values import network
+from cryprq.cli.peer import networks_of
 from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_name import peer_name
@@ -65,7 +65,7 @@ def _request(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
         return {
             "do": "invite",
             "name": peer_name(arguments.name),
-            "networks": [str(network(word)) for word in _words(arguments.networks)],
+            "networks": networks_of(_words(arguments.networks)),
             "groups": [peer_name(word) for word in _words(arguments.groups)],
             "expires": _soon(arguments.expires, now),
             "peer_expires": expiry.parse(arguments.peer_expires, now) if arguments.peer_expires else None,

@@ -8,14 +8,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryprq import expiry
 from cryprq.cli import admin_client
 from cryprq.config.paths import default_identity, is_credential, state_directory
-from cryprq.config.values import network
+from cryprq.config.values import narrowed, network
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_name import peer_name
+
+
+NONE: Final = "none"
+"""Takes away what was said of a peer."""
 
 
 def add_commands(commands: Any) -> None:
@@ -28,6 +32,8 @@ def add_commands(commands: Any) -> None:
     add.add_argument("--networks", metavar="CIDR,...", action="append", help="networks behind it; else an address")
     add.add_argument("--groups", metavar="NAME,...", action="append", help="groups that it is in")
     add.add_argument("--expires", metavar="WHEN", help="24h, 30d, 2027-01-31, never")
+    add.add_argument("--psk-file", metavar="FILE", help="the key that it and this node share (cryprq genpsk), or none")
+    add.add_argument("--successor", metavar="ID", help="the peer ID that it is about to have, or none")
     add.add_argument("--update", action="store_true", help="change what is known of it already")
     for name, text in (
         ("remove", "forget a peer, and cut it off"),
@@ -78,16 +84,37 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.action == "add":
             request["update"] = arguments.update
             if arguments.networks is not None:
-                request["networks"] = [str(network(word)) for word in _words(arguments.networks)]
+                request["networks"] = networks_of(_words(arguments.networks))
             if arguments.groups is not None:
                 request["groups"] = [peer_name(word) for word in _words(arguments.groups)]
             if arguments.expires is not None:
                 request["expires"] = expiry.parse(arguments.expires, time.time())
+            if arguments.psk_file is not None:
+                request["psk_file"] = _psk_file(arguments.psk_file)
+            if arguments.successor is not None:
+                request["successor"] = None if arguments.successor == NONE else arguments.successor
         elif arguments.action == "expire":
             request["expires"] = expiry.parse(arguments.when, time.time())
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return request
+
+
+def _psk_file(text: str) -> str | None:
+    """As the node is told it, which has another working directory."""
+    if not text:
+        raise ValueError(f"--psk-file is empty; {NONE} takes the key away")
+    return None if text == NONE else os.path.abspath(text)
+
+
+def networks_of(words: Sequence[str]) -> list[str]:
+    """The networks that are meant, and a line on stderr about each that is written with the address of a host in it (as
+    a node tells it of its options). ValueError for what is none."""
+    found = [str(network(word)) for word in words]
+    for word in words:
+        if (meant := narrowed(word)) is not None:
+            print(f"--networks: {word} is an address in {meant}, which is taken as a whole", file=sys.stderr)
+    return found
 
 
 def _words(given: Sequence[str]) -> list[str]:
@@ -113,6 +140,7 @@ def _registry(arguments: argparse.Namespace, tun_name: str) -> Path:
 
 async def _by_hand(path: Path, request: Mapping[str, Any]) -> Any:
     """Straight on the store: SQLite keeps two of them apart, and a node that runs behind another socket notices."""
+    from cryprq.config.psk_file import check_psk
     from cryprq.registry.commands import Desk
     from cryprq.registry.fleet import Fleet
     from cryprq.registry.sqlite import SqliteStore
@@ -120,7 +148,8 @@ async def _by_hand(path: Path, request: Mapping[str, Any]) -> Any:
     fleet = Fleet(SqliteStore(path), clock=time.time)
     try:
         await fleet.start()
-        return await Desk(fleet, now=time.time(), who=f"{_user()} by cryprq peer").answer(request)
+        desk = Desk(fleet, now=time.time(), who=f"{_user()} by cryprq peer", check_psk=check_psk)
+        return await desk.answer(request)
     finally:
         await fleet.close()
 
@@ -205,6 +234,8 @@ def _sheet(row: Mapping[str, Any]) -> str:
         "groups": ", ".join(row["groups"]),
         "expires": expiry.show(row["expires"]),
         "dialled": "yes" if row["dialled"] else "",
+        "key": f"shared, in {row['psk_file']}" if row.get("psk_file") else "",
+        "successor": row.get("successor") or "",
         "added by": row["invited_by"],
         "source": stands,
     }

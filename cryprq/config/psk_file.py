@@ -50,6 +50,11 @@ def load_psk(path: Path) -> bytearray:
     return psk
 
 
+def check_psk(path: Path) -> None:
+    """PskError if that file has no key of use."""
+    wipe(load_psk(path))
+
+
 def _decode(data: bytearray) -> bytearray | None:
     """The key, or None if that is none: zeros are what stands for no key in the key schedule."""
     try:

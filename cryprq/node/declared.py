@@ -22,6 +22,7 @@ def declared(config: NodeConfig, origin: str) -> Mapping[PeerId, PeerEntry]:
             expires=config.peer_expires.get(peer_id),
             disabled=peer_id in config.disabled_peers,
             successor=config.successors.get(peer_id),
+            psk_file=config.psk_files.get(peer_id),
             source=Source.CONFIG,
             origin=origin,
         )

@@ -39,6 +39,7 @@ from cryprq.node.hook import check as check_hook
 from cryprq.node.invited import Invited
 from cryprq.node.keeper import Keeper
 from cryprq.node.machine import Machine
+from cryprq.node.peer_keys import peer_keys
 from cryprq.node.peer_watch import PeerWatch
 from cryprq.node.registry_check import RegistryCheck
 from cryprq.node.reload import merge
@@ -197,11 +198,11 @@ class Node:
             check_hook(config.on_change)
         known = is_there(config.identity)
         identity = load_or_create_identity(config.identity)
-        self._psks = psk_file.load_all(config.psk_files)
         self._undo.append(lambda: wipe(*self._psks.values()))
         self._invited = Invited(config.invitation_file, self._reporter)
         self.peer_id = identity.peer_id
         await self._start_fleet()
+        self._psks = self._read_psks(config)
         doubts = (*of_machine(config), *self._doubts_of(config))  # the tunnel is not yet part of the machine
         self._whose = {"node": str(self.peer_id), "tun": config.tun_name}
         self._hook = Hook(config.on_change, self._reporter, self._whose)
@@ -760,7 +761,7 @@ class Node:
         psks: dict[PeerId, bytearray] = {}
         try:
             config, kept = merge(self.config, read_config())
-            psks = psk_file.load_all(config.psk_files)
+            psks = self._read_psks(config)
             changes = self._roster.change(config, boottime())
         except CryprqError as error:
             wipe(*psks.values())
@@ -786,6 +787,10 @@ class Node:
         if moved:
             self._watch_peers()
         self._changed()
+
+    def _read_psks(self, config: NodeConfig) -> dict[PeerId, bytearray]:
+        """The keys of all peers as files have them now. PskError for one that the configuration names."""
+        return peer_keys(config.psk_files, self._fleet.entries, self._psks, self._reporter.peer_key_unusable)
 
     def _take_psks(self, psks: dict[PeerId, bytearray]) -> None:
         """With a peer that has another key now there is a new handshake; the session's keys live on until then."""
@@ -818,10 +823,33 @@ class Node:
     def _registry_changed(self, peers: frozenset[PeerId]) -> None:
         """At once: whoever may not connect any more is cut off before anything else happens."""
         self._tell_changes(self._roster.revise(peers, boottime()))
+        self._psks_changed(peers)
         self._changed()
 
+    def _psks_changed(self, peers: frozenset[PeerId]) -> None:
+        """Of these, in the registry. (What the configuration names is read when that is.)"""
+        entries = self._fleet.entries
+        if not any(peer in self._psks or (peer in entries and entries[peer].psk_file is not None) for peer in peers):
+            return
+        try:
+            self._take_psks(self._read_psks(self.config))
+        except psk_file.PskError as error:
+            self._log.error("config_rejected", error=error, hint="the pre-shared keys from before stay in force")
+            return
+        settings = self._admittance.settings
+        self._admittance.reconfigure(
+            self._admittance.announced, settings.rotate_secs, settings.rotate_floor, self._psks
+        )
+
     async def _registry_request(self, request: Mapping[str, Any], who: str) -> Any:
-        desk = Desk(self._fleet, now=realtime(), who=who, own=self.peer_id, addresses=self.listen_addrs)
+        desk = Desk(
+            self._fleet,
+            now=realtime(),
+            who=who,
+            own=self.peer_id,
+            addresses=self.listen_addrs,
+            check_psk=psk_file.check_psk,
+        )
         return await desk.answer(request)
 
 

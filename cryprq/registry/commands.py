@@ -1,9 +1,10 @@
 """What an operator asks of the registry: one request, one answer; by the admin socket, or on the store while no node
 runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, Final
 
 from cryprq import expiry
@@ -37,14 +38,22 @@ class Desk:
     """Takes requests for one fleet."""
 
     def __init__(
-        self, fleet: Fleet, *, now: float, who: str, own: PeerId | None = None, addresses: Sequence[Multiaddr] = ()
+        self,
+        fleet: Fleet,
+        *,
+        now: float,
+        who: str,
+        own: PeerId | None = None,
+        addresses: Sequence[Multiaddr] = (),
+        check_psk: Callable[[Path], None] = lambda _: None,
     ) -> None:
         """``now`` is Unix time; ``who`` asks, for the audit trail; ``own``: who this node is, and ``addresses`` where
-        it listens."""
+        it listens. ``check_psk`` raises CryprqError for a file that has no key of use."""
         self._fleet = fleet
         self._now = now
         self._who = who
         self._own = own
+        self._check_psk = check_psk
         self._invitations = InvitationDesk(fleet, now=now, who=who, own=own, addresses=addresses)
 
     async def answer(self, request: Mapping[str, Any]) -> Any:
@@ -99,7 +108,15 @@ class Desk:
             raise Refused(f"{_called(before)} is known already; --update changes what is known of it")
         if before is None and len(self._fleet.registered) >= PEERS_MAX:
             raise Refused(f"{PEERS_MAX} peers are known, and that is the most")
+        given_up = next((old for old, new in self._fleet.successors.items() if new == peer), None)
+        if before is None and given_up is not None and given_up in self._fleet.registered:
+            return await self._succeed(self._fleet.registered[given_up], peer, request)
         entry = before if before is not None else PeerEntry(peer_id=peer, invited_by=self._who)
+        await self._put(before, self._said(entry, request), "added" if before is None else "changed")
+        return self._row(peer)
+
+    def _said(self, entry: PeerEntry, request: Mapping[str, Any]) -> PeerEntry:
+        """The entry with what the request says of the peer. ValueError, Refused."""
         if request.get("name") is not None:
             entry = replace(entry, name=peer_name(_text(request, "name")))
         if request.get("networks") is not None:
@@ -108,7 +125,24 @@ class Desk:
             entry = replace(entry, groups=_groups(request["groups"]))
         if "expires" in request:
             entry = replace(entry, expires=_time(request))
-        await self._put(before, entry, "added" if before is None else "changed")
+        if "psk_file" in request:
+            entry = replace(entry, psk_file=None if request["psk_file"] is None else self._psk_file(request))
+        if "successor" in request:
+            new = None if request["successor"] is None else self._successor(entry, _text(request, "successor"))
+            entry = replace(entry, successor=new)
+        return entry
+
+    async def _succeed(self, before: PeerEntry, peer: PeerId, request: Mapping[str, Any]) -> Any:
+        """The successor is the peer from now on, with all that was said of the one before, which is forgotten."""
+        entry = self._said(replace(before, peer_id=peer, successor=None), request)
+        ops: list[Op] = [Expect(before.key, self._fleet.version(before.key)), Delete(before.key)]
+        ops += [Expect(entry.key, ABSENT), Put(entry.key, entry.encode())]
+        if entry.name != before.name:
+            ops += self._name_ops(before, entry)
+        elif entry.name:
+            ops.append(Put(NAME_PREFIX + entry.name, str(peer).encode()))
+        what = f"gave the place of {_called(before)} to {peer}{_details(replace(before, successor=None), entry)}"
+        await self._fleet.commit(*ops, note=self._note(what))
         return self._row(peer)
 
     async def _invite(self, request: Mapping[str, Any]) -> Any:
@@ -145,18 +179,23 @@ class Desk:
         key, old = entry.key, "" if before is None else before.name
         ops: list[Op] = [Expect(key, self._fleet.version(key)), Put(key, entry.encode())]
         if entry.name != old:
-            owner = self._fleet.names.get(entry.name)
-            name_key = NAME_PREFIX + entry.name
-            if (owner is not None and owner != entry.peer_id) or self._fleet.version(name_key) != ABSENT:
-                whose = f"{owner}'s name" if owner is not None else "taken"
-                raise Refused(f"{entry.name} is {whose} already; names are of one peer each")
-            ops += [Expect(name_key, ABSENT), Put(name_key, str(entry.peer_id).encode())]
-            if old:
-                ops.append(Delete(NAME_PREFIX + old))
+            ops += self._name_ops(before, entry)
         what = f"{did} {_called(before if before is not None else entry)}"
         if before is not None and entry.name != old:
             what += f" to {entry.name}"
         await self._fleet.commit(*ops, note=self._note(f"{what}{_details(before, entry)}"))
+
+    def _name_ops(self, before: PeerEntry | None, entry: PeerEntry) -> list[Op]:
+        """The peer's name is the one that it has now. Refused if that is another's."""
+        owner = self._fleet.names.get(entry.name)
+        name_key = NAME_PREFIX + entry.name
+        if (owner is not None and owner != entry.peer_id) or self._fleet.version(name_key) != ABSENT:
+            whose = f"{owner}'s name" if owner is not None else "taken"
+            raise Refused(f"{entry.name} is {whose} already; names are of one peer each")
+        ops: list[Op] = [Expect(name_key, ABSENT), Put(name_key, str(entry.peer_id).encode())]
+        if before is not None and before.name:
+            ops.append(Delete(NAME_PREFIX + before.name))
+        return ops
 
     def _note(self, did: str) -> Note:
         return Note(at=self._now, who=self._who, did=did)
@@ -224,6 +263,27 @@ class Desk:
                 raise ValueError(f"{network} is this node's own --tun-address")
         return networks
 
+    def _psk_file(self, request: Mapping[str, Any]) -> Path:
+        path = Path(_text(request, "psk_file"))
+        if not path.is_absolute():
+            raise ValueError(f"psk_file {path} is not an absolute path")
+        self._check_psk(path)
+        return path
+
+    def _successor(self, entry: PeerEntry, text: str) -> PeerId:
+        """The next ID of a peer. Refused for one that can have nobody's place."""
+        new, old = self._new_id(text), entry.peer_id
+        known, taken = self._fleet.entry(new), self._fleet.successors
+        if new == old:
+            raise Refused(f"{new} is the peer's ID as it is; its successor is the ID that it is about to have")
+        if new in taken or old in taken.values():
+            raise Refused(f"{new if new in taken else old} is to have a place and to give it up")
+        if (other := next((one for one, next_ in taken.items() if next_ == new and one != old), None)) is not None:
+            raise Refused(f"{new} is the successor of {self._show(other)} already")
+        if new in self._fleet.dialled or (known is not None and taken.get(old) != new):
+            raise Refused(f"{self._show(new)} is a peer already, and has a place")
+        return new
+
     def _row(self, peer: PeerId) -> dict[str, Any]:
         """What `cryprq peer` prints as JSON."""
         fleet = self._fleet
@@ -240,6 +300,8 @@ class Desk:
             "dialled": peer in fleet.dialled,
             "addresses": list(map(str, lease.addresses)) if lease is not None else [],
             "invited_by": entry.invited_by,
+            "psk_file": str(entry.psk_file) if entry.psk_file is not None else None,
+            "successor": str(entry.successor) if entry.successor is not None else None,
             "source": str(entry.source),
             "origin": entry.origin,
         }
@@ -258,6 +320,9 @@ def _details(before: PeerEntry | None, entry: PeerEntry) -> str:
             found.append(f"{field}={','.join(map(str, value))}")
     if entry.expires != old.expires:
         found.append(f"expires={expiry.show(entry.expires).replace(' ', 'T')}")
+    for field in ("psk_file", "successor"):
+        if (value := getattr(entry, field)) != getattr(old, field):
+            found.append(f"{field}={value if value is not None else 'none'}")
     return f": {' '.join(found)}" if found else ""
 
 

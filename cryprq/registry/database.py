@@ -57,6 +57,9 @@ MIGRATIONS: Final[Sequence[str]] = (
     CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO state VALUES ('revision', 0), ('compacted', 0);
     """,
+    # The tables stay. What an entry of a peer can say is more: a version that does not know of pre-shared keys would
+    # let the peer in without, so it is not to open the file.
+    "-- psk_file, successor",
 )
 """Each makes a schema of the next version; ``user_version`` counts those that were done."""
 
@@ -270,6 +273,8 @@ class Database:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == len(MIGRATIONS):
             return
+        if 0 < version < len(MIGRATIONS) and not os.access(self._path, os.W_OK):
+            return  # it is read as it is: the tables are those of the first schema
         if version > len(MIGRATIONS):
             raise Damaged(
                 f"the registry {self._path} is of a newer CrypRQ (schema {version}, and this one knows"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any, Final, Self
 
 from cryprq.networks import Network
@@ -43,8 +44,10 @@ class PeerEntry:
     invited_by: str = ""
     """Who made it known, as ``Actor`` shows it."""
     successor: PeerId | None = None
-    """The ID that this peer is about to have: it may connect as well, and has this one's place. In the configuration
-    alone, no part of what is stored."""
+    """The ID that this peer is about to have: it may connect as well, and has this one's place."""
+    psk_file: Path | None = None
+    """Where the node that reads this has the key that it shares with the peer; an absolute path. The key itself is in
+    no store."""
     source: Source = Source.REGISTRY
     origin: str = ""
     """Where in the configuration it stands, for people: ``--allow-peer``; empty for the registry."""
@@ -75,6 +78,10 @@ class PeerEntry:
             "disabled": self.disabled,
             "invited_by": self.invited_by,
         }
+        if self.successor is not None:
+            document["successor"] = str(self.successor)
+        if self.psk_file is not None:
+            document["psk_file"] = str(self.psk_file)
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
@@ -93,11 +100,16 @@ class PeerEntry:
             expires=expires,
             disabled=known["disabled"],
             invited_by=_text(known["invited_by"] or ""),
+            successor=None if known["successor"] is None else PeerId.parse(_text(known["successor"])),
+            psk_file=None if known["psk_file"] is None else _path(known["psk_file"]),
             extra=document,
         )
 
 
-_PEER_FIELDS: Final = (*("name", "networks", "groups", "expires", "disabled", "invited_by"),)
+_PEER_FIELDS: Final = (
+    *("name", "networks", "groups", "expires", "disabled", "invited_by"),
+    *("successor", "psk_file"),  # since schema 2
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +165,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("no text")  # ip_address would take a number for an address
     return value
+
+
+def _path(value: object) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():  # it would mean another file wherever it is read
+        raise ValueError("no absolute path")
+    return path

@@ -348,6 +348,11 @@ class Reporter:
         """A reload leaves an allowed peer without any address; it is cut off."""
         self._log.limited("error", "peer_misplaced", peer_id=peer_id, error=error)
 
+    def peer_key_unusable(self, peer_id: PeerId, error: str) -> None:
+        """The key that is shared with a peer of the registry cannot be read: it cannot connect with another one."""
+        hint = "mend the file and send SIGHUP, or name another one with `cryprq peer add ID --update --psk-file FILE`"
+        self._log.error("peer_key_unusable", peer_id=peer_id, error=error, hint=hint)
+
     def part_failed(self, kind: str, what: str, error: str) -> None:
         """The kernel does not have something that the tunnel needs, and does not take it."""
         match kind:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -80,6 +81,71 @@ def test_commands_count_at_once_and_last(nodes: tuple[Node, Node]) -> None:
         *("added", "disabled", "enabled", "changed", "changed", "removed", "added", "renamed"),
     ]
     assert json.loads(gateway.tool("peer", "log", "--json"))[0]["who"].endswith("(uid 0) by the control socket")
+
+
+def test_key_that_a_peer_shares_is_asked_for_at_once_and_after_a_restart(nodes: tuple[Node, Node]) -> None:
+    gateway, dialer = nodes
+    key, copy = gateway.directory / "shared.psk", dialer.directory / "copy.psk"
+    gateway.namespace.run(str(PROGRAMS / "cryprq"), "genpsk", "--out", str(key))
+    shutil.copy(key, copy)
+    dialer.arguments += ["--psk-file", f"{gateway.peer_id}={copy}"]
+    gateway.start().wait_event("listener_ready")
+    with pytest.raises(CommandError, match="no pre-shared key"):
+        gateway.tool("peer", "add", dialer.peer_id, "--psk-file", f"{key}.no")
+    gateway.tool("peer", "add", dialer.peer_id, "--name", "alice")
+    dialer.start().wait_event("handshake_failed", reason="psk")
+    gateway.tool("peer", "add", dialer.peer_id, "--psk-file", str(key), "--update")
+    gateway.wait_event("peer_connected", timeout=30)
+    assert f"shared, in {key}" in gateway.tool("peer", "show", "alice")
+    key.rename(f"{key}.away")
+    for node in (dialer, gateway):
+        node.stop()
+    gateway.start().wait_event("peer_key_unusable", peer_id=dialer.peer_id)
+    dialer.start().wait_event("handshake_failed", reason="psk", timeout=30)
+    Path(f"{key}.away").rename(key)
+    gateway.reload()
+    gateway.wait_event("peer_connected", timeout=30)
+    assert reaches(dialer)
+
+
+def test_successor_by_command(nodes: tuple[Node, Node]) -> None:
+    gateway, old = nodes
+    new = Node(old.namespace, *old.arguments, name="renamed")
+    gateway.start().wait_event("listener_ready")
+    gateway.tool("peer", "add", old.peer_id, "--name", "alice", "--successor", new.peer_id)
+    old.start()
+    gateway.wait_event("peer_connected", peer_id=old.peer_id, timeout=30)
+    addresses = old.status()["addresses"]
+    old.stop()
+    new.start()
+    gateway.wait_event("peer_connected", peer_id=new.peer_id, timeout=30)
+    assert new.status()["addresses"] == addresses
+    gateway.tool("peer", "add", new.peer_id)
+    assert reaches(new)
+    (row,) = json.loads(gateway.tool("peer", "list", "--json"))
+    assert (row["peer_id"], row["name"]) == (new.peer_id, "alice")
+
+
+def test_host_bits_are_told(nodes: tuple[Node, Node]) -> None:
+    gateway, dialer = nodes
+    done = subprocess.run(
+        [
+            PROGRAMS / "cryprq",
+            "peer",
+            "add",
+            dialer.peer_id,
+            "--networks",
+            "10.5.0.9/16",
+            "--identity",
+            gateway.identity,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "CRYPRQ_CONTROL_SOCKET": str(gateway.directory / "nobody.sock")},
+    )
+    assert done.stderr == "--networks: 10.5.0.9/16 is an address in 10.5.0.0/16, which is taken as a whole\n"
+    assert "networks:  10.5.0.0/16" in by_hand(gateway, "show", dialer.peer_id)
 
 
 def test_networks_of_a_peer_change_under_its_session(nodes: tuple[Node, Node]) -> None:

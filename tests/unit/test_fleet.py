@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from cryprq.config.node_config import NodeConfig
+from cryprq.config.psk_file import PskError
+from cryprq.errors import CryprqError
 from cryprq.multiaddr import Multiaddr
 from cryprq.node.roster import declaration_of
 from cryprq.peer_id import PeerId
@@ -417,6 +419,75 @@ def test_names_are_of_one_peer_each_and_ids_are_checked_for_slips() -> None:
                 await rig.ask(do, who, **fields)
             assert "\n" not in str(caught.value)
         assert list(rig.fleet.registered) == [A]
+
+    run(body)
+
+
+def test_successor_in_the_registry_has_the_place_and_then_is_the_peer() -> None:
+    async def body(rig: Rig) -> None:
+        fleet = await rig.start(config())
+        await rig.ask("add", A, name="alice", networks=["10.1.0.0/16"], successor=str(B))
+        assert fleet.successors == {A: B} and fleet.permits(B)
+        assert text(fleet.networks(B)) == ["10.1.0.0/16"]
+        row = await rig.ask("show", A)
+        assert row["successor"] == str(B)
+        with pytest.raises(Refused, match=f"is the successor of alice .{A}.: change that one"):
+            await rig.ask("disable", B)
+        await rig.ask("disable", A)
+        assert not fleet.permits(A) and not fleet.permits(B)
+        await rig.ask("enable", A)
+        await rig.ask("add", B)  # it has changed
+        assert (fleet.names, dict(fleet.successors)) == ({"alice": B}, {})
+        assert not fleet.permits(A) and text(fleet.networks(B)) == ["10.1.0.0/16"]
+        assert f"gave the place of alice ({A}) to {B}" in [line["did"] for line in await rig.ask("log")]
+        await rig.ask("add", A, name="old")  # both the ID and the name are free
+        await rig.ask("rename", "alice", name="bob")
+        await rig.ask("rename", "old", name="alice")
+
+    run(body)
+
+
+def test_nobody_is_a_successor_who_can_have_no_such_place() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.start(config(allow_peers={C: ()}))
+        await rig.ask("add", A, name="alice", successor=str(B))
+        E = peer(5)
+        for who, new, told in (
+            (A, A, "is the peer's ID as it is"),
+            (A, C, "is a peer already"),
+            (A, D, "this node's own peer ID"),
+            (A, "alice", "is not a peer ID"),
+            (E, B, "is the successor of alice"),
+            (E, A, "is to have a place and to give it up"),
+        ):
+            with pytest.raises(Refused, match=told):
+                await rig.ask("add", who, successor=str(new), update=True)
+        await rig.ask("add", A, update=True, successor=None)
+        assert dict(rig.fleet.successors) == {} and not rig.fleet.permits(B)
+
+    run(body)
+
+
+def test_file_of_a_pre_shared_key_is_looked_at_and_remembered() -> None:
+    async def body(rig: Rig) -> None:
+        fleet = await rig.start(config())
+        looked: list[Path] = []
+
+        def check(path: Path) -> None:
+            looked.append(path)
+            if path.name == "none":
+                raise PskError("no pre-shared key /none")
+
+        desk = Desk(fleet, now=rig.now, who="tester", check_psk=check)
+        request = {"do": "add", "peer": str(A), "psk_file": "/keys/alice"}
+        assert (await desk.answer(request))["psk_file"] == "/keys/alice"
+        for path, told in (("/none", "no pre-shared key"), ("alice", "not an absolute path"), (7, "lacks psk_file")):
+            with pytest.raises(CryprqError, match=told):
+                await desk.answer({**request, "update": True, "psk_file": path})
+        assert fleet.registered[A].psk_file == Path("/keys/alice") and len(looked) == 2
+        await desk.answer({**request, "update": True, "psk_file": None})
+        assert fleet.registered[A].psk_file is None
+        assert (await rig.ask("log"))[0]["did"] == f"added {A}: psk_file=/keys/alice"
 
     run(body)
 

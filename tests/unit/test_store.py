@@ -10,13 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from cryprq.peer_id import PeerId
 from cryprq.registry.database import MIGRATIONS, Database
+from cryprq.registry.entries import PeerEntry
 from cryprq.registry.memory import MemoryStore
 from cryprq.registry.sqlite import SqliteStore, registry_path
 from cryprq.registry.store import (
@@ -197,6 +201,28 @@ def test_audit_trail_keeps_the_newest_lines_in_order(make: Make) -> None:
     run(body())
 
 
+def test_all_that_is_known_of_a_peer_comes_back_as_it_was(make: Make) -> None:
+    old, new = (PeerId(bytes([number]) * 32) for number in (1, 2))
+    entry = PeerEntry(
+        peer_id=old,
+        name="alice",
+        networks=(ip_network("10.1.0.0/16"),),
+        expires=2e9,
+        disabled=True,
+        successor=new,
+        psk_file=Path("/etc/cryprq/alice.psk"),
+    )
+    plain = PeerEntry(peer_id=new)
+
+    async def body() -> None:
+        async with opened(make()) as store:
+            await store.commit(Put(entry.key, entry.encode()), Put(plain.key, plain.encode()))
+            entries = (await store.load()).entries
+        assert [PeerEntry.decode(key, entries[key].value) for key in (entry.key, plain.key)] == [entry, plain]
+
+    run(body())
+
+
 def test_presence_is_held_until_it_is_closed(make: Make) -> None:
     async def body() -> None:
         async with opened(make()) as store:
@@ -372,6 +398,27 @@ def test_newer_schema_is_refused_in_one_line_and_kept(path: Path) -> None:
     with pytest.raises(Damaged, match="is of a newer CrypRQ"):
         commit(path, Put("b", b"2"))
     assert path.read_bytes() == before
+
+
+def test_first_schema_is_taken_over_with_all_that_is_in_it(path: Path) -> None:
+    """What an entry can say is more since then: the version from before, which would not mind a pre-shared key, does
+    not open the file any more."""
+    entry = PeerEntry(peer_id=PeerId(bytes(32)), name="alice")
+    with sqlite3.connect(path) as connection:
+        connection.executescript(MIGRATIONS[0])
+        row = (entry.key, entry.encode(), 1, zlib.crc32(b"%b\0%d\0%b" % (entry.key.encode(), 1, entry.encode())))
+        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+        connection.execute("UPDATE state SET value = 1 WHERE name = 'revision'")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    path.chmod(0o600)
+    assert held(path) == {entry.key: entry.encode()}
+    commit(path, Put("a", b"1"))
+    assert held(path) == {entry.key: entry.encode(), "a": b"1"}
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    connection.close()
+    assert len(MIGRATIONS) == 2
 
 
 def test_database_of_another_program_is_refused(path: Path) -> None:

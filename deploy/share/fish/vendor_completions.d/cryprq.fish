@@ -40,6 +40,8 @@ complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcomm
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l networks -x -d 'networks behind it'
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l groups -x -d 'groups that it is in'
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l expires -x -d '24h, 30d, 2027-01-31, never'
+complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l psk-file -r -F -d 'the key that it and this node share'
+complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l successor -x -d 'the peer ID that it is about to have, or none'
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l update -d 'change what is known of it already'
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l json -d 'as JSON'
 complete -c cryprq -n '__fish_seen_subcommand_from peer; and __fish_seen_subcommand_from add' -l control-socket -r -F -d 'the node\'s socket'
