@@ -17,7 +17,6 @@ from cryprq.config.values import narrowed, network
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_name import peer_name
 
-
 NONE: Final = "none"
 """Takes away what was said of a peer."""
 

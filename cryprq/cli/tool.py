@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cryprq import version
-from cryprq.cli import admin_client, deploy, import_command, invite, peer, run_program
+from cryprq.cli import admin_client, deploy, doctor, import_command, invite, peer, run_program
 from cryprq.config.command_line import OneLineParser
 from cryprq.config.paths import DEFAULT_CONFIG, DEFAULT_TUN_NAME, default_control_socket, default_identity
 from cryprq.errors import ConfigError, MachineError
@@ -58,6 +58,8 @@ def _run(argv: Sequence[str]) -> int:
         from cryprq.cli.status import show
 
         show(_socket_path(arguments), json_form=arguments.json, every=arguments.watch)
+    elif arguments.command == "doctor":
+        return doctor.run(arguments, _socket_path(arguments), _tun_name(arguments))
     elif arguments.command == "events":
         from cryprq.cli.events import follow
 
@@ -161,6 +163,7 @@ def command_parser() -> OneLineParser:
     status.add_argument(
         "--watch", metavar="SECONDS", nargs="?", const=2.0, type=_seconds, help="again and again, every 2 seconds"
     )
+    doctor.add_command(commands)
     events = commands.add_parser("events", help="print what happens, a JSON object a line, until the node stops")
     top = commands.add_parser("top", help="peers and their traffic, live (needs cryprq[top])")
     top.add_argument("--every", metavar="SECONDS", type=_seconds, default=1.0, help="how often it looks (1)")

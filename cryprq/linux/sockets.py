@@ -205,6 +205,15 @@ def _bind_control(listen: "Multiaddr | None") -> socket.socket:
         raise MachineError(_bind_hint(error, listen_host, port)) from error
 
 
+def bind_fault(listen: "Multiaddr") -> str:
+    """Why a node could not listen there now, in one line; empty: it could."""
+    try:
+        _bind_control(listen).close()
+    except MachineError as error:
+        return str(error)
+    return ""
+
+
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:

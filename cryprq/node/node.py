@@ -220,7 +220,14 @@ class Node:
         self._undo.append(self._resolver.close)
         self._start_dns()
         self._snapshot = Snapshot(
-            self._machine, self._peers, self._roster, self._network, self.health, self._dns, boottime
+            self._machine,
+            self._peers,
+            self._roster,
+            self._network,
+            self.health,
+            self._dns,
+            boottime,
+            self._reporter.troubles,
         )
         if config.metrics_addr is not None:
             http = HttpServer(self._metrics, self.health, self._names.getaddrinfo)

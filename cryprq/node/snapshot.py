@@ -9,14 +9,15 @@ from cryprq.inner.network import InnerNetwork
 from cryprq.node.dns import DnsKeeper
 from cryprq.node.machine import Machine
 from cryprq.node.roster import Roster
+from cryprq.peer_id import PeerId
 from cryprq.peers.link import Link
 from cryprq.peers.peer import Peer
 from cryprq.peers.table import PeerTable
 from cryprq.protocol.clock import Boottime
 from cryprq.protocol.constants import AEAD_NAMES, KEM_NAMES
-from cryprq.registry.entries import PeerEntry
 from cryprq.telemetry.health import Health
 from cryprq.telemetry.samples import NodeStatus, PeerSample, PoolSample
+from cryprq.telemetry.troubles import Troubles
 from cryprq.version import VERSION
 
 
@@ -32,8 +33,10 @@ class Snapshot:
         health: Health,
         dns: DnsKeeper,
         clock: Callable[[], Boottime],
+        troubles: Troubles,
     ) -> None:
         """``clock`` is CLOCK_BOOTTIME; the node's uptime begins now."""
+        self._troubles = troubles
         self._machine = machine
         self._peers = peers
         self._roster = roster
@@ -52,8 +55,7 @@ class Snapshot:
         """Those that the allowlist names, and that have not been here: there is no more than that to say of them."""
         for peer_id in sorted(self._roster.fleet.named):
             if self._peers.get(peer_id) is None:
-                known = _known(self._roster.fleet.entry(peer_id))
-                yield PeerSample(peer_id=str(peer_id), connected=False, **known)
+                yield PeerSample(peer_id=str(peer_id), connected=False, **self._known(peer_id))
 
     def drops(self) -> Mapping[tuple[str, str], int]:
         """By (direction, reason)."""
@@ -102,6 +104,8 @@ class Snapshot:
             listen_addrs=tuple(listen_addrs),
             addresses=tuple(map(str, self._network.addresses)),
             routes=tuple(map(str, sorted(self._network.routes, key=lambda route: (route.version, route)))),
+            announced=tuple(map(str, self._roster.config.routes)),
+            denied="" if self._troubles.denied is None else str(self._troubles.denied),
             mtu=self._network.mtu,
             routes_missing=interface.routes_missing,
             name_servers=tuple(map(str, names.servers)) if names is not None else (),
@@ -127,6 +131,20 @@ class Snapshot:
         plane = self._machine.plane
         return plane.epoch_arrivals(index) if index is not None and plane.has(index) else (0, 0)
 
+    def _known(self, peer_id: PeerId) -> dict[str, Any]:
+        """What is known of a peer, whether it is here or not: fields of its sample."""
+        dialled = tuple(str(target) for target in self._roster.config.peers if target.peer_id == peer_id)
+        known = {"trouble": self._troubles.of(peer_id), "dialled_at": dialled}
+        entry = self._roster.fleet.entry(peer_id)
+        if entry is None:
+            return known
+        return known | {
+            "name": entry.name,
+            "groups": entry.groups,
+            "barred": entry.barred(time.time()),
+            "expires": entry.expires,
+        }
+
     def _sample(self, peer: Peer, now: Boottime) -> PeerSample:
         plane = self._machine.plane
         stats = plane.peer_stats(peer.handle)
@@ -137,7 +155,7 @@ class Snapshot:
         arrived, lost = self._arrivals(link)
         assigned = tuple(str(address.ip) for address in self._network.assigned_by(peer.peer_id))
         return PeerSample(
-            **_known(self._roster.fleet.entry(peer.peer_id)),
+            **self._known(peer.peer_id),
             peer_id=str(peer.peer_id),
             connected=link is not None,
             direction=link.direction if link is not None else "",
@@ -166,18 +184,6 @@ class Snapshot:
             rx_packets=stats.rx_packets,
             tx_packets=stats.tx_packets,
         )
-
-
-def _known(entry: PeerEntry | None) -> dict[str, Any]:
-    """What is known of a peer, whether it is here or not: fields of its sample."""
-    if entry is None:
-        return {}
-    return {
-        "name": entry.name,
-        "groups": entry.groups,
-        "barred": entry.barred(time.time()),
-        "expires": entry.expires,
-    }
 
 
 def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

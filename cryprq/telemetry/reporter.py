@@ -17,6 +17,7 @@ from cryprq.protocol.constants import AEAD_NAMES, ALPN, KEM_NAMES, ROTATE_SECS_M
 from cryprq.telemetry.changes import Change
 from cryprq.telemetry.logs import Log
 from cryprq.telemetry.metrics import Metrics
+from cryprq.telemetry.troubles import Troubles
 
 SELECT_FAILED: Final = "Select(Failed)"
 """How ``transport_error`` begins for a peer that does not answer or does not speak the protocol (operators know it)."""
@@ -37,6 +38,7 @@ class Reporter:
         self._metrics = metrics
         self._clock = clock
         self._connected: dict[PeerId, float] = {}
+        self.troubles = Troubles()
         self.on_change: Callable[[Change], None] | None = None
         """Who is told of what is otherwise from now on, besides the log."""
         self.alike: Callable[[PeerId], PeerId | None] = lambda _: None
@@ -109,6 +111,8 @@ class Reporter:
         """A handshake came to nothing. ``peer_id``: who was dialled, or who the dialer claims to be; ``quiet``: counted
         only, another line says it."""
         self._metrics.handshake_failed(reason)
+        if peer_id is not None:
+            self.troubles.note(peer_id, f"the handshake fails ({reason})", hint)
         if not quiet:
             fields = _given(peer_id=peer_id, hint=hint)
             self._log.limited("warning", "handshake_failed", reason=reason, remote=remote, **fields)
@@ -123,6 +127,7 @@ class Reporter:
     ) -> None:
         """Somebody who has proven this ID is not in the allowlist; ``invitation``: and that of his is none."""
         self._metrics.peer_denied()
+        self.troubles.denied = peer_id
         fields: dict[str, object] = {"peer_id": peer_id, "remote": remote, "reason": reason}
         if (near := self.alike(peer_id)) is not None:
             hint = f"its ID differs from {near} on the list by a character or two: is that one mistyped?"
@@ -152,32 +157,32 @@ class Reporter:
         """No address of the peer answered with QUIC and this protocol; ``again``: that was said not long ago."""
         self._metrics.handshake_attempted()
         self._metrics.handshake_failed("transport")
+        where = ",".join(map(str, remotes))
+        hint = "check that the listener runs, that address and port in --peer are right, and that UDP gets through"
+        self.troubles.note(peer_id, f"nobody answers at {where or 'any address'} ({detail})", hint)
         if again:
             return
         self._log.limited(
             "warning",
             "transport_error",
             error=f"{SELECT_FAILED}: {detail}",
-            remote=",".join(map(str, remotes)),
+            remote=where,
             peer_id=peer_id,
-            hint="check that the listener runs, that address and port in --peer are right, and that UDP gets through",
+            hint=hint,
         )
 
     def dial_unresolved(self, peer_id: PeerId, target: Multiaddr, error: str) -> None:
         """The peer's name has no address."""
-        self._log.limited(
-            "warning",
-            "transport_error",
-            error=f"cannot resolve {target.host}: {error}",
-            remote=target,
-            peer_id=peer_id,
-            hint="check the name in --peer and this machine's name servers",
-        )
+        what = f"cannot resolve {target.host}: {error}"
+        hint = "check the name in --peer and this machine's name servers"
+        self.troubles.note(peer_id, what, hint)
+        self._log.limited("warning", "transport_error", error=what, remote=target, peer_id=peer_id, hint=hint)
 
     # ---- sessions ----
 
     def peer_connected(self, peer_id: PeerId, remote: Address, direction: str, allowed_ips: Sequence[Network]) -> None:
         """A tunnel is up where there was none. ``allowed_ips``: what the peer has inside."""
+        self.troubles.over(peer_id)
         self._connected[peer_id] = self._clock()
         self._changed(
             "peer",

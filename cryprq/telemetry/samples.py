@@ -31,6 +31,10 @@ class PeerSample:
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()
+    dialled_at: tuple[str, ...] = ()
+    """The multiaddrs at which this node dials it; empty: it does not."""
+    trouble: str = ""
+    """Why it is not there, or was not the last time that something was tried; empty: nothing is known to be wrong."""
     standby_for: tuple[str, ...] = ()
     """Networks that another peer owns, and this one when that is not there."""
     mtu: int = 0
@@ -99,6 +103,10 @@ class NodeStatus:
     """The node's own tunnel addresses."""
     routes: tuple[str, ...] = ()
     """The networks that are routed into the tunnel, besides those of its addresses."""
+    announced: tuple[str, ...] = ()
+    """The networks behind this node that it tells its dialers of (--route)."""
+    denied: str = ""
+    """The ID of who was refused last, because it is not on the allowlist, and has not come in since; empty: nobody."""
     mtu: int = 0
     name_servers: tuple[str, ...] = ()
     """Those of a gateway that this host asks, ..."""
