@@ -1,4 +1,4 @@
-"""What is wrong with a node and its tunnels, and what to do about it: all checks, in the order of a person who looks."""
+"""What is wrong with a node and its tunnels, and what to do about it: all checks, in the order in which to look."""
 
 from collections.abc import Sequence
 from typing import Final

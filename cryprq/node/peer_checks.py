@@ -10,6 +10,8 @@ from cryprq.node.reach import Reach
 
 _SHARED: Final = ip_network("100.64.0.0/10")
 """Addresses behind a carrier's NAT (RFC 6598)."""
+_PRIVATE: Final = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+"""Addresses that everybody may use inside (RFC 1918, RFC 4193)."""
 _RECORD: Final = 32
 _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 """What is around an inner packet: header and tag of the record, and IP and UDP headers by IP version."""
@@ -121,18 +123,23 @@ def nat(facts: Facts) -> Iterator[Finding]:
             yield say(OK, _nat_of(peer, peer.way), about=peer.label)
     for host in facts.listening:
         address = ip_address(host)
-        if address in _SHARED if address.version == 4 else False:
+        if address in _SHARED:
             yield say(NOTE, f"listens at {host}, behind a carrier's NAT: nobody outside reaches it", "dial from here")
-        elif address.is_private and not address.is_loopback:
+        elif _is_inside(address):
             yield say(NOTE, f"listens at {host}: dialers from elsewhere need a port forward to it, UDP")
+
+
+def _is_inside(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address means something in networks of its owner's, or a carrier's, alone."""
+    return any(address in network for network in (_SHARED, *_PRIVATE))
 
 
 def _nat_of(peer: Peer, way: Way) -> str:
     own = ip_address(way.source)
     there = _host_of(peer)
-    if there is None or there.is_private or not own.is_private:
+    if there is None or _is_inside(there) or not _is_inside(own):
         return f"this host sends as {own}, and no NAT is known of"
-    kind = "a carrier's NAT" if own.version == 4 and own in _SHARED else "a NAT"
+    kind = "a carrier's NAT" if own in _SHARED else "a NAT"
     return f"this host is behind {kind} ({own}): it has to dial, and keeps the way open every 10 s"
 
 
