@@ -5,7 +5,7 @@ Also ``/ip6``, ``/dns`` (either family), ``/dns4`` and ``/dns6``. See https://gi
 
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Final, Literal, Self, cast
 
 from cryprq.peer_id import PeerId
@@ -35,7 +35,7 @@ class Multiaddr:
         shown = repr(text if len(text) <= 120 else text[:117] + "...")
         parts = text.split("/")
         if len(parts) not in (6, 8) or parts[0]:
-            raise ValueError(f"{shown} is not a multiaddr of the form {_FORM}")
+            raise ValueError(f"{shown} is not a multiaddr of the form {_FORM}{_meant(text)}")
         protocol, host, transport, port, quic = parts[1:6]
         if protocol not in _PROTOCOLS:
             raise ValueError(f"{shown} begins with /{protocol}: expected {_FORM}")
@@ -62,6 +62,18 @@ class Multiaddr:
     def __str__(self) -> str:
         suffix = "" if self.peer_id is None else f"/p2p/{self.peer_id}"
         return f"/{self.protocol}/{self.host}/udp/{self.port}/quic-v1{suffix}"
+
+
+def _meant(text: str) -> str:
+    """The multiaddr of a HOST:PORT, which other programs take; empty if it is none."""
+    host, _, port = text.partition("/")[0].rpartition(":")
+    if not _PORT.fullmatch(port) or not host:
+        return ""
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return f"; for that, /dns/{host}/udp/{port}/quic-v1" if ":" not in host else ""
+    return f"; for that, /ip{address.version}/{address}/udp/{port}/quic-v1"
 
 
 def _check_host(protocol: str, host: str) -> str:

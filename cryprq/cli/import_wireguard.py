@@ -24,14 +24,16 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         raise ConfigError(f"{path} {error}") from None
     imported = wireguard_import.translate(file, dict(map(_id, arguments.id)))
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None:
+        _refuse_existing(out, imported.psks())
     for line in imported.report(os.fspath(path)):
         print(line, file=sys.stderr)
     text = imported.toml(path.name)
-    if arguments.out is None:
+    if out is None:
         print(text, end="")
         _say(f"{name} is not written: give --out FILE" for name in imported.psks())
         return 0
-    out = Path(arguments.out)
     _write(out, text, imported.psks())
     _say([f"next: cryprq-node --check --config {out}"])
     return 0
@@ -64,12 +66,15 @@ def _read(path: Path) -> bytes:
     return data
 
 
+def _refuse_existing(out: Path, psks: Iterable[str]) -> None:
+    for path in (out, *(out.parent / name for name in psks)):
+        if os.path.lexists(path):
+            raise MachineError(f"{path} exists already and is not overwritten; move it away or choose another --out")
+
+
 def _write(out: Path, text: str, psks: dict[str, str]) -> None:
     """The keys first, so that the configuration names nothing that is not there. Nothing is replaced."""
     paths = {out.parent / name: psk for name, psk in psks.items()}
-    for path in (out, *paths):
-        if os.path.lexists(path):
-            raise MachineError(f"{path} exists already and is not overwritten; move it away or choose another --out")
     for path, psk in paths.items():
         psk_file.create_psk(path, psk)
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cryprq import expiry
 from cryprq.cli import admin_client, qr
 from cryprq.cli.peer import networks_of
+from cryprq.config.peer_entries import group_name
 from cryprq.errors import ConfigError
 from cryprq.multiaddr import Multiaddr
 from cryprq.peer_name import peer_name
@@ -66,7 +67,7 @@ def _request(arguments: argparse.Namespace, now: float) -> dict[str, Any]:
             "do": "invite",
             "name": peer_name(arguments.name),
             "networks": networks_of(_words(arguments.networks)),
-            "groups": [peer_name(word) for word in _words(arguments.groups)],
+            "groups": [group_name(word) for word in _words(arguments.groups)],
             "expires": _soon(arguments.expires, now),
             "peer_expires": expiry.parse(arguments.peer_expires, now) if arguments.peer_expires else None,
             "addresses": [str(Multiaddr.parse(text)) for text in arguments.address or ()],

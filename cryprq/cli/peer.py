@@ -13,6 +13,7 @@ from typing import Any, Final
 from cryprq import expiry
 from cryprq.cli import admin_client
 from cryprq.config.paths import default_identity, is_credential, state_directory
+from cryprq.config.peer_entries import group_name
 from cryprq.config.values import narrowed, network
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_name import peer_name
@@ -85,7 +86,7 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
             if arguments.networks is not None:
                 request["networks"] = networks_of(_words(arguments.networks))
             if arguments.groups is not None:
-                request["groups"] = [peer_name(word) for word in _words(arguments.groups)]
+                request["groups"] = [group_name(word) for word in _words(arguments.groups)]
             if arguments.expires is not None:
                 request["expires"] = expiry.parse(arguments.expires, time.time())
             if arguments.psk_file is not None:

@@ -186,7 +186,10 @@ def _commands() -> list[str]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0.2 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} seconds are not between 0.2 and 3600")
     return seconds

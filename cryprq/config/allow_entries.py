@@ -18,6 +18,8 @@ _CIDR_ONLY: Final = re.compile(r"[^=]*[./:][^=]*")  # what no peer ID contains
 def parse(text: str) -> Entry:
     """ValueError says what is wrong with it."""
     name, equals, cidrs = text.partition("=")
+    if "," in name:
+        raise ValueError(f"{name.partition(',')[0]},...: one peer each: give it again for another, or ID=CIDR,CIDR")
     peer = PeerId.parse(name.strip())
     return peer, tuple(values.network(cidr.strip()) for cidr in cidrs.split(",")) if equals else ()
 

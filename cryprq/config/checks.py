@@ -7,7 +7,7 @@ ConfigError.
 import os
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +58,8 @@ def peer_fault(value: Multiaddr) -> str | None:
         return f"{value} does not say who is there: add /p2p/ID, the peer_id in that node's listener_ready line"
     if value.port == 0:
         return f"{value}: port 0 cannot be dialled"
+    if value.is_numeric and ((host := ip_address(value.host)).is_unspecified or host.is_multicast):
+        return f"{value}: {host} is no host's address; write that of the listener, as its listener_ready line has it"
     return None
 
 

@@ -2,10 +2,10 @@
 
 import argparse
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from cryprq.config.nearest import nearest
 from cryprq.config.options import Option, table
 from cryprq.errors import ConfigError
 
@@ -20,9 +20,26 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{_in_our_words(message)}; see {self.prog} --help")
+        raise ConfigError(f"{_in_our_words(message)}{self._meant(message)}; see {self.prog} --help")
+
+    def _meant(self, message: str) -> str:
+        """The flag that an unknown one is nearly, of this program or one of its commands."""
+        found = _UNKNOWN_FLAG.match(message)
+        if found is None:
+            return ""
+        near = nearest(found[1], {flag.lstrip("-"): None for flag in _flags(self)})
+        return "" if near is None else f"; did you mean --{near}?"
 
 
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (flag for flag in action.option_strings if flag.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _flags(command)
+
+
+_UNKNOWN_FLAG: Final = re.compile(r"unrecognized arguments: --?([a-zA-Z][\w-]+)")
 _VALUE_OF_SWITCH: Final = re.compile(r"argument (\S+): ignored explicit argument .*")
 _UNKNOWN_CHOICE: Final = re.compile(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)")
 
@@ -34,8 +51,8 @@ def _in_our_words(message: str) -> str:
     if (found := _UNKNOWN_CHOICE.fullmatch(message)) is not None:
         what, given, listed = found.groups()
         names = [name.strip(" '") for name in listed.split(",")]
-        near = get_close_matches(given, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(names)}"
+        near = nearest(given, names)
+        hint = f"did you mean {near}?" if near is not None else f"valid are {', '.join(names)}"
         return f"{what} {given!r} is unknown; {hint}"
     return message
 

@@ -6,10 +6,10 @@ Each doubt is one line. These are about what was written; those for which the ma
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Final
 
 from cryprq.config import peer_words, values
+from cryprq.config.nearest import nearest
 from cryprq.config.options import Given, Option
 
 _PREFIX: Final = "CRYPRQ_"
@@ -58,5 +58,5 @@ def _suggestion(name: str, options: Iterable[Option], known: Iterable[str]) -> s
     if any(word == option.name for option in options if option.env is None):
         return f"; --{word} is a flag, and a key of the file, alone"
     names = sorted(each.removeprefix(_PREFIX) for each in known)
-    similar = get_close_matches(name.removeprefix(_PREFIX), names, n=1)
-    return f"; did you mean {_PREFIX}{similar[0]}?" if similar else ""
+    similar = nearest(name.removeprefix(_PREFIX), names)
+    return "" if similar is None else f"; did you mean {_PREFIX}{similar}?"

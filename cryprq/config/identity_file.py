@@ -53,6 +53,8 @@ def load_identity(path: Path) -> Identity:
         raise IdentityError(str(error)) from None
     try:
         decoded = _decode(data)
+        if decoded is None and not data.startswith(_MAGICS):
+            raise IdentityError(f"{path} is no identity file, or is damaged: restore it, or name another one")
         if decoded is None:
             raise IdentityError(f"the identity file {path} is damaged; restore it from a backup or move it away")
         kind, seed = decoded

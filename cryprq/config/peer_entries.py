@@ -42,7 +42,17 @@ def parse_name(text: str) -> tuple[PeerId, str]:
     name, equals, peer = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} names no peer: the form is NAME=ID")
+    if _is_id(name.strip()) and not _is_id(peer.strip()):
+        raise ValueError(f"{text!r} is the wrong way round: the form is NAME=ID")
     return PeerId.parse(peer.strip()), peer_name(name.strip())
+
+
+def _is_id(text: str) -> bool:
+    try:
+        PeerId.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def show_name(entry: tuple[PeerId, str]) -> str:
@@ -73,13 +83,14 @@ def join(weaker: Mapping[PeerId, T], stronger: Mapping[PeerId, T]) -> Mapping[Pe
 def parse_groups(text: str) -> tuple[PeerId, tuple[str, ...]]:
     """ValueError says what is wrong with it."""
     peer, _, groups = text.partition("=")
-    found = tuple(dict.fromkeys(map(_group, values.comma_list(groups))))
+    found = tuple(dict.fromkeys(map(group_name, values.comma_list(groups))))
     if not found:
         raise ValueError(f"{text!r} names no group: the form is ID=GROUP,GROUP")
     return PeerId.parse(peer.strip()), found
 
 
-def _group(text: str) -> str:
+def group_name(text: str) -> str:
+    """As ``cryprq.peer_name``, for a group. ValueError."""
     try:
         return peer_name(text)
     except ValueError as error:
@@ -114,7 +125,10 @@ def parse_expiry(text: str) -> tuple[PeerId, float]:
 def moment(text: str) -> float:
     """Unix time of a date, whose beginning is meant, or of a date and time; as ``cryprq.expiry``, but that a span would
     begin anew with each reading. ValueError."""
-    when = expiry.parse(text, 0.0) if _DATE.match(text) else None
+    try:
+        when = expiry.parse(text, 0.0) if _DATE.match(text) else None
+    except ValueError:
+        when = None
     if when is None:
         raise ValueError(f"{text!r} is no time: write 2027-01-31, 2027-01-31T18:00 or 2027-01-31T18:00:00Z")
     return when

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Final
 
+from cryprq.config.nearest import nearest
 from cryprq.config.options import Given
 from cryprq.errors import ConfigError
 from cryprq.peer_id import PeerId
@@ -70,8 +70,8 @@ class Words:
         if (near := similar(word, sorted(self._known))) is not None:
             raise ConfigError(f"{source}: {word} is not a peer ID; did you mean {near}?")
         if names and len(word) < len(str(PeerId(bytes(32)))) - 2:
-            like = get_close_matches(word.lower(), names, n=1)
-            hint = f"; did you mean {like[0]}?" if like else ""
+            like = nearest(word, names)
+            hint = "" if like is None else f"; did you mean {like}?"
             raise ConfigError(f"{source}: no peer is called {word!r}{hint}")
         return word
 

@@ -109,7 +109,9 @@ def create_psk(path: Path, text: str | None = None) -> None:
 
 def parse(text: str) -> Entry:
     """ValueError says what is wrong with it."""
-    name, _, path = text.partition("=")
+    name, equals, path = text.partition("=")
+    if not equals and "/" in name:
+        raise ValueError(f"{text!r} names no peer: the form is ID=FILE")
     peer = PeerId.parse(name.strip())
     if not path.strip():
         raise ValueError(f"{text!r} names no file: the form is ID=FILE")

@@ -15,7 +15,9 @@ Successors = Mapping[PeerId, PeerId]
 
 def parse(text: str) -> Entry:
     """ValueError says what is wrong with it."""
-    old, _, new = text.partition("=")
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} names no successor: the form is OLD=NEW")
     return PeerId.parse(old.strip()), PeerId.parse(new.strip())
 
 

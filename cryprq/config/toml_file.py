@@ -1,6 +1,5 @@
 """The configuration file: TOML whose keys are the options' names, with - or _, and whose values become texts."""
 
-import difflib
 import os
 import stat
 import tomllib
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cryprq.config import peer_entries
+from cryprq.config.nearest import nearest
 from cryprq.config.options import Option
 from cryprq.config.private_file import remedy
 from cryprq.errors import ConfigError, MachineError
@@ -27,14 +27,17 @@ def read(path: Path, options: Mapping[str, Option]) -> dict[str, tuple[str, ...]
     except OSError as error:
         raise MachineError(f"cannot read the configuration file {path}: {error.strerror}{remedy(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        hint = f"; {_OF_WIREGUARD}" if _is_of_wireguard(path) else ""
+        raise ConfigError(f"{path} is not valid TOML: {error}{hint}") from None
     given: set[str] = set()
     found: dict[str, list[str]] = {}
     for key, value in document.items():
         name = key.replace("_", "-")
         if name not in options:
-            near = difflib.get_close_matches(name, options, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(options)}"
+            near = nearest(name, options)
+            hint = f"did you mean {near!r}?" if near is not None else f"known are {', '.join(options)}"
+            if key == "Interface":
+                hint = _OF_WIREGUARD
             raise ConfigError(f"unknown key {key!r} in {path}; {hint}")
         if name in given:
             raise ConfigError(f"{name!r} is given twice in {path}, with - and with _")
@@ -101,3 +104,13 @@ def _entry(option: Option, key: str, value: object, path: Path) -> str:
         return option.toml_entry(key, value, path.parent)
     except ValueError as error:
         raise ConfigError(f"{key!r} under {option.name!r} in {path} {error}") from None
+
+
+_OF_WIREGUARD: Final = "that is a file of WireGuard, and `cryprq import wireguard FILE` makes one of ours of it"
+
+
+def _is_of_wireguard(path: Path) -> bool:
+    try:
+        return "[Interface]" in path.read_text(errors="replace")
+    except OSError:
+        return False

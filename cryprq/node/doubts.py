@@ -10,7 +10,7 @@ from typing import Final
 from cryprq.config.node_config import NodeConfig
 from cryprq.linux.surroundings import ELSEWHERE, local_networks, way_to
 from cryprq.multiaddr import Multiaddr
-from cryprq.networks import covering, overlapping
+from cryprq.networks import Network, covering, overlapping
 from cryprq.peer_id import PeerId
 from cryprq.registry.leases import capacity
 
@@ -23,7 +23,9 @@ _OUTER: Final = {4: 20 + 8, 6: 40 + 8}
 def of_configuration(config: NodeConfig, registered: Collection[PeerId] = ()) -> tuple[str, ...]:
     """What is doubtful wherever the node runs. ``registered``: the peers that its registry knows."""
     nobody = () if registered else _nobody(config)
-    return (*config.doubts, *nobody, *_stray_keys(config, registered), *_small_pool(config), *_far_name_servers(config))
+    stray = (*_stray_keys(config, registered), *_stray_names(config, registered))
+    silent = (*_listens_alone(config), *_shared_addresses(config))
+    return (*config.doubts, *nobody, *stray, *silent, *_small_pool(config), *_far_name_servers(config))
 
 
 def of_machine(config: NodeConfig) -> tuple[str, ...]:
@@ -41,6 +43,30 @@ def _stray_keys(config: NodeConfig, registered: Collection[PeerId]) -> Iterator[
     for peer_id, path in config.psk_files.items():
         if peer_id not in named and not config.allow_any:
             yield f"--psk-file has {path} for {peer_id}, which is neither allowed nor dialled"
+
+
+def _stray_names(config: NodeConfig, registered: Collection[PeerId]) -> Iterator[str]:
+    """A name alone lets nobody in."""
+    named = {*config.allow_peers, *(peer.peer_id for peer in config.peers), *registered}
+    for peer_id, name in config.peer_names.items():
+        if peer_id not in named and not config.allow_any:
+            yield f"--peer-name {name} is that of {peer_id}, which is neither allowed nor dialled"
+
+
+def _listens_alone(config: NodeConfig) -> Iterator[str]:
+    if config.listen and all(ip_address(each.host).is_loopback for each in config.listen):
+        yield f"--listen {config.listen[0]}: only programs of this host can reach it; /ip4/0.0.0.0 is for others"
+
+
+def _shared_addresses(config: NodeConfig) -> Iterator[str]:
+    """A network behind two peers is a spare way to it; an address is one peer's own."""
+    owners: dict[Network, PeerId] = {}
+    successors = set(config.successors.items())
+    for peer_id, networks in config.allow_peers.items():
+        for network in networks:
+            owner = owners.setdefault(network, peer_id)
+            if network.num_addresses == 1 and owner != peer_id and (owner, peer_id) not in successors:
+                yield f"{network} is given to both {owner} and {peer_id}: only one at a time can have it"
 
 
 def _far_name_servers(config: NodeConfig) -> Iterator[str]:

@@ -738,9 +738,9 @@ class Node:
         now = boottime()
         if peer_id is not None:
             peer = self._peers.get(peer_id)
-            if peer is None:
+            if peer is None and peer_id not in self._fleet.named:
                 raise LookupError(f"this node knows no peer {peer_id}; `cryprq status` lists those that it knows")
-            if not peer.rotate(now):
+            if peer is None or not peer.rotate(now):
                 raise LookupError(f"no session with {peer_id} to rotate: it is not connected")
             return (peer_id,)
         return tuple(peer.peer_id for peer in self._peers if peer.rotate(now))

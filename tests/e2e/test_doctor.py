@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def settled(tunnel: Tunnel) -> None:
     """The tunnel is up, and the search for the path's MTU has found it."""
     tunnel.start()
     for node in (tunnel.listener, tunnel.dialer):
-        wait_for(lambda node=node: node.status()["peers"][0]["path_mtu"] == 1480)
+        wait_for(partial(_has_path_mtu, node))
+
+
+def _has_path_mtu(node: Node) -> bool:
+    return bool(node.status()["peers"][0]["path_mtu"] == 1480)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -453,10 +453,12 @@ def test_doubt_is_told_once_and_again_when_it_comes_back(lab: Lab) -> None:
             assert told == [
                 "nobody reads the variable CRYPRQ_X",
                 "nobody may connect: name the dialers with --allow-peer ID, or add them with cryprq peer add ID",
+                "--listen /ip4/127.0.0.1/udp/0/quic-v1: only programs of this host can reach it; /ip4/0.0.0.0 is for"
+                " others",
             ]
             for _ in range(3):
                 gateway.reload()
-            assert len(lab.events(gateway, "config_doubtful")) == 3
+            assert len(lab.events(gateway, "config_doubtful")) == 4
             assert not any(entry["needs_restart"] for entry in lab.events(gateway, "config_reloaded"))
 
     run(scenario())
