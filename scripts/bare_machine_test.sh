@@ -22,35 +22,10 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf 'bare_machine_test: %s\n' "$*"; }
 die() { printf 'bare_machine_test: %s\n' "$*" >&2; exit 2; }
 
-# ---- inside ----
+# shellcheck source=scripts/bare_root.sh
+source "$top/scripts/bare_root.sh"
 
-# Makes $1 the root of this process, which has namespaces of mounts and processes of its own. Unlike after a chroot, / is
-# a mount point then, and users may have user namespaces.
-enter() {
-    local device major minor
-    cd "$1"
-    mount --bind . .
-    cd "$1"
-    mount -t proc proc proc
-    mount -t sysfs sysfs sys
-    mount -t tmpfs -o mode=755 tmpfs run
-    mount -t tmpfs -o mode=755 tmpfs dev
-    mkdir dev/net dev/pts dev/shm
-    for device in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0" "net/tun 10 200"; do
-        read -r device major minor <<<"$device"
-        mknod --mode 666 "dev/$device" c "$major" "$minor"
-    done
-    mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts dev/pts
-    mount -t tmpfs -o mode=1777 tmpfs dev/shm
-    ln -s pts/ptmx dev/ptmx
-    ln -s /proc/self/fd dev/fd
-    ln -s /proc/self/fd/0 dev/stdin
-    ln -s /proc/self/fd/1 dev/stdout
-    ln -s /proc/self/fd/2 dev/stderr
-    pivot_root . .
-    umount -l .
-    cd /
-}
+# ---- inside ----
 
 # live USER [COMMAND...]: what happens in there; a clone, then each command.
 live() {
@@ -129,33 +104,6 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# attempt COMMAND...: quiet, unless it fails.
-attempt() { "$@" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "$1 failed for $suite"; }; }
-
-# The bare system in $root, from the cache if it is there.
-make_system() {
-    local kept=${CACHE:-}
-    kept=${kept:+$kept/$suite-$(dpkg --print-architecture).tar}
-    mkdir "$root"
-    if [[ -n $kept && -e $kept ]]; then
-        attempt tar --numeric-owner -C "$root" -xpf "$kept"
-        return
-    fi
-    say "making a bare $suite"
-    attempt debootstrap --force-check-gpg --variant=minbase --include=make,git,ca-certificates "$suite" "$root" \
-        ${MIRROR:+"$MIRROR"}
-    local mirror
-    mirror=$(awk '$1 == "deb" { print $2; exit }' "$root/etc/apt/sources.list")
-    printf 'deb %s %s main\n' "$mirror" "$suite" "$mirror" "$suite-updates" "${mirror%/}-security" "$suite-security" \
-        >"$root/etc/apt/sources.list"
-    rm -rf "$root"/var/cache/apt/archives/*.deb
-    if [[ -n $kept ]]; then
-        mkdir -p "$CACHE"
-        attempt tar --numeric-owner -C "$root" -cf "$work/new.tar" .
-        mv "$work/new.tar" "$kept"
-    fi
-}
-
 # How this machine reaches mirrors and registries, and the commit.
 furnish() {
     local file
@@ -175,7 +123,7 @@ furnish() {
     GIT_CONFIG_GLOBAL=$work/gitconfig attempt git clone --quiet --bare --depth 1 "file://$top" "$root/cryprq.git"
 }
 
-make_system
+make_root "$root" "$suite" "$(dpkg --print-architecture)" make,git,ca-certificates bare
 furnish
 # Of this shell's environment only what leads to the registries.
 settings=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "TERM=${TERM:-dumb}")

@@ -7,6 +7,7 @@
 #   scripts/bootstrap.sh --tests    what only tests need; they are skipped, or say so, where it cannot be had
 #   scripts/bootstrap.sh --fuzz     what fuzzing needs (make fuzz)
 #   scripts/bootstrap.sh --images   what makes a base image (make_base_image.sh)
+#   scripts/bootstrap.sh --deb      what makes Debian packages (make_deb.sh)
 #
 # Environment: PYTHON (default: the first Python >= 3.11 found), VENV (default: .venv).
 set -euo pipefail
@@ -93,13 +94,20 @@ missing_for_images() {
     [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || echo debian-archive-keyring
 }
 
+missing_for_deb() {
+    has dpkg-buildpackage || echo dpkg-dev
+    has dh || echo debhelper
+    has aarch64-linux-gnu-strip || echo binutils-aarch64-linux-gnu
+    has x86_64-linux-gnu-strip || echo binutils-x86-64-linux-gnu
+}
+
 # /usr/bin/python3.12 is served by python3.12-dev, the distribution's default also by python3-dev.
 python_headers() {
     is_debian_python "$1" || die "$1 comes without Python.h: install its development files, or set PYTHON"
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-# install_missing build|tests|clang|fuzz|images
+# install_missing build|tests|clang|fuzz|images|deb
 install_missing() {
     local packages said options=(-qq -o DPkg::Lock::Timeout=300)
     packages=$("missing_for_$1" | xargs)
@@ -189,5 +197,6 @@ case ${1:-} in
         install_missing fuzz
         ;;
     --images) install_missing images ;;
-    *) die "usage: $0 [--system | --tests | --fuzz | --images]" ;;
+    --deb) install_missing deb ;;
+    *) die "usage: $0 [--system | --tests | --fuzz | --images | --deb]" ;;
 esac

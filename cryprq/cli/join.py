@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cryprq.cli.up import start
 from cryprq.config.identity_file import create_identity, is_there, load_identity
 from cryprq.config.invitation_file import forget_invitation, keep_invitation
 from cryprq.config.paths import DEFAULT_CONFIG, default_identity
-from cryprq.config.private_file import remedy, write_new
+from cryprq.config.private_file import remedy, replace, write_new
 from cryprq.errors import ConfigError, MachineError
 from cryprq.peer_id import KIND_MLDSA65
 from cryprq.protocol.invitation import Token
@@ -23,7 +24,7 @@ def run(arguments: argparse.Namespace, tun_name: str) -> str:
     config = Path(arguments.config) if arguments.config else DEFAULT_CONFIG
     given = arguments.identity or os.environ.get("CRYPRQ_IDENTITY")
     identity = Path(given) if given else default_identity(os.environ)
-    if os.path.lexists(config):
+    if os.path.lexists(config) and not _says_nothing(config):
         raise MachineError(f"{config} is there already: name another file with --config, or move it away")
     peer_id, made = _identity(identity)
     if peer_id == token.responder:
@@ -71,10 +72,18 @@ def _make_directory(path: Path, mode: int) -> None:
         raise MachineError(f"cannot make the directory {path}: {error.strerror}{remedy(error)}") from None
 
 
+def _says_nothing(path: Path) -> bool:
+    """Whether it is a configuration of comments alone, as a package installs one."""
+    try:
+        return not path.is_symlink() and path.is_file() and tomllib.loads(path.read_text()) == {}
+    except (OSError, ValueError):
+        return False
+
+
 def _write(path: Path, text: str) -> None:
     _make_directory(path.parent, 0o755)
     try:
-        write_new(path, text.encode())
+        (replace if _says_nothing(path) else write_new)(path, text.encode())
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}{remedy(error)}") from None
 

@@ -70,7 +70,7 @@ def _spawn(flags: tuple[str, ...], path: Path) -> "subprocess.Popen[bytes]":
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as log:
             return subprocess.Popen(
-                (sys.executable, "-m", "cryprq.cli.node", *flags),
+                (*_program(), *flags),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -79,6 +79,14 @@ def _spawn(flags: tuple[str, ...], path: Path) -> "subprocess.Popen[bytes]":
             )
     except OSError as error:
         raise MachineError(f"cannot start the node: {error.filename or ''} {error.strerror}; run as root") from None
+
+
+def _program() -> tuple[str, ...]:
+    """``cryprq-node`` beside this program, which knows where its modules are; without it, the module."""
+    beside = Path(sys.argv[0]).absolute().with_name("cryprq-node")
+    if Path(sys.argv[0]).name == "cryprq" and os.access(beside, os.X_OK):
+        return (str(beside),)
+    return (sys.executable, "-m", "cryprq.cli.node")
 
 
 def _is_up(status: Any) -> bool:

@@ -50,17 +50,43 @@ def read(path: Path, size_max: int, noun: str, maker: str, recognise: Callable[[
 def write_new(path: Path, data: bytes | bytearray) -> None:
     """Makes a file of mode 0600 that appears under its name complete and on the disk, or not at all. OSError, also if
     the name is taken."""
+    temporary = _written(path, data, 0o600)
+    try:
+        os.link(temporary, path)  # unlike a rename, this fails if the name is taken, even by a dangling link
+    finally:
+        os.unlink(temporary)
+    _sync_directory(path.parent)
+
+
+def replace(path: Path, data: bytes | bytearray) -> None:
+    """Puts other contents in the place of a file that is there, complete and on the disk, or not at all; its mode
+    stays. OSError."""
+    temporary = _written(path, data, stat.S_IMODE(path.stat().st_mode))
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(path.parent)
+
+
+def _written(path: Path, data: bytes | bytearray, mode: int) -> Path:
+    """A new file beside that path, on the disk."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "wb", buffering=0) as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask took away
+            os.fchmod(descriptor, mode)  # whatever the umask took away
             file.write(data)
             os.fsync(descriptor)
-        os.link(temporary, path)  # unlike a rename, this fails if the name is taken, even by a dangling link
-    finally:
+    except BaseException:
         os.unlink(temporary)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        raise
+    return temporary
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:

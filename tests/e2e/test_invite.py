@@ -187,11 +187,16 @@ def test_mistakes_get_one_line_each(gateway: Node, host: Host) -> None:
     assert "damaged" in refused(host, "join", token[:20] + "1" + token[21:], "--config", str(host.config))
     assert not host.config.exists()
     assert not host.identity.exists()
-    host.config.write_text("")
-    assert "is there already" in refused(host, "join", token, "--config", str(host.config))
+    for something in ("mtu = 1400\n", "no TOML"):
+        host.config.write_text(something)
+        assert "is there already" in refused(host, "join", token, "--config", str(host.config))
+        assert host.config.read_text() == something
     assert not host.identity.exists()
-    host.config.unlink()
+    # One of comments alone, as a package installs it, gives way; who may read it stays.
+    host.config.write_text("# nothing\n#mtu = 1400\n")
+    host.config.chmod(0o644)
     host.join(token, "--no-start")
+    assert "peer = [" in host.config.read_text() and host.config.stat().st_mode & 0o777 == 0o644
     other = str(host.directory / "other.toml")
     assert "another invitation" in refused(host, "join", token, "--config", other)
     assert not os.path.lexists(other)
