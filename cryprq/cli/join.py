@@ -75,6 +75,7 @@ def _write(path: Path, text: str) -> None:
     _make_directory(path.parent, 0o755)
     try:
         write_new(path, text.encode())
+        path.chmod(0o644)  # no secret is in it, and the service's user reads it (deploy/cryprq-node.service)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}{remedy(error)}") from None
 

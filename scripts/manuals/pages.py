@@ -7,12 +7,12 @@ from cryprq.config.options import Option
 from manuals import roff
 from manuals.commands import Command
 
-_STATUS: Final = (
+STATUS: Final = (
     ("0", "All is done; a node: it was told to stop."),
     ("1", "Something that the machine lacks: a right, a device, a port, a node that answers."),
     ("2", "A mistake in what was written: on the command line, in the environment, in the file."),
 )
-_EXAMPLE: Final = (
+EXAMPLE: Final = (
     'listen = "/ip6/::/udp/9999/quic-v1"',
     'tun-address = ["10.77.0.1/24", "fd77::1/64"]',
     'metrics-addr = "127.0.0.1:9464"',
@@ -21,9 +21,14 @@ _EXAMPLE: Final = (
     "QmDIALER = []                                     # gets an address",
     'QmBRANCH = ["10.77.0.20/32", "192.168.9.0/24"]    # owns these',
 )
-_ENVIRONMENT: Final = (
+ENVIRONMENT: Final = (
     ("CRYPRQ_AEAD_BACKEND", "Makes the ciphers run on this back end, for tests."),
     ("CRYPRQ_QLOG_DIR", "A directory for a qlog file of each control connection, for debugging."),
+)
+TOOL_ENVIRONMENT: Final = (
+    ("CRYPRQ_CONTROL_SOCKET", "As --control-socket."),
+    ("CRYPRQ_TUN_NAME", "As --tun-name."),
+    ("CRYPRQ_IDENTITY", "The identity file, where none is named."),
 )
 
 
@@ -49,7 +54,7 @@ def node_page(node: Command, options: Sequence[Option]) -> str:
         *roff.listed(node.flags),
         *roff.heading("CONFIGURATION FILE"),
         *roff.prose("TOML. Its keys are the names of the options without dashes; what is repeatable is a list."),
-        *roff.example(_EXAMPLE),
+        *roff.example(EXAMPLE),
         *roff.heading("ENVIRONMENT"),
         *roff.prose("Lists have commas between their entries."),
     ]
@@ -58,7 +63,7 @@ def node_page(node: Command, options: Sequence[Option]) -> str:
             body += roff.item(rf"\fB{roff.text(option.env)}\fR", f"As {option.flag}.")
         if option.else_env is not None:
             body += roff.item(rf"\fB{roff.text(option.else_env[0])}\fR", f"Where {option.env} is not set.")
-    for name, what in _ENVIRONMENT:
+    for name, what in ENVIRONMENT:
         body += roff.item(rf"\fB{roff.text(name)}\fR", what)
     body += roff.heading("FILES")
     body += roff.item(r"\fI/var/lib/cryprq/identity\fR", "Who this node is; secret. Leases of addresses lie beside it.")
@@ -83,11 +88,7 @@ def tool_page(tool: Command) -> str:
         body += roff.paragraph(f"{command.help[:1].upper()}{command.help[1:]}.")
         body += roff.listed((*command.positionals, *(flag for flag in command.flags if flag.name != "--help")))
     body += roff.heading("ENVIRONMENT")
-    for name, what in (
-        ("CRYPRQ_CONTROL_SOCKET", "As --control-socket."),
-        ("CRYPRQ_TUN_NAME", "As --tun-name."),
-        ("CRYPRQ_IDENTITY", "The identity file, where none is named."),
-    ):
+    for name, what in TOOL_ENVIRONMENT:
         body += roff.item(rf"\fB{roff.text(name)}\fR", what)
     body += _end(("cryprq-node", 8))
     return roff.page("cryprq", "1", "makes identities for a post-quantum VPN, and asks its running node", body)
@@ -95,7 +96,7 @@ def tool_page(tool: Command) -> str:
 
 def _end(other: tuple[str, int]) -> list[str]:
     lines = roff.heading("EXIT STATUS")
-    for status, what in _STATUS:
+    for status, what in STATUS:
         lines += roff.item(rf"\fB{status}\fR", what)
     lines += roff.heading("SEE ALSO")
     return [*lines, rf"\fB{roff.text(other[0])}\fR({other[1]})"]

@@ -87,6 +87,7 @@ def test_two_commands_make_a_tunnel(gateway: Node, host: Host) -> None:
         joined = gateway.wait_event("peer_joined")
         assert (joined["peer_id"], joined["name"]) == (peer["peer_id"], "alice")
         assert not host.identity.with_name("host.identity.invitation").exists()
+        assert host.config.stat().st_mode & 0o777 == 0o644  # a service's user has to read it
         assert "invitation_used" in host.log()
         assert token not in host.log()
         assert token not in "".join(gateway.lines())
