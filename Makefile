@@ -44,7 +44,7 @@ VERIFPAL := build/verifpal-$(VERIFPAL_VERSION)/bin/verifpal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-tools test-c ct test-minimums test-oqs model fuzz coverage bench lint format asan tsan wheel clean distclean
+.PHONY: help build demo docs test test-tools test-c ct test-minimums test-oqs model fuzz coverage bench lint format asan tsan wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ build: $(BUILT) ## install what is missing and build; the programs are in .venv/
 
 demo: build ## a listener and a dialer in two namespaces, with real traffic through the tunnel
 	$(PYTHON_BIN) scripts/demo.py
+
+# A test builds it, too. Sphinx and what it needs are in the environment already (the extra docs).
+docs: build ## the documentation site, in build/docs; a warning or a link that leads nowhere is an error
+	@VENV=$(VENV) scripts/bootstrap.sh --docs
+	$(PYTHON_BIN) scripts/make_docs.py
 
 test: build test-tools test-c ## the whole test suite
 	$(VENV)/bin/pytest $(IN_PARALLEL) tests

@@ -14,14 +14,17 @@ A host has a network namespace, processes of its own, and copies of ``/etc``, ``
 which it writes; ``systemctl`` is that of ``lab/systemctl.py``.
 """
 
+import os
 import re
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryprq.version import VERSION
 from lab.hosts import CommandError, Namespace
@@ -85,6 +88,16 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+class Shell(Protocol):
+    """Where commands of a page can be typed."""
+
+    def type(self, commands: str, timeout: float = ...) -> str:
+        """Runs them in a shell of their own and returns what they print; CommandError if one fails."""
+
+    def wait_for_tunnel(self) -> None:
+        """Returns when each peer that this host dials is there: who types looks away from the keys for a moment."""
+
+
 class Host:
     """A host at whose shell the commands of a page are typed."""
 
@@ -102,25 +115,29 @@ class Host:
         self.type(f"mkdir -p {version} && ln -s {PROGRAMS} {version}/bin && mkdir .venv && ln -s {PROGRAMS} .venv/bin")
 
     def type(self, commands: str, timeout: float = 60.0) -> str:
-        """Runs them in a shell of their own and returns what they print; CommandError if one fails."""
         environment = ("env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
         inside = ("nsenter", "--target", str(self._pid), "--mount", "--pid", "--wdns=/run/typist")
         # What is left in the background would hold a pipe open: it goes to a file.
-        wrapped = "out=$(mktemp); bash -eu -c \"$0\" >$out 2>&1 </dev/null || status=$?; cat $out; exit ${status:-0}"
+        wrapped = 'out=$(mktemp); bash -eu -c "$0" >$out 2>&1 </dev/null || status=$?; cat $out; exit ${status:-0}'
         return self.namespace.run(*inside, *environment, "bash", "-c", wrapped, commands, timeout=timeout)
 
     def wait_for_tunnel(self) -> None:
-        """Returns when each peer that this host dials is there: who types looks away from the keys for a moment."""
         end = time.monotonic() + _TUNNEL_SECONDS
         while not self._is_connected():
             if time.monotonic() > end:
-                raise CommandError(f"{self.namespace.name} is not connected:\n{self.type('cryprq status; cat /run/units/*.log')}")
+                raise CommandError(f"{self.namespace.name} is not connected:\n{self.type('cat /run/units/*.log || :')}")
             time.sleep(0.05)
 
     def _is_connected(self) -> bool:
-        question = "import json, sys; status = json.load(sys.stdin); " \
+        """A node that listens is, as soon as it answers."""
+        question = (
+            "import json, sys; status = json.load(sys.stdin); "
             "print(bool(status['listen_addrs']) or any(peer['connected'] for peer in status['peers']))"
-        return "True" in self.type(f"{PROGRAMS}/cryprq status --json | {sys.executable} -c {shlex.quote(question)}")
+        )
+        answer = self.type(
+            f"{PROGRAMS}/cryprq status --json >status || exit 0; {sys.executable} -c {shlex.quote(question)} <status"
+        )
+        return answer.strip() == "True"
 
 
 def _child(pid: int) -> int:
@@ -131,8 +148,8 @@ def _child(pid: int) -> int:
 class Typist:
     """Plays the blocks of a page on its hosts, and remembers what placeholders stand for."""
 
-    def __init__(self, hosts: Mapping[str, Host], known: Mapping[str, str] | None = None) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: Mapping[str, Shell], known: Mapping[str, str] | None = None) -> None:
+        self.hosts = hosts
         self.known = {"VERSION": VERSION, **(known or {})}
 
     def play(self, page: Iterable[Block]) -> int:
@@ -148,16 +165,16 @@ class Typist:
 
     def write(self, name: str, path: str, text: str) -> None:
         """Puts a file on a host, which a page takes to be there."""
-        self._hosts[name].type(f"mkdir -p {Path(path).parent}; cat >{path} <<'END'\n{text}END\n")
+        self.hosts[name].type(f"mkdir -p {Path(path).parent}; cat >{path} <<'END'\n{text}END\n")
 
     def _type(self, block: Block, name: str) -> None:
-        if name not in self._hosts:
+        if name not in self.hosts:
             raise CommandError(f"line {block.line}: there is no host {name}")
-        host = self._hosts[name]
+        host = self.hosts[name]
         try:
             printed = host.type(self._filled(block))
             self._compare(block, printed)
-            if re.search(r"systemctl (enable|start|restart)", block.commands):
+            if re.search(r"systemctl (enable|start|restart)|&$", block.commands, re.MULTILINE):
                 host.wait_for_tunnel()
         except CommandError as error:
             raise CommandError(f"line {block.line}, on {name}: {error}") from None
@@ -202,3 +219,41 @@ def file(text: str, what: str) -> str:
 def not_run(page: Sequence[Block]) -> Iterator[str]:
     """The reasons of a page, one for each block that nobody runs."""
     return (block.not_run for block in page if block.not_run is not None)
+
+
+class Here:
+    """This machine, for pages about what cannot be had in a box: a container engine."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def type(self, commands: str, timeout: float = 600.0) -> str:
+        environment = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-eu", "-c", commands],
+            cwd=self._directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=timeout,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise CommandError(f"exit status {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def wait_for_tunnel(self) -> None:
+        """There is nothing to wait for: no node is the machine's own."""
+
+
+def main(path: str) -> int:
+    """Types a page of one host on this machine, in a directory of its own: ``python -m lab.guides PAGE``."""
+    page = blocks(Path(path).read_text())
+    (name,) = {host for block in page for host in block.hosts}
+    with tempfile.TemporaryDirectory(prefix="cryprq-guide-") as directory:
+        try:
+            count = Typist({name: Here(Path(directory))}).play(page)
+        except CommandError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 1
+    print(f"{path}: {count} blocks of commands did what the page says")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -74,7 +74,13 @@ class Unit:
             sock.settimeout(0.1)
             environment["NOTIFY_SOCKET"] = str(notices)
             process = subprocess.Popen(
-                words, cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             self.pid_file.write_text(str(process.pid))
             self._wait_ready(sock, process)

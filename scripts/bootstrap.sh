@@ -72,6 +72,12 @@ missing_for_tests() {
     has mandoc || echo mandoc
     has zsh || echo zsh
     has fish || echo fish
+    missing_for_docs
+}
+
+# What draws the diagrams of the documentation.
+missing_for_docs() {
+    has dot || echo graphviz
 }
 
 # libFuzzer and its sanitizers are a package of their own, of the compiler's version.
@@ -99,7 +105,7 @@ python_headers() {
     "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
 }
 
-# install_missing build|tests|clang|fuzz|images
+# install_missing build|tests|docs|clang|fuzz|images
 install_missing() {
     local packages said options=(-qq -o DPkg::Lock::Timeout=300)
     packages=$("missing_for_$1" | xargs)
@@ -184,10 +190,11 @@ case ${1:-} in
         (install_missing tests) || say "going on without; tests that need it are skipped and say so"
         unpack_for_tests
         ;;
+    --docs) install_missing docs ;;
     --fuzz)
         install_missing clang
         install_missing fuzz
         ;;
     --images) install_missing images ;;
-    *) die "usage: $0 [--system | --tests | --fuzz | --images]" ;;
+    *) die "usage: $0 [--system | --tests | --docs | --fuzz | --images]" ;;
 esac

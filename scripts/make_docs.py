@@ -27,10 +27,15 @@ def build(root: Path, target: Path) -> list[str]:
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="cryprq-docs-") as directory:
         staged, made = Path(directory, "pages"), Path(directory, "site")
-        sources.stage(root, staged)
+        try:
+            sources.stage(root, staged)
+        except (OSError, ValueError) as error:
+            return [str(error)]
         command = (sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--jobs", "auto")
         places = ("-b", "html", "-c", str(_CONF), "-d", str(Path(directory, "read")), str(staged), str(made))
-        done = subprocess.run((*command, *places), capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+        done = subprocess.run(
+            (*command, *places), capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
+        )
         faults = [line.replace(f"{staged}/", "") for line in done.stderr.splitlines() if line.strip()]
         if done.returncode != 0:
             return faults or [f"sphinx ended with {done.returncode}"]

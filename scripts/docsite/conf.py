@@ -13,6 +13,7 @@ nitpicky = True
 html_theme = "furo"
 html_title = "CrypRQ"
 html_copy_source = False
+html_use_index = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}
 graphviz_output_format = "svg"

@@ -54,7 +54,11 @@ def _lists(where: ast.AST) -> dict[str, list[str]]:
     for each in ast.walk(where):
         if isinstance(each, ast.Assign | ast.AnnAssign) and isinstance(each.value, ast.Dict):
             target = each.targets[0] if isinstance(each, ast.Assign) else each.target
-            words = each.value.values if isinstance(where, ast.Module) and ast.unparse(target).isupper() else each.value.keys
+            words = (
+                each.value.values
+                if isinstance(where, ast.Module) and ast.unparse(target).isupper()
+                else each.value.keys
+            )
             found[ast.unparse(target)] = [word.value for word in words if isinstance(word, ast.Constant)]
     return found
 

@@ -47,12 +47,14 @@ def _read(path: Path) -> _Page:
 def _of(path: Path, pages: dict[Path, _Page]) -> Iterator[str]:
     page = pages[path]
     for target in page.fetched:
+        if target == "#":
+            continue
         if _is_elsewhere(target):
             yield f"{target} is fetched from the network"
         elif not (path.parent / urllib.parse.unquote(urllib.parse.urlsplit(target).path)).is_file():
             yield f"{target} is not there"
     for target in page.links:
-        if _is_elsewhere(target):
+        if _is_elsewhere(target) or target == "#":
             continue
         split = urllib.parse.urlsplit(target)
         to = (path.parent / urllib.parse.unquote(split.path)).resolve() if split.path else path

@@ -107,9 +107,7 @@ def _environment(rows: Sequence[Option]) -> Iterator[str]:
         for row in rows
         if row.env is not None
     ]
-    told += [
-        (f"`{row.else_env[0]}`", f"where `{row.env}` is not set", "") for row in rows if row.else_env is not None
-    ]
+    told += [(f"`{row.else_env[0]}`", f"where `{row.env}` is not set", "") for row in rows if row.else_env is not None]
     yield from _table(("variable", "is", "default"), told)
     yield from ("## Of a node, without a flag", "")
     yield from _table(("variable", "is"), ((f"`{name}`", what) for name, what in ENVIRONMENT))
@@ -140,7 +138,9 @@ def _metrics() -> Iterator[str]:
 
 def _metric_rows() -> Iterator[tuple[str, ...]]:
     for family in Metrics(peers=tuple, drops=dict, offloads=dict).registry.collect():
-        labels = {label for sample in family.samples for label in sample.labels} | set(getattr(family, "_labelnames", ()))
+        labels = {label for sample in family.samples for label in sample.labels} | set(
+            getattr(family, "_labelnames", ())
+        )
         name = f"{family.name}_total" if family.type == "counter" else family.name
         yield f"`{name}`", family.type, _names(sorted(labels - {"le"})), family.documentation
 

@@ -51,7 +51,8 @@ def stage(root: Path, target: Path) -> None:
     for name, text in reference.pages().items():
         _write(target / "docs" / "reference" / name, text)
     _append(target / "docs/index.md", "\n".join(_menu(title, pages) for title, pages in NAVIGATION.items()))
-    _append(target / "docs/reference/README.md", _menu(None, tuple(Path(name).stem for name in reference.pages())))
+    written = tuple(Path(name).stem for name in reference.pages())
+    _append(target / "docs/reference/README.md", _menu(None, written, hidden=False))
     decisions = sorted(path.stem for path in (root / "docs/decisions").glob("*.md") if path.stem != "README")
     _append(target / "docs/decisions/README.md", _menu(None, tuple(decisions)))
 
@@ -65,8 +66,9 @@ def _append(path: Path, text: str) -> None:
     path.write_text(f"{path.read_text()}\n{text}")
 
 
-def _menu(title: str | None, pages: tuple[str, ...]) -> str:
-    options = [":hidden:"] if title is None else [":hidden:", f":caption: {title}"]
+def _menu(title: str | None, pages: tuple[str, ...], *, hidden: bool = True) -> str:
+    """Pages below the one that has this; hidden: in the menu alone."""
+    options = [*([":hidden:"] if hidden else [":maxdepth: 1"]), *([f":caption: {title}"] if title else [])]
     return "\n".join(["```{toctree}", *options, "", *pages, "```"]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""docs/operations.md keeps its word: every symptom of its table is seen when its cause is there, every metric, event,
+"""docs/operations.md and docs/troubleshooting.md keep their word: every symptom is seen when its cause is there, every metric, event,
 flag, variable and file that it names exists, and every metric and event that there is has its place."""
 
 import ast
@@ -22,7 +22,8 @@ from lab.hosts import Lab, Namespace, tmpfs
 from lab.nodes import PORT, PROGRAMS, Node
 from lab.tunnels import GATEWAY, LISTEN_FLAGS, OUTER, listen_address, make_tunnel
 
-TEXT = (ROOT / "docs" / "operations.md").read_text()
+TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
+TEXT = (ROOT / "docs" / "operations.md").read_text() + TROUBLE
 ADDRESS = f"/ip4/{OUTER[4][0]}/udp/{PORT}/quic-v1"
 THIRD = "x25519-mlkem768-frodokem976aes"
 LOGFMT = ("--log-format", "logfmt")
@@ -30,10 +31,9 @@ LOGFMT = ("--log-format", "logfmt")
 
 
 def symptoms() -> list[str]:
-    """The first column of the table of failure modes."""
-    section = TEXT.split("\n## Failure modes\n")[1].split("\n## ")[0]
-    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
-    return rows[1:]
+    """The first columns of the tables of symptoms."""
+    tables = TROUBLE.split("| Symptom |")[1:]
+    return [row for table in tables for row in re.findall(r"^\| ([^|]+) \|", table.split("\n\n")[0], re.MULTILINE)]
 
 
 def hosts(lab: Lab) -> tuple[Namespace, Namespace]:
@@ -263,24 +263,24 @@ def provoke_damaged_registry(lab: Lab) -> str:
 
 
 PROVOKE: list[Callable[[Lab], str]] = [
-    provoke_silence,
-    provoke_denial,
     provoke_missing_id,
     provoke_bad_multiaddr,
+    provoke_no_liboqs,
+    provoke_port_in_use,
+    provoke_no_right,
+    provoke_damaged_registry,
+    provoke_silence,
+    provoke_denial,
     provoke_other_version,
     provoke_other_psk,
     provoke_other_kem,
-    provoke_no_liboqs,
     provoke_wrong_id,
     provoke_identity_in_use_twice,
-    provoke_port_in_use,
-    provoke_no_right,
     provoke_lost_tun,
     provoke_full_disk,
-    provoke_damaged_registry,
     provoke_route_failed,
-    provoke_forwarding_off,
     provoke_debug_logs,
+    provoke_forwarding_off,
 ]
 """One for each row, in order."""
 

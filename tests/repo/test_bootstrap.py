@@ -11,7 +11,7 @@ from lab import ROOT
 FOR_BUILDING = "python3 python3-dev python3-venv gcc libc6-dev libssl-dev make iproute2 nftables iputils-ping"
 FOR_TESTS = (
     "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user systemd dbus tshark tmux spin valgrind clang groff-base"
-    " mandoc zsh fish"
+    " mandoc zsh fish graphviz"
 )
 HIDE = 'for folder in /usr/sbin /usr/share/keyrings; do mount -t tmpfs tmpfs "$folder"; done; '
 AS_ROOT = ("unshare", "--mount", "sh", "-c", HIDE + 'exec "$@"', "sh")
@@ -93,6 +93,7 @@ def test_what_is_there_from_elsewhere_counts(machine: Machine) -> None:
         "mandoc",
         "zsh",
         "fish",
+        "dot",
         "promtool",
         "prometheus",
     ):
