@@ -2,12 +2,12 @@
 
 What a page has to do for that, and what it looks like:
 
-- A block ``sh`` begins with the line ``# on HOST``, or ``# on HOST and HOST``. It is a script of its own, and each of its
-  commands has to succeed.
-- A block ``output`` after it is what it prints: each of its lines has to be there, in this order. ``...`` stands for any
-  text, and blanks for any number of blanks.
-- ``TOKEN``, ``VERSION`` and ``QmNAME`` (in capitals) are placeholders. One gets its value from where it first stands in an
-  ``output`` block, and has that value in every command from then on.
+- A block ``sh`` begins with the line ``# on HOST``, or ``# on HOST and HOST``. It is a script of its own, and each of
+  its commands has to succeed.
+- A block ``output`` after it is what it prints: each of its lines has to be there, in this order. ``...`` stands for
+  any text, and blanks for any number of blanks.
+- ``TOKEN``, ``VERSION`` and ``QmNAME`` (in capitals) are placeholders. One gets its value from where it first stands in
+  an ``output`` block, and has that value in every command from then on.
 - A block that cannot be run has ``<!-- not run: REASON -->`` on the line before it.
 
 A host has a network namespace, processes of its own, and copies of ``/etc``, ``/var/lib``, ``/usr/local`` and others on
@@ -41,9 +41,9 @@ _TUNNEL_SECONDS: Final = 20.0
 _INIT: Final = """set -e
 mount -t tmpfs tmpfs /run
 for directory in {own}; do
-    mkdir -p /run/.own/$directory/upper /run/.own/$directory/work
-    mount -t overlay -o userxattr,lowerdir=/$directory,upperdir=/run/.own/$directory/upper,workdir=/run/.own/$directory/work \\
-        overlay /$directory
+    own=/run/.own/$directory
+    mkdir -p $own/upper $own/work
+    mount -t overlay -o userxattr,lowerdir=/$directory,upperdir=$own/upper,workdir=$own/work overlay /$directory
 done
 mkdir -p /etc/systemd/system /run/typist
 rm -rf /var/lib/cryprq /etc/cryprq /opt/cryprq
@@ -231,7 +231,8 @@ class Here:
         environment = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
         done = subprocess.run(
             ["bash", "-eu", "-c", commands],
-            cwd=self._directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=timeout,
+            cwd=self._directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            text=True, timeout=timeout,
         )  # fmt: skip
         if done.returncode != 0:
             raise CommandError(f"exit status {done.returncode}\n{done.stdout}")

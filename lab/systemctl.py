@@ -1,6 +1,7 @@
 """What hosts in a box have for ``systemctl``: it runs a unit's own ExecStart, and waits for its READY as systemd does.
 
-    systemctl enable --now UNIT | start UNIT | stop UNIT | restart UNIT | reload UNIT | disable --now UNIT | daemon-reload
+    systemctl enable --now UNIT | disable --now UNIT | start UNIT | stop UNIT | restart UNIT | reload UNIT
+    systemctl daemon-reload
 
 The unit file is read where it was installed. Its sandbox is left to ``qa/systemd_test.sh``, which has a real systemd;
 what a user of its own could not read is refused here all the same.

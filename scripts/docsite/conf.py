@@ -1,7 +1,7 @@
 """How Sphinx reads the pages and lays them out."""
 
 project = "CrypRQ"
-copyright = "the CrypRQ authors"  # noqa: A001  # the name is Sphinx's
+copyright = "the CrypRQ authors"  # the name is Sphinx's
 extensions = ["myst_parser", "sphinx.ext.graphviz"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "**/*.md"]

@@ -10,7 +10,7 @@ import cryprq
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _LEVEL_FIRST: Final = ("limited", "about_peer", "defect")
-"""Methods of a log whose first argument is the level, before the event's name; ``_changed`` has a kind of change there."""
+"""Methods of a log whose first argument is the level; ``_changed`` has a kind of change there."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ def _events(module: ast.Module, told_by_methods: bool) -> Iterator[tuple[str, Ev
 
 
 def _lists(where: ast.AST) -> dict[str, list[str]]:
-    """The words in the dictionaries of a module or a function, by the variable: values of a module's, keys of others."""
+    """Words in the dictionaries of a module or a function, by the variable: values of a module's, keys of others."""
     found = {}
     for each in ast.walk(where):
         if isinstance(each, ast.Assign | ast.AnnAssign) and isinstance(each.value, ast.Dict):

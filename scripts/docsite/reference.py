@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from docsite import events
 from manuals import commands
 from manuals.commands import Argument, Command
 from manuals.pages import ENVIRONMENT, EXAMPLE, STATUS, TOOL_ENVIRONMENT
 
 from cryprq.cli.tool import command_parser
-from cryprq.config.command_line import parser
 from cryprq.config.node_config import NodeConfig
 from cryprq.config.options import Option, table
 from cryprq.telemetry.metrics import Metrics
+from docsite import events
 
 _TOML: Final = {str: "string", int: "integer", bool: "boolean"}
 
@@ -51,7 +50,7 @@ def _node(rows: Sequence[Option]) -> Iterator[str]:
         yield f"- Default: {row.default_text}"
         if row.env is not None:
             yield f"- Environment: `{row.env}`{f', else `{row.else_env[0]}`' if row.else_env else ''}"
-        yield f"- {'A running node takes another value over (SIGHUP)' if row.reload else 'Another value needs a restart'}"
+        yield "- A running node takes another value over (SIGHUP)" if row.reload else "- Another value needs a restart"
         yield ""
     yield from _exit_status()
 

@@ -41,7 +41,7 @@ NAVIGATION: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def stage(root: Path, target: Path) -> None:
-    """Puts all of it into an empty folder. What a page links to and is not there is left to the build to complain of."""
+    """Puts all of it into an empty folder. That a page links to what is not there is for the build to say."""
     names = [*_TOP, *(str(path.relative_to(root)) for path in sorted((root / "docs").rglob("*.md")))]
     for name in names:
         text = (root / name).read_text()

@@ -1,13 +1,9 @@
-"""The guides keep their word: every block of commands is typed as it stands, on hosts as the page draws them, and prints
-what the page says."""
-
-from pathlib import Path
-
-import pytest
+"""The guides and the README keep their word: every block of commands is typed as it stands, on hosts as the page draws
+them, and prints what the page says."""
 
 from lab import ROOT, guides
 from lab.guides import Host, Typist
-from lab.hosts import CommandError, Lab, Namespace
+from lab.hosts import Lab, Namespace
 
 GUIDES = ROOT / "docs" / "guides"
 INSTALL = guides.blocks((GUIDES / "install.md").read_text())

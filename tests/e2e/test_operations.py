@@ -1,5 +1,5 @@
-"""docs/operations.md and docs/troubleshooting.md keep their word: every symptom is seen when its cause is there, every metric, event,
-flag, variable and file that it names exists, and every metric and event that there is has its place."""
+"""docs/operations.md and docs/troubleshooting.md keep their word: every symptom is seen when its cause is there, every
+metric, event, flag, variable and file that they name exists, and every metric and event that there is has its place."""
 
 import ast
 import re

@@ -75,7 +75,7 @@ def test_planted_faults_end_the_build(checkout: Path, tmp_path: Path) -> None:
     """All at once, since each build takes some seconds: each is named, and there is no site."""
     planted = {
         "[dead](nowhere.md)": "nowhere.md",
-        "[dead](states.md#nothing)": "states.md#nothing",
+        "[dead](states.md#nothing)": "'nothing'",
         "[dead](../deploy/nowhere.yaml)": "nowhere.yaml",
         "```{no-such-directive}\n```": "no-such-directive",
     }
