@@ -15,5 +15,5 @@ html_title = "CrypRQ"
 html_copy_source = False
 html_use_index = False
 html_show_sphinx = False
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}
 graphviz_output_format = "svg"

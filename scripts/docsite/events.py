@@ -59,7 +59,7 @@ def _lists(where: ast.AST) -> dict[str, list[str]]:
                 if isinstance(where, ast.Module) and ast.unparse(target).isupper()
                 else each.value.keys
             )
-            found[ast.unparse(target)] = [word.value for word in words if isinstance(word, ast.Constant)]
+            found[ast.unparse(target)] = [str(word.value) for word in words if isinstance(word, ast.Constant)]
     return found
 
 
