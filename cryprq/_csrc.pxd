@@ -120,7 +120,7 @@ cdef extern from "cq_endpoint.h" nogil:
     cdef struct cq_shared_endpoint:
         pass
 
-    void cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
+    uint32_t cq_endpoint_read(cq_shared_endpoint *shared, cq_endpoint *out)
     void cq_endpoint_write(cq_shared_endpoint *shared, const cq_endpoint *value)
 
 
@@ -138,6 +138,13 @@ cdef extern from "cq_path.h" nogil:
     uint64_t cq_path_take(cq_path *path)
 
 
+cdef extern from "cq_lane.h" nogil:
+    cdef struct cq_lane_ports:
+        pass
+
+    uint16_t cq_lane_port(cq_lane_ports *ports, size_t lane, uint32_t endpoint, uint64_t now_ns)
+
+
 cdef extern from "cq_table.h" nogil:
     cdef struct cq_peer:
         cq_shared_endpoint endpoint
@@ -146,6 +153,9 @@ cdef extern from "cq_table.h" nogil:
         uint32_t mtu
         uint32_t mtu_told
         bint ecn
+        bint lanes_apart
+        bint lanes_spread
+        cq_lane_ports *lanes
         uint64_t keyless_ns
         uint64_t lost_ns
         uint64_t rx_packets
@@ -177,6 +187,8 @@ cdef extern from "cq_table.h" nogil:
     int cq_table_promote(cq_tables *t, uint32_t rx_index)
     int cq_table_remove(cq_tables *t, uint32_t rx_index)
     cq_peer *cq_table_peer(cq_tables *t, uint32_t handle)
+    int cq_table_spread_lanes(cq_peer *peer, bint spread)
+    cq_lane_ports *cq_table_lanes_of(cq_peer *peer)
     void cq_table_reclaim(cq_tables *t)
 
 
@@ -217,6 +229,8 @@ cdef extern from "cq_worker.h" nogil:
         size_t groups
         const int *udp_fds
         int families[9]
+        bint lane_ports
+        size_t dial_group
         size_t mtu
         uint8_t outer_class "class"
         bint dscp_inherit

@@ -85,14 +85,17 @@ class Plane:
         offloads: Iterable[str],
         busy_poll_us: int = 0,
         dscp: int | Literal["inherit"] = 0,
+        lane_fds: Sequence[int] = (),
+        dial_group: int = 0,
     ) -> None:
         """One worker pair per TUN queue (1..64), and in each socket group (1..9) one data socket for each of them;
         threads not yet started. ``tun_fds`` are non-blocking; a group is a reuseport group's sockets 1.., bound and of
         one family; ``offloads`` are the names to use (those that were probed and not switched off). A worker that runs
         out of packets looks for more for ``busy_poll_us`` (0..1000) microseconds before it sleeps, and lets other
         threads run in between. ``dscp`` is that of the records' own headers, 0..63 or that of the packets inside
-        (``inherit``). ValueError for what is none of that, or an ``mtu`` outside 576..65,455; PlaneError if
-        the system has no descriptors or memory."""
+        (``inherit``). ``lane_fds`` are the sockets that every worker but the first has besides, each on a port of its
+        own, beside the group ``dial_group`` (``set_lanes``). ValueError for what is none of that, or an ``mtu`` outside
+        576..65,455; PlaneError if the system has no descriptors or memory."""
 
     def start(self) -> None: ...
     def stop(self) -> None:
@@ -140,6 +143,14 @@ class Plane:
     def set_ecn(self, peer: int, minds: bool) -> None:
         """Whether the peer minds the ECN field of the records that it is sent. They then have that of the packets
         inside, of which those in one record all have the same; otherwise, as at first, they are Not-ECT. KeyError."""
+
+    def set_lanes(self, peer: int, *, apart: bool, spread: bool) -> None:
+        """``apart``: the peer takes what each of our lanes sends from a port of its own, if we have such; ``spread``:
+        each of its lanes has a port, so what is sent on a lane goes where that lane was last heard, as long as it was
+        so in the last 25 seconds and the peer has not moved since. At first, neither. KeyError."""
+
+    def lane_ports(self, peer: int) -> dict[int, int]:
+        """By lane, the port that it is sent to, where that is not the endpoint's. KeyError."""
 
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         """The peer, which was last heard at that time (``PeerStats``), is taken for gone: until an authentic record of

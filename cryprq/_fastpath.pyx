@@ -277,10 +277,10 @@ cdef class Plane:
     cdef dict owners  # peers by network, as pack_network has it
     cdef dict routes  # the networks of each peer that has some
 
-    def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0, dscp=0):
+    def __cinit__(self, tun_fds, udp_groups, *, mtu, offloads, busy_poll_us=0, dscp=0, lane_fds=(), dial_group=0):
         cdef cq_worker_options o
         cdef int tun[CQ_LANES_MAX]
-        cdef int udp[CQ_GROUPS_MAX * CQ_LANES_MAX]
+        cdef int udp[(CQ_GROUPS_MAX + 1) * CQ_LANES_MAX]
         offloads = frozenset(offloads)
         tun_fds, udp_groups = list(tun_fds), [list(group) for group in udp_groups]
         unknown = offloads - set(OFFLOADS)
@@ -306,6 +306,15 @@ cdef class Plane:
                 udp[number * len(tun_fds) + i] = fd
         o.workers = len(tun_fds)
         o.groups = len(udp_groups)
+        o.lane_ports = bool(lane_fds)
+        o.dial_group = bounded(dial_group, "socket group", 0, o.groups - 1)
+        if lane_fds and len(lane_fds) + 1 != len(tun_fds):
+            raise ValueError("every worker but the first needs a socket with a port of its own, or none")
+        for i, fd in enumerate(lane_fds, 1):
+            if udp_family(fd) != o.families[o.dial_group]:
+                raise ValueError("the sockets of the lanes are of another family than those of their group")
+            udp[o.groups * o.workers + i] = fd
+        udp[o.groups * o.workers] = -1
         o.tun_fds = tun
         o.udp_fds = udp
         o.mtu = bounded(mtu, "MTU", CQ_MTU_MIN, CQ_MTU_MAX)
@@ -494,6 +503,24 @@ cdef class Plane:
     def set_ecn(self, peer, minds):
         """Whether the peer minds the ECN field of the records that it is sent."""
         self.peer(peer).ecn = bool(minds)
+
+    def set_lanes(self, peer, *, apart, spread):
+        """Whether the peer takes our lanes from ports of their own, and whether its lanes have such."""
+        cdef cq_peer *p = self.peer(peer)
+        check(cq_table_spread_lanes(p, bool(spread)), "note the ports of lanes")
+        p.lanes_apart = bool(apart)
+
+    def lane_ports(self, peer):
+        """By lane, the port that it is sent to, where that is not the endpoint's."""
+        cdef cq_peer *p = self.peer(peer)
+        cdef cq_endpoint endpoint
+        cdef uint32_t number = cq_endpoint_read(&p.endpoint, &endpoint)
+        cdef cq_lane_ports *lanes = cq_table_lanes_of(p)
+        cdef uint64_t now_ns = cq_io_now_ns()
+        if lanes is NULL:
+            return {}
+        ports = {lane: cq_lane_port(lanes, lane, number, now_ns) for lane in range(1, CQ_LANES_MAX)}
+        return {lane: port for lane, port in ports.items() if port not in (0, endpoint.remote.port)}
 
     def set_lost(self, peer, last_rx_ns):
         """The peer is taken for gone, unless it has been heard after that time."""

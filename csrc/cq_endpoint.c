@@ -13,17 +13,19 @@ static void write_locked(struct cq_shared_endpoint *s, const struct cq_endpoint 
     atomic_store_explicit(&s->sequence, n + 2, memory_order_release);
 }
 
-void cq_endpoint_read(struct cq_shared_endpoint *s, struct cq_endpoint *out)
+uint32_t cq_endpoint_read(struct cq_shared_endpoint *s, struct cq_endpoint *out)
 {
     uint64_t words[CQ_ENDPOINT_WORDS];
+    uint32_t before;
     for (;;) {
-        uint32_t before = atomic_load_explicit(&s->sequence, memory_order_acquire);
+        before = atomic_load_explicit(&s->sequence, memory_order_acquire);
         for (size_t i = 0; i < CQ_ENDPOINT_WORDS; i++)
             words[i] = atomic_load_explicit(&s->words[i], memory_order_acquire);
         if (!(before & 1) && atomic_load_explicit(&s->sequence, memory_order_relaxed) == before)
             break;
     }
     memcpy(out, words, sizeof words);
+    return before;
 }
 
 void cq_endpoint_write(struct cq_shared_endpoint *s, const struct cq_endpoint *value)
@@ -64,4 +66,14 @@ bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoin
     }
     return moved || memcmp(known->local, heard->local, sizeof known->local) != 0 ||
            known->local_scope != heard->local_scope;
+}
+
+bool cq_endpoint_beside(const struct cq_endpoint *known, const struct cq_endpoint *heard)
+{
+    const struct cq_address *a = &known->remote, *b = &heard->remote;
+    if (a->family != b->family || a->scope != b->scope || memcmp(a->host, b->host, sizeof a->host) != 0 ||
+        known->group != heard->group)
+        return false;
+    return known->source != CQ_SOURCE_PINNED ||
+           (memcmp(known->local, heard->local, sizeof known->local) == 0 && known->local_scope == heard->local_scope);
 }

@@ -49,7 +49,8 @@ struct cq_shared_endpoint {
     _Atomic uint64_t words[CQ_ENDPOINT_WORDS];
 };
 
-void cq_endpoint_read(struct cq_shared_endpoint *shared, struct cq_endpoint *out); /* worker */
+/* worker: what it holds, and a number that each replacement changes. */
+uint32_t cq_endpoint_read(struct cq_shared_endpoint *shared, struct cq_endpoint *out);
 void cq_endpoint_write(struct cq_shared_endpoint *shared, const struct cq_endpoint *value);
 /* worker: writes if it still holds what was read. Gives up, too, while another writer is at work: what made the worker
  * write, a record or a refused send, comes again. True if it wrote. */
@@ -61,5 +62,8 @@ bool cq_endpoint_follow(const struct cq_endpoint *known, const struct cq_endpoin
 
 /* Whether it has gone elsewhere: to another address, or to another of ours, with which the path is another one. */
 bool cq_endpoint_moved(const struct cq_endpoint *before, const struct cq_endpoint *now);
+
+/* Whether what was heard differs from what is known by the peer's port at most: it came from one more socket there. */
+bool cq_endpoint_beside(const struct cq_endpoint *known, const struct cq_endpoint *heard);
 
 #endif

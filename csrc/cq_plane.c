@@ -12,7 +12,8 @@
 static bool options_valid(const struct cq_worker_options *o)
 {
     return o->workers >= 1 && o->workers <= CQ_LANES_MAX && o->groups >= 1 && o->groups <= CQ_GROUPS_MAX &&
-           o->mtu >= CQ_MTU_MIN && o->mtu <= CQ_MTU_MAX && o->busy_poll_ns <= CQ_BUSY_POLL_US_MAX * (uint64_t)1000;
+           (!o->lane_ports || o->dial_group < o->groups) && o->mtu >= CQ_MTU_MIN && o->mtu <= CQ_MTU_MAX &&
+           o->busy_poll_ns <= CQ_BUSY_POLL_US_MAX * (uint64_t)1000;
 }
 
 /* 0 or an errno. */

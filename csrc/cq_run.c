@@ -192,17 +192,27 @@ static void keep_last(struct cq_records *r, unsigned count)
     }
 }
 
-struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t group)
+struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t number)
 {
     const uint32_t now = atomic_load_explicit(&all->worker->shared->sockets_generation, memory_order_acquire);
-    if (run->generation != now || run->group != group) {
+    if (run->generation != now || run->number != number) {
         cq_twin_close(run->own.fd);
-        run->own = all->shared[group];
-        run->own.fd = cq_twin_open(all->shared[group].fd);
+        run->own = all->shared[number];
+        run->own.fd = cq_twin_open(all->shared[number].fd);
         run->generation = now;
-        run->group = group;
+        run->number = number;
     }
-    return run->own.fd >= 0 ? &run->own : &all->shared[group];
+    return run->own.fd >= 0 ? &run->own : &all->shared[number];
+}
+
+/* Which of the worker's sockets what is for a peer leaves by: that of the group which the peer was heard in, or the one
+ * whose port is the worker's own. */
+static uint32_t outlet(const struct cq_runs *all, const struct cq_peer *peer, const struct cq_endpoint *to)
+{
+    const struct cq_worker_options *o = &all->worker->shared->options;
+    const bool apart = cq_worker_has_port(o, all->worker->index) && to->group == o->dial_group &&
+                       atomic_load_explicit(&peer->lanes_apart, memory_order_relaxed);
+    return apart ? (uint32_t)o->groups : to->group;
 }
 
 /* False if some are left, since the socket has no room. */
@@ -218,7 +228,7 @@ static bool send_records(struct cq_runs *all, struct cq_run *run, struct cq_reco
     }
     const uint64_t packets = r->packets, bytes = r->bytes, now_ns = all->sender.now_ns;
     const struct cq_batch batch = {r->wire, r->length, r->segment, r->loads, r->probe, r->class};
-    struct cq_lost lost = cq_send_batch(&all->sender, cq_run_socket(all, run, to.group), peer, &batch);
+    struct cq_lost lost = cq_send_batch(&all->sender, cq_run_socket(all, run, outlet(all, peer, &to)), peer, &batch);
     if (lost.refused)
         cq_worker_raise_peer(all->worker, peer, CQ_EVENT_RECORD_REFUSED);
     if (lost.records > 0)
@@ -290,14 +300,16 @@ bool cq_runs_init(struct cq_runs *all, struct cq_worker *worker)
     const struct cq_worker_options *o = &shared->options;
     bool ok = true;
     all->worker = worker;
-    for (size_t g = 0; g < o->groups; g++)
-        all->shared[g] = (struct cq_send_socket){
-            .fd = cq_worker_udp(o, g, worker->index),
-            .family = o->families[g],
-            .segment_refused = &shared->segment_refused[g],
+    for (size_t s = 0; s < o->groups + cq_worker_has_port(o, worker->index); s++) {
+        const size_t group = s < o->groups ? s : o->dial_group;
+        all->shared[s] = (struct cq_send_socket){
+            .fd = cq_worker_udp(o, s, worker->index),
+            .family = o->families[group],
+            .segment_refused = &shared->segment_refused[group],
         };
+    }
     all->pool.seed = cq_io_random();
-    all->sender = (struct cq_sender){.segment = o->udp_segment, .stopping = &shared->stopping};
+    all->sender = (struct cq_sender){.segment = o->udp_segment, .stopping = &shared->stopping, .lane = worker->index};
     all->records_max = cq_io_max_segments();
     if (all->records_max > CQ_SEND_RECORDS_MAX)
         all->records_max = CQ_SEND_RECORDS_MAX;

@@ -42,7 +42,7 @@ struct cq_run {
     size_t mtu;    /* of the peer, as it was when the burst began: what a record carries at most */
     uint8_t class; /* the traffic class of the records to come */
     struct cq_send_socket own;
-    uint32_t generation, group; /* of the socket that it is a twin of */
+    uint32_t generation, number; /* of the socket that it is a twin of */
     struct cq_records ready, held;
     bool full; /* `held` has records that the socket had no room for */
     struct cq_rest rest;
@@ -58,9 +58,10 @@ struct cq_run {
 struct cq_runs {
     struct cq_worker *worker;
     struct cq_sender sender;
-    struct cq_send_socket shared[CQ_GROUPS_MAX]; /* the worker's own, by group: for peers that cannot have one */
-    unsigned records_max;                        /* in one send */
-    bool waiting;                                /* some run has something that waits */
+    /* The worker's own, by group, and that with a port of its own: for peers that cannot have one. */
+    struct cq_send_socket shared[CQ_GROUPS_MAX + 1];
+    unsigned records_max; /* in one send */
+    bool waiting;         /* some run has something that waits */
     uint64_t ticks;
     struct cq_queue_pool pool;
     struct cq_run runs[CQ_RUNS];
@@ -102,7 +103,8 @@ bool cq_run_resume(struct cq_runs *all, struct cq_run *run);
 /* All that waits for a peer is lost, and the buffer of its socket is nobody's any more. */
 void cq_run_give_up(struct cq_runs *all, struct cq_run *run);
 
-/* The peer's own socket, so that a buffer which is full is nobody else's; the worker's, where there can be none. */
-struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t group);
+/* The peer's own socket beside one of the worker's, so that a buffer which is full is nobody else's; the worker's, where
+ * there can be none. */
+struct cq_send_socket *cq_run_socket(struct cq_runs *all, struct cq_run *run, uint32_t number);
 
 #endif

@@ -43,8 +43,8 @@ struct tally {
 struct cq_rx {
     struct cq_worker worker;
     int tun;
-    int udp[CQ_GROUPS_MAX]; /* its socket in each group */
-    size_t groups, turn;    /* whose socket is looked at next */
+    int udp[CQ_GROUPS_MAX + 1]; /* its socket in each group, and perhaps one with a port of its own */
+    size_t sockets, turn;       /* which is looked at next */
     uint64_t now_ns;
     struct cq_udp_batch *batch;
     struct cq_coalesce *coalesce;
@@ -57,7 +57,7 @@ struct cq_rx {
 /* What a stage calls of a later one. */
 static void message(struct cq_rx *rx, const struct cq_udp_message *m);
 static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_endpoint *from);
-static void hear(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest);
+static void hear(struct cq_rx *rx, struct cq_slot *slot, uint8_t lane, const struct cq_endpoint *from, bool newest);
 static void settle(struct cq_rx *rx);
 static void deliver(struct cq_rx *rx, struct cq_peer *peer, uint8_t *payload, size_t n, bool vouched);
 
@@ -78,15 +78,17 @@ static void end_batch(struct cq_rx *rx)
 /* The descriptor is none of a socket any more. Anything else, a pending error or no memory, passes. */
 static bool is_fatal(int error) { return error == EBADF || error == ENOTSOCK; }
 
-/* Receives from the first group, of those whose turn it is, that has something. What cq_io_receive returns; *group is
- * whose it is. */
+/* Receives from the first socket, of those whose turn it is, that has something. What cq_io_receive returns; *group is
+ * whose it is: a port of the worker's own is one more of the group that the node dials from. */
 static int receive(struct cq_rx *rx, uint16_t *group)
 {
+    const struct cq_worker_options *o = &rx->worker.shared->options;
     int n = 0;
-    for (size_t looks = 0; n == 0 && looks < rx->groups; looks++) {
-        *group = (uint16_t)rx->turn;
-        rx->turn = rx->turn + 1 < rx->groups ? rx->turn + 1 : 0;
-        n = cq_io_receive(rx->udp[*group], rx->batch);
+    for (size_t looks = 0; n == 0 && looks < rx->sockets; looks++) {
+        const size_t socket = rx->turn;
+        rx->turn = socket + 1 < rx->sockets ? socket + 1 : 0;
+        *group = (uint16_t)(socket < o->groups ? socket : o->dial_group);
+        n = cq_io_receive(rx->udp[socket], rx->batch);
     }
     return n;
 }
@@ -101,7 +103,7 @@ void *cq_rx_run(void *arg)
         int n = receive(rx, &group);
         if (n == 0 && !cq_io_linger(linger_until)) {
             cq_worker_rest(&rx->worker);
-            n = cq_io_wait(rx->udp, rx->groups, rx->worker.wake, -1);
+            n = cq_io_wait(rx->udp, rx->sockets, rx->worker.wake, -1);
         }
         if (n < 0 && !is_fatal(-n)) {
             cq_worker_rest(&rx->worker);
@@ -226,17 +228,32 @@ static void record(struct cq_rx *rx, uint8_t *data, size_t n, const struct cq_en
         doubt(rx, slot, h.lane);
         return;
     }
-    hear(rx, slot, from, newest);
+    hear(rx, slot, h.lane, from, newest);
     deliver(rx, slot->peer, data + CQ_HEADER_SIZE, n - CQ_OVERHEAD, (h.flags & CQ_FLAG_VOUCHED) != 0);
 }
 
 /* ---- 4. hear ---- */
 
+/* Whether a lane that has a port of its own was heard there, and not from elsewhere: the peer is where it was. */
+static bool note_lane(struct cq_rx *rx, struct cq_peer *peer, uint8_t lane, const struct cq_endpoint *from)
+{
+    struct cq_endpoint known;
+    struct cq_lane_ports *lanes = cq_table_lanes_of(peer);
+    if (lanes == NULL || lane == 0)
+        return false;
+    const uint32_t number = cq_endpoint_read(&peer->endpoint, &known);
+    if (!cq_endpoint_beside(&known, from))
+        return false;
+    return cq_lane_hear(lanes, lane, from->remote.port, number, rx->now_ns);
+}
+
 /* A record that raised the highest counter of its lane came by this path. */
-static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from)
+static void note_path(struct cq_rx *rx, struct cq_slot *slot, uint8_t lane, const struct cq_endpoint *from)
 {
     struct cq_endpoint known, next;
     if (from->remote.port == 0) /* nothing can be sent to port 0 */
+        return;
+    if (note_lane(rx, slot->peer, lane, from))
         return;
     if (cq_table_peer_of(rx->worker.table, slot->peer->handle)->promoted !=
         slot) { /* kept until the control thread promotes it */
@@ -251,14 +268,14 @@ static void note_path(struct cq_rx *rx, struct cq_slot *slot, const struct cq_en
         cq_worker_raise_peer(&rx->worker, slot->peer, CQ_EVENT_ENDPOINT_MOVED);
 }
 
-static void hear(struct cq_rx *rx, struct cq_slot *slot, const struct cq_endpoint *from, bool newest)
+static void hear(struct cq_rx *rx, struct cq_slot *slot, uint8_t lane, const struct cq_endpoint *from, bool newest)
 {
     if (rx->tally.peer != slot->peer) {
         settle(rx);
         rx->tally.peer = slot->peer;
     }
     if (newest && rx->heard != slot) {
-        note_path(rx, slot, from);
+        note_path(rx, slot, lane, from);
         rx->heard = slot;
     }
     if (!atomic_load_explicit(&slot->seen, memory_order_relaxed) && !atomic_exchange(&slot->seen, true))
@@ -433,9 +450,9 @@ struct cq_rx *cq_rx_new(struct cq_worker_shared *shared, size_t index)
     memset(rx, 0, sizeof *rx);
     bool ok = cq_worker_init(&rx->worker, shared, index, o->workers + index);
     rx->tun = o->tun_fds[threaded ? index : 0];
-    rx->groups = threaded ? o->groups : 0;
-    for (size_t g = 0; g < rx->groups; g++)
-        rx->udp[g] = cq_worker_udp(o, g, index);
+    rx->sockets = threaded ? o->groups + cq_worker_has_port(o, index) : 0;
+    for (size_t s = 0; s < rx->sockets; s++)
+        rx->udp[s] = cq_worker_udp(o, s, index);
     rx->coalesce = coalesce_new(rx, o);
     ok = ok && rx->coalesce != NULL;
     if (threaded) {

@@ -68,18 +68,31 @@ static void lose(struct cq_lost *lost, const struct cq_load *loads, unsigned cou
     }
 }
 
+/* Where to on this lane: the endpoint, or the port there that the peer has for it, in `other`. */
+static const struct cq_endpoint *place(const struct cq_sender *s, struct cq_peer *peer, const struct cq_endpoint *to,
+                                       uint32_t number, struct cq_endpoint *other)
+{
+    struct cq_lane_ports *lanes = cq_table_lanes_of(peer);
+    const uint16_t port = lanes != NULL ? cq_lane_port(lanes, s->lane, number, s->now_ns) : 0;
+    if (port == 0)
+        return to;
+    *other = *to;
+    other->remote.port = port;
+    return other;
+}
+
 struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_send_socket *from, struct cq_peer *peer,
                              const struct cq_batch *b)
 {
     struct cq_lost lost = {0};
-    struct cq_endpoint known, to;
+    struct cq_endpoint known, to, other;
     size_t offset = 0;
     unsigned record = 0;
     /* EINVAL for a batch may mean its source, or UDP_SEGMENT (older kernels say so of a path MTU below the records,
      * too): then the first datagram tells which, sent singly from the same source. */
     bool trial = false;
     bool whole = b->probe || b->segment <= atomic_load_explicit(&peer->path.whole_max, memory_order_relaxed);
-    cq_endpoint_read(&peer->endpoint, &known);
+    const uint32_t number = cq_endpoint_read(&peer->endpoint, &known);
     to = known;
     set_whole(from, &to, whole);
     while (offset < b->length) {
@@ -87,12 +100,13 @@ struct cq_lost cq_send_batch(struct cq_sender *s, struct cq_send_socket *from, s
         size_t left = b->length - offset;
         unsigned count = (unsigned)((left + b->segment - 1) / b->segment), sent;
         bool pinned = to.source == CQ_SOURCE_PINNED, segment = count > 1 && !trial && may_segment(s, from, peer);
+        const struct cq_endpoint *at = place(s, peer, &to, number, &other);
         int error = 0;
         if (segment) {
-            error = -cq_io_send(from->fd, from->family, &to, b->class, wire, left, b->segment);
+            error = -cq_io_send(from->fd, from->family, at, b->class, wire, left, b->segment);
             sent = error == 0 ? count : 0;
         } else {
-            sent = cq_io_send_each(from->fd, from->family, &to, b->class, wire, left, b->segment, &error);
+            sent = cq_io_send_each(from->fd, from->family, at, b->class, wire, left, b->segment, &error);
         }
         if (sent > 0) {
             if (trial)

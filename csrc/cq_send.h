@@ -33,6 +33,7 @@ struct cq_send_socket {
 
 struct cq_sender {
     bool segment;                 /* UDP_SEGMENT is to be used */
+    size_t lane;                  /* that it sends on */
     const _Atomic bool *stopping; /* ends any wait */
     uint64_t now_ns;              /* CLOCK_BOOTTIME; kept fresh after a wait */
     uint64_t patient_until_ns;    /* 0: no send of this burst has waited yet */

@@ -26,6 +26,7 @@ static void peer_free(struct cq_peer *p)
     if (p == NULL)
         return;
     pthread_mutex_destroy(&p->endpoint.writer);
+    free(p->lanes);
     free(p);
 }
 
@@ -568,4 +569,12 @@ int cq_table_remove(struct cq_tables *t, uint32_t rx_index)
     if (rc == CQ_OK)
         *link = next;
     return rc;
+}
+
+int cq_table_spread_lanes(struct cq_peer *peer, bool spread)
+{
+    if (spread && peer->lanes == NULL && (peer->lanes = calloc(1, sizeof *peer->lanes)) == NULL)
+        return CQ_E_MEMORY;
+    atomic_store_explicit(&peer->lanes_spread, spread, memory_order_release);
+    return CQ_OK;
 }

@@ -13,6 +13,7 @@
 #include "cq_endpoint.h"
 #include "cq_epoch.h"
 #include "cq_hazard.h"
+#include "cq_lane.h"
 #include "cq_notice.h"
 #include "cq_path.h"
 #include "cq_route.h"
@@ -34,6 +35,9 @@ struct cq_peer {
     _Atomic uint32_t mtu;                  /* the largest inner packet for it, where the tunnel's own MTU is no less */
     _Atomic uint32_t mtu_told;             /* what its senders are told, where that is more */
     _Atomic bool ecn;                      /* it minds the ECN field of what it is sent */
+    _Atomic bool lanes_apart;              /* it takes each of our lanes from a port of its own */
+    _Atomic bool lanes_spread;             /* each of its lanes has a port of its own, which is in ... */
+    struct cq_lane_ports *lanes;           /* ... this; NULL as long as that has never been so */
     _Atomic uint64_t keyless_ns;           /* since when it has no key to send under, where it has none */
     _Atomic uint64_t lost_ns;              /* last_rx_ns of a peer that is taken for gone, until it is heard; else 0 */
     _Alignas(64) _Atomic uint64_t rx_packets;
@@ -114,6 +118,12 @@ static inline const struct cq_table_peer *cq_table_peer_of(const struct cq_table
     return p->peer != NULL ? p : NULL;
 }
 
+/* worker: the ports of a peer's lanes; NULL where they have none of their own. */
+static inline struct cq_lane_ports *cq_table_lanes_of(struct cq_peer *peer)
+{
+    return atomic_load_explicit(&peer->lanes_spread, memory_order_acquire) ? peer->lanes : NULL;
+}
+
 /* worker: every live epoch, in no order: for (size_t at = 0; (slot = cq_table_next(table, &at)) != NULL;) */
 struct cq_slot *cq_table_next(const struct cq_table *table, size_t *at);
 
@@ -128,6 +138,9 @@ int cq_table_promote(struct cq_tables *t, uint32_t rx_index);
 int cq_table_remove(struct cq_tables *t, uint32_t rx_index);
 
 struct cq_peer *cq_table_peer(struct cq_tables *t, uint32_t handle); /* NULL if unknown */
+
+/* Whether the peer's lanes have ports of their own. CQ_OK or CQ_E_MEMORY; no new table. */
+int cq_table_spread_lanes(struct cq_peer *peer, bool spread);
 
 /* Frees what no worker holds any more; called by everything above. */
 void cq_table_reclaim(struct cq_tables *t);

@@ -489,7 +489,7 @@ static int wait_for_room(struct cq_tx *tx)
             continue;
         if (!run->full)
             return 0;
-        full[count++] = cq_run_socket(&tx->runs, run, run->group)->fd;
+        full[count++] = cq_run_socket(&tx->runs, run, run->number)->fd;
     }
     if (count == 0)
         return 0;

@@ -12,7 +12,7 @@
 
 int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options)
 {
-    const size_t workers = options->workers, sockets = workers * options->groups;
+    const size_t workers = options->workers, sockets = workers * (options->groups + options->lane_ports);
     memset(shared, 0, sizeof *shared);
     shared->options = *options;
     shared->options.tun_fds = shared->options.udp_fds = NULL;

@@ -31,8 +31,10 @@ struct cq_worker_options {
     size_t workers;
     const int *tun_fds;          /* one per worker; all descriptors stay the caller's */
     size_t groups;               /* of UDP sockets: each has a port of its own */
-    const int *udp_fds;          /* group after group, one per worker in each */
+    const int *udp_fds;          /* group after group, one per worker in each; then, with lane_ports, one more each */
     int families[CQ_GROUPS_MAX]; /* of a group's sockets: AF_INET, or AF_INET6 (dual-stack) */
+    bool lane_ports;             /* those have ports of their own, for peers that it dials; lane 0 keeps the group's */
+    size_t dial_group;           /* which it dials from */
     size_t mtu;
     uint8_t class;     /* the traffic class of what all records' own headers have */
     bool dscp_inherit; /* and the DSCP of what is inside */
@@ -59,10 +61,16 @@ struct cq_worker_shared {
 int cq_worker_shared_init(struct cq_worker_shared *shared, const struct cq_worker_options *options);
 void cq_worker_shared_free(struct cq_worker_shared *shared);
 
-/* The UDP socket of a worker in a group. */
+/* The UDP socket of a worker in a group; with group o->groups, the one whose port is its own. */
 static inline int cq_worker_udp(const struct cq_worker_options *o, size_t group, size_t worker)
 {
     return o->udp_fds[group * o->workers + worker];
+}
+
+/* Whether a worker has such a socket. */
+static inline bool cq_worker_has_port(const struct cq_worker_options *o, size_t worker)
+{
+    return o->lane_ports && worker > 0;
 }
 
 /* Control thread: the bits that are news since the last call. */

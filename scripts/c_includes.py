@@ -14,7 +14,7 @@ from typing import Final
 
 LAYERS: Final = (
     ("cq_wire", "cq_wipe", "cq_vnet", "cq_twin", "cq_endpoint", "cq_drop", "cq_hazard", "cq_notice", "cq_path"),
-    ("cq_checksum", "cq_scrub", "cq_prefix"),
+    ("cq_lane", "cq_checksum", "cq_scrub", "cq_prefix"),
     ("cq_packet", "cq_class"),
     ("cq_split", "cq_coalesce", "cq_fragment", "cq_mss", "cq_icmp", "cq_queue"),
     ("cq_stage",),

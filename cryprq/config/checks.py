@@ -34,6 +34,7 @@ LISTEN_MAX: Final = 8
 """Addresses to listen at: each has a socket for every worker, which looks at all of its own (CQ_GROUPS_MAX)."""
 PEER_ADDRESSES_MAX: Final = 8
 """Of one peer: with a quarter of a second between them, the last one is tried after two seconds."""
+DSCP_MAX: Final = 63
 _TABLE_MAX: Final = 999_999_999
 _TABLE_LOCAL: Final = 255
 """The kernel's own, with this host's addresses (RT_TABLE_LOCAL)."""
@@ -120,6 +121,12 @@ def route_table_fault(value: int | str) -> str | None:
         return f"{value} is the kernel's table of this host's own addresses; take another one"
     if isinstance(value, str) and value not in ROUTE_TABLES:
         return f"{value!r} is unknown; valid are {', '.join(ROUTE_TABLES)} and a table's number"
+    return None
+
+
+def dscp_fault(value: int | str) -> str | None:
+    if isinstance(value, int) and not 0 <= value <= DSCP_MAX:
+        return f"{value} is no DSCP: 0 to {DSCP_MAX} (46 is expedited forwarding), or inherit"
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from cryprq.config import (
     allow_entries,
@@ -355,6 +355,31 @@ class NodeConfig:
         default=None,
         default_text="none; with `--route-table auto` one is chosen where it is needed",
         toml=(int, str),
+    )
+    dscp: int | Literal["inherit"] = option(
+        "dscp",
+        "N|inherit",
+        env="CRYPRQ_DSCP",
+        help="DSCP of the records' own headers, 0 to 63; `inherit`: that of the packet inside, which then can be seen"
+        " on the way",
+        parse=values.dscp,
+        check=checks.dscp_fault,
+        words=(values.INHERIT,),
+        default=0,
+        default_text="`0`",
+        toml=(int, str),
+    )
+    no_ecn: bool = switch(
+        "no-ecn",
+        env="CRYPRQ_NO_ECN",
+        help="routers on the way cannot tell the flows in the tunnel of congestion (RFC 6040); for those that drop or"
+        " bleach what is ECN-capable",
+    )
+    lane_ports: bool = switch(
+        "lane-ports",
+        env="CRYPRQ_LANE_PORTS",
+        help="with several `--workers`, dial from a port for each, so that networks which spread flows by their ports"
+        " (RSS, ECMP, LAG, limits of clouds for one flow) see several",
     )
     route_table: int | str = option(
         "route-table",

@@ -2,12 +2,13 @@
 
 import re
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Final
+from typing import Final, Literal
 
 from cryprq.dns import NameServerAddress
 from cryprq.networks import Interface, Network
 
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "off")
+INHERIT: Final = "inherit"
 
 _LEVEL_WORDS: Final = {**{level: level for level in LOG_LEVELS}, "trace": "debug", "warning": "warn"}
 _MARK: Final = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}", re.ASCII)
@@ -42,6 +43,11 @@ def route_table(text: str) -> int | str:
     """``auto``, ``main``, ``off``, or a table's number."""
     word = text.lower()
     return number(word) if _NUMBER.fullmatch(word) else word
+
+
+def dscp(text: str) -> int | Literal["inherit"]:
+    """``inherit``, or a code point. ValueError for what is neither."""
+    return "inherit" if text.lower() == INHERIT else number(text)
 
 
 def network(text: str) -> Network:

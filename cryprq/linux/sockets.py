@@ -62,6 +62,8 @@ class SocketGroup:
     """State by name: ``udp_segment`` and ``udp_gro`` are ``on``, ``off`` or ``unavailable: reason``."""
     movable: bool = False
     """Whether the port is one that the kernel chose: nobody else knows it."""
+    lanes: list[socket.socket] = field(default_factory=list)
+    """Of lanes 1 and up, a socket more each, on a port of its own: none, or one for each of them."""
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +76,7 @@ class SocketGroup:
     def set_mark(self, mark: int) -> None:
         """Marks what all of them send from now on (SO_MARK), for routing rules and firewalls. MachineError."""
         try:
-            for member in (self.control, *self.data):
+            for member in (self.control, *self.data, *self.lanes):
                 member.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             self.mark = mark
         except OSError as error:
@@ -92,18 +94,41 @@ class SocketGroup:
             raise MachineError(f"cannot open another UDP port: {error.strerror}") from error
         other = _join(control, len(self.data), self.offloads)
         try:
+            if self.lanes:
+                other.open_lanes()
             if self.mark:
                 other.set_mark(self.mark)
-            for old, new in zip((self.control, *self.data), (other.control, *other.data), strict=True):
+            ours, theirs = ((group.control, *group.data, *group.lanes) for group in (self, other))
+            for old, new in zip(ours, theirs, strict=True):
                 _copy_fragmentation(old, new)
                 os.dup2(new.fileno(), old.fileno(), inheritable=False)
         finally:
             other.close()
         self.port, self.rcvbuf = other.port, other.rcvbuf
 
+    def open_lanes(self) -> None:
+        """Gives every lane but the first a port of its own, which the kernel chooses. MachineError, with none left."""
+        host = self.control.getsockname()[0]
+        try:
+            for lane in range(1, len(self.data)):
+                member = _bind(self.family, host, 0)
+                self.lanes.append(member)
+                _set_options(member, udp_gro=self.offloads["udp_gro"] == "on")
+                _set_hop_limit(member, _FIRST_HOP_LIMIT + lane)
+                _share_port(member)
+        except OSError as error:
+            _close(self.lanes)
+            self.lanes.clear()
+            raise MachineError(f"cannot open a UDP port for each lane: {error.strerror}") from error
+
+    @property
+    def lane_ports(self) -> tuple[int, ...]:
+        """Of lanes 1 and up, if they have such."""
+        return tuple(member.getsockname()[1] for member in self.lanes)
+
     def close(self) -> None:
         """Closes every socket. Idempotent."""
-        for member in (self.control, *self.data):
+        for member in (self.control, *self.data, *self.lanes):
             member.close()
 
 
@@ -152,7 +177,7 @@ def _join(control: socket.socket, lanes: int, states: dict[str, str]) -> SocketG
             member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             member.bind(control.getsockname())
             if lane == 0:
-                _attach_steering(control, lanes)  # as early as there is a group
+                _attach(control, steering_program(lanes))  # as early as there is a group
         control.setblocking(False)
         rcvbuf = min(member.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for member in members)
     except OSError as error:
@@ -272,12 +297,30 @@ def steering_program(lanes: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _attach_steering(sock: socket.socket, lanes: int) -> None:
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in steering_program(lanes))
+def _share_port(sock: socket.socket) -> None:
+    """Peers may get sockets of their own at this port, too (csrc/cq_twin.c), which are sent nothing.
+
+    Only what was bound before it could be shared is on a port of its own for sure: the kernel chooses a port for a
+    socket with SO_REUSEPORT among those of other such sockets, too. It takes a second socket to make them a group,
+    which a program can be attached to.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as second:
+        if sock.family == socket.AF_INET6:
+            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            second.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        second.bind(sock.getsockname())
+        _attach(sock, [(_BPF_RET_K, 0, 0, 0)])
+
+
+def _attach(sock: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
+    """Lets it choose among the sockets that share the port of ``sock``."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     memory = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: unsigned short len; struct sock_filter *filter;
-    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+    fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, fprog)
 
 
 # ---- self-test of the offloads ----

@@ -36,6 +36,8 @@ class Machine:
                 config.listen, config.workers, udp_gro="udp_gro" in wanted, udp_segment="udp_segment" in wanted
             )
             try:
+                if config.lane_ports:
+                    self.sockets.dialling.open_lanes()
                 if config.fwmark is not None:
                     self.sockets.set_mark(config.fwmark)
                 self.interface.before_rules = self.sockets.set_mark
@@ -49,6 +51,9 @@ class Machine:
                     mtu=config.mtu,
                     offloads=self._used,
                     busy_poll_us=config.busy_poll_us,
+                    dscp=config.dscp,
+                    lane_fds=[member.fileno() for member in self.sockets.dialling.lanes],
+                    dial_group=self.sockets.dials_by,
                 )
                 self.interface.before_rules = self._set_mark
             except BaseException:

@@ -335,6 +335,8 @@ class Node:
             settings=HandshakeSettings(
                 identity=identity,
                 lanes=config.workers,
+                ecn=not config.no_ecn,
+                lane_ports=bool(self._machine.sockets.dialling.lanes),
                 aeads=_aeads(config.aead),
                 kems=_kems(config.kems),
                 rotate_secs=config.rotate_secs,

@@ -143,6 +143,7 @@ class Snapshot:
             direction=link.direction if link is not None else "",
             endpoint=str(endpoint[0]) if endpoint is not None else "",
             local_endpoint=self._local_endpoint(endpoint[1]) if endpoint is not None else "",
+            lane_ports=tuple(plane.lane_ports(peer.handle).values()),
             addresses=assigned or self._roster.leased_to(peer.peer_id),
             allowed_ips=tuple(map(str, self._network.allowed(peer.peer_id))),
             standby_for=tuple(map(str, self._network.standing_by(peer.peer_id))),

@@ -209,7 +209,7 @@ class Inbound:
         now = shared.clock()
         try:
             peer = shared.obtain(auth.peer_id)
-            parameters = replace(self._parameters(auth.peer_id), serial=peer.next_serial())
+            parameters = replace(self._parameters(auth.peer_id, auth.parameters), serial=peer.next_serial())
         except MachineError as error:
             self._finish()
             shared.reporter.handshake_failed("no_address", connection.remote, peer_id=auth.peer_id, hint=str(error))
@@ -255,7 +255,7 @@ class Inbound:
         if not self._link.ended:
             self._send(connection, FrameType.ACCEPT, message)
 
-    def _parameters(self, peer_id: PeerId) -> Parameters:
+    def _parameters(self, peer_id: PeerId, told: Parameters) -> Parameters:
         settings = self._shared.settings
         return Parameters(
             addresses=self._shared.fleet.lease(peer_id),
@@ -269,7 +269,8 @@ class Inbound:
             messages=(MESSAGE_PING,),
             lanes=settings.rx_lanes,
             rotate_floor=settings.rotate_floor,
-            ecn=True,
+            ecn=settings.ecn,
+            lane_ports=told.lane_ports,
         )
 
     def _announced_to(self, peer_id: PeerId) -> tuple[Network, ...]:

@@ -40,6 +40,8 @@ class Link:
     """Whether the peer's plane answers a ping at once."""
     minds_ecn: bool = False
     """Whether the peer's plane reads the ECN field of the records that it gets."""
+    lane_ports: bool = False
+    """Whether the lanes of the end that dialled have ports of their own."""
     round_trip: float = 0.0
     """Seconds, as its connection last measured it; 0 if it is not known."""
     proven: Callable[[], None] | None = None
@@ -51,6 +53,16 @@ class Link:
     def dialled(self) -> bool:
         """True if this node dialled the session."""
         return self.session.role is Role.INITIATOR
+
+    @property
+    def lanes_apart(self) -> bool:
+        """Whether they are this node's."""
+        return self.dialled and self.lane_ports
+
+    @property
+    def lanes_spread(self) -> bool:
+        """Whether they are the peer's."""
+        return not self.dialled and self.lane_ports
 
     def is_later(self, other: "Link") -> bool:
         """Of two links dialled by the same side the later one wins, whichever proves itself first. What counts is the

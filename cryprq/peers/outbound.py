@@ -1,7 +1,7 @@
 """The dialer's side of a connection: the handshake as initiator, then frames to and from the session."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -51,6 +51,11 @@ class HandshakeSettings:
     """Of gateways that do not know this node yet."""
     kems: Sequence[int] = KEMS_DEFAULT
     """The first is what this node dials with; all are accepted."""
+
+    ecn: bool = True
+    """Congestion on the way is told to the flows inside (RFC 6040), where the peer takes part in it."""
+    lane_ports: bool = False
+    """Each lane but the first has a port of its own to dial from, for peers that take part in it."""
 
     @property
     def rx_lanes(self) -> int:
@@ -174,7 +179,8 @@ class Outbound:
                     messages=(MESSAGE_PING,),
                     lanes=settings.rx_lanes,
                     rotate_floor=settings.rotate_floor,
-                    ecn=True,
+                    ecn=settings.ecn,
+                    lane_ports=settings.lane_ports,
                 ),
                 psk=settings.psks.get(self._peer.peer_id),
                 invitation=settings.invitations.get(self._peer.peer_id),
@@ -252,9 +258,16 @@ class Outbound:
         self._reporter.handshake_complete(
             self._peer.peer_id, self.remote, "outbound", session.kem, accepted.kind.name, session.suite, duration
         )
-        told = accepted.parameters
+        told = self._agreed(accepted.parameters)
         self._link = self._peer.adopt(session, connection, self._lease, now, told=told, serial=told.serial)
         self._finish(Outcome.SESSION)
+
+    def _agreed(self, told: Parameters) -> Parameters:
+        """What the listener says, less what this node has not asked for or cannot do. Workers that share lanes cannot
+        each have a port: a lane would come from several."""
+        settings = self._settings
+        ports = settings.lane_ports and told.lanes is not None and settings.lanes <= told.lanes
+        return replace(told, lane_ports=told.lane_ports and ports)
 
     def _began(self) -> float:
         return self._connected_at if self._connected_at is not None else self._started

@@ -219,6 +219,7 @@ class Peer:
             serial=serial,
             answers_pings=MESSAGE_PING in told.messages,
             minds_ecn=told.ecn,
+            lane_ports=told.lane_ports,
         )
         self.last_handshake = now
         candidates = [other for other in self.links if not other.established]
@@ -229,6 +230,8 @@ class Peer:
             self._reauth.began()
         if link.dialled or self.current is None:
             self._aim(link)
+        if link.lanes_spread:  # from the first record on: one of a lane of its own would be taken for a move
+            self._plane.set_lanes(self.handle, apart=False, spread=True)
         self._execute(link, session.start(now), now)
         return link
 
@@ -507,6 +510,7 @@ class Peer:
         """Sends under this epoch from now on, and nothing larger than this session's peer takes."""
         self.path.set_limit(link.mtu)
         self._plane.set_ecn(self.handle, link.minds_ecn)
+        self._plane.set_lanes(self.handle, apart=link.lanes_apart, spread=link.lanes_spread)
         self._plane.activate(rx_index)
 
     def _remove(self, link: Link, rx_index: int) -> None:

@@ -60,6 +60,7 @@ class ParameterType(IntEnum):
     SERIAL = 11
     ECN = 12
     INVITATION = 13
+    LANE_PORTS = 14
     TOKEN = 16
 
 
@@ -127,6 +128,9 @@ class Parameters:
     invitation: invitations.Proof | None = None
     """By which the dialer asks to become a peer of the listener."""
 
+    lane_ports: bool = False
+    """Of the dialer: each of its lanes but the first would have a port of its own; of the listener: it may."""
+
     def encode(self) -> bytes:
         """The TLVs. ValueError for a value out of its range, so that what ``encode`` writes ``decode`` reads."""
         parts = []
@@ -158,6 +162,8 @@ class Parameters:
             parts.append(_tlv(ParameterType.ECN, b""))
         if self.invitation is not None:
             parts.append(_tlv(ParameterType.INVITATION, self.invitation.encode()))
+        if self.lane_ports:
+            parts.append(_tlv(ParameterType.LANE_PORTS, b""))
         return b"".join(parts)
 
     @classmethod
@@ -175,6 +181,7 @@ class Parameters:
         serial: Serial | None = None
         ecn = False
         invitation: invitations.Proof | None = None
+        lane_ports = False
         while cursor.remaining:
             kind = cursor.u8()
             value = Cursor(cursor.take(cursor.u16()))
@@ -206,6 +213,9 @@ class Parameters:
                 ecn = True
             elif kind == ParameterType.INVITATION:
                 invitation = invitations.Proof.take(value)
+            elif kind == ParameterType.LANE_PORTS:
+                value.end()
+                lane_ports = True
         return cls(
             addresses=addresses,
             routes=routes,
@@ -221,6 +231,7 @@ class Parameters:
             serial=serial,
             ecn=ecn,
             invitation=invitation,
+            lane_ports=lane_ports,
         )
 
 

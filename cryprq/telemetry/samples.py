@@ -28,6 +28,8 @@ class PeerSample:
     """HOST:PORT where records for the peer go; empty if unknown."""
     local_endpoint: str = ""
     """HOST:PORT of this node by which they leave; ``*`` where the kernel chooses the address."""
+    lane_ports: tuple[int, ...] = ()
+    """Further UDP ports at that host, of lanes that have ports of their own and were heard lately."""
     addresses: tuple[str, ...] = ()
     """Tunnel addresses that were assigned, by this node or to it by the peer."""
     allowed_ips: tuple[str, ...] = ()

@@ -4,15 +4,17 @@ The router is one with an AQM: of every few packets it marks one, if that is ECN
 """
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from lab.capture import Capture
 from lab.hosts import Lab, Namespace
 from lab.narrow import NarrowPath, narrow_path
 from lab.nodes import Node
-from lab.tunnels import GATEWAY
+from lab.tunnels import GATEWAY, make_tunnel
 
 SIZE = 3_000_000
 """Bytes of a transfer each way: hundreds of packets, or dozens of super-packets."""
@@ -88,6 +90,25 @@ def test_flows_that_cannot_be_told_lose(lab: Lab) -> None:
         assert all(lost(router) > 0 for router in path.routers)
     assert result["retransmits"] > 0 == result["told_of_congestion"]
     assert all(marked(node) == dropped(node) == 0 for node in path.nodes)
+
+
+@pytest.mark.parametrize(("flags", "classes"), [(("--dscp", "46"), {46}), (("--dscp", "inherit"), {0, 10})])
+def test_class_of_records_is_what_was_asked_for(lab: Lab, flags: tuple[str, str], classes: set[int]) -> None:
+    tunnel = make_tunnel(lab, dial=flags)
+    here = tunnel.dialer.namespace
+    with Capture(here) as capture, here.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for dscp in (10, 0):
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+            sender.sendto(bytes(1000), (GATEWAY[4], 9))
+        assert here.measure("ping", GATEWAY[4], count=1, timeout=5.0)["received"] == 1
+    assert {datagram.traffic_class >> 2 for datagram in capture.sent if not datagram.is_quic} == classes
+
+
+def test_node_that_is_told_so_hears_nothing_of_congestion(lab: Lab) -> None:
+    path = narrow_path(lab, 4, 1500, flags=("--no-ecn",))
+    with rules(path.routers[0], "ip ecn != not-ect counter drop"):
+        assert path.ends[1].measure("ping", GATEWAY[4], count=1, timeout=5.0)["received"] == 1
+        assert lost(path.routers[0]) == 0
 
 
 def test_mark_for_who_would_not_see_it_is_a_loss(lab: Lab) -> None:

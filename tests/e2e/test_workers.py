@@ -3,15 +3,18 @@ reordered on its way through a real TUN."""
 
 import socket
 import struct
+import time
 from collections import Counter
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from lab.capture import Capture
 from lab.hosts import Lab
 from lab.lans import counters
-from lab.nodes import Node
+from lab.nat import UPLINKS, Natted, make_natted
+from lab.nodes import PORT, Node
 from lab.traffic import family_of, make_room
 from lab.tunnels import DIALER, GATEWAY, LISTEN_FLAGS, listen_address, make_tunnel
 
@@ -76,6 +79,78 @@ def test_flows_spread_over_the_lanes_and_keep_their_order(lab: Lab, listener: in
         tcp = counters(node.namespace)
         # Nothing was lost or overtaken: what an impatient timer sends once more is never early.
         assert tcp["TcpExt.TCPOFOQueue"] == tcp["TcpExt.TCPFastRetrans"] == 0
+
+
+def ports_of(capture: Capture) -> dict[int, set[tuple[int, int]]]:
+    """By lane, from which port to which its records went."""
+    found: dict[int, set[tuple[int, int]]] = {}
+    for datagram in capture.sent:
+        if not datagram.is_quic:
+            found.setdefault(datagram.payload[1], set()).add((datagram.source_port, datagram.destination_port))
+    return found
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+def test_each_lane_of_a_dialer_has_a_port_and_is_answered_there(lab: Lab, outer: int) -> None:
+    tunnel = make_tunnel(lab, outer, listen=workers(2), dial=(*workers(2), "--lane-ports"))
+    found = []
+    for source, addresses, target in (
+        (tunnel.dialer, GATEWAY, tunnel.listener), (tunnel.listener, DIALER, tunnel.dialer),
+    ):  # fmt: skip
+        with Capture(source.namespace) as capture:
+            arrived = numbered_flows(source, target, addresses[4], 16)
+        assert arrived == [list(range(16))] * FLOWS
+        assert capture.lost == 0
+        found.append(ports_of(capture))
+    ((main, there),), ((other, _),) = (tuple(found[0][lane]) for lane in (0, 1))
+    assert found == [{0: {(main, PORT)}, 1: {(other, PORT)}}, {0: {(PORT, main)}, 1: {(PORT, other)}}]
+    assert there == PORT and main != other
+    (peer,) = tunnel.listener.status()["peers"]
+    assert peer["endpoint"].endswith(f":{main}") and peer["lane_ports"] == [other]
+    assert tunnel.drops(tunnel.listener) == tunnel.drops(tunnel.dialer) == {}
+    assert tunnel.listener.events("endpoint_moved") == []
+
+
+def heard_by(natted: Natted, uplink: str) -> dict[str, Any]:
+    """The dialer at the listener, as soon as both of its lanes are heard by that uplink. The first packet of each is
+    the router's, which learns by it that its entry is stale."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with natted.dialer.namespace.entered(), ExitStack() as stack:
+            for _ in range(FLOWS):
+                sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                sender.sendto(b"here", (GATEWAY[4], 9))
+        (peer,) = natted.listener.status()["peers"]
+        if peer["endpoint"].startswith(f"{UPLINKS[uplink]}.2:") and peer["lane_ports"]:
+            return dict(peer)
+    raise TimeoutError(f"the lanes are not heard by the {uplink} uplink: {peer}")
+
+
+def test_lanes_behind_a_nat_roam_together(lab: Lab) -> None:
+    """The router takes other ports than the dialer's, and later goes over to another uplink, with other ones again."""
+    natted = make_natted(lab)
+    for name in UPLINKS:
+        chain = natted.router.run("nft", "-a", "list chain ip nat postrouting")
+        (rule,) = (line.rpartition("handle ")[2] for line in chain.splitlines() if f'oifname "{name}" snat' in line)
+        natted.router.run("nft", f"delete rule ip nat postrouting handle {rule}")
+        natted.router.run("nft", f"add rule ip nat postrouting oifname {name} masquerade random")
+    natted.dialer.arguments += [*workers(2), "--lane-ports"]
+    natted.listener.arguments += workers(2)
+    natted.listener.grant(natted.dialer.peer_id, *DIALER.values())
+    natted.start()
+    seen = set()
+    for uplink in ("first", "second"):
+        natted.use(uplink)
+        heard_by(natted, uplink)
+        for source, target, address in (
+            (natted.dialer, natted.listener, GATEWAY[4]), (natted.listener, natted.dialer, DIALER[4]),
+        ):  # fmt: skip
+            assert numbered_flows(source, target, address, 16) == [list(range(16))] * FLOWS
+        peer = heard_by(natted, uplink)
+        assert len(peer["lane_ports"]) == 1
+        seen |= {peer["endpoint"], *peer["lane_ports"]}
+    assert len(seen) == 4
+    assert natted.listener.metric("handshakes_success_total") == 1
 
 
 def test_dialers_with_one_worker_share_those_of_their_gateway_while_keys_rotate(lab: Lab) -> None:

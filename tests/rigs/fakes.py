@@ -68,6 +68,7 @@ class FakePlane:
         self.mtus: dict[int, int] = {}
         self.told: dict[int, int] = {}
         self.lost: dict[int, int] = {}
+        self.lanes: dict[int, tuple[bool, bool]] = {}
         self.promoted: dict[int, int] = {}
         self.endpoints: dict[int, tuple[Address, Local]] = {}
         self.stats: dict[int, PeerStats] = {}
@@ -105,6 +106,9 @@ class FakePlane:
 
     def set_ecn(self, peer: int, minds: bool) -> None:
         pass
+
+    def set_lanes(self, peer: int, *, apart: bool, spread: bool) -> None:
+        self.lanes[peer] = (apart, spread)
 
     def set_lost(self, peer: int, last_rx_ns: int) -> None:
         self.lost[peer] = last_rx_ns

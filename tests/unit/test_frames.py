@@ -157,6 +157,7 @@ FULL = Parameters(
     rotate_floor=30,
     serial=Serial(b"lifelife", 7),
     ecn=True,
+    lane_ports=True,
 )
 
 
@@ -172,10 +173,11 @@ def test_parameters_known_bytes() -> None:
         rotate_floor=60,
         serial=Serial(b"12345678", 258),
         ecn=True,
+        lane_ports=True,
     )
     assert parameters.encode().hex() == (
         "01 0006 04 18 0a090002 02 0012 06 08 fd000000000000000000000000000000 03 0002 058c 04 0002 012c 05 0002 000a"
-        "09 0002 0008 0a 0002 003c 08 0001 12 0b 0010 3132333435363738 0000000000000102 0c 0000"
+        "09 0002 0008 0a 0002 003c 08 0001 12 0b 0010 3132333435363738 0000000000000102 0c 0000 0e 0000"
     ).replace(" ", "")
 
 

@@ -224,6 +224,48 @@ def test_handshake_gives_both_ends_a_session(net: Net) -> None:
     assert complete[2] == "inbound"
 
 
+def with_settings(end: End, **changes: Any) -> None:
+    end.settings = replace(end.settings, **changes)
+    end.admittance.settings = end.settings
+
+
+@pytest.mark.parametrize(
+    ("workers", "asks", "listener_asks", "agreed"),
+    [(4, True, False, True), (4, False, False, False), (4, False, True, False), (9, True, False, False)],
+    ids=["asked", "not asked", "a listener's own wish", "more workers than lanes"],
+)
+def test_lanes_have_ports_if_the_dialer_asks(
+    net: Net, workers: int, asks: bool, listener_asks: bool, agreed: bool
+) -> None:
+    with_settings(net.left, lanes=workers, lane_ports=asks)
+    with_settings(net.right, lanes=2, lane_ports=listener_asks)
+    net.path(net.left, net.right)
+    net.run()
+    assert net.left.peer.up and net.right.peer.up
+    assert net.left.plane.lanes[net.left.peer.handle] == (agreed, False)
+    # Of workers that share lanes the listener cannot know: what it hears then is all from one port.
+    assert net.right.plane.lanes[net.right.peer.handle] == (False, asks)
+
+
+def test_later_session_without_ports_of_lanes_ends_them(net: Net) -> None:
+    with_settings(net.left, lanes=4, lane_ports=True)
+    net.path(net.left, net.right)
+    net.run()
+    with_settings(net.left, lane_ports=False)
+    net.path(net.left, net.right)
+    net.run()
+    assert net.left.plane.lanes[net.left.peer.handle] == net.right.plane.lanes[net.right.peer.handle] == (False, False)
+
+
+@pytest.mark.parametrize("ecn", [True, False])
+def test_ecn_is_offered_unless_it_is_off(net: Net, ecn: bool) -> None:
+    with_settings(net.left, ecn=ecn)
+    net.path(net.left, net.right)
+    net.run()
+    assert net.right.peer.current is not None and net.right.peer.current.minds_ecn == ecn
+    assert net.left.taken[0].ecn
+
+
 def test_session_given_up_for_another_hosts_is_told_to_the_dialers_schedule(net: Net) -> None:
     path = net.path(net.left, net.right)
     net.run()

@@ -66,6 +66,7 @@ MATRIX = [
     ("control-socket", "control_socket", "/a.sock", "/b.sock", "/c.sock"),
     ("fwmark", "fwmark", "11", "12", "13"),
     ("route-table", "route_table", "main", "77", "off"),
+    ("dscp", "dscp", "inherit", "46", "inherit"),
     ("no-offload", "disabled_offloads", "uso", "tso4", "tso6"),
 ]
 VALUES: dict[str, object] = {
@@ -132,6 +133,8 @@ def test_matrix_covers_every_setting() -> None:
         "allow-peer-dir",
         "allow-any",
         "kill-switch",
+        "no-ecn",
+        "lane-ports",
     } == {o.name for o in OPTIONS}
 
 
@@ -361,6 +364,9 @@ def test_network_around_the_endpoint_is_fine_where_routing_spares_it(extra: list
         (["--route-table", "0"], "--route-table 0 is no routing table"),
         (["--fwmark", "0"], "--fwmark 0 is out of range"),
         (["--fwmark", "0x100000000"], "--fwmark 4294967296 is out of range"),
+        (["--dscp", "64"], "--dscp 64 is no DSCP: 0 to 63 (46 is expedited forwarding), or inherit"),
+        (["--dscp", "-1"], "--dscp -1 is no DSCP"),
+        (["--dscp", "af41"], "--dscp: 'af41' is not a whole number"),
         (["--fwmark", "blue"], "--fwmark: 'blue' is not a number"),
     ],
 )

@@ -255,15 +255,47 @@ def test_port_that_was_chosen_is_kept() -> None:
         group.move()
 
 
-def test_move_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_have_ports_of_their_own_which_move_with_the_group() -> None:
+    with open_group(None, 3) as group:
+        group.open_lanes()
+        group.set_mark(7)
+        before = {group.port, *group.lane_ports}
+        descriptors = [member.fileno() for member in group.lanes]
+        group.move()
+        ports = {group.port, *group.lane_ports}
+        assert len(before) == len(ports) == 3 and not before & ports
+        assert [member.fileno() for member in group.lanes] == descriptors
+        assert {member.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for member in group.lanes} == {7}
+        assert [member.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) for member in group.lanes] == [66, 67]
+    for port in ports:
+        with socket.socket(group.family, socket.SOCK_DGRAM) as other:
+            other.bind(("", port))
+
+
+def test_socket_of_a_peer_at_the_port_of_a_lane_gets_nothing() -> None:
     with open_group(None, 2) as group:
+        group.open_lanes()
+        (lane,) = group.lanes
+        with socket.socket(group.family, socket.SOCK_DGRAM) as twin:
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            twin.bind(("::", group.lane_ports[0]))
+            for _ in range(16):  # from ports of the kernel's choice, whose hashes differ
+                send_all("127.0.0.1", group.lane_ports[0], [record(1, 1)])
+            assert drain(lane) == [record(1, 1)] * 16
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_move_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch, lanes: bool) -> None:
+    with open_group(None, 2) as group:
+        if lanes:
+            group.open_lanes()
         before = group.port
         open_before = set(os.listdir("/proc/self/fd"))
 
         def fails(*_: object) -> None:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-        monkeypatch.setattr(sockets, "_attach_steering", fails)
+        monkeypatch.setattr(sockets, "_share_port" if lanes else "_attach", fails)
         with pytest.raises(MachineError, match="Cannot allocate memory"):
             group.move()
         assert set(os.listdir("/proc/self/fd")) == open_before
