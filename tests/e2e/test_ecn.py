@@ -72,8 +72,9 @@ def test_flows_are_told_of_congestion_before_they_lose(lab: Lab, outer: int, inn
         end.sysctl("net.ipv4.tcp_ecn", 1)
     with congested(path, outer):
         result = transfer(path, inner)
-        # Not by the sender's retransmissions: it also sends its last segments again when an answer is late.
-        assert [lost(router) for router in path.routers] == [0, 0]
+    # Not none: a sender repeats its last segments when an answer is late, and what it repeats is not ECN-capable (RFC
+    # 3168, 6.1.5), so the router may drop that.
+    assert result["told_of_congestion"] > 10 * result["retransmits"]
     assert result["told_of_congestion"] > 0
     assert all(marked(node) > 0 and dropped(node) == 0 for node in path.nodes)
 
