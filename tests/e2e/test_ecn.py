@@ -75,7 +75,6 @@ def test_flows_are_told_of_congestion_before_they_lose(lab: Lab, outer: int, inn
     # Not none: a sender repeats its last segments when an answer is late, and what it repeats is not ECN-capable (RFC
     # 3168, 6.1.5), so the router may drop that.
     assert result["told_of_congestion"] > 10 * result["retransmits"]
-    assert result["told_of_congestion"] > 0
     assert all(marked(node) > 0 and dropped(node) == 0 for node in path.nodes)
 
 
